@@ -1,0 +1,3 @@
+//! Integer-only transformer inference.
+#![no_std]
+#![deny(unsafe_code)]

@@ -1,0 +1,1 @@
+//! End-to-end, parity and golden tests.

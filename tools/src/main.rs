@@ -1,0 +1,2 @@
+//! The `shiftformer` command.
+fn main() {}
