@@ -1,0 +1,223 @@
+//! The fixed-size records of operators, tensors and proofs.
+
+use super::words::{ReadWords, Word, WriteWords};
+use crate::tensor::Dtype;
+
+/// "No operand" in an operator record.
+pub const NO_TENSOR: u16 = 0xffff;
+/// Operands an operator may have.
+pub const MAX_INPUTS: usize = 6;
+/// Dimensions a tensor may have.
+pub const MAX_RANK: usize = 6;
+
+/// One operator: what it is, what it reads and writes, where its parameters and scratch memory lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpRecord {
+    /// Operator kind ([`crate::ops::OpKind`]).
+    pub kind: u16,
+    /// Input tensors, [`NO_TENSOR`] where unused.
+    pub inputs: [u16; MAX_INPUTS],
+    /// Output tensor.
+    pub output: u16,
+    /// Scratch memory in the arena while the operator runs.
+    pub scratch_offset: u32,
+    /// Bytes of scratch; the reader requires at least what the operator asks for.
+    pub scratch_bytes: u32,
+    /// First word in the `Params` section.
+    pub params_offset: u32,
+    /// Number of words.
+    pub params_words: u32,
+}
+
+impl OpRecord {
+    /// Encoded size.
+    pub const BYTES: usize = 32;
+
+    /// Decodes a record; `None` when `bytes` is too short.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut words = ReadWords::new(bytes);
+        let first = words.word()?;
+        let mut inputs = [NO_TENSOR; MAX_INPUTS];
+        for pair in inputs.chunks_exact_mut(2) {
+            let word = words.word()?;
+            if let [a, b] = pair {
+                *a = word as u16;
+                *b = (word >> 16) as u16;
+            }
+        }
+        Some(Self {
+            kind: first as u16,
+            inputs,
+            output: (first >> 16) as u16,
+            scratch_offset: words.word()?,
+            scratch_bytes: words.word()?,
+            params_offset: words.word()?,
+            params_words: words.word()?,
+        })
+    }
+
+    /// Encodes the record.
+    pub fn encode(&self, out: &mut dyn WriteWords) {
+        out.word(u32::from(self.kind) | u32::from(self.output) << 16);
+        for pair in self.inputs.chunks_exact(2) {
+            if let [a, b] = pair {
+                out.word(u32::from(*a) | u32::from(*b) << 16);
+            }
+        }
+        out.word(self.scratch_offset);
+        out.word(self.scratch_bytes);
+        out.word(self.params_offset);
+        out.word(self.params_words);
+    }
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the caller's arena, at the record's offset.
+    Arena,
+    /// In the `Weights` section, at the record's offset.
+    Constant,
+}
+
+/// One tensor: contiguous, row major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorRecord {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Where it lies.
+    pub place: Place,
+    /// Number of used dimensions.
+    pub rank: u8,
+    /// Offset in bytes, a multiple of 16.
+    pub offset: u32,
+    /// Dimensions; those beyond `rank` are 1.
+    pub dims: [u32; MAX_RANK],
+    /// Zero point of the quantization (0 for all but raw images and imported asymmetric activations).
+    pub zero_point: i32,
+}
+
+impl TensorRecord {
+    /// Encoded size.
+    pub const BYTES: usize = 36;
+
+    /// Decodes a record; `None` when it is too short or holds no tensor.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut words = ReadWords::new(bytes);
+        let first = words.word()?;
+        let [dtype, place, rank, reserved] = first.to_le_bytes();
+        if reserved != 0 || usize::from(rank) > MAX_RANK {
+            return None;
+        }
+        let record = Self {
+            dtype: Dtype::from_byte(dtype)?,
+            place: match place {
+                0 => Place::Arena,
+                1 => Place::Constant,
+                _ => return None,
+            },
+            rank,
+            offset: words.word()?,
+            dims: Word::read(&mut words)?,
+            zero_point: Word::read(&mut words)?,
+        };
+        let used_up = record.dims.iter().skip(usize::from(rank)).all(|&d| d == 1);
+        (used_up && record.checked_bytes().is_some()).then_some(record)
+    }
+
+    /// Encodes the record.
+    pub fn encode(&self, out: &mut dyn WriteWords) {
+        let place = match self.place {
+            Place::Arena => 0,
+            Place::Constant => 1,
+        };
+        out.word(u32::from_le_bytes([self.dtype as u8, place, self.rank, 0]));
+        out.word(self.offset);
+        self.dims.write(out);
+        self.zero_point.write(out);
+    }
+
+    /// The used dimensions.
+    pub fn shape(&self) -> &[u32] {
+        self.dims.get(..usize::from(self.rank)).unwrap_or(&[])
+    }
+
+    /// Number of elements. The record was checked when it was decoded: the product fits.
+    pub fn len(&self) -> usize {
+        self.dims.iter().fold(1usize, |n, &d| n.saturating_mul(d as usize))
+    }
+
+    /// Whether a dimension is zero.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.len().saturating_mul(self.dtype.bytes())
+    }
+
+    fn checked_bytes(&self) -> Option<u32> {
+        let mut bytes = self.dtype.bytes() as u32;
+        for &d in &self.dims {
+            bytes = bytes.checked_mul(d)?;
+        }
+        (bytes < 1 << 31).then_some(bytes)
+    }
+}
+
+/// What is proven about one operator: no intermediate value leaves these ranges, for any input bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertRecord {
+    /// Least accumulator value over all channels, bias included.
+    pub acc_min: i32,
+    /// Greatest accumulator value over all channels, bias included.
+    pub acc_max: i32,
+    /// Bits (with sign) of the widest requantization product.
+    pub product_bits: u32,
+    /// Bits (with sign) of the row sum: of exponentials for attention and softmax, of the scaled variance for norms.
+    pub sum_bits: u32,
+}
+
+impl CertRecord {
+    /// Encoded size.
+    pub const BYTES: usize = 16;
+
+    /// Bits, with sign, that hold every accumulator value.
+    pub fn acc_bits(&self) -> u32 {
+        let magnitude = |v: i32| 33 - (if v < 0 { !v } else { v }).leading_zeros();
+        magnitude(self.acc_min).max(magnitude(self.acc_max))
+    }
+}
+
+impl Word for CertRecord {
+    const WORDS: usize = 4;
+    fn read(words: &mut ReadWords<'_>) -> Option<Self> {
+        Some(Self {
+            acc_min: Word::read(words)?,
+            acc_max: Word::read(words)?,
+            product_bits: Word::read(words)?,
+            sum_bits: Word::read(words)?,
+        })
+    }
+    fn write(&self, out: &mut dyn WriteWords) {
+        self.acc_min.write(out);
+        self.acc_max.write(out);
+        self.product_bits.write(out);
+        self.sum_bits.write(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acc_bits_counts_the_sign() {
+        let cert = |acc_min, acc_max| CertRecord { acc_min, acc_max, ..Default::default() };
+        assert_eq!(cert(0, 0).acc_bits(), 1);
+        assert_eq!(cert(-128, 127).acc_bits(), 8);
+        assert_eq!(cert(-128, 128).acc_bits(), 9);
+        assert_eq!(cert(i32::MIN, 0).acc_bits(), 32);
+    }
+}

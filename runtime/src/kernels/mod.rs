@@ -1,0 +1,215 @@
+//! The arithmetic inner loops, one folder per instruction set, all with the same functions and the same bytes out.
+//!
+//! [`Kernels`] is the one interface. Its provided methods are the portable definitions; an instruction set overrides
+//! those it can do faster. Every override is compared with [`Portable`] by plain equality over one case table.
+
+use crate::arith::exp::RowScale;
+
+pub mod portable;
+
+/// Weights of a dense layer in the packed layout: panels of [`PANEL`] output channels, K in groups of [`GROUP`].
+///
+/// 8 bits: `W[ch][k]` is at byte `((ch / 4) * groups + k / 16) * 64 + (ch % 4) * 16 + k % 16` with
+/// `groups = ceil(k / 16)`. 4 bits: each (channel, group) takes 8 bytes; byte `j` holds `k = j` in its low and
+/// `k = j + 8` in its high nibble, both two's complement. Channels and K are padded with zeros.
+#[derive(Clone, Copy)]
+pub struct PackedWeights<'a> {
+    /// The panels, one after the other.
+    pub bytes: &'a [u8],
+    /// Bits of one weight: 8 or 4.
+    pub bits: u32,
+}
+
+/// Output channels interleaved in a panel.
+pub const PANEL: usize = 4;
+/// Consecutive K values of one channel.
+pub const GROUP: usize = 16;
+
+impl PackedWeights<'_> {
+    /// Bytes of a packed `[n, k]` weight.
+    pub const fn bytes_for(n: usize, k: usize, bits: u32) -> usize {
+        n.next_multiple_of(PANEL) * k.next_multiple_of(GROUP) * bits as usize / 8
+    }
+}
+
+/// A dense layer over some rows: `acc[row][ch] = bias[ch] + sum_k x[row][k] * w[ch][k]`, then requantization.
+#[derive(Clone, Copy)]
+pub struct LinearJob<'a> {
+    /// Rows of `x` and of the output.
+    pub rows: usize,
+    /// Length of the sum.
+    pub k: usize,
+    /// Output channels.
+    pub n: usize,
+    /// Elements between rows of `x`, at least `k`.
+    pub x_stride: usize,
+    /// Elements between rows of the output, at least `n`.
+    pub out_stride: usize,
+    /// `[n, k]` weights.
+    pub weights: PackedWeights<'a>,
+    /// `[n]`, padded to a multiple of [`PANEL`].
+    pub bias: &'a [i32],
+    /// `[n]`, padded like `bias`; each in `0..2^31`.
+    pub multipliers: &'a [i32],
+    /// Left shift of the accumulator before the multiplication.
+    pub acc_shift: u32,
+    /// Added after the multiplication (8-bit output only).
+    pub zero_point: i32,
+}
+
+/// Where a dense layer writes, and how the requantized value gets there.
+pub enum LinearOut<'a> {
+    /// `out = sat8(zero_point + requantized)`, then through `lut` (indexed by value + 128) where there is one.
+    I8 {
+        /// `[rows, n]` with `out_stride`.
+        out: &'a mut [i8],
+        /// 256 entries.
+        lut: Option<&'a [i8; 256]>,
+    },
+    /// `out = sat16(requantized)`.
+    I16 {
+        /// `[rows, n]` with `out_stride`.
+        out: &'a mut [i16],
+    },
+    /// `out = sat16(requantized + rshift_round(out, residual_shift))`: the residual is in `out` on entry.
+    I16Residual {
+        /// `[rows, n]` with `out_stride`.
+        out: &'a mut [i16],
+        /// Right shift of the residual, 0..=15.
+        residual_shift: u32,
+    },
+}
+
+/// Dot products of rows with rows: `out[i][j] = sum_k x[i][k] * y[j][k]`.
+#[derive(Clone, Copy)]
+pub struct DotJob {
+    /// Rows of `x`.
+    pub rows: usize,
+    /// Rows of `y`.
+    pub cols: usize,
+    /// Length of the sum.
+    pub k: usize,
+    /// Elements between rows of `x`.
+    pub x_stride: usize,
+    /// Elements between rows of `y`.
+    pub y_stride: usize,
+    /// Elements between rows of the output.
+    pub out_stride: usize,
+}
+
+/// Exponentials of one row, in the width the operator asks for.
+pub enum ExpRow<'a> {
+    /// Largest value 255.
+    U8(&'a mut [u8]),
+    /// Largest value 32640.
+    U16(&'a mut [u16]),
+}
+
+/// Row statistics and affine parameters of a normalization.
+#[derive(Clone, Copy)]
+pub struct NormJob<'a> {
+    /// RMSNorm instead of LayerNorm: the mean is not subtracted.
+    pub rms: bool,
+    /// `eps / s_x^2 * n^2`.
+    pub eps: u64,
+    /// `[n]`.
+    pub gamma: &'a [i32],
+    /// `[n]`, half an output step included.
+    pub beta: &'a [i32],
+}
+
+/// A row of a normalization's input.
+#[derive(Clone, Copy)]
+pub enum NormRow<'a> {
+    /// 8-bit input.
+    I8(&'a [i8]),
+    /// 16-bit input.
+    I16(&'a [i16]),
+}
+
+/// A row of a normalization's output.
+pub enum NormOut<'a> {
+    /// 8 fractional bits in `gamma` and `beta`.
+    I8(&'a mut [i8]),
+    /// 4 fractional bits in `gamma` and `beta`.
+    I16(&'a mut [i16]),
+}
+
+/// The inner loops. All methods are total: rows and slices that do not fit together shorten the work, they never panic.
+/// The operators check every length when a model is opened.
+pub trait Kernels: 'static {
+    /// Name shown in reports.
+    const NAME: &'static str;
+
+    /// A dense layer. `scratch` has [`linear_scratch_bytes`] bytes, aligned to 16.
+    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+        let _ = scratch;
+        portable::linear(job, x, out);
+    }
+
+    /// Dot products of signed rows.
+    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32]) {
+        portable::dot(job, x, y, out);
+    }
+
+    /// Dot products of 8-bit exponentials with signed rows.
+    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32]) {
+        portable::dot(job, x, y, out);
+    }
+
+    /// Dot products of 16-bit exponentials with signed rows.
+    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32]) {
+        portable::dot(job, x, y, out);
+    }
+
+    /// Scales scores to log2 units with 8 fractional bits: `s = mulhi_round(s << acc_shift, multiplier)`.
+    fn scale_scores(scores: &mut [i32], acc_shift: u32, multiplier: i32) {
+        portable::scale_scores(scores, acc_shift, multiplier);
+    }
+
+    /// `e = 2^-(max - s)` of a row of scaled scores; returns the sum of `e`.
+    fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
+        portable::exp_row(scores, out)
+    }
+
+    /// Requantizes a row of sums by the row's own scale: `sat8(zero_point + acc * scale)`.
+    fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
+        portable::scale_row(acc, scale, zero_point, out);
+    }
+
+    /// `out[c][r] = x[r][c]` for `rows` x `cols` elements; the rest of each output row, up to `out_stride`, becomes 0.
+    fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+        portable::transpose(x, x_stride, rows, cols, out, out_stride);
+    }
+
+    /// LayerNorm or RMSNorm of one row.
+    fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
+        portable::norm_row(job, x, out);
+    }
+
+    /// `out = table[x + 128]` in place.
+    fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
+        portable::lut_in_place(data, table);
+    }
+
+    /// `out = sat16((out * ma + b * mb + bias) >> shift)`: the residual addition, in place.
+    fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
+        portable::add_i16_in_place(out, b, ma, mb, bias, shift);
+    }
+}
+
+/// Scratch of [`Kernels::linear`]: room to widen [`ROW_BLOCK`] rows of activations to 16 bits.
+pub const fn linear_scratch_bytes(k: usize) -> usize {
+    ROW_BLOCK * k.next_multiple_of(GROUP) * 2
+}
+
+/// Rows that blocked kernels take at a time.
+pub const ROW_BLOCK: usize = 4;
+
+/// The portable kernels alone: the definition of the right answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Portable;
+
+impl Kernels for Portable {
+    const NAME: &'static str = "portable";
+}

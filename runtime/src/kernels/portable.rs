@@ -1,0 +1,224 @@
+//! Safe Rust for every core: the definition of the right answer.
+//!
+//! Loops are written over fixed-size chunks so that the compiler needs no bounds check and can use whatever vector
+//! instructions the target has.
+
+use super::{DotJob, ExpRow, GROUP, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL};
+use crate::arith::{exp, norm, requant};
+
+const PANEL_GROUP_8: usize = PANEL * GROUP;
+const PANEL_GROUP_4: usize = PANEL * GROUP / 2;
+
+/// [`super::Kernels::linear`].
+pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
+    match out {
+        LinearOut::I8 { out, lut } => linear_rows(job, x, out, |acc, ch, out| {
+            let y = requant::requantize_i8(acc, job.acc_shift, ch.multiplier, job.zero_point);
+            *out = match lut {
+                Some(table) => lut_value(table, y),
+                None => y,
+            };
+        }),
+        LinearOut::I16 { out } => linear_rows(job, x, out, |acc, ch, out| {
+            *out = requant::requantize_i16(acc, job.acc_shift, ch.multiplier);
+        }),
+        LinearOut::I16Residual { out, residual_shift } => linear_rows(job, x, out, |acc, ch, out| {
+            let y = requant::mulhi_round(acc << job.acc_shift, ch.multiplier);
+            let residual = requant::rshift_round(i32::from(*out), residual_shift);
+            *out = requant::sat_i16(y.wrapping_add(residual));
+        }),
+    }
+}
+
+/// What the epilogue needs to know about an output channel.
+struct Channel {
+    multiplier: i32,
+}
+
+#[inline(always)]
+fn linear_rows<T>(job: &LinearJob<'_>, x: &[i8], out: &mut [T], epilogue: impl Fn(i32, Channel, &mut T)) {
+    let groups = job.k.div_ceil(GROUP);
+    let panel_bytes = PackedPanel::bytes(groups, job.weights.bits);
+    let rows = x.chunks(job.x_stride.max(1)).zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows);
+    for (x, out) in rows {
+        let (Some(x), Some(out)) = (x.get(..job.k), out.get_mut(..job.n)) else { return };
+        let panels = job.weights.bytes.chunks_exact(panel_bytes.max(1));
+        let biases = job.bias.as_chunks::<PANEL>().0;
+        let multipliers = job.multipliers.as_chunks::<PANEL>().0;
+        let channels = out.chunks_mut(PANEL).zip(panels).zip(biases.iter().zip(multipliers));
+        for ((out, panel), (bias, multipliers)) in channels {
+            let acc = if job.weights.bits == 8 { dot_panel_8(x, panel, *bias) } else { dot_panel_4(x, panel, *bias) };
+            for ((out, acc), &multiplier) in out.iter_mut().zip(acc).zip(multipliers) {
+                epilogue(acc, Channel { multiplier }, out);
+            }
+        }
+    }
+}
+
+struct PackedPanel;
+
+impl PackedPanel {
+    const fn bytes(groups: usize, bits: u32) -> usize {
+        groups * PANEL_GROUP_8 * bits as usize / 8
+    }
+}
+
+#[inline(always)]
+fn dot_panel_8(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
+    let mut acc = bias;
+    let (groups, tail) = x.as_chunks::<GROUP>();
+    let mut weights = panel.as_chunks::<PANEL_GROUP_8>().0.iter();
+    for (x, w) in groups.iter().zip(&mut weights) {
+        let (channels, _) = w.as_chunks::<GROUP>();
+        for (acc, w) in acc.iter_mut().zip(channels) {
+            *acc += dot_group(x, w);
+        }
+    }
+    if let (false, Some(w)) = (tail.is_empty(), weights.next()) {
+        let (channels, _) = w.as_chunks::<GROUP>();
+        for (acc, w) in acc.iter_mut().zip(channels) {
+            *acc += x_tail(tail, w);
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn dot_group(x: &[i8; GROUP], w: &[u8; GROUP]) -> i32 {
+    let mut sum = 0;
+    for (&x, &w) in x.iter().zip(w) {
+        sum += i32::from(x) * i32::from(w as i8);
+    }
+    sum
+}
+
+#[inline(always)]
+fn x_tail(x: &[i8], w: &[u8; GROUP]) -> i32 {
+    x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w as i8)).sum()
+}
+
+#[inline(always)]
+fn dot_panel_4(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
+    let mut acc = bias;
+    for (x, w) in x.chunks(GROUP).zip(panel.as_chunks::<PANEL_GROUP_4>().0) {
+        let (channels, _) = w.as_chunks::<{ GROUP / 2 }>();
+        for (acc, w) in acc.iter_mut().zip(channels) {
+            let low = w.iter().map(|&byte| low_nibble(byte));
+            let high = w.iter().map(|&byte| (byte as i8) >> 4);
+            let sum: i32 = x.iter().zip(low.chain(high)).map(|(&x, w)| i32::from(x) * i32::from(w)).sum();
+            *acc += sum;
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn low_nibble(byte: u8) -> i8 {
+    ((byte << 4) as i8) >> 4
+}
+
+#[inline(always)]
+fn lut_value(table: &[i8; 256], y: i8) -> i8 {
+    // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
+    table[usize::from(y as u8 ^ 0x80)]
+}
+
+/// [`super::Kernels::dot_i8`] and its siblings.
+#[inline(always)]
+pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]) {
+    let rows = x.chunks(job.x_stride.max(1)).zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows);
+    for (x, out) in rows {
+        let Some(x) = x.get(..job.k) else { return };
+        let cols = y.chunks(job.y_stride.max(1)).zip(out.iter_mut()).take(job.cols);
+        for (y, out) in cols {
+            let Some(y) = y.get(..job.k) else { return };
+            *out = x.iter().zip(y).map(|(&x, &y)| x.into() * i32::from(y)).sum();
+        }
+    }
+}
+
+/// [`super::Kernels::scale_scores`].
+pub fn scale_scores(scores: &mut [i32], acc_shift: u32, multiplier: i32) {
+    for s in scores {
+        *s = requant::mulhi_round(*s << acc_shift, multiplier);
+    }
+}
+
+/// [`super::Kernels::exp_row`].
+pub fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
+    let max = scores.iter().copied().fold(i32::MIN, i32::max);
+    let distance = |s: i32| max.wrapping_sub(s) as u32;
+    let mut sum = 0u32;
+    match out {
+        ExpRow::U8(out) => {
+            for (&s, e) in scores.iter().zip(out) {
+                *e = exp::exp_u8(distance(s));
+                sum += u32::from(*e);
+            }
+        }
+        ExpRow::U16(out) => {
+            for (&s, e) in scores.iter().zip(out) {
+                *e = exp::exp_u16(distance(s));
+                sum += u32::from(*e);
+            }
+        }
+    }
+    sum
+}
+
+/// [`super::Kernels::scale_row`].
+pub fn scale_row(acc: &[i32], scale: exp::RowScale, zero_point: i32, out: &mut [i8]) {
+    for (&acc, out) in acc.iter().zip(out) {
+        *out = requant::sat_i8(zero_point.wrapping_add(scale.apply(acc)));
+    }
+}
+
+/// [`super::Kernels::transpose`].
+pub fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+    for (col, out) in out.chunks_mut(out_stride.max(1)).take(cols).enumerate() {
+        let column = x.chunks(x_stride.max(1)).take(rows).map(|row| row.get(col).copied().unwrap_or(0));
+        for (out, value) in out.iter_mut().zip(column.chain(core::iter::repeat(0))) {
+            *out = value;
+        }
+    }
+}
+
+/// [`super::Kernels::norm_row`].
+pub fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
+    match x {
+        NormRow::I8(x) => norm_row_of(job, x, out),
+        NormRow::I16(x) => norm_row_of(job, x, out),
+    }
+}
+
+fn norm_row_of<T: Copy + Into<i32>>(job: &NormJob<'_>, x: &[T], out: NormOut<'_>) {
+    let row = norm::RowNorm::new(x.iter().map(|&v| v.into()), x.len() as u32, job.rms, job.eps);
+    let affine = job.gamma.iter().zip(job.beta);
+    match out {
+        NormOut::I8(out) => {
+            for ((&x, out), (&g, &b)) in x.iter().zip(out).zip(affine) {
+                *out = requant::sat_i8(norm::affine(row.normalize(x.into()), g, b) >> norm::FRACTION_I8);
+            }
+        }
+        NormOut::I16(out) => {
+            for ((&x, out), (&g, &b)) in x.iter().zip(out).zip(affine) {
+                *out = requant::sat_i16(norm::affine(row.normalize(x.into()), g, b) >> norm::FRACTION_I16);
+            }
+        }
+    }
+}
+
+/// [`super::Kernels::lut_in_place`].
+pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
+    for value in data {
+        *value = lut_value(table, *value);
+    }
+}
+
+/// [`super::Kernels::add_i16_in_place`].
+pub fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
+    for (out, &b) in out.iter_mut().zip(b) {
+        let sum = (i32::from(*out) * ma).wrapping_add(i32::from(b) * mb).wrapping_add(bias);
+        *out = requant::sat_i16(sum >> shift);
+    }
+}
