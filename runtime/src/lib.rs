@@ -1,9 +1,48 @@
-//! Integer-only transformer inference.
+//! Integer-only transformer inference, the same bytes on every machine.
+//!
+//! No floating point, no heap, no panic, and no `unsafe` outside the instruction-set kernels. A model is a `.sfm` file
+//! made by `shiftformer convert`; it is read in place.
+//!
+//! ```
+//! use shiftformer::{Aligned, Model, Session};
+//!
+//! /// The class of an image, or what is wrong.
+//! fn classify(file: &[u8], pixels: &[u8]) -> Result<usize, Box<dyn std::error::Error>> {
+//!     let model = Model::open(file)?;
+//!     let mut arena = Aligned([0; 16 * 1024]);
+//!     let mut session = Session::new(&model, &mut arena.0)?;
+//!     session.input_mut(0).ok_or("no input")?.copy_from_slice(pixels);
+//!     session.run()?;
+//!     let logits = session.output_as::<i16>(0).ok_or("no 16-bit output")?;
+//!     Ok((0..logits.len()).max_by_key(|&i| logits[i]).unwrap_or(0))
+//! }
+//! assert!(classify(b"not a model", &[0; 64]).is_err());
+//! ```
+//!
+//! - [`format`]: the byte layout of `.sfm` files and its version rule.
+//! - [`ops`]: the operators with their parameters and checks.
+//! - [`kernels`]: the inner loops per instruction set; [`kernels::Portable`] defines the right answer.
+//! - [`arith`]: the integer arithmetic with its error bounds.
 #![no_std]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(any(test, doctest, feature = "std"))]
+extern crate std;
+
 pub mod arith;
+mod engine;
 pub mod format;
 pub mod kernels;
+mod model;
+pub mod ops;
 pub mod tensor;
+
+pub use engine::{ArenaError, Digests, Observer, Progress, Session};
+pub use model::{Model, ModelError, SectionName};
+pub use ops::RunFault;
+
+/// Aligns an arena or an `include_bytes!` model to 16 bytes: `static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(..))`.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug)]
+pub struct Aligned<T: ?Sized>(pub T);

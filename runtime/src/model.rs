@@ -1,0 +1,315 @@
+//! Opening a model: one pass that proves every later access.
+
+use crate::format::{
+    CertRecord, FormatError, OpRecord, Place, Profile, ReadWords, Receipts, Sections, SectionKind, TensorRecord, Word,
+};
+use crate::kernels::{Kernels, Portable};
+use crate::ops::{Entry, Io, Needs, OpFault, OpKind, OpTable};
+use core::fmt;
+use core::ops::Range;
+
+/// A checked model, borrowed from the bytes of a `.sfm` file.
+///
+/// `B` are the kernels its operators run with.
+pub struct Model<'m, B: Kernels = Portable> {
+    sections: Sections<'m>,
+    receipts: Receipts<'m>,
+    n_inputs: usize,
+    table: &'static [Entry<B>],
+}
+
+impl<B: Kernels> Clone for Model<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Kernels> Copy for Model<'_, B> {}
+
+/// Why a model cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum ModelError {
+    /// The frame of the file is at fault.
+    Format(FormatError),
+    /// A section has the wrong length.
+    Section(SectionName),
+    /// A tensor record is invalid or lies outside arena or weights.
+    Tensor {
+        /// Index of the tensor.
+        tensor: u16,
+    },
+    /// An operator cannot be run.
+    Op {
+        /// Index of the operator.
+        op: u16,
+        /// Its kind code.
+        kind: u16,
+        /// What is wrong.
+        fault: OpFault,
+    },
+}
+
+/// A section, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[allow(missing_docs)]
+pub enum SectionName {
+    Ops,
+    Tensors,
+    Io,
+    Certificate,
+    Receipts,
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format(fault) => fault.fmt(f),
+            Self::Section(name) => {
+                let name = match name {
+                    SectionName::Ops => "operator",
+                    SectionName::Tensors => "tensor",
+                    SectionName::Io => "input/output",
+                    SectionName::Certificate => "certificate",
+                    SectionName::Receipts => "receipt",
+                };
+                write!(f, "the {name} section is invalid; convert the model again")
+            }
+            Self::Tensor { tensor } => write!(f, "tensor {tensor} is invalid; convert the model again"),
+            Self::Op { op, kind, fault } => {
+                let name = OpKind::from_code(*kind).map_or("unknown", OpKind::name);
+                write!(f, "operator {op} ({name}): {fault}; convert the model again")
+            }
+        }
+    }
+}
+
+impl core::error::Error for ModelError {}
+
+impl From<FormatError> for ModelError {
+    fn from(fault: FormatError) -> Self {
+        Self::Format(fault)
+    }
+}
+
+impl<'m> Model<'m, Portable> {
+    /// Opens a model for the portable kernels with every operator linked in.
+    ///
+    /// # Errors
+    /// [`ModelError`]: the first fault found.
+    pub fn open(file: &'m [u8]) -> Result<Self, ModelError> {
+        Self::open_with(file, OpTable::<Portable>::ALL)
+    }
+}
+
+impl<'m, B: Kernels> Model<'m, B> {
+    /// Opens a model whose operators are run by `table`: its order does not matter, operators it lacks are an error.
+    ///
+    /// Checks header, checksums, every record, that no operator's output overlaps what it reads, and recomputes the
+    /// overflow bounds from the weights.
+    ///
+    /// # Errors
+    /// [`ModelError`]: the first fault found.
+    pub fn open_with(file: &'m [u8], table: &'static [Entry<B>]) -> Result<Self, ModelError> {
+        let sections = Sections::read(file)?;
+        let sized = |kind, bytes: usize, name| {
+            if sections.get(kind).len() == bytes { Ok(()) } else { Err(ModelError::Section(name)) }
+        };
+        sized(SectionKind::Ops, sections.n_ops * OpRecord::BYTES, SectionName::Ops)?;
+        sized(SectionKind::Tensors, sections.n_tensors * TensorRecord::BYTES, SectionName::Tensors)?;
+        sized(SectionKind::Certificate, sections.n_ops * CertRecord::BYTES, SectionName::Certificate)?;
+        let io = sections.get(SectionKind::Io);
+        let io_counts = io.split_first_chunk::<4>().filter(|(head, rest)| {
+            let [a, b, c, d] = **head;
+            usize::from(u16::from_le_bytes([a, b])) + usize::from(u16::from_le_bytes([c, d])) == rest.len() / 2
+                && rest.len().is_multiple_of(2)
+        });
+        let ([a, b, ..], _) = io_counts.ok_or(ModelError::Section(SectionName::Io))?;
+        let n_inputs = usize::from(u16::from_le_bytes([*a, *b]));
+        let receipts = Receipts::new(&[], 0, 0).ok_or(ModelError::Section(SectionName::Receipts))?;
+        let mut model = Self { sections, receipts, n_inputs, table };
+        for tensor in 0..sections.n_tensors {
+            model.check_tensor(tensor).ok_or(ModelError::Tensor { tensor: tensor as u16 })?;
+        }
+        for endpoint in 0..io.len() / 2 - 2 {
+            let tensor = model.endpoint(endpoint).ok_or(ModelError::Section(SectionName::Io))?;
+            if tensor.place != Place::Arena {
+                return Err(ModelError::Section(SectionName::Io));
+            }
+        }
+        let padded = |i| model.input(i).map_or(0, |t| Receipts::padded(t.bytes()));
+        let input_bytes = (0..n_inputs).map(padded).fold(0usize, usize::saturating_add);
+        model.receipts = Receipts::new(sections.get(SectionKind::Receipts), input_bytes, sections.n_ops)
+            .ok_or(ModelError::Section(SectionName::Receipts))?;
+        for op in 0..sections.n_ops {
+            model.check_op(op).map_err(|fault| {
+                let kind = model.op_record(op).map_or(0, |r| r.kind);
+                ModelError::Op { op: op as u16, kind, fault }
+            })?;
+        }
+        Ok(model)
+    }
+
+    fn check_tensor(&self, index: usize) -> Option<()> {
+        let tensor = self.tensor(index)?;
+        let room = match tensor.place {
+            Place::Arena => self.sections.arena_bytes,
+            Place::Constant => self.sections.get(SectionKind::Weights).len(),
+        };
+        let end = (tensor.offset as usize).checked_add(tensor.bytes())?;
+        (tensor.offset.is_multiple_of(16) && end <= room && !tensor.is_empty()).then_some(())
+    }
+
+    fn check_op(&self, op: usize) -> Result<(), OpFault> {
+        let record = self.op_record(op).ok_or(OpFault::Params)?;
+        let (words, entry) = self.op_code(&record).ok_or(OpFault::Kind)?;
+        let cert = self.certificate(op).ok_or(OpFault::Params)?;
+        let tensors = self.sections.get(SectionKind::Tensors);
+        let weights = self.sections.get(SectionKind::Weights);
+        let io = Io { record, tensors, weights, cert };
+        let needs = entry.check(words, &io)?;
+        let scratch = record.scratch_offset as usize..record.scratch_offset as usize + record.scratch_bytes as usize;
+        let scratch_fits = record.scratch_bytes >= needs.scratch_bytes
+            && record.scratch_offset.is_multiple_of(16)
+            && scratch.end <= self.sections.arena_bytes;
+        if !scratch_fits {
+            return Err(OpFault::Scratch);
+        }
+        let output = io.output()?;
+        let out = arena_range(&output);
+        if overlap(&out, &scratch) {
+            return Err(OpFault::Alias);
+        }
+        for (index, _) in record.inputs.iter().enumerate() {
+            let Some(input) = io.input(index).filter(|t| t.place == Place::Arena) else { continue };
+            let range = arena_range(&input);
+            let same_place = range == out && needs.in_place == Some(index);
+            if overlap(&range, &scratch) || (overlap(&range, &out) && !same_place) {
+                return Err(OpFault::Alias);
+            }
+        }
+        Ok(())
+    }
+
+    /// Parameter words and table entry of an operator.
+    pub(crate) fn op_code(&self, record: &OpRecord) -> Option<(&'m [u8], &'static Entry<B>)> {
+        let kind = OpKind::from_code(record.kind)?;
+        let entry = self.table.iter().find(|entry| entry.kind == kind)?;
+        let from = (record.params_offset as usize).checked_mul(4)?;
+        let bytes = (record.params_words as usize).checked_mul(4)?;
+        Some((self.sections.get(SectionKind::Params).get(from..)?.get(..bytes)?, entry))
+    }
+
+    /// What an operator asks of the engine.
+    pub(crate) fn needs(&self, record: &OpRecord) -> Option<Needs> {
+        let (words, entry) = self.op_code(record)?;
+        entry.needs(words)
+    }
+
+    /// Bytes of arena a session needs.
+    pub fn arena_bytes(&self) -> usize {
+        self.sections.arena_bytes
+    }
+
+    /// Bytes of the file: what it takes in flash.
+    pub fn file_bytes(&self) -> usize {
+        self.sections.file.len()
+    }
+
+    /// The numeric profile.
+    pub fn profile(&self) -> Profile {
+        self.sections.profile
+    }
+
+    /// The sections, for tools.
+    pub fn sections(&self) -> &Sections<'m> {
+        &self.sections
+    }
+
+    /// Number of operators.
+    pub fn n_ops(&self) -> usize {
+        self.sections.n_ops
+    }
+
+    /// Record of operator `op`.
+    pub fn op_record(&self, op: usize) -> Option<OpRecord> {
+        OpRecord::decode(self.sections.get(SectionKind::Ops).chunks_exact(OpRecord::BYTES).nth(op)?)
+    }
+
+    /// Kind of operator `op`.
+    pub fn op_kind(&self, op: usize) -> Option<OpKind> {
+        OpKind::from_code(self.op_record(op)?.kind)
+    }
+
+    /// Parameter words of operator `op`, little endian.
+    pub fn op_params(&self, op: usize) -> Option<&'m [u8]> {
+        let record = self.op_record(op)?;
+        let from = (record.params_offset as usize).checked_mul(4)?;
+        self.sections.get(SectionKind::Params).get(from..)?.get(..(record.params_words as usize).checked_mul(4)?)
+    }
+
+    /// What is proven about operator `op`.
+    pub fn certificate(&self, op: usize) -> Option<CertRecord> {
+        let bytes = self.sections.get(SectionKind::Certificate).chunks_exact(CertRecord::BYTES).nth(op)?;
+        CertRecord::read(&mut ReadWords::new(bytes))
+    }
+
+    /// Record of tensor `index`.
+    pub fn tensor(&self, index: usize) -> Option<TensorRecord> {
+        TensorRecord::decode(self.sections.get(SectionKind::Tensors).chunks_exact(TensorRecord::BYTES).nth(index)?)
+    }
+
+    /// Tensor index of endpoint `index`: inputs, then outputs.
+    fn endpoint_tensor(&self, index: usize) -> Option<usize> {
+        let bytes = self.sections.get(SectionKind::Io).chunks_exact(2).nth(index + 2)?;
+        Some(usize::from(u16::from_le_bytes(bytes.try_into().ok()?)))
+    }
+
+    fn endpoint(&self, index: usize) -> Option<TensorRecord> {
+        self.tensor(self.endpoint_tensor(index)?)
+    }
+
+    /// Number of inputs.
+    pub fn n_inputs(&self) -> usize {
+        self.n_inputs
+    }
+
+    /// Number of outputs.
+    pub fn n_outputs(&self) -> usize {
+        (self.sections.get(SectionKind::Io).len() / 2).saturating_sub(2 + self.n_inputs)
+    }
+
+    /// Record of input `index`.
+    pub fn input(&self, index: usize) -> Option<TensorRecord> {
+        if index < self.n_inputs { self.endpoint(index) } else { None }
+    }
+
+    /// Record of output `index`.
+    pub fn output(&self, index: usize) -> Option<TensorRecord> {
+        self.endpoint(self.n_inputs + index)
+    }
+
+    /// Tensor index of input `index`.
+    pub fn input_tensor(&self, index: usize) -> Option<usize> {
+        if index < self.n_inputs { self.endpoint_tensor(index) } else { None }
+    }
+
+    /// Tensor index of output `index`.
+    pub fn output_tensor(&self, index: usize) -> Option<usize> {
+        self.endpoint_tensor(self.n_inputs + index)
+    }
+
+    /// The reference runs stored in the file.
+    pub fn receipts(&self) -> &Receipts<'m> {
+        &self.receipts
+    }
+}
+
+fn arena_range(tensor: &TensorRecord) -> Range<usize> {
+    let from = tensor.offset as usize;
+    from..from.saturating_add(tensor.bytes())
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
+}

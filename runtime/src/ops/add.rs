@@ -1,0 +1,82 @@
+//! Sum of two tensors of different scales, with broadcasting.
+
+use super::memory::cast_mut;
+use super::{Dims, Extent, Io, Memory, OpFault, Operator, RunFault, require, wide};
+use crate::format::op_params;
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `y = sat((a * ma + b * mb + bias) >> shift)` for every element of the contiguous output.
+    ///
+    /// `bias` holds half a step and the zero points. `a` may be in place where its view is contiguous.
+    Add {
+        /// Shape of the output.
+        dims: Dims,
+        /// View of `a`; stride 0 repeats.
+        a: Extent,
+        /// View of `b`; stride 0 repeats.
+        b: Extent,
+        /// Factor of `a`.
+        ma: i32,
+        /// Factor of `b`; negative subtracts.
+        mb: i32,
+        /// Added before the shift.
+        bias: i32,
+        /// Right shift, 0..=30.
+        shift: u32,
+    }
+}
+
+/// Checks the views of a binary elementwise operator.
+pub(super) fn check_views(io: &Io<'_>, dims: &Dims, views: [&Extent; 2]) -> Result<[Dtype; 2], OpFault> {
+    let all = &[Dtype::I8, Dtype::U8, Dtype::I16];
+    let first = io.need_input(0, all, 1)?;
+    let second = io.need_input(1, all, 1)?;
+    let len = super::product(dims);
+    io.need_output(&[Dtype::I8, Dtype::I16], len)?;
+    require(len > 0 && len < 1 << 31, OpFault::Range)?;
+    let [a, b] = views;
+    require(a.fits(dims, first.len()) && b.fits(dims, second.len()), OpFault::Operand)?;
+    let output = io.output()?;
+    let in_place = first.place == output.place && first.offset == output.offset;
+    require(!in_place || *a == Extent::contiguous(*dims), OpFault::Alias)?;
+    Ok([first.dtype, second.dtype])
+}
+
+/// Least and greatest `x * m` over the values of `dtype`.
+fn product_range(dtype: Dtype, m: i32) -> (i64, i64) {
+    let (min, max) = dtype.range();
+    let (p, q) = (i64::from(min) * i64::from(m), i64::from(max) * i64::from(m));
+    (p.min(q), p.max(q))
+}
+
+impl Operator for Add {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let [a, b] = check_views(io, &self.dims, [&self.a, &self.b])?;
+        require(self.shift <= 30, OpFault::Range)?;
+        let (a, b) = (product_range(a, self.ma), product_range(b, self.mb));
+        let bias = i64::from(self.bias);
+        // Partial sums in either order stay inside as well.
+        let low = a.0.min(0) + b.0.min(0) + bias.min(0);
+        let high = a.1.max(0) + b.1.max(0) + bias.max(0);
+        io.need_proof((low, high), 0)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+        let Self { dims, a, b, ma, mb, bias, shift } = *self;
+        let flat = a == Extent::contiguous(dims) && b == a;
+        let i16s = memory.inputs.record(1).is_some_and(|b| b.dtype == Dtype::I16) && memory.output.dtype == Dtype::I16;
+        if flat && i16s && memory.inputs.is_in_place(0) {
+            let b = memory.inputs.get::<i16>(1)?;
+            B::add_i16_in_place(cast_mut(memory.out)?, b, ma, mb, bias, shift);
+            return Ok(());
+        }
+        wide::binary(memory, dims, [a, b], |a, b| (a * ma).wrapping_add(b * mb).wrapping_add(bias) >> shift)
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        (self.a == Extent::contiguous(self.dims)).then_some(0)
+    }
+}

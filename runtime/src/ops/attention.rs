@@ -1,0 +1,503 @@
+//! Multi-head attention without the score matrix, and the same computation in three operators with it.
+//!
+//! For each batch, head and query row `i`:
+//!
+//! 1. `s_j = mulhi_round((q_i . k_j) << acc_shift, score_multiplier) + bias0_ij + bias1_ij`, in log2 units with 8
+//!    fractional bits;
+//! 2. `e_j = 2^-(max_j s_j - s_j)` in 8 or 16 bits ([`crate::arith::exp`]);
+//! 3. `y_i = sat8(zero_point + (sum_j e_j v_j) * ratio / sum_j e_j)`, one rounding, one division a row.
+//!
+//! The fused operator holds [`ROW_BLOCK`] rows of scores at a time, so its memory grows with `n_k`, not with
+//! `n_q * n_k`. The unfused operators write scores and exponentials out and give the same bytes.
+
+use super::{Inputs, Io, Memory, OpFault, Operator, RunFault, require};
+use crate::arith::exp::RowScale;
+use crate::format::op_params;
+use crate::kernels::{DotJob, ExpRow, Kernels, ROW_BLOCK};
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// Parameters of all four forms. Inputs: 0 `q`, 1 `k`, 2 `v` (`i8`), 3 and 4 optional biases (`i16`).
+    AttentionParams {
+        /// Independent attentions (windows).
+        batch: u32,
+        /// Query heads.
+        heads: u32,
+        /// Query heads that share a key head (1 unless grouped-query).
+        kv_group: u32,
+        /// Query rows.
+        n_q: u32,
+        /// Key rows.
+        n_k: u32,
+        /// Width of a query or key row.
+        head_dim: u32,
+        /// Width of a value row.
+        v_dim: u32,
+        /// 16-bit exponentials instead of 8-bit.
+        wide_exp: bool,
+        /// Left shift of score accumulators.
+        acc_shift: u32,
+        /// Scores to log2 units.
+        score_multiplier: i32,
+        /// Significant bits of `s_v / s_out`, in `2^14 .. 2^15`.
+        ratio_m: u32,
+        /// `s_v / s_out = ratio_m * 2^-ratio_shift`, in `10..=20`.
+        ratio_shift: u32,
+        /// Zero point of the output.
+        zero_point: i32,
+        /// Where query rows lie.
+        q: HeadView,
+        /// Where key rows lie.
+        k: HeadView,
+        /// Where value rows lie.
+        v: HeadView,
+        /// Where output rows lie.
+        out: HeadView,
+        /// Where the first bias lies.
+        bias0: BiasView,
+        /// Where the second bias lies.
+        bias1: BiasView,
+    }
+}
+
+op_params! {
+    /// Rows of all heads in a tensor: row `i` of head `h` of batch `b` starts at
+    /// `offset + b * batch + h * head + i * row`, in elements.
+    HeadView {
+        /// First element.
+        offset: u32,
+        /// Elements between batches.
+        batch: u32,
+        /// Elements between heads.
+        head: u32,
+        /// Elements between rows.
+        row: u32,
+    }
+}
+
+impl HeadView {
+    fn start(&self, batch: u32, head: u32) -> usize {
+        self.offset as usize + batch as usize * self.batch as usize + head as usize * self.head as usize
+    }
+
+    fn end(&self, batches: u32, heads: u32, rows: u32, width: u32) -> u64 {
+        let reach = |stride: u32, count: u32| u64::from(stride) * u64::from(count.saturating_sub(1));
+        u64::from(self.offset) + reach(self.batch, batches) + reach(self.head, heads) + reach(self.row, rows) + u64::from(width)
+    }
+}
+
+op_params! {
+    /// A bias for every score, by strides (0 repeats).
+    BiasView {
+        /// First element.
+        offset: u32,
+        /// Elements between batches.
+        batch: u32,
+        /// Elements between heads.
+        head: u32,
+        /// Elements between query rows.
+        row: u32,
+        /// Elements between keys.
+        column: u32,
+    }
+}
+
+impl BiasView {
+    /// A view that is not used.
+    pub const NONE: BiasView = BiasView { offset: 0, batch: 0, head: 0, row: 0, column: 0 };
+
+    fn add(&self, bias: &[i16], unit: Unit, scores: &mut [i32]) {
+        let at = |stride: u32, index: u32| stride as usize * index as usize;
+        let start = self.offset as usize + at(self.batch, unit.batch) + at(self.head, unit.head) + at(self.row, unit.row);
+        let row = bias.get(start..).unwrap_or(&[]);
+        if self.column == 0 {
+            let value = row.first().copied().unwrap_or(0);
+            scores.iter_mut().for_each(|s| *s = s.wrapping_add(i32::from(value)));
+        } else {
+            for (s, &b) in scores.iter_mut().zip(row.iter().step_by(self.column as usize)) {
+                *s = s.wrapping_add(i32::from(b));
+            }
+        }
+    }
+}
+
+/// One query row of one head of one batch.
+#[derive(Clone, Copy)]
+struct Unit {
+    batch: u32,
+    head: u32,
+    row: u32,
+}
+
+/// Longest row whose 16-bit exponentials times 8-bit values fit `i32`: `514 * 32640 * 128 < 2^31`.
+pub const MAX_WIDE_ROW: u32 = 514;
+/// Longest row with 8-bit exponentials: `65535 * 255 * 128 < 2^31`.
+pub const MAX_ROW: u32 = 65535;
+/// Greatest size of a dimension of attention.
+const MAX_DIM: u32 = 1 << 16;
+
+impl AttentionParams {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let dims = [self.batch, self.heads, self.kv_group, self.n_q, self.n_k, self.head_dim, self.v_dim];
+        require(dims.iter().all(|&d| d > 0 && d <= MAX_DIM), OpFault::Range)?;
+        let ratio = (1 << 14..1 << 15).contains(&self.ratio_m) && (10..=20).contains(&self.ratio_shift);
+        let longest = if self.wide_exp { MAX_WIDE_ROW } else { MAX_ROW };
+        require(ratio && self.n_k <= longest && self.score_multiplier >= 0, OpFault::Range)?;
+        let rows = super::product(&[self.batch, self.heads, self.n_q]);
+        require(rows <= u64::from(u32::MAX), OpFault::Range)?;
+        require(self.heads.is_multiple_of(self.kv_group) && self.zero_point.unsigned_abs() <= 128, OpFault::Range)?;
+        // |q . k| <= 2^14 * head_dim, and head_dim is at most 2^16.
+        let dot = (i64::from(self.head_dim)) << 14;
+        io.need_proof((-dot, dot), self.acc_shift)
+    }
+
+    fn check_qk(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let kv_heads = self.heads / self.kv_group;
+        io.need_input(0, &[Dtype::I8], self.q.end(self.batch, self.heads, self.n_q, self.head_dim))?;
+        io.need_input(1, &[Dtype::I8], self.k.end(self.batch, kv_heads, self.n_k, self.head_dim))?;
+        require(self.q.row >= self.head_dim && self.k.row >= self.head_dim, OpFault::Range)?;
+        for (index, view) in [(3, self.bias0), (4, self.bias1)] {
+            if io.input(index).is_some() {
+                let reach = |stride: u32, count: u32| u64::from(stride) * u64::from(count - 1);
+                let last = u64::from(view.offset)
+                    + reach(view.batch, self.batch)
+                    + reach(view.head, self.heads)
+                    + reach(view.row, self.n_q)
+                    + reach(view.column, self.n_k);
+                io.need_input(index, &[Dtype::I16], last + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_v(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let kv_heads = self.heads / self.kv_group;
+        io.need_input(2, &[Dtype::I8], self.v.end(self.batch, kv_heads, self.n_k, self.v_dim))?;
+        io.need_output(&[Dtype::I8], self.out.end(self.batch, self.heads, self.n_q, self.v_dim))?;
+        require(self.v.row >= self.v_dim && self.out.row >= self.v_dim, OpFault::Range)
+    }
+
+    fn score_len(&self) -> u64 {
+        u64::from(self.batch) * u64::from(self.heads) * u64::from(self.n_q) * u64::from(self.n_k)
+    }
+
+    /// Keys padded so that kernels can work in groups of 16.
+    fn padded_keys(&self) -> usize {
+        (self.n_k as usize).next_multiple_of(16)
+    }
+
+    /// Scores of `rows` query rows from row `first`, scaled and biased, into `scores` with stride `stride`.
+    fn scores<B: Kernels>(
+        &self,
+        inputs: &Inputs<'_>,
+        first: Unit,
+        rows: usize,
+        scores: &mut [i32],
+        stride: usize,
+    ) -> Result<(), RunFault> {
+        let (q, k) = (inputs.get::<i8>(0)?, inputs.get::<i8>(1)?);
+        let kv_head = first.head.checked_div(self.kv_group).unwrap_or(0);
+        let q_start = self.q.start(first.batch, first.head) + first.row as usize * self.q.row as usize;
+        let q = q.get(q_start..).ok_or(RunFault::Memory)?;
+        let k = k.get(self.k.start(first.batch, kv_head)..).ok_or(RunFault::Memory)?;
+        let job = DotJob {
+            rows,
+            cols: self.n_k as usize,
+            k: self.head_dim as usize,
+            x_stride: self.q.row as usize,
+            y_stride: self.k.row as usize,
+            out_stride: stride,
+        };
+        B::dot_i8(&job, q, k, scores);
+        let biases = [(3, self.bias0), (4, self.bias1)].map(|(index, view)| match inputs.record(index) {
+            Some(_) => inputs.get::<i16>(index).ok().map(|bias| (bias, view)),
+            None => None,
+        });
+        for (row, scores) in scores.chunks_mut(stride.max(1)).take(rows).enumerate() {
+            let Some(scores) = scores.get_mut(..self.n_k as usize) else { continue };
+            B::scale_scores(scores, self.acc_shift, self.score_multiplier);
+            for (bias, view) in biases.iter().flatten() {
+                view.add(bias, Unit { row: first.row + row as u32, ..first }, scores);
+            }
+        }
+        Ok(())
+    }
+
+    fn blocks(&self) -> u32 {
+        self.n_q.div_ceil(ROW_BLOCK as u32)
+    }
+
+    /// Batch, head and first query row of a piece.
+    fn unit(&self, piece: u32) -> Unit {
+        let blocks = self.blocks().max(1);
+        let (outer, block) = (piece / blocks, piece % blocks);
+        let heads = self.heads.max(1);
+        Unit { batch: outer / heads, head: outer % heads, row: block * ROW_BLOCK as u32 }
+    }
+
+    fn rows_from(&self, first: u32) -> usize {
+        (self.n_q.saturating_sub(first) as usize).min(ROW_BLOCK)
+    }
+
+    /// Sums of values weighted by exponentials, normalized and written.
+    fn values<B: Kernels>(&self, acc: &[i32], sum: u32, unit: Unit, out: &mut [i8]) -> Result<(), RunFault> {
+        let start = self.out.start(unit.batch, unit.head) + unit.row as usize * self.out.row as usize;
+        let out = out.get_mut(start..).and_then(|o| o.get_mut(..self.v_dim as usize)).ok_or(RunFault::Memory)?;
+        B::scale_row(acc, RowScale::new(sum, self.ratio_m, self.ratio_shift), self.zero_point, out);
+        Ok(())
+    }
+
+    fn value_job(&self, rows: usize, out_stride: usize) -> DotJob {
+        let padded = self.padded_keys();
+        DotJob { rows, cols: self.v_dim as usize, k: self.n_k as usize, x_stride: padded, y_stride: padded, out_stride }
+    }
+
+    /// Values of one head, transposed to `[v_dim, padded keys]`.
+    fn transpose_values<B: Kernels>(&self, inputs: &Inputs<'_>, unit: Unit, out: &mut [i8]) -> Result<(), RunFault> {
+        let kv_head = unit.head.checked_div(self.kv_group).unwrap_or(0);
+        let v = inputs.get::<i8>(2)?.get(self.v.start(unit.batch, kv_head)..).ok_or(RunFault::Memory)?;
+        B::transpose(v, self.v.row as usize, self.n_k as usize, self.v_dim as usize, out, self.padded_keys());
+        Ok(())
+    }
+
+    fn exp_bytes(&self) -> usize {
+        self.padded_keys() * if self.wide_exp { 2 } else { 1 }
+    }
+}
+
+/// The scratch areas of fused attention, in this order.
+struct Scratch<'s> {
+    values: &'s mut [i8],
+    scores: &'s mut [i32],
+    exps: &'s mut [u8],
+    acc: &'s mut [i32],
+}
+
+impl<'s> Scratch<'s> {
+    fn sizes(p: &AttentionParams) -> [usize; 4] {
+        [
+            p.v_dim as usize * p.padded_keys(),
+            ROW_BLOCK * p.padded_keys() * 4,
+            ROW_BLOCK * p.exp_bytes(),
+            (ROW_BLOCK * p.v_dim as usize * 4).next_multiple_of(16),
+        ]
+    }
+
+    fn split(p: &AttentionParams, bytes: &'s mut [u8]) -> Result<Self, RunFault> {
+        let [values, scores, exps, acc] = Self::sizes(p);
+        let (values, rest) = bytes.split_at_mut_checked(values).ok_or(RunFault::Memory)?;
+        let (scores, rest) = rest.split_at_mut_checked(scores).ok_or(RunFault::Memory)?;
+        let (exps, rest) = rest.split_at_mut_checked(exps).ok_or(RunFault::Memory)?;
+        let acc = rest.get_mut(..acc).ok_or(RunFault::Memory)?;
+        use super::memory::cast_mut;
+        Ok(Self { values: cast_mut(values)?, scores: cast_mut(scores)?, exps, acc: cast_mut(acc)? })
+    }
+}
+
+/// Exponentials of one row into `out` bytes (`u8` or `u16`), zero beyond the row; their sum.
+fn exp_row<B: Kernels>(wide: bool, scores: &[i32], out: &mut [u8]) -> Result<u32, RunFault> {
+    if wide {
+        let out: &mut [u16] = super::memory::cast_mut(out)?;
+        let (row, pad) = out.split_at_mut_checked(scores.len()).ok_or(RunFault::Memory)?;
+        pad.iter_mut().for_each(|e| *e = 0);
+        Ok(B::exp_row(scores, ExpRow::U16(row)))
+    } else {
+        let (row, pad) = out.split_at_mut_checked(scores.len()).ok_or(RunFault::Memory)?;
+        pad.iter_mut().for_each(|e| *e = 0);
+        Ok(B::exp_row(scores, ExpRow::U8(row)))
+    }
+}
+
+fn dot_exps<B: Kernels>(wide: bool, job: &DotJob, exps: &[u8], values: &[i8], acc: &mut [i32]) -> Result<(), RunFault> {
+    if wide {
+        B::dot_u16(job, super::memory::cast(exps)?, values, acc);
+    } else {
+        B::dot_u8(job, exps, values, acc);
+    }
+    Ok(())
+}
+
+macro_rules! attention_form {
+    ($(#[$meta:meta])* $name:ident) => {
+        op_params! {
+            $(#[$meta])*
+            $name {
+                /// The parameters.
+                attention: AttentionParams,
+            }
+        }
+    };
+}
+
+attention_form! {
+    /// `q, k, v` to `y` (`i8`), no score matrix.
+    Attention
+}
+attention_form! {
+    /// `q, k` and biases to scores `[batch, heads, n_q, n_k] i32`.
+    AttentionScores
+}
+attention_form! {
+    /// Input 0: scores; output: exponentials `[batch, heads, n_q, n_k] u8 | u16`.
+    AttentionExp
+}
+attention_form! {
+    /// Input 0: exponentials, input 2: `v`; output: `y`.
+    AttentionValues
+}
+
+impl Operator for Attention {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let p = &self.attention;
+        p.check(io)?;
+        p.check_qk(io)?;
+        p.check_v(io)?;
+        require(Scratch::sizes(p).iter().all(|&s| s < 1 << 28), OpFault::Range)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let p = &self.attention;
+        let padded = p.padded_keys();
+        let v_dim = (p.v_dim as usize).max(1);
+        for piece in pieces {
+            let first = p.unit(piece);
+            let scratch = Scratch::split(p, memory.scratch)?;
+            // The transposed values stay in the scratch for the other blocks of the head.
+            if first.row == 0 {
+                p.transpose_values::<B>(&memory.inputs, first, scratch.values)?;
+            }
+            let rows = p.rows_from(first.row);
+            p.scores::<B>(&memory.inputs, first, rows, scratch.scores, padded)?;
+            let mut sums = [0u32; ROW_BLOCK];
+            let exps = scratch.exps.chunks_exact_mut(p.exp_bytes().max(1));
+            for ((scores, exps), sum) in scratch.scores.chunks_exact(padded.max(1)).zip(exps).zip(&mut sums).take(rows) {
+                *sum = exp_row::<B>(p.wide_exp, scores.get(..p.n_k as usize).unwrap_or(&[]), exps)?;
+            }
+            dot_exps::<B>(p.wide_exp, &p.value_job(rows, v_dim), scratch.exps, scratch.values, scratch.acc)?;
+            let out: &mut [i8] = super::memory::cast_mut(memory.out)?;
+            for (row, (acc, sum)) in scratch.acc.chunks_exact(v_dim).zip(sums).take(rows).enumerate() {
+                p.values::<B>(acc, sum, Unit { row: first.row + row as u32, ..first }, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn macs(&self) -> u64 {
+        AttentionScores { attention: self.attention }.macs() + AttentionValues { attention: self.attention }.macs()
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        Scratch::sizes(&self.attention).iter().sum::<usize>() as u32
+    }
+
+    fn pieces(&self) -> u32 {
+        self.attention.batch * self.attention.heads * self.attention.blocks()
+    }
+}
+
+impl Operator for AttentionScores {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        self.attention.check(io)?;
+        self.attention.check_qk(io)?;
+        io.need_output(&[Dtype::I32], self.attention.score_len())?;
+        Ok(())
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let p = &self.attention;
+        let n_k = p.n_k as usize;
+        let scores: &mut [i32] = super::memory::cast_mut(memory.out)?;
+        for piece in pieces {
+            let first = p.unit(piece);
+            let row = (first.batch * p.heads + first.head) as usize * p.n_q as usize + first.row as usize;
+            let scores = scores.get_mut(row * n_k..).ok_or(RunFault::Memory)?;
+            p.scores::<B>(&memory.inputs, first, p.rows_from(first.row), scores, n_k)?;
+        }
+        Ok(())
+    }
+
+    fn macs(&self) -> u64 {
+        self.attention.score_len() * u64::from(self.attention.head_dim)
+    }
+
+    fn pieces(&self) -> u32 {
+        self.attention.batch * self.attention.heads * self.attention.blocks()
+    }
+}
+
+impl Operator for AttentionExp {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        self.attention.check(io)?;
+        io.need_input(0, &[Dtype::I32], self.attention.score_len())?;
+        let dtype = if self.attention.wide_exp { Dtype::U16 } else { Dtype::U8 };
+        io.need_output(&[dtype], self.attention.score_len())?;
+        Ok(())
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let p = &self.attention;
+        let n_k = (p.n_k as usize).max(1);
+        let scores = memory.inputs.get::<i32>(0)?;
+        let row_bytes = n_k * if p.wide_exp { 2 } else { 1 };
+        let rows = scores.chunks_exact(n_k).zip(memory.out.chunks_exact_mut(row_bytes));
+        for (scores, out) in rows.skip(pieces.start as usize).take(pieces.len()) {
+            exp_row::<B>(p.wide_exp, scores, out)?;
+        }
+        Ok(())
+    }
+
+    fn pieces(&self) -> u32 {
+        self.attention.batch * self.attention.heads * self.attention.n_q
+    }
+}
+
+impl Operator for AttentionValues {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        self.attention.check(io)?;
+        self.attention.check_v(io)?;
+        let dtype = if self.attention.wide_exp { Dtype::U16 } else { Dtype::U8 };
+        io.need_input(0, &[dtype], self.attention.score_len())?;
+        Ok(())
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let p = &self.attention;
+        let n_k = (p.n_k as usize).max(1);
+        let row_bytes = n_k * if p.wide_exp { 2 } else { 1 };
+        let exps = memory.inputs.bytes(0)?;
+        for piece in pieces {
+            let first = p.unit(piece);
+            let scratch = Scratch::split(p, memory.scratch)?;
+            if first.row == 0 {
+                p.transpose_values::<B>(&memory.inputs, first, scratch.values)?;
+            }
+            let job = DotJob { x_stride: n_k, ..p.value_job(1, p.v_dim as usize) };
+            for row in first.row..first.row + p.rows_from(first.row) as u32 {
+                let index = (first.batch * p.heads + first.head) as usize * p.n_q as usize + row as usize;
+                let exps = exps.get(index * row_bytes..(index + 1) * row_bytes).ok_or(RunFault::Memory)?;
+                let acc = scratch.acc.get_mut(..p.v_dim as usize).ok_or(RunFault::Memory)?;
+                dot_exps::<B>(p.wide_exp, &job, exps, scratch.values, acc)?;
+                let sum = if p.wide_exp {
+                    super::memory::cast::<u16>(exps)?.iter().map(|&e| u32::from(e)).sum()
+                } else {
+                    exps.iter().map(|&e| u32::from(e)).sum()
+                };
+                p.values::<B>(acc, sum, Unit { row, ..first }, super::memory::cast_mut(memory.out)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn macs(&self) -> u64 {
+        self.attention.score_len() * u64::from(self.attention.v_dim)
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        Scratch::sizes(&self.attention).iter().sum::<usize>() as u32
+    }
+
+    fn pieces(&self) -> u32 {
+        self.attention.batch * self.attention.heads * self.attention.blocks()
+    }
+}

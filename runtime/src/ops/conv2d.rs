@@ -1,0 +1,223 @@
+//! 2-D convolution as a dense layer over gathered windows.
+
+use super::linear::{Dense, JobSize};
+use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use crate::format::{Blob, op_params};
+use crate::kernels::{self, Kernels, LinearOut, PANEL, PackedWeights};
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `x: i8` image, read by strides, to `y: [out_h * out_w, n] i8 | i16`, channels last.
+    ///
+    /// The sum runs over `(kh, kw, c)` in this order. Weights of group `g` are a packed `[n / groups, kh*kw*c]` matrix,
+    /// one group after the other, each padded like a matrix of its own (so are bias and multipliers).
+    Conv2d {
+        /// Window geometry.
+        window: Window,
+        /// Input channels of one group.
+        channels: u32,
+        /// Groups.
+        groups: u32,
+        /// Output channels of all groups.
+        n: u32,
+        /// Weights and requantization; `weights`, `bias`, `multipliers` hold all groups.
+        dense: Dense,
+    }
+}
+
+op_params! {
+    /// Where windows lie in an image, shared by convolution and pooling.
+    Window {
+        /// Rows of the image.
+        in_h: u32,
+        /// Columns of the image.
+        in_w: u32,
+        /// Rows of the output.
+        out_h: u32,
+        /// Columns of the output.
+        out_w: u32,
+        /// Rows of the window.
+        kernel_h: u32,
+        /// Columns of the window.
+        kernel_w: u32,
+        /// Vertical step.
+        stride_h: u32,
+        /// Horizontal step.
+        stride_w: u32,
+        /// Rows of padding above.
+        pad_top: u32,
+        /// Columns of padding on the left.
+        pad_left: u32,
+        /// Vertical distance of window rows.
+        dilation_h: u32,
+        /// Horizontal distance of window columns.
+        dilation_w: u32,
+        /// Elements from a channel to the next.
+        channel_stride: u32,
+        /// Elements from an image row to the next.
+        row_stride: u32,
+        /// Elements from an image column to the next.
+        column_stride: u32,
+        /// Value of padding elements: the input's zero point.
+        pad_value: i32,
+    }
+}
+
+/// Greatest extent of any window dimension: keeps all index arithmetic inside `i32` and `u64`.
+const MAX_EXTENT: u32 = 1 << 15;
+
+impl Window {
+    /// Checks that every index of every window over `channels` channels lies in an image of `len` elements.
+    pub(super) fn check(&self, channels: u32, len: usize) -> Result<(), OpFault> {
+        let sizes = [self.in_h, self.in_w, self.out_h, self.out_w, self.kernel_h, self.kernel_w, channels];
+        let steps = [self.stride_h, self.stride_w, self.dilation_h, self.dilation_w];
+        let sane = sizes.iter().chain(&steps).all(|&v| v > 0 && v <= MAX_EXTENT);
+        let sane = sane && self.pad_top <= MAX_EXTENT && self.pad_left <= MAX_EXTENT;
+        require(sane && (-128..=127).contains(&self.pad_value), OpFault::Range)?;
+        let reach = |stride: u32, count: u32| u64::from(stride) * u64::from(count - 1);
+        let last = reach(self.channel_stride, channels) + reach(self.row_stride, self.in_h);
+        require(last + reach(self.column_stride, self.in_w) < len as u64, OpFault::Operand)
+    }
+
+    /// Offsets of the elements of the window at output pixel `pixel`, in the order `(kh, kw)`; `None` is padding.
+    pub(super) fn taps(&self, pixel: u32) -> impl Iterator<Item = Option<usize>> + Clone + '_ {
+        let row = pixel.checked_div(self.out_w).unwrap_or(0);
+        let column = pixel.wrapping_sub(row.wrapping_mul(self.out_w));
+        let top = (row * self.stride_h) as i32 - self.pad_top as i32;
+        let left = (column * self.stride_w) as i32 - self.pad_left as i32;
+        (0..self.kernel_h).flat_map(move |kh| {
+            let y = top + (kh * self.dilation_h) as i32;
+            (0..self.kernel_w).map(move |kw| {
+                let x = left + (kw * self.dilation_w) as i32;
+                let inside = y >= 0 && y < self.in_h as i32 && x >= 0 && x < self.in_w as i32;
+                inside.then(|| y as usize * self.row_stride as usize + x as usize * self.column_stride as usize)
+            })
+        })
+    }
+
+    /// Output pixels.
+    pub(super) fn pixels(&self) -> u32 {
+        self.out_h.saturating_mul(self.out_w)
+    }
+}
+
+impl Conv2d {
+    fn k(&self) -> usize {
+        self.window.kernel_h as usize * self.window.kernel_w as usize * self.channels as usize
+    }
+
+    fn group_n(&self) -> u32 {
+        self.n.checked_div(self.groups).unwrap_or(0)
+    }
+
+    /// The part of `blob` that belongs to `group`.
+    fn part(blob: Blob, bytes: usize, group: u32) -> Blob {
+        Blob { offset: blob.offset.wrapping_add(group.wrapping_mul(bytes as u32)), bytes: bytes as u32 }
+    }
+
+    /// The dense layer of one group.
+    fn group(&self, group: u32) -> Dense {
+        let n = self.group_n() as usize;
+        let weights = PackedWeights::bytes_for(n, self.k(), self.dense.weight_bits);
+        let channels = n.next_multiple_of(PANEL) * 4;
+        Dense {
+            weights: Self::part(self.dense.weights, weights, group),
+            bias: Self::part(self.dense.bias, channels, group),
+            multipliers: Self::part(self.dense.multipliers, channels, group),
+            ..self.dense
+        }
+    }
+
+    fn gathered_bytes(&self) -> usize {
+        (kernels::ROW_BLOCK * self.k().next_multiple_of(kernels::GROUP)).next_multiple_of(16)
+    }
+
+    /// Gathers the window of `pixel` for the channels from `first` into `out`.
+    fn gather(&self, x: &[i8], pixel: u32, first: usize, out: &mut [i8]) {
+        let pad = self.window.pad_value as i8;
+        let channels = self.channels as usize;
+        let stride = self.window.channel_stride as usize;
+        for (tap, out) in self.window.taps(pixel).zip(out.chunks_exact_mut(channels.max(1))) {
+            let source = tap.and_then(|at| x.get(at + first * stride..));
+            match source {
+                Some(source) => {
+                    for (to, &from) in out.iter_mut().zip(source.iter().step_by(stride.max(1))) {
+                        *to = from;
+                    }
+                }
+                None => out.iter_mut().for_each(|to| *to = pad),
+            }
+        }
+    }
+}
+
+impl Operator for Conv2d {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        require(self.groups > 0 && self.groups <= MAX_EXTENT && self.n > 0 && self.n <= MAX_EXTENT, OpFault::Range)?;
+        require(self.n.is_multiple_of(self.groups) && self.channels <= MAX_EXTENT, OpFault::Range)?;
+        let input = io.need_input(0, &[Dtype::I8], 1)?;
+        let all_channels = self.channels.checked_mul(self.groups).ok_or(OpFault::Range)?;
+        self.window.check(all_channels, input.len())?;
+        let k = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w) * u64::from(self.channels);
+        require(k <= 1 << 20, OpFault::Range)?;
+        let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.window.pixels()) * u64::from(self.n))?;
+        let whole = |blob: Blob| blob.bytes.is_multiple_of(self.groups) && (blob.bytes / self.groups).is_multiple_of(16);
+        let even = whole(self.dense.weights) && whole(self.dense.bias) && whole(self.dense.multipliers);
+        require(even, OpFault::Blob)?;
+        (0..self.groups).try_for_each(|g| self.group(g).check(io, self.group_n(), k as u32, out.dtype))
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let x = memory.inputs.get::<i8>(0)?;
+        let (k, n, group_n) = (self.k(), self.n as usize, self.group_n() as usize);
+        let lut = self.dense.table(&memory.inputs)?;
+        let wide = memory.output.dtype == Dtype::I16;
+        for piece in pieces {
+            let first = piece * kernels::ROW_BLOCK as u32;
+            let pixels = first..(first + kernels::ROW_BLOCK as u32).min(self.window.pixels());
+            for group in 0..self.groups {
+                let size = JobSize { rows: pixels.len(), k, n: group_n, x_stride: k, out_stride: n };
+                let job = self.group(group).job(&memory.inputs, size)?;
+                let start = first as usize * n + group as usize * group_n;
+                let channel = group as usize * self.channels as usize;
+                let gather_all = |gathered: &mut [i8]| {
+                    for (pixel, out) in pixels.clone().zip(gathered.chunks_exact_mut(k.max(1))) {
+                        self.gather(x, pixel, channel, out);
+                    }
+                };
+                if wide {
+                    let (out, scratch) = memory.out::<i16>()?;
+                    let (gathered, scratch) = split_scratch(scratch, self.gathered_bytes())?;
+                    gather_all(gathered);
+                    let out = out.get_mut(start..).ok_or(RunFault::Memory)?;
+                    B::linear(&job, gathered, LinearOut::I16 { out }, scratch);
+                } else {
+                    let (out, scratch) = memory.out::<i8>()?;
+                    let (gathered, scratch) = split_scratch(scratch, self.gathered_bytes())?;
+                    gather_all(gathered);
+                    let out = out.get_mut(start..).ok_or(RunFault::Memory)?;
+                    B::linear(&job, gathered, LinearOut::I8 { out, lut }, scratch);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn macs(&self) -> u64 {
+        u64::from(self.window.pixels()) * u64::from(self.n) * self.k() as u64
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        (self.gathered_bytes() + kernels::linear_scratch_bytes(self.k())) as u32
+    }
+
+    fn pieces(&self) -> u32 {
+        self.window.pixels().div_ceil(kernels::ROW_BLOCK as u32)
+    }
+}
+
+fn split_scratch(scratch: &mut [u8], bytes: usize) -> Result<(&mut [i8], &mut [u8]), RunFault> {
+    let (gathered, rest) = scratch.split_at_mut_checked(bytes).ok_or(RunFault::Memory)?;
+    Ok((super::memory::cast_mut(gathered)?, rest))
+}

@@ -1,0 +1,82 @@
+//! Data movement: transpose, slice, concat, roll, window partition, expand, all as one strided copy.
+
+use super::{Dims, Extent, Io, Memory, OpFault, Operator, RunFault, Walk, require};
+use crate::format::op_params;
+use crate::kernels::Kernels;
+use core::ops::Range;
+
+op_params! {
+    /// `y[to.at(i)] = x[from.at(i)]` for every index `i` of `dims`; elements keep their bytes.
+    ///
+    /// Several copies may write the parts of one tensor; all but the last have `partial`.
+    Copy {
+        /// Shape of what is copied.
+        dims: Dims,
+        /// View of the input; stride 0 repeats.
+        from: Extent,
+        /// View of the output.
+        to: Extent,
+        /// XORed into every 1-byte element: 0x80 makes `u8` pixels into `i8` values less 128.
+        flip: u32,
+        /// Later copies write the rest of the output.
+        partial: bool,
+    }
+}
+
+impl Operator for Copy {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        use crate::tensor::Dtype::{I8, I16, I32, U8, U16};
+        let all = &[I8, U8, I16, U16, I32];
+        let (input, out) = (io.need_input(0, all, 1)?, io.need_output(all, 1)?);
+        let size = input.dtype.bytes();
+        require(size == out.dtype.bytes() && self.flip <= 255, OpFault::Operand)?;
+        require(self.flip == 0 || size == 1, OpFault::Range)?;
+        let len = super::product(&self.dims);
+        require(len > 0 && len < 1 << 31, OpFault::Range)?;
+        require(self.from.fits(&self.dims, input.len()) && self.to.fits(&self.dims, out.len()), OpFault::Operand)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+        let x = memory.inputs.bytes(0)?;
+        match memory.output.dtype.bytes() {
+            1 => self.copy::<1>(x, memory.out, self.flip as u8),
+            2 => self.copy::<2>(x, memory.out, 0),
+            _ => self.copy::<4>(x, memory.out, 0),
+        }
+        Ok(())
+    }
+
+    fn completes_output(&self) -> bool {
+        !self.partial
+    }
+}
+
+impl Copy {
+    fn copy<const SIZE: usize>(&self, x: &[u8], out: &mut [u8], flip: u8) {
+        let (x, out) = (x.as_chunks::<SIZE>().0, out.as_chunks_mut::<SIZE>().0);
+        let [.., width] = self.dims;
+        let [.., step_from] = self.from.strides;
+        let [.., step_to] = self.to.strides;
+        let flat = step_from == 1 && step_to == 1;
+        for [from, to] in Walk::new(self.dims, [self.from, self.to]) {
+            if flat {
+                let source = x.get(from..).unwrap_or(&[]).iter().take(width as usize);
+                let target = out.get_mut(to..).unwrap_or(&mut []).iter_mut();
+                if flip == 0 {
+                    target.zip(source).for_each(|(to, from)| *to = *from);
+                } else {
+                    target.zip(source).for_each(|(to, from)| *to = from.map(|b| b ^ flip));
+                }
+                continue;
+            }
+            let (mut from, mut to) = (from, to);
+            for _ in 0..width {
+                if let (Some(source), Some(target)) = (x.get(from), out.get_mut(to)) {
+                    *target = source.map(|b| b ^ flip);
+                }
+                from = from.wrapping_add_signed(step_from as isize);
+                to = to.wrapping_add_signed(step_to as isize);
+            }
+        }
+    }
+}

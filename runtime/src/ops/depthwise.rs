@@ -1,0 +1,113 @@
+//! Depthwise 2-D convolution: every channel has its own window of weights.
+
+use super::conv2d::Window;
+use super::linear::Dense;
+use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use crate::arith::requant;
+use crate::format::op_params;
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `x: i8` image, read by strides, to `y: [out_h * out_w, channels] i8 | i16`, channels last.
+    ///
+    /// `dense.weights` is `[kernel_h * kernel_w, channels]` 8-bit, row major; bias and multipliers are `[channels]`
+    /// padded to a multiple of 4.
+    DepthwiseConv2d {
+        /// Window geometry.
+        window: Window,
+        /// Channels in and out.
+        channels: u32,
+        /// Weights and requantization.
+        dense: Dense,
+    }
+}
+
+impl Operator for DepthwiseConv2d {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let input = io.need_input(0, &[Dtype::I8], 1)?;
+        self.window.check(self.channels, input.len())?;
+        let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.window.pixels()) * u64::from(self.channels))?;
+        require(self.dense.weight_bits == 8 && self.dense.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
+        let taps = self.window.kernel_h as usize * self.window.kernel_w as usize;
+        let channels = self.channels as usize;
+        let weights = io.need_blob(self.dense.weights, (taps * channels) as u64)?;
+        let padded = (channels.next_multiple_of(4) * 4) as u64;
+        let bias = io.need_blob(self.dense.bias, padded)?;
+        let multipliers = io.need_blob(self.dense.multipliers, padded)?;
+        if self.dense.lut.is_some() {
+            io.need_blob(self.dense.lut, 256)?;
+            require(out.dtype == Dtype::I8, OpFault::Blob)?;
+        }
+        let positive = multipliers.as_chunks::<4>().0.iter().all(|m| i32::from_le_bytes(*m) >= 0);
+        require(positive, OpFault::Range)?;
+        io.need_proof(acc_bounds(weights, bias, channels), self.dense.acc_shift)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let x = memory.inputs.get::<i8>(0)?;
+        let weights = memory.inputs.blob::<i8>(self.dense.weights)?;
+        let bias = memory.inputs.blob::<i32>(self.dense.bias)?;
+        let multipliers = memory.inputs.blob::<i32>(self.dense.multipliers)?;
+        let lut = self.dense.table(&memory.inputs)?;
+        let channels = (self.channels as usize).max(1);
+        let wide = memory.output.dtype == Dtype::I16;
+        let pixels = pieces.start * self.window.out_w..pieces.end * self.window.out_w;
+        for pixel in pixels {
+            let taps = self.window.taps(pixel);
+            let first = pixel as usize * channels;
+            let at = |channel: usize| channel * self.window.channel_stride as usize;
+            let sum = |channel: usize, bias: i32| {
+                let values = taps.clone().map(|tap| match tap {
+                    Some(offset) => x.get(offset + at(channel)).copied().unwrap_or(0).into(),
+                    None => self.window.pad_value,
+                });
+                let column = weights.get(channel..).unwrap_or(&[]).iter().step_by(channels);
+                values.zip(column).fold(bias, |acc, (x, &w): (i32, _)| acc.wrapping_add(x * i32::from(w)))
+            };
+            let scales = bias.iter().zip(multipliers).enumerate();
+            if wide {
+                let out = memory.out::<i16>()?.0.get_mut(first..first + channels).ok_or(RunFault::Memory)?;
+                for (out, (channel, (&bias, &multiplier))) in out.iter_mut().zip(scales) {
+                    *out = requant::requantize_i16(sum(channel, bias), self.dense.acc_shift, multiplier);
+                }
+            } else {
+                let out = memory.out::<i8>()?.0.get_mut(first..first + channels).ok_or(RunFault::Memory)?;
+                for (out, (channel, (&bias, &multiplier))) in out.iter_mut().zip(scales) {
+                    let acc = sum(channel, bias);
+                    *out = requant::requantize_i8(acc, self.dense.acc_shift, multiplier, self.dense.zero_point);
+                }
+                if let Some(table) = lut {
+                    B::lut_in_place(out, table);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn macs(&self) -> u64 {
+        let taps = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w);
+        u64::from(self.window.pixels()) * u64::from(self.channels) * taps
+    }
+
+    fn pieces(&self) -> u32 {
+        self.window.out_h
+    }
+}
+
+/// Least and greatest accumulator over all channels for any `i8` input.
+pub fn acc_bounds(weights: &[u8], bias: &[u8], channels: usize) -> (i64, i64) {
+    let mut bounds = (0, 0);
+    for (channel, bias) in bias.as_chunks::<4>().0.iter().enumerate().take(channels) {
+        let bias = i64::from(i32::from_le_bytes(*bias));
+        let (mut low, mut high) = (bias, bias);
+        for &w in weights.get(channel..).unwrap_or(&[]).iter().step_by(channels.max(1)) {
+            let w = i64::from(w as i8);
+            low += (127 * w).min(-128 * w);
+            high += (127 * w).max(-128 * w);
+        }
+        bounds = (low.min(bounds.0), high.max(bounds.1));
+    }
+    bounds
+}

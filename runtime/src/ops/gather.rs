@@ -1,0 +1,42 @@
+//! Rows of a table by index: token and position embeddings.
+
+use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use crate::format::op_params;
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// Inputs: 0 the table `[rows, width]` of any type, 1 the ids `[n] i32`; output `[n, width]` of the table's type.
+    Gather {
+        /// Rows of the table.
+        rows: u32,
+        /// Elements of a row.
+        width: u32,
+        /// Number of ids.
+        n: u32,
+    }
+}
+
+impl Operator for Gather {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let any = &[Dtype::I8, Dtype::U8, Dtype::I16, Dtype::U16, Dtype::I32];
+        require(self.rows > 0 && self.rows < 1 << 31 && self.width > 0, OpFault::Range)?;
+        let table = io.need_input(0, any, u64::from(self.rows) * u64::from(self.width))?;
+        io.need_input(1, &[Dtype::I32], u64::from(self.n))?;
+        io.need_output(&[table.dtype], u64::from(self.n) * u64::from(self.width)).map(|_| ())
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+        let table = memory.inputs.bytes(0)?;
+        let ids = memory.inputs.get::<i32>(1)?;
+        let row_bytes = (self.width as usize * memory.output.dtype.bytes()).max(1);
+        for (out, &id) in memory.out.chunks_exact_mut(row_bytes).zip(ids).take(self.n as usize) {
+            let fault = RunFault::Index { value: id, limit: self.rows };
+            let row = u32::try_from(id).ok().filter(|&row| row < self.rows).ok_or(fault)? as usize;
+            let row = table.get(row * row_bytes..).ok_or(RunFault::Memory)?;
+            out.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
+        }
+        Ok(())
+    }
+}

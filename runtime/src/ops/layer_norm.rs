@@ -1,0 +1,86 @@
+//! LayerNorm and RMSNorm over the last dimension, see [`crate::arith::norm`].
+
+use super::memory::{cast, cast_mut};
+use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use crate::arith::norm;
+use crate::format::{Blob, op_params};
+use crate::kernels::{Kernels, NormJob, NormOut, NormRow};
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `x: [rows, n] i8 | i16` to `y: [rows, n] i8 | i16`; an `i16` output may lie in the memory of an `i16` input.
+    LayerNorm {
+        /// Rows (tokens).
+        rows: u32,
+        /// Width.
+        n: u32,
+        /// RMSNorm: the mean is not subtracted.
+        rms: bool,
+        /// `eps / s_x^2 * n^2`.
+        eps: u64,
+        /// `[n] i32`: `gamma / s_y * 2^(11 + F)`, `F` being the fractional bits of the output width.
+        gamma: Blob,
+        /// `[n] i32`: `beta / s_y * 2^F + 2^(F - 1)`.
+        beta: Blob,
+    }
+}
+
+/// Greatest magnitude of an entry of `beta`: the sum with the scaled value (below 2^26) stays in `i32`.
+const MAX_BETA: i32 = 1 << 30;
+
+impl Operator for LayerNorm {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let len = u64::from(self.rows) * u64::from(self.n);
+        require(self.n > 0 && self.n <= norm::MAX_WIDTH && self.eps <= norm::MAX_EPS, OpFault::Range)?;
+        io.need_input(0, &[Dtype::I8, Dtype::I16], len)?;
+        io.need_output(&[Dtype::I8, Dtype::I16], len)?;
+        io.need_blob(self.gamma, u64::from(self.n) * 4)?;
+        let beta = io.need_blob(self.beta, u64::from(self.n) * 4)?;
+        let small = |b: &[u8; 4]| i32::from_le_bytes(*b).unsigned_abs() <= MAX_BETA as u32;
+        require(beta.as_chunks::<4>().0.iter().all(small), OpFault::Range)?;
+        // |sum x| <= n * 2^15 <= 2^27 and |c| <= n * 2^16 <= 2^28.
+        let bound = i64::from(self.n) << 16;
+        io.need_proof((-bound, bound), 0)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let n = self.n as usize;
+        let (gamma, beta) = (memory.inputs.blob(self.gamma)?, memory.inputs.blob(self.beta)?);
+        let job = NormJob { rms: self.rms, eps: self.eps, gamma, beta };
+        let input = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
+        for row in pieces {
+            let range = row as usize * n..(row as usize + 1) * n;
+            let x = if memory.inputs.is_in_place(0) {
+                // The row is overwritten while it is read: work from a copy.
+                let row = cast::<i16>(memory.out)?.get(range.clone()).ok_or(RunFault::Memory)?;
+                let copy = cast_mut::<i16>(memory.scratch)?.get_mut(..n).ok_or(RunFault::Memory)?;
+                copy.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
+                NormRow::I16(copy)
+            } else if input == Dtype::I8 {
+                NormRow::I8(memory.inputs.get(0)?.get(range.clone()).ok_or(RunFault::Memory)?)
+            } else {
+                NormRow::I16(memory.inputs.get(0)?.get(range.clone()).ok_or(RunFault::Memory)?)
+            };
+            let out = if memory.output.dtype == Dtype::I8 {
+                NormOut::I8(cast_mut(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?)
+            } else {
+                NormOut::I16(cast_mut(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?)
+            };
+            B::norm_row(&job, x, out);
+        }
+        Ok(())
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        (self.n * 2).next_multiple_of(16)
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn pieces(&self) -> u32 {
+        self.rows
+    }
+}

@@ -1,0 +1,195 @@
+//! Dense layer: `y = requantize(x W^T + b)`, with an optional 256-entry table or residual behind it.
+
+use super::{Inputs, Io, Memory, OpFault, Operator, RunFault, require};
+use crate::format::{Blob, op_params};
+use crate::kernels::{self, Kernels, LinearJob, LinearOut, PANEL, PackedWeights};
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `x: [rows, k] i8` and optionally `residual: [rows, n] i16` to `y: [rows, n]` in `i8` or `i16`.
+    ///
+    /// With a residual (input 1) `y` is `i16` and may lie in the residual's memory.
+    Linear {
+        /// Rows (tokens).
+        rows: u32,
+        /// Input width.
+        k: u32,
+        /// Output width.
+        n: u32,
+        /// Right shift of the residual, 0..=15.
+        residual_shift: u32,
+        /// Weights and requantization.
+        dense: Dense,
+    }
+}
+
+op_params! {
+    /// What every layer with packed weights shares: weights, bias, requantization, table.
+    Dense {
+        /// 8 or 4.
+        weight_bits: u32,
+        /// Left shift of accumulators.
+        acc_shift: u32,
+        /// Zero point of the value before the table.
+        zero_point: i32,
+        /// [`PackedWeights`].
+        weights: Blob,
+        /// `i32` per channel, padded to a multiple of 4.
+        bias: Blob,
+        /// `i32` per channel, padded to a multiple of 4.
+        multipliers: Blob,
+        /// 256 bytes applied to `i8` outputs, or none.
+        lut: Blob,
+    }
+}
+
+impl Dense {
+    /// Checks the blobs of an `[n, k]` layer and, from the weights, that no accumulator leaves the certificate.
+    pub(super) fn check(&self, io: &Io<'_>, n: u32, k: u32, out: Dtype) -> Result<(), OpFault> {
+        require(n > 0 && k > 0 && matches!(self.weight_bits, 4 | 8), OpFault::Range)?;
+        require(self.zero_point >= -32768 && self.zero_point <= 32767, OpFault::Range)?;
+        let (n, k) = (n as usize, k as usize);
+        let weights = io.need_blob(self.weights, PackedWeights::bytes_for(n, k, self.weight_bits) as u64)?;
+        let channels = (n.next_multiple_of(PANEL) * 4) as u64;
+        let bias = io.need_blob(self.bias, channels)?;
+        let multipliers = io.need_blob(self.multipliers, channels)?;
+        if self.lut.is_some() {
+            io.need_blob(self.lut, 256)?;
+            require(out == Dtype::I8, OpFault::Blob)?;
+        }
+        let positive = multipliers.as_chunks::<4>().0.iter().all(|m| i32::from_le_bytes(*m) >= 0);
+        require(positive, OpFault::Range)?;
+        let bounds = acc_bounds(weights, self.weight_bits, bias, k);
+        io.need_proof(bounds, self.acc_shift)
+    }
+
+    /// The job of `rows` rows.
+    pub(super) fn job<'a>(&self, inputs: &Inputs<'a>, size: JobSize) -> Result<LinearJob<'a>, RunFault> {
+        Ok(LinearJob {
+            rows: size.rows,
+            k: size.k,
+            n: size.n,
+            x_stride: size.x_stride,
+            out_stride: size.out_stride,
+            weights: PackedWeights { bytes: inputs.blob(self.weights)?, bits: self.weight_bits },
+            bias: inputs.blob(self.bias)?,
+            multipliers: inputs.blob(self.multipliers)?,
+            acc_shift: self.acc_shift,
+            zero_point: self.zero_point,
+        })
+    }
+
+    /// The table, where there is one.
+    pub(super) fn table<'a>(&self, inputs: &Inputs<'a>) -> Result<Option<&'a [i8; 256]>, RunFault> {
+        if !self.lut.is_some() {
+            return Ok(None);
+        }
+        inputs.blob::<i8>(self.lut)?.first_chunk().map(Some).ok_or(RunFault::Memory)
+    }
+}
+
+/// Rows, widths and strides of one dense job.
+#[derive(Clone, Copy)]
+pub(super) struct JobSize {
+    pub rows: usize,
+    pub k: usize,
+    pub n: usize,
+    pub x_stride: usize,
+    pub out_stride: usize,
+}
+
+/// Least and greatest accumulator over all channels for any `i8` input: `bias + sum(w > 0 ? 127 w : -128 w)` and its
+/// mirror, by interval arithmetic over the packed weights. Partial sums stay inside too: every term of the maximum is
+/// non-negative.
+pub fn acc_bounds(weights: &[u8], bits: u32, bias: &[u8], k: usize) -> (i64, i64) {
+    let groups = k.div_ceil(kernels::GROUP).max(1);
+    let group_bytes = kernels::GROUP * bits as usize / 8;
+    let panel_bytes = (groups * PANEL * group_bytes).max(1);
+    let mut bounds = (0i64, 0i64);
+    let panels = weights.chunks_exact(panel_bytes).zip(bias.as_chunks::<{ 4 * PANEL }>().0);
+    for (panel, bias) in panels {
+        for (channel, bias) in bias.as_chunks::<4>().0.iter().enumerate() {
+            let (mut positive, mut negative) = (0i64, 0i64);
+            for group in panel.chunks_exact((PANEL * group_bytes).max(1)) {
+                let bytes = group.chunks_exact(group_bytes.max(1)).nth(channel).unwrap_or(&[]);
+                let mut add = |w: i32| if w > 0 { positive += i64::from(w) } else { negative -= i64::from(w) };
+                for &byte in bytes {
+                    if bits == 8 {
+                        add(i32::from(byte as i8));
+                    } else {
+                        add(i32::from(((byte << 4) as i8) >> 4));
+                        add(i32::from((byte as i8) >> 4));
+                    }
+                }
+            }
+            let bias = i64::from(i32::from_le_bytes(*bias));
+            let (low, high) = (-128 * positive - 127 * negative, 127 * positive + 128 * negative);
+            bounds = (bounds.0.min(bias + low).min(bias), bounds.1.max(bias + high).max(bias));
+        }
+    }
+    bounds
+}
+
+impl Operator for Linear {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let (rows, k, n) = (u64::from(self.rows), u64::from(self.k), u64::from(self.n));
+        io.need_input(0, &[Dtype::I8], rows * k)?;
+        let out = io.need_output(&[Dtype::I8, Dtype::I16], rows * n)?;
+        if io.input(1).is_some() {
+            let residual = io.need_input(1, &[Dtype::I16], rows * n)?;
+            let same = out.dtype == Dtype::I16 && residual.len() == out.len();
+            require(same && out.len() as u64 == rows * n, OpFault::Operand)?;
+            require(self.residual_shift <= 15, OpFault::Range)?;
+        }
+        self.dense.check(io, self.n, self.k, out.dtype)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let (k, n) = (self.k as usize, self.n as usize);
+        let first = pieces.start as usize * kernels::ROW_BLOCK;
+        let last = (pieces.end as usize * kernels::ROW_BLOCK).min(self.rows as usize);
+        let rows = last.saturating_sub(first);
+        let job = self.dense.job(&memory.inputs, JobSize { rows, k, n, x_stride: k, out_stride: n })?;
+        let lut = self.dense.table(&memory.inputs)?;
+        let x = memory.inputs.get::<i8>(0)?.get(first * k..last * k).ok_or(RunFault::Memory)?;
+        if memory.output.dtype == Dtype::I8 {
+            let (out, scratch) = memory.out::<i8>()?;
+            let out = out.get_mut(first * n..last * n).ok_or(RunFault::Memory)?;
+            B::linear(&job, x, LinearOut::I8 { out, lut }, scratch);
+            return Ok(());
+        }
+        let residual = match memory.inputs.record(1) {
+            Some(_) if !memory.inputs.is_in_place(1) => Some(memory.inputs.get::<i16>(1)?),
+            _ => None,
+        };
+        let adds = memory.inputs.record(1).is_some();
+        let (out, scratch) = memory.out::<i16>()?;
+        let out = out.get_mut(first * n..last * n).ok_or(RunFault::Memory)?;
+        if let Some(residual) = residual.and_then(|r| r.get(first * n..last * n)) {
+            for (to, &from) in out.iter_mut().zip(residual) {
+                *to = from;
+            }
+        }
+        let residual_shift = self.residual_shift;
+        let out = if adds { LinearOut::I16Residual { out, residual_shift } } else { LinearOut::I16 { out } };
+        B::linear(&job, x, out, scratch);
+        Ok(())
+    }
+
+    fn macs(&self) -> u64 {
+        u64::from(self.rows) * u64::from(self.k) * u64::from(self.n)
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        kernels::linear_scratch_bytes(self.k as usize) as u32
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn pieces(&self) -> u32 {
+        self.rows.div_ceil(kernels::ROW_BLOCK as u32)
+    }
+}

@@ -1,0 +1,50 @@
+//! Any function of one 8-bit tensor, as a table.
+
+use super::memory::cast_mut;
+use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use crate::format::{Blob, op_params};
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `y[i] = table[x[i] + 128]`, `x: [len] i8`, `y: [len]` in the element type of the table.
+    Lut {
+        /// Elements.
+        len: u32,
+        /// 256 entries of `i8` or `i16`.
+        table: Blob,
+    }
+}
+
+impl Operator for Lut {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let input = io.need_input(0, &[Dtype::I8], u64::from(self.len))?;
+        let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.len))?;
+        require(out.offset != input.offset || input.place != out.place || out.dtype == Dtype::I8, OpFault::Alias)?;
+        io.need_blob(self.table, 256 * out.dtype.bytes() as u64).map(|_| ())
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+        let len = self.len as usize;
+        if memory.output.dtype == Dtype::I8 {
+            let table = memory.inputs.blob::<i8>(self.table)?.first_chunk().ok_or(RunFault::Memory)?;
+            let out = cast_mut::<i8>(memory.out)?.get_mut(..len).ok_or(RunFault::Memory)?;
+            if !memory.inputs.is_in_place(0) {
+                out.iter_mut().zip(memory.inputs.get::<i8>(0)?).for_each(|(to, from)| *to = *from);
+            }
+            B::lut_in_place(out, table);
+            return Ok(());
+        }
+        let table: &[i16; 256] = memory.inputs.blob::<i16>(self.table)?.first_chunk().ok_or(RunFault::Memory)?;
+        let x = memory.inputs.bytes(0)?;
+        let out = cast_mut::<i16>(memory.out)?.get_mut(..len).ok_or(RunFault::Memory)?;
+        // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
+        out.iter_mut().zip(x).for_each(|(out, &x)| *out = table[usize::from(x ^ 0x80)]);
+        Ok(())
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        (self.table.bytes == 256).then_some(0)
+    }
+}

@@ -1,0 +1,138 @@
+//! Product of two activations: `y = requantize(a b)` for every matrix of a batch.
+
+use super::memory::cast_mut;
+use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use crate::arith::requant::{requantize_i8, requantize_i16};
+use crate::format::op_params;
+use crate::kernels::{DotJob, Kernels, ROW_BLOCK};
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `a: [.., m, k] i8` times `b` (`i8`, `[.., n, k]` or `[.., k, n]`) to `y: [batch, m, n] i8 | i16`, contiguous.
+    ///
+    /// The batch has three dimensions with strides of their own on both sides (0 repeats).
+    MatMul {
+        /// Batch dimensions.
+        batch: [u32; 3],
+        /// Rows of `a`.
+        m: u32,
+        /// Columns of `b`.
+        n: u32,
+        /// Length of the sums.
+        k: u32,
+        /// Elements between the matrices of `a` along each batch dimension.
+        a_batch: [u32; 3],
+        /// Elements between rows of `a`.
+        a_row: u32,
+        /// Elements between the matrices of `b` along each batch dimension.
+        b_batch: [u32; 3],
+        /// Elements between rows of `b`.
+        b_row: u32,
+        /// `b` holds `[n, k]` instead of `[k, n]`.
+        b_transposed: bool,
+        /// Left shift of accumulators.
+        acc_shift: u32,
+        /// Requantization.
+        multiplier: i32,
+        /// Added after requantization.
+        zero_point: i32,
+    }
+}
+
+const MAX_DIM: u32 = 1 << 16;
+
+impl MatMul {
+    fn blocks(&self) -> u32 {
+        self.m.div_ceil(ROW_BLOCK as u32)
+    }
+
+    fn padded_k(&self) -> usize {
+        (self.k as usize).next_multiple_of(16)
+    }
+
+    fn column_bytes(&self) -> usize {
+        if self.b_transposed { 0 } else { self.n as usize * self.padded_k() }
+    }
+
+    /// Offset of matrix `index` of the batch.
+    fn start(&self, index: u32, strides: [u32; 3]) -> usize {
+        let [_, d1, d2] = self.batch.map(|d| d.max(1));
+        let [i0, i1, i2] = [index / d2 / d1, (index / d2) % d1, index % d2];
+        let [s0, s1, s2] = strides;
+        i0 as usize * s0 as usize + i1 as usize * s1 as usize + i2 as usize * s2 as usize
+    }
+}
+
+impl Operator for MatMul {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let dims = self.batch.iter().chain([&self.m, &self.n, &self.k]);
+        require(dims.clone().all(|&d| d > 0 && d <= MAX_DIM) && self.multiplier >= 0, OpFault::Range)?;
+        require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
+        let batches = super::product(&self.batch);
+        require(batches.saturating_mul(u64::from(self.blocks())) <= u64::from(u32::MAX), OpFault::Range)?;
+        let reach = |strides: [u32; 3], rows: u32, row: u32, width: u32| {
+            let batch: u64 = strides.iter().zip(&self.batch).map(|(&s, &d)| u64::from(s) * u64::from(d - 1)).sum();
+            batch + u64::from(row) * u64::from(rows - 1) + u64::from(width)
+        };
+        let (b_rows, b_width) = if self.b_transposed { (self.n, self.k) } else { (self.k, self.n) };
+        require(self.a_row >= self.k && self.b_row >= b_width, OpFault::Range)?;
+        io.need_input(0, &[Dtype::I8], reach(self.a_batch, self.m, self.a_row, self.k))?;
+        io.need_input(1, &[Dtype::I8], reach(self.b_batch, b_rows, self.b_row, b_width))?;
+        let out = batches.saturating_mul(u64::from(self.m) * u64::from(self.n));
+        io.need_output(&[Dtype::I8, Dtype::I16], out)?;
+        require(self.column_bytes() < 1 << 28, OpFault::Range)?;
+        let dot = i64::from(self.k) << 14;
+        io.need_proof((-dot, dot), self.acc_shift)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let (a, b) = (memory.inputs.get::<i8>(0)?, memory.inputs.get::<i8>(1)?);
+        let (n, padded) = (self.n as usize, self.padded_k());
+        let blocks = self.blocks().max(1);
+        for piece in pieces {
+            let (matrix, block) = (piece / blocks, piece % blocks);
+            let first = block as usize * ROW_BLOCK;
+            let rows = (self.m as usize).saturating_sub(first).min(ROW_BLOCK);
+            let a_start = self.start(matrix, self.a_batch) + first * self.a_row as usize;
+            let a = a.get(a_start..).ok_or(RunFault::Memory)?;
+            let b = b.get(self.start(matrix, self.b_batch)..).ok_or(RunFault::Memory)?;
+            let (columns, acc) = memory.scratch.split_at_mut_checked(self.column_bytes()).ok_or(RunFault::Memory)?;
+            let columns: &mut [i8] = cast_mut(columns)?;
+            let acc: &mut [i32] = cast_mut(acc)?;
+            // The transposed matrix stays in the scratch for the other row blocks.
+            if !self.b_transposed && block == 0 {
+                B::transpose(b, self.b_row as usize, self.k as usize, n, columns, padded);
+            }
+            let (y, y_stride) = if self.b_transposed { (b, self.b_row as usize) } else { (&*columns, padded) };
+            let job = DotJob { rows, cols: n, k: self.k as usize, x_stride: self.a_row as usize, y_stride, out_stride: n };
+            B::dot_i8(&job, a, y, acc);
+            let start = (matrix as usize * self.m as usize + first) * n;
+            let acc = acc.get(..rows * n).ok_or(RunFault::Memory)?;
+            if memory.output.dtype == Dtype::I8 {
+                let out: &mut [i8] = cast_mut(memory.out)?;
+                for (out, &acc) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(acc) {
+                    *out = requantize_i8(acc, self.acc_shift, self.multiplier, self.zero_point);
+                }
+            } else {
+                let out: &mut [i16] = cast_mut(memory.out)?;
+                for (out, &acc) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(acc) {
+                    *out = requantize_i16(acc, self.acc_shift, self.multiplier);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn macs(&self) -> u64 {
+        super::product(&self.batch) * u64::from(self.m) * u64::from(self.n) * u64::from(self.k)
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        (self.column_bytes() + (ROW_BLOCK * self.n as usize * 4).next_multiple_of(16)) as u32
+    }
+
+    fn pieces(&self) -> u32 {
+        (super::product(&self.batch) as u32).saturating_mul(self.blocks())
+    }
+}

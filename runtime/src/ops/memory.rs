@@ -1,0 +1,120 @@
+//! The operands of a running operator, borrowed apart from one arena.
+
+use super::RunFault;
+use crate::format::{Blob, OpRecord, Place, TensorRecord};
+use core::ops::Range;
+
+/// Inputs, output and scratch of one operator: inputs shared, output and scratch exclusive, all from one arena.
+pub struct Memory<'a> {
+    /// What the operator reads.
+    pub inputs: Inputs<'a>,
+    /// Record of the output.
+    pub output: TensorRecord,
+    /// Bytes of the output.
+    pub out: &'a mut [u8],
+    /// The scratch area.
+    pub scratch: &'a mut [u8],
+}
+
+/// The readable side: input tensors and weights.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// What is left of the arena around output and scratch, each part with its offset.
+    arena: [(usize, &'a [u8]); 3],
+    weights: &'a [u8],
+    tensors: &'a [u8],
+    op: OpRecord,
+    output_offset: u32,
+}
+
+impl<'a> Memory<'a> {
+    /// Splits `arena` into output, scratch and the rest. `None` when the ranges overlap or leave the arena.
+    pub(crate) fn split(arena: &'a mut [u8], weights: &'a [u8], tensors: &'a [u8], op: OpRecord) -> Option<Self> {
+        let output = super::Io::tensor(tensors, op.output)?;
+        let from = output.offset as usize;
+        let out = from..from.checked_add(output.bytes())?;
+        let from = op.scratch_offset as usize;
+        let scratch = from..from.checked_add(op.scratch_bytes as usize)?;
+        // An empty scratch area may be anywhere: take it from the end of the output.
+        let scratch = if scratch.is_empty() { out.end..out.end } else { scratch };
+        let out_first = out.start <= scratch.start;
+        let (first, second) = if out_first { (out, scratch) } else { (scratch, out) };
+        let gap = second.start.checked_sub(first.end)?;
+        let (low, rest) = arena.split_at_mut_checked(first.start)?;
+        let (first_bytes, rest) = rest.split_at_mut_checked(first.len())?;
+        let (middle, rest) = rest.split_at_mut_checked(gap)?;
+        let (second_bytes, high) = rest.split_at_mut_checked(second.len())?;
+        let arena = [(0, &*low), (first.end, &*middle), (second.end, &*high)];
+        let (out, scratch) = if out_first { (first_bytes, second_bytes) } else { (second_bytes, first_bytes) };
+        let inputs = Inputs { arena, weights, tensors, op, output_offset: output.offset };
+        Some(Self { inputs, output, out, scratch })
+    }
+
+    /// The output as elements of `T`, and the scratch bytes.
+    ///
+    /// # Errors
+    /// [`RunFault::Memory`].
+    pub fn out<T: bytemuck::Pod>(&mut self) -> Result<(&mut [T], &mut [u8]), RunFault> {
+        Ok((cast_mut(self.out)?, self.scratch))
+    }
+}
+
+impl<'a> Inputs<'a> {
+    /// Record of input `index`.
+    pub fn record(&self, index: usize) -> Option<TensorRecord> {
+        super::Io::tensor(self.tensors, *self.op.inputs.get(index)?)
+    }
+
+    /// Whether input `index` lies in the memory of the output.
+    pub fn is_in_place(&self, index: usize) -> bool {
+        self.record(index).is_some_and(|t| t.place == Place::Arena && t.offset == self.output_offset)
+    }
+
+    /// The bytes of input `index`; not to be had when it is in place.
+    ///
+    /// # Errors
+    /// [`RunFault::Memory`].
+    pub fn bytes(&self, index: usize) -> Result<&'a [u8], RunFault> {
+        let tensor = self.record(index).ok_or(RunFault::Memory)?;
+        let from = tensor.offset as usize;
+        let range = from..from.saturating_add(tensor.bytes());
+        let bytes = match tensor.place {
+            Place::Arena => self.from_arena(range),
+            Place::Constant => self.weights.get(range),
+        };
+        bytes.ok_or(RunFault::Memory)
+    }
+
+    /// Input `index` as elements of `T`.
+    ///
+    /// # Errors
+    /// [`RunFault::Memory`].
+    pub fn get<T: bytemuck::Pod>(&self, index: usize) -> Result<&'a [T], RunFault> {
+        cast(self.bytes(index)?)
+    }
+
+    /// The elements of a blob in the `Weights` section.
+    ///
+    /// # Errors
+    /// [`RunFault::Memory`].
+    pub fn blob<T: bytemuck::Pod>(&self, blob: Blob) -> Result<&'a [T], RunFault> {
+        cast(blob.of(self.weights).ok_or(RunFault::Memory)?)
+    }
+
+    fn from_arena(&self, range: Range<usize>) -> Option<&'a [u8]> {
+        self.arena.iter().find_map(|&(start, part)| {
+            let from = range.start.checked_sub(start)?;
+            part.get(from..)?.get(..range.len())
+        })
+    }
+}
+
+/// Elements of `T` in `bytes`.
+pub(crate) fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Result<&[T], RunFault> {
+    bytemuck::try_cast_slice(bytes).map_err(|_| RunFault::Memory)
+}
+
+/// Elements of `T` in `bytes`.
+pub(crate) fn cast_mut<T: bytemuck::Pod>(bytes: &mut [u8]) -> Result<&mut [T], RunFault> {
+    bytemuck::try_cast_slice_mut(bytes).map_err(|_| RunFault::Memory)
+}

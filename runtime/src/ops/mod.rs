@@ -1,0 +1,406 @@
+//! The operators: each file holds one operator's parameters, the checks that make it safe to run, and the run itself.
+//!
+//! An operator knows shapes and walks rows; the arithmetic is in [`crate::kernels`]. To add one: a file here with its
+//! [`Operator`] implementation, a line in [`operators!`], and nothing else in the runtime.
+
+use crate::format::{Blob, CertRecord, OpRecord, Place, ReadWords, TensorRecord, Word};
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::fmt;
+use core::ops::Range;
+
+pub mod add;
+pub mod attention;
+pub mod conv2d;
+pub mod copy;
+pub mod depthwise;
+pub mod gather;
+pub mod layer_norm;
+pub mod linear;
+pub mod lut;
+pub mod matmul;
+mod memory;
+pub mod mul;
+pub mod pool;
+pub mod reduce_mean;
+pub mod requant;
+pub mod softmax;
+mod strides;
+mod wide;
+
+pub use memory::{Inputs, Memory};
+pub use strides::{Dims, Extent, Strides, Walk};
+
+/// Declares the kinds, in the order of their codes.
+macro_rules! operators {
+    ($($code:literal $kind:ident $name:literal $params:ty;)*) => {
+        /// Which operator a record holds.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+        #[repr(u16)]
+        pub enum OpKind { $(
+            #[doc = $name]
+            $kind = $code,
+        )* }
+
+        impl OpKind {
+            /// All kinds.
+            pub const ALL: &'static [OpKind] = &[$(OpKind::$kind),*];
+
+            /// The kind with this code.
+            pub fn from_code(code: u16) -> Option<Self> {
+                match code { $($code => Some(OpKind::$kind),)* _ => None }
+            }
+
+            /// Name in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $(OpKind::$kind => $name,)* }
+            }
+        }
+
+        /// An operator with its parameters, for tools that look into a model.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Op { $($kind($params),)* }
+
+        impl Op {
+            /// Decodes the parameters of an operator of this kind.
+            pub fn decode(kind: OpKind, words: &[u8]) -> Option<Self> {
+                match kind { $(OpKind::$kind => Some(Op::$kind(decode(words)?)),)* }
+            }
+
+            /// Which operator this is.
+            pub fn kind(&self) -> OpKind {
+                match self { $(Op::$kind(_) => OpKind::$kind,)* }
+            }
+
+            /// Appends the parameters.
+            pub fn encode(&self, out: &mut dyn crate::format::WriteWords) {
+                match self { $(Op::$kind(params) => params.write(out),)* }
+            }
+
+            /// Multiplications with accumulation in one run.
+            pub fn macs(&self) -> u64 {
+                match self { $(Op::$kind(params) => params.macs(),)* }
+            }
+
+            /// Bytes of scratch memory one run needs.
+            pub fn scratch_bytes(&self) -> u32 {
+                match self { $(Op::$kind(params) => params.scratch_bytes(),)* }
+            }
+
+            /// Which input may lie in the same memory as the output.
+            pub fn in_place(&self) -> Option<usize> {
+                match self { $(Op::$kind(params) => params.in_place(),)* }
+            }
+
+            /// Pieces of work a run can be divided into.
+            pub fn pieces(&self) -> u32 {
+                match self { $(Op::$kind(params) => params.pieces(),)* }
+            }
+
+            /// Whether the whole output is written when this operator has run.
+            pub fn completes_output(&self) -> bool {
+                match self { $(Op::$kind(params) => params.completes_output(),)* }
+            }
+        }
+
+        impl<B: Kernels> OpTable<B> {
+            /// Every operator. A firmware that must be small names the ones its model uses instead.
+            pub const ALL: &'static [Entry<B>] = &[$(Entry::of::<$params>(OpKind::$kind),)*];
+        }
+    };
+}
+
+operators! {
+    1 Linear "linear" linear::Linear;
+    2 Conv2d "conv2d" conv2d::Conv2d;
+    3 DepthwiseConv2d "depthwise_conv2d" depthwise::DepthwiseConv2d;
+    4 MatMul "matmul" matmul::MatMul;
+    5 Attention "attention" attention::Attention;
+    6 AttentionScores "attention_scores" attention::AttentionScores;
+    7 AttentionExp "attention_exp" attention::AttentionExp;
+    8 AttentionValues "attention_values" attention::AttentionValues;
+    9 Softmax "softmax" softmax::Softmax;
+    10 LayerNorm "layer_norm" layer_norm::LayerNorm;
+    11 Add "add" add::Add;
+    12 Mul "mul" mul::Mul;
+    13 Lut "lut" lut::Lut;
+    14 Requant "requant" requant::Requant;
+    15 Copy "copy" copy::Copy;
+    16 Gather "gather" gather::Gather;
+    17 ReduceMean "reduce_mean" reduce_mean::ReduceMean;
+    18 Pool2d "pool2d" pool::Pool2d;
+}
+
+fn decode<O: Word>(words: &[u8]) -> Option<O> {
+    let mut words = ReadWords::new(words);
+    let params = O::read(&mut words)?;
+    words.is_empty().then_some(params)
+}
+
+/// One operator: its parameters implement this.
+pub trait Operator: Word {
+    /// Proves that a run stays inside its operands for any data.
+    ///
+    /// # Errors
+    /// The first [`OpFault`] found.
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault>;
+
+    /// Runs the pieces `pieces` (a part of `0..self.pieces()`).
+    ///
+    /// # Errors
+    /// [`RunFault`] where the data itself is out of range.
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault>;
+
+    /// Multiplications with accumulation in one run.
+    fn macs(&self) -> u64 {
+        0
+    }
+
+    /// Bytes of scratch memory one run needs.
+    fn scratch_bytes(&self) -> u32 {
+        0
+    }
+
+    /// Which input may lie in the same memory as the output.
+    fn in_place(&self) -> Option<usize> {
+        None
+    }
+
+    /// Pieces of work a run can be divided into.
+    fn pieces(&self) -> u32 {
+        1
+    }
+
+    /// Whether the whole output is written when this operator has run; `false` where a later one writes the rest.
+    fn completes_output(&self) -> bool {
+        true
+    }
+}
+
+/// Why an operator record cannot be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum OpFault {
+    /// The kind is unknown to this reader or left out of its operator table.
+    Kind,
+    /// The parameters do not decode.
+    Params,
+    /// An operand is missing, of the wrong type or too small.
+    Operand,
+    /// A blob of weights is missing, of the wrong size or out of range.
+    Blob,
+    /// A parameter is outside its admitted range.
+    Range,
+    /// Output and inputs overlap in a way the operator does not admit.
+    Alias,
+    /// The scratch area is too small or out of range.
+    Scratch,
+    /// An intermediate value could overflow: the certificate does not hold.
+    Overflow,
+}
+
+impl fmt::Display for OpFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kind => "the operator is not known or not linked in",
+            Self::Params => "the parameters do not decode",
+            Self::Operand => "an operand is missing, mistyped or too small",
+            Self::Blob => "a weight blob is missing or of the wrong size",
+            Self::Range => "a parameter is outside its range",
+            Self::Alias => "output and inputs overlap",
+            Self::Scratch => "the scratch area is too small",
+            Self::Overflow => "an intermediate value could overflow",
+        })
+    }
+}
+
+/// Why a run stopped: the data, not the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum RunFault {
+    /// An index (a token id) is not in `0..limit`.
+    Index {
+        /// The value met.
+        value: i32,
+        /// One more than the greatest admitted value.
+        limit: u32,
+    },
+    /// An operand could not be had although the model was checked: memory was exchanged in between.
+    Memory,
+}
+
+impl core::error::Error for RunFault {}
+
+impl fmt::Display for RunFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index { value, limit } => write!(f, "index {value} is not in 0..{limit}"),
+            Self::Memory => f.write_str("an operand is not where the model says"),
+        }
+    }
+}
+
+/// The operands of one operator, as the check sees them.
+pub struct Io<'m> {
+    /// Operator record.
+    pub record: OpRecord,
+    /// All tensor records, encoded.
+    pub tensors: &'m [u8],
+    /// The `Weights` section.
+    pub weights: &'m [u8],
+    /// What the file claims to be proven.
+    pub cert: CertRecord,
+}
+
+impl<'m> Io<'m> {
+    /// The record of tensor `index`.
+    pub fn tensor(tensors: &[u8], index: u16) -> Option<TensorRecord> {
+        TensorRecord::decode(tensors.chunks_exact(TensorRecord::BYTES).nth(usize::from(index))?)
+    }
+
+    /// Input `index`, where there is one.
+    pub fn input(&self, index: usize) -> Option<TensorRecord> {
+        Self::tensor(self.tensors, *self.record.inputs.get(index)?)
+    }
+
+    /// The output.
+    ///
+    /// # Errors
+    /// [`OpFault::Operand`] when it is missing.
+    pub fn output(&self) -> Result<TensorRecord, OpFault> {
+        Self::tensor(self.tensors, self.record.output).ok_or(OpFault::Operand)
+    }
+
+    /// Input `index` with at least `len` elements of one of the types `dtypes`.
+    ///
+    /// # Errors
+    /// [`OpFault::Operand`] otherwise.
+    pub fn need_input(&self, index: usize, dtypes: &[Dtype], len: u64) -> Result<TensorRecord, OpFault> {
+        let tensor = self.input(index).ok_or(OpFault::Operand)?;
+        require(dtypes.contains(&tensor.dtype) && tensor.len() as u64 >= len, OpFault::Operand)?;
+        Ok(tensor)
+    }
+
+    /// The output with at least `len` elements of one of the types `dtypes`.
+    ///
+    /// # Errors
+    /// [`OpFault::Operand`] otherwise.
+    pub fn need_output(&self, dtypes: &[Dtype], len: u64) -> Result<TensorRecord, OpFault> {
+        let tensor = self.output()?;
+        let fits = dtypes.contains(&tensor.dtype) && tensor.len() as u64 >= len && tensor.place == Place::Arena;
+        require(fits, OpFault::Operand)?;
+        Ok(tensor)
+    }
+
+    /// A blob of exactly `bytes` bytes, 16-byte aligned.
+    ///
+    /// # Errors
+    /// [`OpFault::Blob`] otherwise.
+    pub fn need_blob(&self, blob: Blob, bytes: u64) -> Result<&'m [u8], OpFault> {
+        let whole = u64::from(blob.bytes) == bytes && blob.offset.is_multiple_of(16);
+        require(whole, OpFault::Blob)?;
+        blob.of(self.weights).ok_or(OpFault::Blob)
+    }
+
+    /// Requires `bounds`, recomputed from the weights, to lie inside the certificate, and the certificate shifted left
+    /// by `acc_shift` to fit `i32`.
+    ///
+    /// # Errors
+    /// [`OpFault::Overflow`] otherwise.
+    pub fn need_proof(&self, bounds: (i64, i64), acc_shift: u32) -> Result<(), OpFault> {
+        let (min, max) = (i64::from(self.cert.acc_min), i64::from(self.cert.acc_max));
+        let covered = min <= bounds.0 && bounds.1 <= max && min <= max;
+        let fits = acc_shift < 31 && (min << acc_shift) >= i64::from(i32::MIN) && (max << acc_shift) <= i64::from(i32::MAX);
+        require(covered && fits, OpFault::Overflow)
+    }
+}
+
+/// `Ok` when `condition` holds, else `fault`.
+pub(crate) fn require(condition: bool, fault: OpFault) -> Result<(), OpFault> {
+    if condition { Ok(()) } else { Err(fault) }
+}
+
+/// Product of dimensions; cannot overflow for what [`TensorRecord`] admits, saturates otherwise.
+pub(crate) fn product(dims: &[u32]) -> u64 {
+    dims.iter().fold(1u64, |n, &d| n.saturating_mul(u64::from(d)))
+}
+
+/// How an operator is checked and run, for one set of kernels.
+pub struct Entry<B> {
+    /// Which operator.
+    pub kind: OpKind,
+    check: fn(&[u8], &Io<'_>) -> Result<Needs, OpFault>,
+    needs: fn(&[u8]) -> Option<Needs>,
+    run: fn(&[u8], &mut Memory<'_>, Range<u32>) -> Result<(), RunFault>,
+    kernels: core::marker::PhantomData<fn() -> B>,
+}
+
+/// What a checked operator asks of the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Bytes of scratch.
+    pub scratch_bytes: u32,
+    /// Input that may share the output's memory.
+    pub in_place: Option<usize>,
+    /// Pieces of work.
+    pub pieces: u32,
+    /// Whether the output is whole afterwards.
+    pub completes_output: bool,
+}
+
+impl<B: Kernels> Entry<B> {
+    /// The entry of operator `O`.
+    pub const fn of<O: Operator>(kind: OpKind) -> Self {
+        Self { kind, check: check::<O>, needs: needs::<O>, run: run::<B, O>, kernels: core::marker::PhantomData }
+    }
+
+    /// Decodes and checks an operator.
+    ///
+    /// # Errors
+    /// The first [`OpFault`] found.
+    pub fn check(&self, words: &[u8], io: &Io<'_>) -> Result<Needs, OpFault> {
+        (self.check)(words, io)
+    }
+
+    /// What the operator asks of the engine; `None` when its parameters do not decode.
+    pub fn needs(&self, words: &[u8]) -> Option<Needs> {
+        (self.needs)(words)
+    }
+
+    /// Runs pieces of a checked operator.
+    ///
+    /// # Errors
+    /// [`RunFault`].
+    pub fn run(&self, words: &[u8], memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        (self.run)(words, memory, pieces)
+    }
+}
+
+fn check<O: Operator>(words: &[u8], io: &Io<'_>) -> Result<Needs, OpFault> {
+    let params: O = decode(words).ok_or(OpFault::Params)?;
+    params.check(io)?;
+    Ok(needs_of(&params))
+}
+
+fn needs<O: Operator>(words: &[u8]) -> Option<Needs> {
+    decode::<O>(words).map(|params| needs_of(&params))
+}
+
+fn needs_of<O: Operator>(params: &O) -> Needs {
+    Needs {
+        scratch_bytes: params.scratch_bytes(),
+        in_place: params.in_place(),
+        pieces: params.pieces(),
+        completes_output: params.completes_output(),
+    }
+}
+
+fn run<B: Kernels, O: Operator>(words: &[u8], memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+    let params: O = decode(words).ok_or(RunFault::Memory)?;
+    params.run::<B>(memory, pieces)
+}
+
+/// The operators a session can run.
+pub struct OpTable<B>(core::marker::PhantomData<fn() -> B>);

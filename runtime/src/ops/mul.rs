@@ -1,0 +1,62 @@
+//! Product of two tensors, element by element, with broadcasting.
+
+use super::add::check_views;
+use super::{Dims, Extent, Io, Memory, OpFault, Operator, RunFault, require, wide};
+use crate::arith::requant::mulhi_round;
+use crate::format::op_params;
+use crate::kernels::Kernels;
+use core::ops::Range;
+
+op_params! {
+    /// `y = sat(zero_point + mulhi_round(((a - zero_a) * (b - zero_b)) << acc_shift, multiplier))`.
+    Mul {
+        /// Shape of the output.
+        dims: Dims,
+        /// View of `a`; stride 0 repeats.
+        a: Extent,
+        /// View of `b`; stride 0 repeats.
+        b: Extent,
+        /// Zero point of `a`.
+        zero_a: i32,
+        /// Zero point of `b`.
+        zero_b: i32,
+        /// Left shift of the product.
+        acc_shift: u32,
+        /// Requantization; negative where the factor is.
+        multiplier: i32,
+        /// Added after requantization.
+        zero_point: i32,
+    }
+}
+
+/// Greatest magnitude of a zero point.
+pub(super) const MAX_ZERO: u32 = 255;
+
+impl Operator for Mul {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let dtypes = check_views(io, &self.dims, [&self.a, &self.b])?;
+        let zeros = [self.zero_a, self.zero_b];
+        require(zeros.iter().all(|z| z.unsigned_abs() <= MAX_ZERO), OpFault::Range)?;
+        require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
+        let [a, b] = [0, 1].map(|i| {
+            let (dtype, zero) = (dtypes.get(i).copied().unwrap_or(dtypes[0]), zeros.get(i).copied().unwrap_or(0));
+            (i64::from(dtype.range().0 - zero), i64::from(dtype.range().1 - zero))
+        });
+        let corners = [a.0 * b.0, a.0 * b.1, a.1 * b.0, a.1 * b.1];
+        let low = corners.iter().copied().fold(0, i64::min);
+        let high = corners.iter().copied().fold(0, i64::max);
+        io.need_proof((low, high), self.acc_shift)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+        let Self { dims, a, b, zero_a, zero_b, acc_shift, multiplier, zero_point } = *self;
+        wide::binary(memory, dims, [a, b], |a, b| {
+            let product = (a - zero_a).wrapping_mul(b - zero_b) << acc_shift;
+            mulhi_round(product, multiplier).wrapping_add(zero_point)
+        })
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        (self.a == Extent::contiguous(self.dims)).then_some(0)
+    }
+}

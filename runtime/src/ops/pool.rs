@@ -1,0 +1,73 @@
+//! Max and average pooling.
+
+use super::conv2d::Window;
+use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use crate::arith::requant::requantize_i8;
+use crate::format::{Blob, op_params};
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `x: i8` image, read by strides, to `y: [out_h * out_w, channels] i8`, channels last.
+    ///
+    /// Maximum where `multipliers` is absent; padding does not take part. Else
+    /// `y = sat8(zero_point + mulhi_round((sum - count * pad_value) << acc_shift, multipliers[count - 1]))` over the
+    /// `count` elements inside the image (`pad_value` is the input's zero point).
+    Pool2d {
+        /// Window geometry.
+        window: Window,
+        /// Channels.
+        channels: u32,
+        /// Left shift of the sum.
+        acc_shift: u32,
+        /// Zero point of the output.
+        zero_point: i32,
+        /// `i32` for each possible count, `kernel_h * kernel_w` of them.
+        multipliers: Blob,
+    }
+}
+
+impl Operator for Pool2d {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let input = io.need_input(0, &[Dtype::I8], 1)?;
+        self.window.check(self.channels, input.len())?;
+        io.need_output(&[Dtype::I8], u64::from(self.window.pixels()) * u64::from(self.channels))?;
+        require(self.zero_point.unsigned_abs() <= 128, OpFault::Range)?;
+        let taps = i64::from(self.window.kernel_h) * i64::from(self.window.kernel_w);
+        if self.multipliers.is_some() {
+            io.need_blob(self.multipliers, taps as u64 * 4)?;
+            require(taps <= 1 << 16, OpFault::Range)?;
+        }
+        io.need_proof((-256 * taps, 256 * taps), self.acc_shift)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let x = memory.inputs.get::<i8>(0)?;
+        let multipliers = memory.inputs.blob::<i32>(self.multipliers)?;
+        let channels = (self.channels as usize).max(1);
+        let (out, _) = memory.out::<i8>()?;
+        for pixel in pieces.start * self.window.out_w..pieces.end * self.window.out_w {
+            let taps = self.window.taps(pixel);
+            let start = pixel as usize * channels;
+            let out = out.get_mut(start..start + channels).ok_or(RunFault::Memory)?;
+            for (channel, out) in out.iter_mut().enumerate() {
+                let at = channel * self.window.channel_stride as usize;
+                let inside = taps.clone().flatten().map(|tap| x.get(tap + at).copied().unwrap_or(0));
+                *out = if multipliers.is_empty() {
+                    inside.max().unwrap_or(i8::MIN)
+                } else {
+                    let zero = self.window.pad_value;
+                    let (sum, count) = inside.fold((0, 0), |(sum, n), v| (sum + i32::from(v) - zero, n + 1usize));
+                    let multiplier = multipliers.get(count.saturating_sub(1)).copied().unwrap_or(0);
+                    requantize_i8(sum, self.acc_shift, multiplier, self.zero_point)
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn pieces(&self) -> u32 {
+        self.window.out_h
+    }
+}

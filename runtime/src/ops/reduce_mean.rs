@@ -1,0 +1,75 @@
+//! Mean along one run of dimensions.
+
+use super::{Io, Memory, OpFault, Operator, RunFault, require, wide};
+use crate::arith::requant::mulhi_round;
+use crate::format::op_params;
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `x: [outer, r, inner]` to `y: [outer, inner]`: `sat(zero_point + mulhi_round((bias + sum_r x) << acc_shift, M))`.
+    ReduceMean {
+        /// Dimensions before.
+        outer: u32,
+        /// Summed dimension.
+        r: u32,
+        /// Dimensions after.
+        inner: u32,
+        /// Added to the sum: `-r` times the input's zero point.
+        bias: i32,
+        /// Left shift of the sum.
+        acc_shift: u32,
+        /// Requantization, `1 / r` included.
+        multiplier: i32,
+        /// Zero point of the output.
+        zero_point: i32,
+    }
+}
+
+/// Columns summed at a time.
+const CHUNK: usize = 16;
+
+impl Operator for ReduceMean {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        require(self.r > 0 && self.r <= 65535 && self.outer > 0 && self.inner > 0, OpFault::Range)?;
+        require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
+        let out = u64::from(self.outer) * u64::from(self.inner);
+        let len = out.saturating_mul(u64::from(self.r));
+        let input = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?;
+        io.need_output(&[Dtype::I8, Dtype::I16], out)?;
+        let (min, max) = input.dtype.range();
+        let r = i64::from(self.r);
+        let bias = i64::from(self.bias);
+        io.need_proof((r * i64::from(min) + bias.min(0), r * i64::from(max) + bias.max(0)), self.acc_shift)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let (r, inner) = (self.r as usize, self.inner as usize);
+        let dtype = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
+        let x = memory.inputs.bytes(0)?;
+        let (mut sums, mut values) = ([0i32; CHUNK], [0i32; CHUNK]);
+        for outer in pieces {
+            let outer = outer as usize;
+            for start in (0..inner).step_by(CHUNK) {
+                let count = (inner - start).min(CHUNK);
+                let sums = sums.get_mut(..count).unwrap_or(&mut []);
+                let values = values.get_mut(..count).unwrap_or(&mut []);
+                sums.iter_mut().for_each(|s| *s = self.bias);
+                for row in 0..r {
+                    wide::load(dtype, x, (outer * r + row) * inner + start, 1, values);
+                    sums.iter_mut().zip(&*values).for_each(|(s, &v)| *s = s.wrapping_add(v));
+                }
+                for s in sums.iter_mut() {
+                    *s = mulhi_round(*s << self.acc_shift, self.multiplier).wrapping_add(self.zero_point);
+                }
+                wide::store(memory.output.dtype, memory.out, outer * inner + start, sums);
+            }
+        }
+        Ok(())
+    }
+
+    fn pieces(&self) -> u32 {
+        self.outer
+    }
+}

@@ -1,0 +1,49 @@
+//! The same values at another scale or width.
+
+use super::{Io, Memory, OpFault, Operator, RunFault, require, wide};
+use crate::arith::requant::mulhi_round;
+use crate::format::op_params;
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `y = sat(zero_out + mulhi_round((x - zero_in) << acc_shift, multiplier))`.
+    Requant {
+        /// Elements.
+        len: u32,
+        /// Zero point of the input.
+        zero_in: i32,
+        /// Left shift before the multiplication.
+        acc_shift: u32,
+        /// Ratio of the scales.
+        multiplier: i32,
+        /// Zero point of the output.
+        zero_out: i32,
+    }
+}
+
+impl Operator for Requant {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let input = io.need_input(0, &[Dtype::I8, Dtype::U8, Dtype::I16], u64::from(self.len))?;
+        let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.len))?;
+        let aliased = out.offset == input.offset && input.place == out.place;
+        require(!aliased || out.dtype.bytes() == input.dtype.bytes(), OpFault::Alias)?;
+        let zeros = self.zero_in.unsigned_abs() <= 32768 && self.zero_out.unsigned_abs() <= 32768;
+        require(zeros, OpFault::Range)?;
+        let (min, max) = input.dtype.range();
+        let bounds = (i64::from(min) - i64::from(self.zero_in), i64::from(max) - i64::from(self.zero_in));
+        io.need_proof(bounds, self.acc_shift)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+        let Self { len, zero_in, acc_shift, multiplier, zero_out } = *self;
+        wide::unary(memory, len as usize, |x| {
+            mulhi_round((x - zero_in) << acc_shift, multiplier).wrapping_add(zero_out)
+        })
+    }
+
+    fn in_place(&self) -> Option<usize> {
+        Some(0)
+    }
+}

@@ -1,0 +1,81 @@
+//! Softmax over the last dimension, where it is not part of an attention.
+
+use super::memory::cast_mut;
+use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use crate::arith::exp::RowScale;
+use crate::arith::requant::{sat_i8, sat_i16};
+use crate::format::op_params;
+use crate::kernels::{ExpRow, Kernels};
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `x: [rows, n] i8 | i16` to `y: [rows, n]`: `i8` with scale 2^-7 or `i16` with scale 2^-15.
+    ///
+    /// The 16-bit exponentials of [`crate::arith::exp`], one division a row, one rounding.
+    Softmax {
+        /// Rows.
+        rows: u32,
+        /// Length of a row.
+        n: u32,
+        /// Left shift of the input before the multiplication.
+        acc_shift: u32,
+        /// To log2 units with 8 fractional bits.
+        multiplier: i32,
+    }
+}
+
+impl Softmax {
+    fn score_bytes(&self) -> usize {
+        (self.n as usize * 4).next_multiple_of(16)
+    }
+
+    fn exp_bytes(&self) -> usize {
+        (self.n as usize * 2).next_multiple_of(16)
+    }
+}
+
+/// 1.0 as the ratio of a row scale.
+const ONE: (u32, u32) = (1 << 14, 14);
+
+impl Operator for Softmax {
+    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+        let len = u64::from(self.rows) * u64::from(self.n);
+        require(self.n > 0 && self.n <= 65535 && self.multiplier >= 0, OpFault::Range)?;
+        let (min, max) = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?.dtype.range();
+        io.need_output(&[Dtype::I8, Dtype::I16], len)?;
+        io.need_proof((i64::from(min), i64::from(max)), self.acc_shift)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let n = self.n as usize;
+        let dtype = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
+        let x = memory.inputs.bytes(0)?;
+        for row in pieces {
+            let start = row as usize * n;
+            let (scores, exps) = memory.scratch.split_at_mut_checked(self.score_bytes()).ok_or(RunFault::Memory)?;
+            let scores = cast_mut::<i32>(scores)?.get_mut(..n).ok_or(RunFault::Memory)?;
+            let exps = cast_mut::<u16>(exps)?.get_mut(..n).ok_or(RunFault::Memory)?;
+            super::wide::load(dtype, x, start, 1, scores);
+            B::scale_scores(scores, self.acc_shift, self.multiplier);
+            let sum = B::exp_row(scores, ExpRow::U16(exps));
+            let scale = RowScale::new(sum, ONE.0, ONE.1);
+            if memory.output.dtype == Dtype::I8 {
+                let out = cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+                out.iter_mut().zip(exps).for_each(|(out, e)| *out = sat_i8(scale.apply(i32::from(*e) << 7)));
+            } else {
+                let out = cast_mut::<i16>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+                out.iter_mut().zip(exps).for_each(|(out, e)| *out = sat_i16(scale.apply(i32::from(*e) << 15)));
+            }
+        }
+        Ok(())
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        (self.score_bytes() + self.exp_bytes()) as u32
+    }
+
+    fn pieces(&self) -> u32 {
+        self.rows
+    }
+}

@@ -1,0 +1,134 @@
+//! Walking tensors of up to six dimensions by strides.
+
+use crate::format::ReadWords;
+use crate::format::{Word, WriteWords};
+
+/// Dimensions of a walk; unused leading ones are 1.
+pub type Dims = [u32; 6];
+/// Elements between neighbours along each dimension.
+pub type Strides = [i32; 6];
+
+/// Where a strided view begins and how it moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First element.
+    pub offset: u32,
+    /// Elements between neighbours.
+    pub strides: Strides,
+}
+
+impl Word for Extent {
+    const WORDS: usize = 7;
+    fn read(words: &mut ReadWords<'_>) -> Option<Self> {
+        Some(Self { offset: Word::read(words)?, strides: Word::read(words)? })
+    }
+    fn write(&self, out: &mut dyn WriteWords) {
+        self.offset.write(out);
+        self.strides.write(out);
+    }
+}
+
+impl Extent {
+    /// The contiguous row-major view of `dims`.
+    pub fn contiguous(dims: Dims) -> Self {
+        let mut strides = [0; 6];
+        let mut next = 1i32;
+        for (stride, &dim) in strides.iter_mut().zip(&dims).rev() {
+            *stride = next;
+            next = next.saturating_mul(dim as i32);
+        }
+        Self { offset: 0, strides }
+    }
+
+    /// Whether every element of the view over `dims` lies in `0..len`.
+    pub fn fits(&self, dims: &Dims, len: usize) -> bool {
+        let (mut low, mut high) = (i64::from(self.offset), i64::from(self.offset));
+        for (&stride, &dim) in self.strides.iter().zip(dims) {
+            if dim == 0 {
+                return true;
+            }
+            let reach = i64::from(stride) * i64::from(dim - 1);
+            if reach < 0 {
+                low += reach;
+            } else {
+                high += reach;
+            }
+        }
+        low >= 0 && high < len as i64
+    }
+}
+
+/// The innermost rows of `N` views over the same dimensions, in row-major order: the offset of each row's first element.
+pub struct Walk<const N: usize> {
+    dims: Dims,
+    views: [Extent; N],
+    index: [u32; 5],
+    offsets: [i64; N],
+    rows_left: u64,
+}
+
+impl<const N: usize> Walk<N> {
+    /// Starts at the first row.
+    pub fn new(dims: Dims, views: [Extent; N]) -> Self {
+        let rows_left = dims.iter().take(5).fold(1u64, |n, &d| n.saturating_mul(u64::from(d)));
+        Self { dims, views, index: [0; 5], offsets: views.map(|v| i64::from(v.offset)), rows_left }
+    }
+
+    fn advance(&mut self) {
+        for axis in (0..5).rev() {
+            let (Some(index), Some(&dim)) = (self.index.get_mut(axis), self.dims.get(axis)) else { return };
+            let stride = |view: &Extent| i64::from(view.strides.get(axis).copied().unwrap_or(0));
+            *index += 1;
+            if *index < dim {
+                for (offset, view) in self.offsets.iter_mut().zip(&self.views) {
+                    *offset += stride(view);
+                }
+                return;
+            }
+            *index = 0;
+            for (offset, view) in self.offsets.iter_mut().zip(&self.views) {
+                *offset -= stride(view) * (i64::from(dim) - 1);
+            }
+        }
+    }
+}
+
+impl<const N: usize> Iterator for Walk<N> {
+    type Item = [usize; N];
+
+    fn next(&mut self) -> Option<[usize; N]> {
+        self.rows_left = self.rows_left.checked_sub(1)?;
+        let now = self.offsets.map(|o| o as usize);
+        self.advance();
+        Some(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transposed_walk_visits_columns() {
+        let dims = [1, 1, 1, 1, 3, 2];
+        let view = Extent { offset: 0, strides: [0, 0, 0, 0, 1, 3] };
+        let starts: [usize; 3] = core::array::from_fn(|i| Walk::new(dims, [view]).nth(i).unwrap()[0]);
+        assert_eq!(starts, [0, 1, 2]);
+        assert!(view.fits(&dims, 6) && !view.fits(&dims, 5));
+    }
+
+    #[test]
+    fn negative_strides_flip() {
+        let dims = [1, 1, 1, 1, 1, 4];
+        let view = Extent { offset: 3, strides: [0, 0, 0, 0, 0, -1] };
+        assert!(view.fits(&dims, 4));
+        assert!(!Extent { offset: 2, ..view }.fits(&dims, 4));
+    }
+
+    #[test]
+    fn contiguous_rows_follow_each_other() {
+        let dims = [1, 1, 2, 2, 2, 5];
+        let rows = Walk::new(dims, [Extent::contiguous(dims)]);
+        assert!(rows.map(|[o]| o).eq((0..8).map(|r| r * 5)));
+    }
+}

@@ -1,0 +1,97 @@
+//! Elementwise work on any element type: a chunk is widened to `i32`, computed, and stored with saturation.
+//!
+//! For the operators that are not the bulk of a model; the hot ones have typed kernels.
+
+use super::{Extent, Memory, RunFault, Walk};
+use crate::arith::requant::{sat_i8, sat_i16};
+use crate::tensor::Dtype;
+
+/// Elements widened at a time.
+const CHUNK: usize = 32;
+
+/// Reads elements `start`, `start + stride`, ... of `bytes` into `to`; elements out of range read as 0.
+pub(super) fn load(dtype: Dtype, bytes: &[u8], start: usize, stride: isize, to: &mut [i32]) {
+    let size = dtype.bytes();
+    let mut at = start as isize * size as isize;
+    for value in to {
+        let element = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+        *value = match dtype {
+            Dtype::I8 => element.first().map_or(0, |&b| i32::from(b as i8)),
+            Dtype::U8 => element.first().map_or(0, |&b| i32::from(b)),
+            Dtype::I16 => element.first_chunk().map_or(0, |b| i32::from(i16::from_le_bytes(*b))),
+            Dtype::U16 => element.first_chunk().map_or(0, |b| i32::from(u16::from_le_bytes(*b))),
+            Dtype::I32 => element.first_chunk().map_or(0, |b| i32::from_le_bytes(*b)),
+        };
+        at += stride * size as isize;
+    }
+}
+
+/// Stores `from` at element `start` of `bytes` and following, saturated to `dtype`.
+pub(super) fn store(dtype: Dtype, bytes: &mut [u8], start: usize, from: &[i32]) {
+    let size = dtype.bytes();
+    let to = bytes.get_mut(start * size..).unwrap_or(&mut []);
+    match dtype {
+        Dtype::I8 => to.iter_mut().zip(from).for_each(|(to, &v)| *to = sat_i8(v) as u8),
+        Dtype::U8 => to.iter_mut().zip(from).for_each(|(to, &v)| *to = v.clamp(0, 255) as u8),
+        Dtype::I16 => {
+            to.as_chunks_mut::<2>().0.iter_mut().zip(from).for_each(|(to, &v)| *to = sat_i16(v).to_le_bytes());
+        }
+        Dtype::U16 => {
+            let sat = |v: i32| (v.clamp(0, 65535) as u16).to_le_bytes();
+            to.as_chunks_mut::<2>().0.iter_mut().zip(from).for_each(|(to, &v)| *to = sat(v));
+        }
+        Dtype::I32 => to.as_chunks_mut::<4>().0.iter_mut().zip(from).for_each(|(to, &v)| *to = v.to_le_bytes()),
+    }
+}
+
+/// Loads from input `index`, or from the output where that input is in place.
+fn load_input(memory: &Memory<'_>, index: usize, start: usize, stride: isize, to: &mut [i32]) -> Result<(), RunFault> {
+    let dtype = memory.inputs.record(index).ok_or(RunFault::Memory)?.dtype;
+    if memory.inputs.is_in_place(index) {
+        load(dtype, memory.out, start, stride, to);
+    } else {
+        load(dtype, memory.inputs.bytes(index)?, start, stride, to);
+    }
+    Ok(())
+}
+
+/// `out = f(x)` over the first `len` elements of input 0.
+pub(super) fn unary(memory: &mut Memory<'_>, len: usize, f: impl Fn(i32) -> i32) -> Result<(), RunFault> {
+    let mut buffer = [0i32; CHUNK];
+    let dtype = memory.output.dtype;
+    for start in (0..len).step_by(CHUNK) {
+        let values = buffer.get_mut(..(len - start).min(CHUNK)).unwrap_or(&mut []);
+        load_input(memory, 0, start, 1, values)?;
+        values.iter_mut().for_each(|v| *v = f(*v));
+        store(dtype, memory.out, start, values);
+    }
+    Ok(())
+}
+
+/// `out = f(a, b)` over contiguous outputs of shape `dims`, inputs 0 and 1 read through their views.
+pub(super) fn binary(
+    memory: &mut Memory<'_>,
+    dims: [u32; 6],
+    views: [Extent; 2],
+    f: impl Fn(i32, i32) -> i32,
+) -> Result<(), RunFault> {
+    let [row @ .., width] = dims;
+    let _ = row;
+    let width = width as usize;
+    let strides = views.map(|view| view.strides.last().copied().unwrap_or(0) as isize);
+    let (mut a, mut b) = ([0i32; CHUNK], [0i32; CHUNK]);
+    let dtype = memory.output.dtype;
+    let [first, second] = views;
+    for [to, x, y] in Walk::new(dims, [Extent::contiguous(dims), first, second]) {
+        for start in (0..width).step_by(CHUNK) {
+            let count = (width - start).min(CHUNK);
+            let (a, b) = (a.get_mut(..count).unwrap_or(&mut []), b.get_mut(..count).unwrap_or(&mut []));
+            let [sa, sb] = strides;
+            load_input(memory, 0, x.wrapping_add_signed(sa * start as isize), sa, a)?;
+            load_input(memory, 1, y.wrapping_add_signed(sb * start as isize), sb, b)?;
+            a.iter_mut().zip(&*b).for_each(|(a, &b)| *a = f(*a, b));
+            store(dtype, memory.out, to + start, a);
+        }
+    }
+    Ok(())
+}
