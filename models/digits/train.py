@@ -191,9 +191,10 @@ def main() -> None:
     path = args.out / "digits-vit.onnx"
     export(model, path)
     logits = onnx_logits(path, x_test, mean, std)
-    np.savez_compressed(args.out / "eval.npz", in_image=x_test, label=y_test, out_logits=logits)
+    # One sample has the shape of the model's input and output, batch axis included: [samples, 1, ...].
+    np.savez_compressed(args.out / "eval.npz", in_image=x_test[:, None], label=y_test, out_logits=logits[:, None])
     calib = np.random.default_rng(args.seed).choice(N_TRAIN, N_CALIB, replace=False)
-    np.savez_compressed(args.out / "calib.npz", in_image=x_train[calib], label=y_train[calib])
+    np.savez_compressed(args.out / "calib.npz", in_image=x_train[calib][:, None], label=y_train[calib])
 
     correct = int((logits.argmax(1) == y_test).sum())
     train_correct = int((onnx_logits(path, x_train, mean, std).argmax(1) == y_train).sum())
