@@ -166,8 +166,8 @@ impl<'m, B: Kernels> Model<'m, B> {
         let cert = self.certificate(op).ok_or(OpFault::Params)?;
         let tensors = self.sections.get(SectionKind::Tensors);
         let weights = self.sections.get(SectionKind::Weights);
-        let io = Io { record, tensors, weights, cert };
-        let needs = entry.check(words, &io)?;
+        let io = Io { record, tensors, weights };
+        let needs = entry.check(words, &io, &cert)?;
         let scratch = record.scratch_offset as usize..record.scratch_offset as usize + record.scratch_bytes as usize;
         let scratch_fits = record.scratch_bytes >= needs.scratch_bytes
             && record.scratch_offset.is_multiple_of(16)

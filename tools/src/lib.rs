@@ -1,1 +1,3 @@
-//! Converter library.
+//! Converter, evaluator and reports for Shiftformer models.
+
+pub mod graph;

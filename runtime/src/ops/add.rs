@@ -1,7 +1,7 @@
 //! Sum of two tensors of different scales, with broadcasting.
 
 use super::memory::cast_mut;
-use super::{Dims, Extent, Io, Memory, OpFault, Operator, RunFault, require, wide};
+use super::{Dims, Extent, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
@@ -53,7 +53,7 @@ fn product_range(dtype: Dtype, m: i32) -> (i64, i64) {
 }
 
 impl Operator for Add {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let [a, b] = check_views(io, &self.dims, [&self.a, &self.b])?;
         require(self.shift <= 30, OpFault::Range)?;
         let (a, b) = (product_range(a, self.ma), product_range(b, self.mb));
@@ -61,7 +61,7 @@ impl Operator for Add {
         // Partial sums in either order stay inside as well.
         let low = a.0.min(0) + b.0.min(0) + bias.min(0);
         let high = a.1.max(0) + b.1.max(0) + bias.max(0);
-        io.need_proof((low, high), 0)
+        Ok(Proof::of((low, high), 0))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {

@@ -10,7 +10,7 @@
 //! The fused operator holds [`ROW_BLOCK`] rows of scores at a time, so its memory grows with `n_k`, not with
 //! `n_q * n_k`. The unfused operators write scores and exponentials out and give the same bytes.
 
-use super::{Inputs, Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::exp::RowScale;
 use crate::format::op_params;
 use crate::kernels::{DotJob, ExpRow, Kernels, ROW_BLOCK};
@@ -138,7 +138,7 @@ pub const MAX_ROW: u32 = 65535;
 const MAX_DIM: u32 = 1 << 16;
 
 impl AttentionParams {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self) -> Result<Proof, OpFault> {
         let dims = [self.batch, self.heads, self.kv_group, self.n_q, self.n_k, self.head_dim, self.v_dim];
         require(dims.iter().all(|&d| d > 0 && d <= MAX_DIM), OpFault::Range)?;
         let ratio = (1 << 14..1 << 15).contains(&self.ratio_m) && (10..=20).contains(&self.ratio_shift);
@@ -149,7 +149,9 @@ impl AttentionParams {
         require(self.heads.is_multiple_of(self.kv_group) && self.zero_point.unsigned_abs() <= 128, OpFault::Range)?;
         // |q . k| <= 2^14 * head_dim, and head_dim is at most 2^16.
         let dot = (i64::from(self.head_dim)) << 14;
-        io.need_proof((-dot, dot), self.acc_shift)
+        let largest = if self.wide_exp { i64::from(crate::arith::exp::EXP2_ONE) } else { 255 };
+        let sum = largest * i64::from(self.n_k);
+        Ok(Proof { second_acc: (-128 * sum, 127 * sum), row_sum: sum as u64, ..Proof::of((-dot, dot), self.acc_shift) })
     }
 
     fn check_qk(&self, io: &Io<'_>) -> Result<(), OpFault> {
@@ -348,12 +350,13 @@ attention_form! {
 }
 
 impl Operator for Attention {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let p = &self.attention;
-        p.check(io)?;
+        let proof = p.check()?;
         p.check_qk(io)?;
         p.check_v(io)?;
-        require(Scratch::sizes(p).iter().all(|&s| s < 1 << 28), OpFault::Range)
+        require(Scratch::sizes(p).iter().all(|&s| s < 1 << 28), OpFault::Range)?;
+        Ok(proof)
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -397,11 +400,11 @@ impl Operator for Attention {
 }
 
 impl Operator for AttentionScores {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
-        self.attention.check(io)?;
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+        let proof = self.attention.check()?;
         self.attention.check_qk(io)?;
         io.need_output(&[Dtype::I32], self.attention.score_len())?;
-        Ok(())
+        Ok(proof)
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -427,12 +430,12 @@ impl Operator for AttentionScores {
 }
 
 impl Operator for AttentionExp {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
-        self.attention.check(io)?;
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+        let proof = self.attention.check()?;
         io.need_input(0, &[Dtype::I32], self.attention.score_len())?;
         let dtype = if self.attention.wide_exp { Dtype::U16 } else { Dtype::U8 };
         io.need_output(&[dtype], self.attention.score_len())?;
-        Ok(())
+        Ok(proof)
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -453,12 +456,12 @@ impl Operator for AttentionExp {
 }
 
 impl Operator for AttentionValues {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
-        self.attention.check(io)?;
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+        let proof = self.attention.check()?;
         self.attention.check_v(io)?;
         let dtype = if self.attention.wide_exp { Dtype::U16 } else { Dtype::U8 };
         io.need_input(0, &[dtype], self.attention.score_len())?;
-        Ok(())
+        Ok(proof)
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

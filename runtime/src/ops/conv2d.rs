@@ -1,7 +1,7 @@
 //! 2-D convolution as a dense layer over gathered windows.
 
 use super::linear::{Dense, JobSize};
-use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearOut, PANEL, PackedWeights};
 use crate::tensor::Dtype;
@@ -153,7 +153,7 @@ impl Conv2d {
 }
 
 impl Operator for Conv2d {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         require(self.groups > 0 && self.groups <= MAX_EXTENT && self.n > 0 && self.n <= MAX_EXTENT, OpFault::Range)?;
         require(self.n.is_multiple_of(self.groups) && self.channels <= MAX_EXTENT, OpFault::Range)?;
         let input = io.need_input(0, &[Dtype::I8], 1)?;
@@ -165,7 +165,8 @@ impl Operator for Conv2d {
         let whole = |blob: Blob| blob.bytes.is_multiple_of(self.groups) && (blob.bytes / self.groups).is_multiple_of(16);
         let even = whole(self.dense.weights) && whole(self.dense.bias) && whole(self.dense.multipliers);
         require(even, OpFault::Blob)?;
-        (0..self.groups).try_for_each(|g| self.group(g).check(io, self.group_n(), k as u32, out.dtype))
+        let group = |g| self.group(g).check(io, self.group_n(), k as u32, out.dtype);
+        (0..self.groups).try_fold(Proof::NONE, |proof, g| Ok(proof.and(group(g)?)))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -2,7 +2,7 @@
 
 use super::conv2d::Window;
 use super::linear::Dense;
-use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::requant;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -25,7 +25,7 @@ op_params! {
 }
 
 impl Operator for DepthwiseConv2d {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], 1)?;
         self.window.check(self.channels, input.len())?;
         let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.window.pixels()) * u64::from(self.channels))?;
@@ -42,7 +42,7 @@ impl Operator for DepthwiseConv2d {
         }
         let positive = multipliers.as_chunks::<4>().0.iter().all(|m| i32::from_le_bytes(*m) >= 0);
         require(positive, OpFault::Range)?;
-        io.need_proof(acc_bounds(weights, bias, channels), self.dense.acc_shift)
+        Ok(Proof::of(acc_bounds(weights, bias, channels), self.dense.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -1,6 +1,6 @@
 //! Rows of a table by index: token and position embeddings.
 
-use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
@@ -19,12 +19,12 @@ op_params! {
 }
 
 impl Operator for Gather {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let any = &[Dtype::I8, Dtype::U8, Dtype::I16, Dtype::U16, Dtype::I32];
         require(self.rows > 0 && self.rows < 1 << 31 && self.width > 0, OpFault::Range)?;
         let table = io.need_input(0, any, u64::from(self.rows) * u64::from(self.width))?;
         io.need_input(1, &[Dtype::I32], u64::from(self.n))?;
-        io.need_output(&[table.dtype], u64::from(self.n) * u64::from(self.width)).map(|_| ())
+        io.need_output(&[table.dtype], u64::from(self.n) * u64::from(self.width)).map(|_| Proof::NONE)
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {

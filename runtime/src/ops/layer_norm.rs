@@ -1,7 +1,7 @@
 //! LayerNorm and RMSNorm over the last dimension, see [`crate::arith::norm`].
 
 use super::memory::{cast, cast_mut};
-use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::norm;
 use crate::format::{Blob, op_params};
 use crate::kernels::{Kernels, NormJob, NormOut, NormRow};
@@ -30,7 +30,7 @@ op_params! {
 const MAX_BETA: i32 = 1 << 30;
 
 impl Operator for LayerNorm {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let len = u64::from(self.rows) * u64::from(self.n);
         require(self.n > 0 && self.n <= norm::MAX_WIDTH && self.eps <= norm::MAX_EPS, OpFault::Range)?;
         io.need_input(0, &[Dtype::I8, Dtype::I16], len)?;
@@ -41,7 +41,9 @@ impl Operator for LayerNorm {
         require(beta.as_chunks::<4>().0.iter().all(small), OpFault::Range)?;
         // |sum x| <= n * 2^15 <= 2^27 and |c| <= n * 2^16 <= 2^28.
         let bound = i64::from(self.n) << 16;
-        io.need_proof((-bound, bound), 0)
+        // V <= n * sum x^2 + eps <= n^2 * 2^30 + 2^57 <= 2^58.
+        let variance = (u64::from(self.n) * u64::from(self.n) << 30) + self.eps;
+        Ok(Proof { row_sum: variance, ..Proof::of((-bound, bound), 0) })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -1,6 +1,6 @@
 //! Dense layer: `y = requantize(x W^T + b)`, with an optional 256-entry table or residual behind it.
 
-use super::{Inputs, Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearJob, LinearOut, PANEL, PackedWeights};
 use crate::tensor::Dtype;
@@ -46,7 +46,7 @@ op_params! {
 
 impl Dense {
     /// Checks the blobs of an `[n, k]` layer and, from the weights, that no accumulator leaves the certificate.
-    pub(super) fn check(&self, io: &Io<'_>, n: u32, k: u32, out: Dtype) -> Result<(), OpFault> {
+    pub(super) fn check(&self, io: &Io<'_>, n: u32, k: u32, out: Dtype) -> Result<Proof, OpFault> {
         require(n > 0 && k > 0 && matches!(self.weight_bits, 4 | 8), OpFault::Range)?;
         require(self.zero_point >= -32768 && self.zero_point <= 32767, OpFault::Range)?;
         let (n, k) = (n as usize, k as usize);
@@ -61,7 +61,7 @@ impl Dense {
         let positive = multipliers.as_chunks::<4>().0.iter().all(|m| i32::from_le_bytes(*m) >= 0);
         require(positive, OpFault::Range)?;
         let bounds = acc_bounds(weights, self.weight_bits, bias, k);
-        io.need_proof(bounds, self.acc_shift)
+        Ok(Proof::of(bounds, self.acc_shift))
     }
 
     /// The job of `rows` rows.
@@ -132,7 +132,7 @@ pub fn acc_bounds(weights: &[u8], bits: u32, bias: &[u8], k: usize) -> (i64, i64
 }
 
 impl Operator for Linear {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let (rows, k, n) = (u64::from(self.rows), u64::from(self.k), u64::from(self.n));
         io.need_input(0, &[Dtype::I8], rows * k)?;
         let out = io.need_output(&[Dtype::I8, Dtype::I16], rows * n)?;

@@ -1,7 +1,7 @@
 //! Any function of one 8-bit tensor, as a table.
 
 use super::memory::cast_mut;
-use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
@@ -18,11 +18,11 @@ op_params! {
 }
 
 impl Operator for Lut {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], u64::from(self.len))?;
         let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.len))?;
         require(out.offset != input.offset || input.place != out.place || out.dtype == Dtype::I8, OpFault::Alias)?;
-        io.need_blob(self.table, 256 * out.dtype.bytes() as u64).map(|_| ())
+        io.need_blob(self.table, 256 * out.dtype.bytes() as u64).map(|_| Proof::NONE)
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {

@@ -1,7 +1,7 @@
 //! Product of two activations: `y = requantize(a b)` for every matrix of a batch.
 
 use super::memory::cast_mut;
-use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::requant::{requantize_i8, requantize_i16};
 use crate::format::op_params;
 use crate::kernels::{DotJob, Kernels, ROW_BLOCK};
@@ -65,7 +65,7 @@ impl MatMul {
 }
 
 impl Operator for MatMul {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let dims = self.batch.iter().chain([&self.m, &self.n, &self.k]);
         require(dims.clone().all(|&d| d > 0 && d <= MAX_DIM) && self.multiplier >= 0, OpFault::Range)?;
         require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
@@ -83,7 +83,7 @@ impl Operator for MatMul {
         io.need_output(&[Dtype::I8, Dtype::I16], out)?;
         require(self.column_bytes() < 1 << 28, OpFault::Range)?;
         let dot = i64::from(self.k) << 14;
-        io.need_proof((-dot, dot), self.acc_shift)
+        Ok(Proof::of((-dot, dot), self.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -141,11 +141,11 @@ fn decode<O: Word>(words: &[u8]) -> Option<O> {
 
 /// One operator: its parameters implement this.
 pub trait Operator: Word {
-    /// Proves that a run stays inside its operands for any data.
+    /// Proves that a run stays inside its operands for any data, and bounds its intermediate values from the weights.
     ///
     /// # Errors
     /// The first [`OpFault`] found.
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault>;
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault>;
 
     /// Runs the pieces `pieces` (a part of `0..self.pieces()`).
     ///
@@ -250,8 +250,6 @@ pub struct Io<'m> {
     pub tensors: &'m [u8],
     /// The `Weights` section.
     pub weights: &'m [u8],
-    /// What the file claims to be proven.
-    pub cert: CertRecord,
 }
 
 impl<'m> Io<'m> {
@@ -303,17 +301,68 @@ impl<'m> Io<'m> {
         require(whole, OpFault::Blob)?;
         blob.of(self.weights).ok_or(OpFault::Blob)
     }
+}
 
-    /// Requires `bounds`, recomputed from the weights, to lie inside the certificate, and the certificate shifted left
-    /// by `acc_shift` to fit `i32`.
+/// Bounds on the intermediate values of one operator, for any input bytes, by interval arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// Least and greatest accumulator value, bias and partial sums included.
+    pub acc: (i64, i64),
+    /// Left shift applied to the accumulator.
+    pub acc_shift: u32,
+    /// A second accumulator that is not shifted: the weighted sum of attention.
+    pub second_acc: (i64, i64),
+    /// Greatest row sum: of exponentials, or the scaled variance of a normalization. The operators check themselves
+    /// that it fits the `u32`, or the `u64`, that holds it.
+    pub row_sum: u64,
+}
+
+impl Proof {
+    /// An operator without arithmetic.
+    pub const NONE: Proof = Proof::of((0, 0), 0);
+
+    /// Bounds of the accumulator.
+    pub const fn of(acc: (i64, i64), acc_shift: u32) -> Self {
+        Self { acc, acc_shift, second_acc: (0, 0), row_sum: 0 }
+    }
+
+    /// Both proofs at once.
+    pub fn and(self, other: Self) -> Self {
+        let hull = |a: (i64, i64), b: (i64, i64)| (a.0.min(b.0), a.1.max(b.1));
+        Self {
+            acc: hull(self.acc, other.acc),
+            acc_shift: self.acc_shift.max(other.acc_shift),
+            second_acc: hull(self.second_acc, other.second_acc),
+            row_sum: self.row_sum.max(other.row_sum),
+        }
+    }
+
+    /// The record that states these bounds.
     ///
     /// # Errors
-    /// [`OpFault::Overflow`] otherwise.
-    pub fn need_proof(&self, bounds: (i64, i64), acc_shift: u32) -> Result<(), OpFault> {
-        let (min, max) = (i64::from(self.cert.acc_min), i64::from(self.cert.acc_max));
-        let covered = min <= bounds.0 && bounds.1 <= max && min <= max;
-        let fits = acc_shift < 31 && (min << acc_shift) >= i64::from(i32::MIN) && (max << acc_shift) <= i64::from(i32::MAX);
-        require(covered && fits, OpFault::Overflow)
+    /// [`OpFault::Overflow`] when an accumulator, or the accumulator shifted left, does not fit `i32`.
+    pub fn certificate(&self) -> Result<CertRecord, OpFault> {
+        let narrow = |v: Option<i64>| v.and_then(|v| i32::try_from(v).ok()).ok_or(OpFault::Overflow);
+        require(self.acc_shift < 31, OpFault::Overflow)?;
+        let shifted = |v: i64| narrow(v.checked_mul(1 << self.acc_shift));
+        let product = CertRecord { acc_min: shifted(self.acc.0)?, acc_max: shifted(self.acc.1)?, ..CertRecord::default() };
+        Ok(CertRecord {
+            acc_min: narrow(Some(self.acc.0.min(self.second_acc.0)))?,
+            acc_max: narrow(Some(self.acc.1.max(self.second_acc.1)))?,
+            // Multipliers have 31 magnitude bits.
+            product_bits: product.acc_bits() + 31,
+            sum_bits: 64 - self.row_sum.leading_zeros(),
+        })
+    }
+
+    /// Whether `record` states at least these bounds.
+    fn is_covered_by(&self, record: &CertRecord) -> bool {
+        self.certificate().is_ok_and(|own| {
+            record.acc_min <= own.acc_min
+                && own.acc_max <= record.acc_max
+                && own.product_bits <= record.product_bits
+                && own.sum_bits <= record.sum_bits
+        })
     }
 }
 
@@ -331,7 +380,7 @@ pub(crate) fn product(dims: &[u32]) -> u64 {
 pub struct Entry<B> {
     /// Which operator.
     pub kind: OpKind,
-    check: fn(&[u8], &Io<'_>) -> Result<Needs, OpFault>,
+    check: fn(&[u8], &Io<'_>) -> Result<Proof, OpFault>,
     needs: fn(&[u8]) -> Option<Needs>,
     run: fn(&[u8], &mut Memory<'_>, Range<u32>) -> Result<(), RunFault>,
     kernels: core::marker::PhantomData<fn() -> B>,
@@ -356,12 +405,22 @@ impl<B: Kernels> Entry<B> {
         Self { kind, check: check::<O>, needs: needs::<O>, run: run::<B, O>, kernels: core::marker::PhantomData }
     }
 
-    /// Decodes and checks an operator.
+    /// Decodes and checks an operator; returns the bounds of its intermediate values.
     ///
     /// # Errors
     /// The first [`OpFault`] found.
-    pub fn check(&self, words: &[u8], io: &Io<'_>) -> Result<Needs, OpFault> {
+    pub fn prove(&self, words: &[u8], io: &Io<'_>) -> Result<Proof, OpFault> {
         (self.check)(words, io)
+    }
+
+    /// [`prove`](Self::prove), and `cert` must state what was proven.
+    ///
+    /// # Errors
+    /// The first [`OpFault`] found.
+    pub fn check(&self, words: &[u8], io: &Io<'_>, cert: &CertRecord) -> Result<Needs, OpFault> {
+        let proof = self.prove(words, io)?;
+        require(proof.is_covered_by(cert), OpFault::Overflow)?;
+        self.needs(words).ok_or(OpFault::Params)
     }
 
     /// What the operator asks of the engine; `None` when its parameters do not decode.
@@ -378,10 +437,8 @@ impl<B: Kernels> Entry<B> {
     }
 }
 
-fn check<O: Operator>(words: &[u8], io: &Io<'_>) -> Result<Needs, OpFault> {
-    let params: O = decode(words).ok_or(OpFault::Params)?;
-    params.check(io)?;
-    Ok(needs_of(&params))
+fn check<O: Operator>(words: &[u8], io: &Io<'_>) -> Result<Proof, OpFault> {
+    decode::<O>(words).ok_or(OpFault::Params)?.check(io)
 }
 
 fn needs<O: Operator>(words: &[u8]) -> Option<Needs> {

@@ -1,7 +1,7 @@
 //! Product of two tensors, element by element, with broadcasting.
 
 use super::add::check_views;
-use super::{Dims, Extent, Io, Memory, OpFault, Operator, RunFault, require, wide};
+use super::{Dims, Extent, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -33,7 +33,7 @@ op_params! {
 pub(super) const MAX_ZERO: u32 = 255;
 
 impl Operator for Mul {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let dtypes = check_views(io, &self.dims, [&self.a, &self.b])?;
         let zeros = [self.zero_a, self.zero_b];
         require(zeros.iter().all(|z| z.unsigned_abs() <= MAX_ZERO), OpFault::Range)?;
@@ -45,7 +45,7 @@ impl Operator for Mul {
         let corners = [a.0 * b.0, a.0 * b.1, a.1 * b.0, a.1 * b.1];
         let low = corners.iter().copied().fold(0, i64::min);
         let high = corners.iter().copied().fold(0, i64::max);
-        io.need_proof((low, high), self.acc_shift)
+        Ok(Proof::of((low, high), self.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {

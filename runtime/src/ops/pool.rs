@@ -1,7 +1,7 @@
 //! Max and average pooling.
 
 use super::conv2d::Window;
-use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::requant::requantize_i8;
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
@@ -29,7 +29,7 @@ op_params! {
 }
 
 impl Operator for Pool2d {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], 1)?;
         self.window.check(self.channels, input.len())?;
         io.need_output(&[Dtype::I8], u64::from(self.window.pixels()) * u64::from(self.channels))?;
@@ -39,7 +39,7 @@ impl Operator for Pool2d {
             io.need_blob(self.multipliers, taps as u64 * 4)?;
             require(taps <= 1 << 16, OpFault::Range)?;
         }
-        io.need_proof((-256 * taps, 256 * taps), self.acc_shift)
+        Ok(Proof::of((-256 * taps, 256 * taps), self.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -1,6 +1,6 @@
 //! Mean along one run of dimensions.
 
-use super::{Io, Memory, OpFault, Operator, RunFault, require, wide};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -31,7 +31,7 @@ op_params! {
 const CHUNK: usize = 16;
 
 impl Operator for ReduceMean {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         require(self.r > 0 && self.r <= 65535 && self.outer > 0 && self.inner > 0, OpFault::Range)?;
         require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
         let out = u64::from(self.outer) * u64::from(self.inner);
@@ -41,7 +41,7 @@ impl Operator for ReduceMean {
         let (min, max) = input.dtype.range();
         let r = i64::from(self.r);
         let bias = i64::from(self.bias);
-        io.need_proof((r * i64::from(min) + bias.min(0), r * i64::from(max) + bias.max(0)), self.acc_shift)
+        Ok(Proof::of((r * i64::from(min) + bias.min(0), r * i64::from(max) + bias.max(0)), self.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -1,6 +1,6 @@
 //! The same values at another scale or width.
 
-use super::{Io, Memory, OpFault, Operator, RunFault, require, wide};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -24,7 +24,7 @@ op_params! {
 }
 
 impl Operator for Requant {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8, Dtype::U8, Dtype::I16], u64::from(self.len))?;
         let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.len))?;
         let aliased = out.offset == input.offset && input.place == out.place;
@@ -33,7 +33,7 @@ impl Operator for Requant {
         require(zeros, OpFault::Range)?;
         let (min, max) = input.dtype.range();
         let bounds = (i64::from(min) - i64::from(self.zero_in), i64::from(max) - i64::from(self.zero_in));
-        io.need_proof(bounds, self.acc_shift)
+        Ok(Proof::of(bounds, self.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {

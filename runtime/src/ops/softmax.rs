@@ -1,7 +1,7 @@
 //! Softmax over the last dimension, where it is not part of an attention.
 
 use super::memory::cast_mut;
-use super::{Io, Memory, OpFault, Operator, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::exp::RowScale;
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::format::op_params;
@@ -39,12 +39,13 @@ impl Softmax {
 const ONE: (u32, u32) = (1 << 14, 14);
 
 impl Operator for Softmax {
-    fn check(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let len = u64::from(self.rows) * u64::from(self.n);
         require(self.n > 0 && self.n <= 65535 && self.multiplier >= 0, OpFault::Range)?;
         let (min, max) = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?.dtype.range();
         io.need_output(&[Dtype::I8, Dtype::I16], len)?;
-        io.need_proof((i64::from(min), i64::from(max)), self.acc_shift)
+        let sum = u64::from(self.n) * u64::from(crate::arith::exp::EXP2_ONE);
+        Ok(Proof { row_sum: sum, ..Proof::of((i64::from(min), i64::from(max)), self.acc_shift) })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
