@@ -2,5 +2,6 @@
 
 pub mod digest;
 pub mod exp;
+pub mod ivit;
 pub mod norm;
 pub mod requant;
