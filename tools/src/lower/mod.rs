@@ -1,0 +1,521 @@
+//! Lowering: the fused float graph and its calibration become an integer program.
+//!
+//! Every float tensor gets the representations its consumers ask for: 8 bits for products, 16 bits for residual streams
+//! and outputs. Movement is tracked as strided views and costs a copy only where values must lie in a row.
+
+mod attention;
+mod dense;
+mod elementwise;
+mod movement;
+pub mod view;
+
+use crate::calibrate::Calibration;
+use crate::graph::{DataType, Graph, Node, Op, TensorId};
+use crate::program::{Endpoint, Program, QOp, QTensor, TensorIndex};
+use crate::quantize::multiplier::multiplier;
+use crate::quantize::range::RangeMethod;
+use shiftformer::format::Profile;
+use shiftformer::ops::{self, copy::Copy};
+use shiftformer::tensor::Dtype;
+use std::collections::HashMap;
+use view::{View, collapse};
+
+/// How a model is quantized.
+#[derive(Clone, Debug)]
+pub struct LowerOptions {
+    /// Numeric profile.
+    pub profile: Profile,
+    /// Range of 8-bit activations.
+    pub range: RangeMethod,
+    /// Bits of weights, 8 or 4, unless `layer_bits` names the layer.
+    pub weight_bits: u32,
+    /// Bits of single layers by node name.
+    pub layer_bits: HashMap<String, u32>,
+    /// 16-bit exponentials in attention.
+    pub wide_exp: bool,
+    /// Attention in three operators with the score matrix.
+    pub unfused_attention: bool,
+    /// Raw `u8` pixels become `(x / 255 - mean) / std`, for the image input.
+    pub normalization: Option<(f64, f64)>,
+    /// Correct biases for the mean error of the rounded weights.
+    pub bias_correction: bool,
+}
+
+impl Default for LowerOptions {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Shift,
+            range: RangeMethod::Mse,
+            weight_bits: 8,
+            layer_bits: HashMap::new(),
+            wide_exp: false,
+            unfused_attention: false,
+            normalization: None,
+            bias_correction: true,
+        }
+    }
+}
+
+/// Why a graph cannot be lowered.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerError {
+    /// Operators without an integer form, all of them.
+    #[error("{} operator(s) have no integer form: {}", .0.len(), .0.join("; "))]
+    Unsupported(Vec<String>),
+    /// A tensor of more than six dimensions that cannot be merged.
+    #[error("`{0}` has more than six dimensions that cannot be merged; reshape it in the exporter")]
+    Rank(String),
+}
+
+/// What consumers ask of a tensor.
+#[derive(Clone, Copy, Debug, Default)]
+struct Want {
+    /// 8 bits.
+    narrow: bool,
+    /// 16 bits.
+    wide: bool,
+    /// All 8-bit consumers can take a zero point.
+    zero_point: bool,
+    /// Some consumer asked for 8 bits without a zero point.
+    symmetric: bool,
+    /// 32-bit ids.
+    ids: bool,
+}
+
+/// Representations of one float tensor.
+#[derive(Clone, Debug, Default)]
+struct Forms {
+    narrow: Option<View>,
+    wide: Option<View>,
+    ids: Option<View>,
+}
+
+/// Which representation a consumer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// `i8`, any zero point.
+    Narrow,
+    /// `i8`, zero point 0.
+    Symmetric,
+    /// `i16`.
+    Wide,
+    /// Whatever is there, 16 bits first.
+    Any,
+}
+
+/// The work in progress.
+struct Lowering<'g> {
+    graph: &'g Graph,
+    calibration: &'g Calibration,
+    options: &'g LowerOptions,
+    program: Program,
+    wants: Vec<Want>,
+    forms: Vec<Forms>,
+    consumers: Vec<Vec<usize>>,
+    producers: Vec<Option<usize>>,
+    /// Nodes computed together with another one.
+    absorbed: Vec<bool>,
+    /// Elementwise chains by their last node.
+    chains: HashMap<usize, elementwise::Chain>,
+    /// Linear nodes that add a residual, by the node of the addition: (linear, residual).
+    residuals: HashMap<usize, (usize, TensorId)>,
+    notes: Vec<String>,
+}
+
+/// A lowered model.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The program.
+    pub program: Program,
+    /// Remarks for people: saturations, choices.
+    pub notes: Vec<String>,
+}
+
+/// Lowers `graph` with the ranges in `calibration`.
+///
+/// # Errors
+/// [`LowerError`], naming every node without an integer form.
+pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -> Result<Lowered, LowerError> {
+    let mut lowering = Lowering {
+        graph,
+        calibration,
+        options,
+        program: Program::new(options.profile),
+        wants: vec![Want::default(); graph.tensors.len()],
+        forms: vec![Forms::default(); graph.tensors.len()],
+        consumers: graph.consumers(),
+        producers: graph.producers(),
+        absorbed: vec![false; graph.nodes.len()],
+        chains: HashMap::new(),
+        residuals: HashMap::new(),
+        notes: Vec::new(),
+    };
+    lowering.find_chains();
+    lowering.find_residuals();
+    lowering.spread_wants();
+    lowering.add_inputs();
+    let mut unsupported = Vec::new();
+    for index in 0..graph.nodes.len() {
+        match lowering.node(index) {
+            Ok(()) => {}
+            Err(LowerError::Unsupported(list)) => {
+                unsupported.extend(list);
+                // Stand in for the output so that the rest can be examined.
+                let output = graph.nodes[index].output;
+                lowering.placeholder(output);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if !unsupported.is_empty() {
+        return Err(LowerError::Unsupported(unsupported));
+    }
+    lowering.add_outputs()?;
+    lowering.program.remove_dead();
+    Ok(Lowered { program: lowering.program, notes: lowering.notes })
+}
+
+/// Greatest `i16` used by a calibrated stream: a third of the range is kept for what calibration did not see.
+const WIDE_TOP: f64 = 22000.0;
+
+impl<'g> Lowering<'g> {
+    fn unsupported(&self, node: &Node, why: &str) -> LowerError {
+        LowerError::Unsupported(vec![format!("`{}` ({}): {why}", node.name, node.op)])
+    }
+
+    fn name(&self, id: TensorId) -> String {
+        self.graph.tensors[id].name.clone()
+    }
+
+    fn is_constant(&self, id: TensorId) -> bool {
+        self.graph.tensors[id].value.is_some()
+    }
+
+    /// The only node that reads `id`.
+    fn only_consumer(&self, id: TensorId) -> Option<usize> {
+        match self.consumers[id][..] {
+            [one] if one != usize::MAX => Some(one),
+            _ => None,
+        }
+    }
+
+    fn new_tensor(&mut self, name: &str, dtype: Dtype, shape: &[usize], scale: f64, zero: f64, source: Option<TensorId>) -> TensorIndex {
+        let shape = if shape.is_empty() { vec![1] } else { shape.to_vec() };
+        self.program.add_tensor(QTensor { name: name.to_owned(), dtype, shape, scale, zero, constant: None, source })
+    }
+
+    fn push(&mut self, name: &str, op: ops::Op, inputs: &[Option<TensorIndex>], output: TensorIndex) {
+        self.program.ops.push(QOp { name: name.to_owned(), op, inputs: inputs.to_vec(), output });
+    }
+
+    /// Records that `id` is to be had through `view`.
+    fn set(&mut self, id: TensorId, view: View) {
+        let dtype = self.program.tensors[view.tensor].dtype;
+        let forms = &mut self.forms[id];
+        match dtype {
+            Dtype::I8 | Dtype::U8 => forms.narrow = Some(view),
+            Dtype::I16 | Dtype::U16 => forms.wide = Some(view),
+            Dtype::I32 => forms.ids = Some(view),
+        }
+    }
+
+    /// A new tensor for `id` in the given type, recorded as one of its forms.
+    fn output(&mut self, id: TensorId, dtype: Dtype, scale: f64, zero: f64) -> TensorIndex {
+        let shape = self.graph.shape(id).to_vec();
+        let tensor = self.new_tensor(&self.name(id), dtype, &shape, scale, zero, Some(id));
+        self.set(id, View::whole(tensor, &shape, scale, zero));
+        tensor
+    }
+
+    fn placeholder(&mut self, id: TensorId) {
+        if self.forms[id].narrow.is_none() && self.forms[id].wide.is_none() {
+            self.output(id, Dtype::I8, 1.0, 0.0);
+        }
+    }
+
+    /// Type that the producer of `id` should write.
+    fn preferred(&self, id: TensorId) -> Dtype {
+        if self.wants[id].wide || !self.wants[id].narrow { Dtype::I16 } else { Dtype::I8 }
+    }
+
+    fn asymmetric(&self, id: TensorId) -> bool {
+        let want = self.wants[id];
+        want.zero_point && !want.symmetric
+    }
+
+    /// Scale and zero point of `id` in 8 bits.
+    fn narrow_units(&mut self, id: TensorId, asymmetric: bool) -> (f64, f64) {
+        if let Some((scale, zero)) = self.fixed_units(id) {
+            return (scale, zero);
+        }
+        let stats = self.calibration.stats(id);
+        let units = if asymmetric {
+            let (low, high) = stats.asymmetric(self.options.range);
+            let scale = (high - low) / 255.0;
+            (scale, (-128.0 - low / scale.max(1e-30)).round().clamp(-128.0, 127.0))
+        } else {
+            (stats.symmetric(self.options.range) / 127.0, 0.0)
+        };
+        self.sane(id, units)
+    }
+
+    /// Units that came with the model (QDQ), symmetric ones only.
+    fn fixed_units(&self, id: TensorId) -> Option<(f64, f64)> {
+        self.calibration.fixed.get(&id).copied()
+    }
+
+    /// Scale of `id` in 16 bits.
+    fn wide_scale(&mut self, id: TensorId) -> f64 {
+        let scale = self.calibration.stats(id).abs_max() / WIDE_TOP;
+        self.sane(id, (scale, 0.0)).0
+    }
+
+    /// A scale that is neither zero nor absurd, with a remark where the calibration gave none.
+    fn sane(&mut self, id: TensorId, (scale, zero): (f64, f64)) -> (f64, f64) {
+        if scale.is_finite() && scale > 1e-20 {
+            return (scale, zero);
+        }
+        let name = self.name(id);
+        self.notes.push(format!("`{name}` is zero in all calibration samples; its scale is arbitrary"));
+        (1.0 / 128.0, 0.0)
+    }
+
+    /// The form of `id` a consumer asks for, made from another one where it is missing.
+    fn get(&mut self, id: TensorId, form: Form) -> Result<View, LowerError> {
+        if self.is_constant(id) && self.forms[id].narrow.is_none() && self.forms[id].wide.is_none() {
+            self.constant_forms(id, form);
+        }
+        let forms = &self.forms[id];
+        let symmetric = |view: &&View| view.zero == 0.0;
+        let found = match form {
+            Form::Narrow => forms.narrow.clone(),
+            Form::Symmetric => forms.narrow.as_ref().filter(symmetric).cloned(),
+            Form::Wide => forms.wide.clone(),
+            Form::Any => forms.wide.clone().or(forms.narrow.clone()),
+        };
+        if let Some(view) = found {
+            return Ok(view);
+        }
+        if self.is_constant(id) {
+            self.constant_forms(id, form);
+            return self.get(id, form);
+        }
+        let source = match form {
+            Form::Wide => forms.narrow.clone(),
+            _ => forms.wide.clone().or(forms.narrow.clone()),
+        };
+        let Some(source) = source else {
+            return Err(LowerError::Unsupported(vec![format!("`{}`: a value of this type cannot be computed with", self.name(id))]));
+        };
+        let source = self.contiguous(&source, &self.name(id))?;
+        let (dtype, (scale, zero)) = match form {
+            Form::Wide => (Dtype::I16, (self.wide_scale(id), 0.0)),
+            Form::Symmetric => (Dtype::I8, self.narrow_units(id, false)),
+            Form::Narrow | Form::Any => (Dtype::I8, self.narrow_units(id, self.asymmetric(id))),
+        };
+        let zero = if form == Form::Symmetric { 0.0 } else { zero };
+        let tensor = self.output(id, dtype, scale, zero);
+        self.requant(&source, tensor);
+        let view = View::whole(tensor, self.graph.shape(id), scale, zero);
+        Ok(view)
+    }
+
+    /// Emits the conversion of `source`, which is contiguous, into `to`.
+    fn requant(&mut self, source: &View, to: TensorIndex) {
+        let target = &self.program.tensors[to];
+        let (acc_shift, multiplier) = multiplier(source.scale / target.scale);
+        let op = ops::requant::Requant {
+            len: source.len() as u32,
+            zero_in: source.zero.round() as i32,
+            acc_shift,
+            multiplier,
+            zero_out: target.zero.round() as i32,
+        };
+        let name = format!("{}/requant", target.name);
+        self.push(&name, ops::Op::Requant(op), &[Some(source.tensor)], to);
+    }
+
+    /// Quantizes a constant for use as an operand.
+    fn constant_forms(&mut self, id: TensorId, form: Form) {
+        let tensor = &self.graph.tensors[id];
+        let Some(data) = &tensor.value else { return };
+        let values = data.to_f32();
+        let abs_max = values.iter().filter(|v| v.is_finite()).fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
+        let narrow = matches!(form, Form::Narrow | Form::Symmetric);
+        let (dtype, top) = if narrow { (Dtype::I8, 127.0) } else { (Dtype::I16, 32767.0) };
+        let scale = (abs_max / top).max(1e-30);
+        let quantized = values.iter().map(|&v| (f64::from(v) / scale).round().clamp(-top, top) as i16);
+        let blob = if narrow {
+            let bytes: Vec<i8> = quantized.map(|v| v as i8).collect();
+            self.program.weights.add_i8(&bytes)
+        } else {
+            let values: Vec<i16> = quantized.collect();
+            self.program.weights.add_i16(&values)
+        };
+        let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+        let index = self.new_tensor(&name, dtype, &shape, scale, 0.0, Some(id));
+        self.program.tensors[index].constant = Some(blob);
+        self.set(id, View::whole(index, &shape, scale, 0.0));
+    }
+
+    /// `view` as a whole tensor, copied where it is not one.
+    fn contiguous(&mut self, view: &View, name: &str) -> Result<View, LowerError> {
+        let whole = self.program.tensors[view.tensor].len() == view.len();
+        if whole && view.is_contiguous() {
+            return Ok(view.clone());
+        }
+        let dtype = self.program.tensors[view.tensor].dtype;
+        let to = self.new_tensor(&format!("{name}/copy"), dtype, &view.shape, view.scale, view.zero, None);
+        let target = View::whole(to, &view.shape, view.scale, view.zero);
+        self.copy(name, view, &target, 0, false)?;
+        Ok(target)
+    }
+
+    /// Emits a copy between views of the same shape.
+    fn copy(&mut self, name: &str, from: &View, to: &View, flip: u32, partial: bool) -> Result<(), LowerError> {
+        let collapsed = collapse(&from.shape, &[from, to]).ok_or_else(|| LowerError::Rank(name.to_owned()))?;
+        let (dims, extents) = collapsed;
+        let op = Copy { dims, from: extents[0], to: extents[1], flip, partial };
+        self.push(&format!("{name}/copy"), ops::Op::Copy(op), &[Some(from.tensor)], to.tensor);
+        Ok(())
+    }
+
+    fn add_inputs(&mut self) {
+        for &id in &self.graph.inputs {
+            let tensor = &self.graph.tensors[id];
+            let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+            let image = tensor.dtype == DataType::Float && self.options.normalization.is_some() && shape.len() >= 3;
+            let index = if self.wants[id].ids {
+                self.output(id, Dtype::I32, 1.0, 0.0)
+            } else if let (true, Some((mean, std))) = (image, self.options.normalization) {
+                // Raw pixels as the device gets them; XOR 0x80 makes them i8, and the mean goes into biases.
+                let scale = 1.0 / (255.0 * std);
+                let raw = self.new_tensor(&name, Dtype::U8, &shape, scale, 255.0 * mean, None);
+                let zero = 255.0 * mean - 128.0;
+                let to = self.output(id, Dtype::I8, scale, zero);
+                let (from, to) = (View::whole(raw, &shape, scale, zero), View::whole(to, &shape, scale, zero));
+                // A whole tensor always collapses to one dimension.
+                let _ = self.copy(&name, &from, &to, 0x80, false);
+                raw
+            } else if tensor.dtype == DataType::Float {
+                let (scale, zero) = self.narrow_units(id, true);
+                self.output(id, Dtype::I8, scale, zero)
+            } else {
+                // Masks and flags.
+                self.output(id, Dtype::I8, 1.0, 0.0)
+            };
+            let normalization = if image { self.options.normalization } else { None };
+            self.program.inputs.push(Endpoint { name, tensor: index, shape, normalization });
+        }
+    }
+
+    fn add_outputs(&mut self) -> Result<(), LowerError> {
+        for &id in &self.graph.outputs {
+            let view = self.get(id, Form::Any)?;
+            let name = self.name(id);
+            let mut view = self.contiguous(&view, &name)?;
+            let tensor = &self.program.tensors[view.tensor];
+            let is_input = self.program.inputs.iter().any(|input| input.tensor == view.tensor);
+            let is_output = self.program.outputs.iter().any(|output| output.tensor == view.tensor);
+            if tensor.constant.is_some() || is_input || is_output {
+                let copy = self.new_tensor(&name, tensor.dtype, &view.shape, view.scale, view.zero, Some(id));
+                let to = View { tensor: copy, ..View::whole(copy, &view.shape, view.scale, view.zero) };
+                self.copy(&name, &view, &to, 0, false)?;
+                view = to;
+            }
+            // A scalar factor may have changed the units of the view.
+            self.program.tensors[view.tensor].scale = view.scale;
+            self.program.tensors[view.tensor].zero = view.zero;
+            let shape = self.graph.shape(id).to_vec();
+            self.program.outputs.push(Endpoint { name, tensor: view.tensor, shape, normalization: None });
+        }
+        Ok(())
+    }
+
+    /// From consumers to producers: which representations are asked for.
+    fn spread_wants(&mut self) {
+        for &id in &self.graph.outputs {
+            self.wants[id].wide = true;
+        }
+        for index in (0..self.graph.nodes.len()).rev() {
+            let node = &self.graph.nodes[index];
+            let out = self.wants[node.output];
+            let mut ask = |id: TensorId, want: Want| {
+                let have = &mut self.wants[id];
+                have.narrow |= want.narrow;
+                have.wide |= want.wide;
+                have.zero_point |= want.zero_point;
+                have.symmetric |= want.symmetric;
+                have.ids |= want.ids;
+            };
+            let narrow = Want { narrow: true, zero_point: true, ..Want::default() };
+            let symmetric = Want { narrow: true, symmetric: true, ..Want::default() };
+            let wide = Want { wide: true, ..Want::default() };
+            match &node.op {
+                Op::Linear | Op::Conv2d(_) => ask(node.inputs[0], narrow),
+                Op::MaxPool(_) | Op::AveragePool { .. } => ask(node.inputs[0], symmetric),
+                Op::MatMul { .. } => node.inputs.iter().for_each(|&id| ask(id, symmetric)),
+                Op::Attention(_) => {
+                    node.inputs.iter().take(3).for_each(|&id| ask(id, symmetric));
+                    node.inputs.iter().skip(3).for_each(|&id| ask(id, wide));
+                }
+                Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => ask(node.inputs[0], wide),
+                Op::Unary(_) | Op::Where => node.inputs.iter().for_each(|&id| ask(id, narrow)),
+                Op::Binary(_) => {
+                    let inner = if self.chains.contains_key(&index) || self.absorbed[index] { narrow } else { wide };
+                    node.inputs.iter().for_each(|&id| ask(id, inner));
+                }
+                Op::Gather { .. } => {
+                    ask(node.inputs[0], out);
+                    if !self.graph.tensors[node.inputs[1]].value.is_some() {
+                        ask(node.inputs[1], Want { ids: true, ..Want::default() });
+                    }
+                }
+                Op::Reduce { .. } => ask(node.inputs[0], wide),
+                Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Concat { .. } | Op::Expand | Op::Pad { .. } => {
+                    node.inputs.iter().for_each(|&id| ask(id, out));
+                }
+                Op::FakeQuant(_) => ask(node.inputs[0], out),
+            }
+        }
+    }
+
+    /// Lowers node `index` unless another node does it.
+    fn node(&mut self, index: usize) -> Result<(), LowerError> {
+        if let Some(chain) = self.chains.get(&index).cloned() {
+            return self.chain(&chain);
+        }
+        if let Some(&(linear, residual)) = self.residuals.get(&index) {
+            return self.linear_with_residual(linear, residual, index);
+        }
+        if self.absorbed[index] {
+            return Ok(());
+        }
+        let node = &self.graph.nodes[index];
+        match &node.op {
+            Op::Linear => self.linear(index),
+            Op::Conv2d(window) => self.conv2d(node, window),
+            Op::MaxPool(window) => self.pool(node, window, None),
+            Op::AveragePool { window, count_include_pad } => self.pool(node, window, Some(*count_include_pad)),
+            Op::MatMul { transpose_b } => self.matmul(node, *transpose_b),
+            Op::Attention(attention) => self.attention(node, attention),
+            Op::Softmax => self.softmax(node),
+            Op::LayerNorm { eps } => self.layer_norm(node, f64::from(*eps), false),
+            Op::RmsNorm { eps } => self.layer_norm(node, f64::from(*eps), true),
+            Op::Binary(kind) => self.binary(node, *kind),
+            Op::Reduce { kind, axes, .. } => self.reduce(node, *kind, axes),
+            Op::Gather { axis } => self.gather(node, *axis),
+            Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Expand => self.movement(node),
+            Op::Concat { axis } => self.concat(node, *axis),
+            Op::Pad { before, value, .. } => self.pad(node, before, f64::from(*value)),
+            Op::FakeQuant(_) => self.alias(node),
+            Op::Unary(_) => Err(self.unsupported(node, "an elementwise function needs one input computed by the model")),
+            Op::Where => Err(self.unsupported(node, "a condition computed from several inputs cannot be a table")),
+        }
+    }
+
+    fn alias(&mut self, node: &Node) -> Result<(), LowerError> {
+        self.forms[node.output] = self.forms[node.inputs[0]].clone();
+        Ok(())
+    }
+}
