@@ -97,6 +97,15 @@ pub struct DotJob {
     pub out_stride: usize,
 }
 
+/// Sums to scores in log2 units with 8 fractional bits: `mulhi_round(acc << acc_shift, multiplier)`.
+#[derive(Clone, Copy)]
+pub struct ScoreScale {
+    /// Left shift before the multiplication; the shifted sum fits `i32`.
+    pub acc_shift: u32,
+    /// In `0..2^31`.
+    pub multiplier: i32,
+}
+
 /// Exponentials of one row, in the width the operator asks for.
 pub enum ExpRow<'a> {
     /// Largest value 255.
@@ -147,24 +156,37 @@ pub trait Kernels: 'static {
         portable::linear(job, x, out);
     }
 
-    /// Dot products of signed rows.
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32]) {
+    /// Dot products of signed rows. `scratch` as for [`linear`](Self::linear).
+    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        let _ = scratch;
         portable::dot(job, x, y, out);
     }
 
-    /// Dot products of 8-bit exponentials with signed rows.
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32]) {
+    /// Dot products of 8-bit exponentials with signed rows. `scratch` as for [`linear`](Self::linear).
+    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        let _ = scratch;
         portable::dot(job, x, y, out);
     }
 
-    /// Dot products of 16-bit exponentials with signed rows.
-    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32]) {
+    /// Dot products of 16-bit exponentials (at most 2^15 - 1) with signed rows. `scratch` as for
+    /// [`linear`](Self::linear).
+    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        let _ = scratch;
         portable::dot(job, x, y, out);
+    }
+
+    /// Scores of query rows `x` with key rows `y`: [`dot_i8`](Self::dot_i8), then
+    /// [`scale_scores`](Self::scale_scores).
+    fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        Self::dot_i8(job, x, y, out, scratch);
+        for row in out.chunks_mut(job.out_stride.max(1)).take(job.rows) {
+            Self::scale_scores(row.get_mut(..job.cols).unwrap_or(&mut []), scale);
+        }
     }
 
     /// Scales scores to log2 units with 8 fractional bits: `s = mulhi_round(s << acc_shift, multiplier)`.
-    fn scale_scores(scores: &mut [i32], acc_shift: u32, multiplier: i32) {
-        portable::scale_scores(scores, acc_shift, multiplier);
+    fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
+        portable::scale_scores(scores, scale);
     }
 
     /// `e = 2^-(max - s)` of a row of scaled scores; returns the sum of `e`.
@@ -198,13 +220,14 @@ pub trait Kernels: 'static {
     }
 }
 
-/// Scratch of [`Kernels::linear`]: room to widen [`ROW_BLOCK`] rows of activations to 16 bits.
+/// Scratch of [`Kernels::linear`] and of the dot products: room to widen [`ROW_BLOCK`] rows of activations to 16 bits.
 pub const fn linear_scratch_bytes(k: usize) -> usize {
     ROW_BLOCK * k.next_multiple_of(GROUP) * 2
 }
 
-/// Rows that blocked kernels take at a time.
-pub const ROW_BLOCK: usize = 4;
+/// Rows that blocked kernels take at a time. On Cortex-M4 five accumulators, five activations loaded by one `LDM`, the
+/// weights and the pointers are exactly the fourteen registers there are.
+pub const ROW_BLOCK: usize = 5;
 
 /// The portable kernels alone: the definition of the right answer.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 //! Loops are written over fixed-size chunks so that the compiler needs no bounds check and can use whatever vector
 //! instructions the target has.
 
-use super::{DotJob, ExpRow, GROUP, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL};
+use super::{DotJob, ExpRow, GROUP, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale};
 use crate::arith::{exp, norm, requant};
 
 const PANEL_GROUP_8: usize = PANEL * GROUP;
@@ -138,9 +138,9 @@ pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]
 }
 
 /// [`super::Kernels::scale_scores`].
-pub fn scale_scores(scores: &mut [i32], acc_shift: u32, multiplier: i32) {
+pub fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
     for s in scores {
-        *s = requant::mulhi_round(*s << acc_shift, multiplier);
+        *s = requant::mulhi_round(*s << scale.acc_shift, scale.multiplier);
     }
 }
 

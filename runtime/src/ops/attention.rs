@@ -13,7 +13,7 @@
 use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::exp::RowScale;
 use crate::format::op_params;
-use crate::kernels::{DotJob, ExpRow, Kernels, ROW_BLOCK};
+use crate::kernels::{DotJob, ExpRow, Kernels, ROW_BLOCK, ScoreScale, linear_scratch_bytes};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -189,14 +189,13 @@ impl AttentionParams {
         (self.n_k as usize).next_multiple_of(16)
     }
 
-    /// Scores of `rows` query rows from row `first`, scaled and biased, into `scores` with stride `stride`.
+    /// Scores of `rows` query rows from row `first`, scaled and biased, into `to`.
     fn scores<B: Kernels>(
         &self,
         inputs: &Inputs<'_>,
         first: Unit,
         rows: usize,
-        scores: &mut [i32],
-        stride: usize,
+        to: ScoreRows<'_>,
     ) -> Result<(), RunFault> {
         let (q, k) = (inputs.get::<i8>(0)?, inputs.get::<i8>(1)?);
         let kv_head = first.head.checked_div(self.kv_group).unwrap_or(0);
@@ -209,16 +208,16 @@ impl AttentionParams {
             k: self.head_dim as usize,
             x_stride: self.q.row as usize,
             y_stride: self.k.row as usize,
-            out_stride: stride,
+            out_stride: to.stride,
         };
-        B::dot_i8(&job, q, k, scores);
+        let scale = ScoreScale { acc_shift: self.acc_shift, multiplier: self.score_multiplier };
+        B::scores(&job, scale, q, k, to.scores, to.scratch);
         let biases = [(3, self.bias0), (4, self.bias1)].map(|(index, view)| match inputs.record(index) {
             Some(_) => inputs.get::<i16>(index).ok().map(|bias| (bias, view)),
             None => None,
         });
-        for (row, scores) in scores.chunks_mut(stride.max(1)).take(rows).enumerate() {
+        for (row, scores) in to.scores.chunks_mut(to.stride.max(1)).take(rows).enumerate() {
             let Some(scores) = scores.get_mut(..self.n_k as usize) else { continue };
-            B::scale_scores(scores, self.acc_shift, self.score_multiplier);
             for (bias, view) in biases.iter().flatten() {
                 view.add(bias, Unit { row: first.row + row as u32, ..first }, scores);
             }
@@ -268,21 +267,32 @@ impl AttentionParams {
     }
 }
 
+/// Where scores go, `stride` elements a row, and what the kernel may use besides.
+struct ScoreRows<'s> {
+    scores: &'s mut [i32],
+    stride: usize,
+    scratch: &'s mut [u8],
+}
+
 /// The scratch areas of fused attention, in this order.
+///
+/// An area that holds nothing yet, or nothing any more, serves the dot products: `acc` while scores are made, `scores`
+/// while values are summed.
 struct Scratch<'s> {
     values: &'s mut [i8],
     scores: &'s mut [i32],
     exps: &'s mut [u8],
-    acc: &'s mut [i32],
+    acc: &'s mut [u8],
 }
 
 impl<'s> Scratch<'s> {
     fn sizes(p: &AttentionParams) -> [usize; 4] {
+        let acc = (ROW_BLOCK * p.v_dim as usize * 4).next_multiple_of(16);
         [
             p.v_dim as usize * p.padded_keys(),
             ROW_BLOCK * p.padded_keys() * 4,
             ROW_BLOCK * p.exp_bytes(),
-            (ROW_BLOCK * p.v_dim as usize * 4).next_multiple_of(16),
+            acc.max(linear_scratch_bytes(p.head_dim as usize)),
         ]
     }
 
@@ -293,7 +303,7 @@ impl<'s> Scratch<'s> {
         let (exps, rest) = rest.split_at_mut_checked(exps).ok_or(RunFault::Memory)?;
         let acc = rest.get_mut(..acc).ok_or(RunFault::Memory)?;
         use super::memory::cast_mut;
-        Ok(Self { values: cast_mut(values)?, scores: cast_mut(scores)?, exps, acc: cast_mut(acc)? })
+        Ok(Self { values: cast_mut(values)?, scores: cast_mut(scores)?, exps, acc })
     }
 }
 
@@ -311,13 +321,23 @@ fn exp_row<B: Kernels>(wide: bool, scores: &[i32], out: &mut [u8]) -> Result<u32
     }
 }
 
-fn dot_exps<B: Kernels>(wide: bool, job: &DotJob, exps: &[u8], values: &[i8], acc: &mut [i32]) -> Result<(), RunFault> {
+/// Sums of the values, weighted by the rows of `exps`, in `acc`; the scores are gone afterwards.
+fn dot_exps<'s, B: Kernels>(
+    wide: bool,
+    job: &DotJob,
+    exps: &[u8],
+    values: &[i8],
+    scores: &mut [i32],
+    acc: &'s mut [u8],
+) -> Result<&'s [i32], RunFault> {
+    let acc: &mut [i32] = super::memory::cast_mut(acc)?;
+    let free = bytemuck::cast_slice_mut(scores);
     if wide {
-        B::dot_u16(job, super::memory::cast(exps)?, values, acc);
+        B::dot_u16(job, super::memory::cast(exps)?, values, acc, free);
     } else {
-        B::dot_u8(job, exps, values, acc);
+        B::dot_u8(job, exps, values, acc, free);
     }
-    Ok(())
+    Ok(acc)
 }
 
 macro_rules! attention_form {
@@ -371,15 +391,17 @@ impl Operator for Attention {
                 p.transpose_values::<B>(&memory.inputs, first, scratch.values)?;
             }
             let rows = p.rows_from(first.row);
-            p.scores::<B>(&memory.inputs, first, rows, scratch.scores, padded)?;
+            let to = ScoreRows { scores: &mut *scratch.scores, stride: padded, scratch: &mut *scratch.acc };
+            p.scores::<B>(&memory.inputs, first, rows, to)?;
             let mut sums = [0u32; ROW_BLOCK];
             let exps = scratch.exps.chunks_exact_mut(p.exp_bytes().max(1));
             for ((scores, exps), sum) in scratch.scores.chunks_exact(padded.max(1)).zip(exps).zip(&mut sums).take(rows) {
                 *sum = exp_row::<B>(p.wide_exp, scores.get(..p.n_k as usize).unwrap_or(&[]), exps)?;
             }
-            dot_exps::<B>(p.wide_exp, &p.value_job(rows, v_dim), scratch.exps, scratch.values, scratch.acc)?;
+            let job = p.value_job(rows, v_dim);
+            let acc = dot_exps::<B>(p.wide_exp, &job, scratch.exps, scratch.values, scratch.scores, scratch.acc)?;
             let out: &mut [i8] = super::memory::cast_mut(memory.out)?;
-            for (row, (acc, sum)) in scratch.acc.chunks_exact(v_dim).zip(sums).take(rows).enumerate() {
+            for (row, (acc, sum)) in acc.chunks_exact(v_dim).zip(sums).take(rows).enumerate() {
                 p.values::<B>(acc, sum, Unit { row: first.row + row as u32, ..first }, out)?;
             }
         }
@@ -415,13 +437,18 @@ impl Operator for AttentionScores {
             let first = p.unit(piece);
             let row = (first.batch * p.heads + first.head) as usize * p.n_q as usize + first.row as usize;
             let scores = scores.get_mut(row * n_k..).ok_or(RunFault::Memory)?;
-            p.scores::<B>(&memory.inputs, first, p.rows_from(first.row), scores, n_k)?;
+            let to = ScoreRows { scores, stride: n_k, scratch: &mut *memory.scratch };
+            p.scores::<B>(&memory.inputs, first, p.rows_from(first.row), to)?;
         }
         Ok(())
     }
 
     fn macs(&self) -> u64 {
         self.attention.score_len() * u64::from(self.attention.head_dim)
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        linear_scratch_bytes(self.attention.head_dim as usize) as u32
     }
 
     fn pieces(&self) -> u32 {
@@ -479,8 +506,8 @@ impl Operator for AttentionValues {
             for row in first.row..first.row + p.rows_from(first.row) as u32 {
                 let index = (first.batch * p.heads + first.head) as usize * p.n_q as usize + row as usize;
                 let exps = exps.get(index * row_bytes..(index + 1) * row_bytes).ok_or(RunFault::Memory)?;
-                let acc = scratch.acc.get_mut(..p.v_dim as usize).ok_or(RunFault::Memory)?;
-                dot_exps::<B>(p.wide_exp, &job, exps, scratch.values, acc)?;
+                let acc = dot_exps::<B>(p.wide_exp, &job, exps, scratch.values, scratch.scores, scratch.acc)?;
+                let acc = acc.get(..p.v_dim as usize).ok_or(RunFault::Memory)?;
                 let sum = if p.wide_exp {
                     super::memory::cast::<u16>(exps)?.iter().map(|&e| u32::from(e)).sum()
                 } else {

@@ -4,7 +4,7 @@ use super::memory::cast_mut;
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::requant::{requantize_i8, requantize_i16};
 use crate::format::op_params;
-use crate::kernels::{DotJob, Kernels, ROW_BLOCK};
+use crate::kernels::{DotJob, Kernels, ROW_BLOCK, linear_scratch_bytes};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -55,6 +55,10 @@ impl MatMul {
         if self.b_transposed { 0 } else { self.n as usize * self.padded_k() }
     }
 
+    fn acc_bytes(&self) -> usize {
+        (ROW_BLOCK * self.n as usize * 4).next_multiple_of(16)
+    }
+
     /// Offset of matrix `index` of the batch.
     fn start(&self, index: u32, strides: [u32; 3]) -> usize {
         let [_, d1, d2] = self.batch.map(|d| d.max(1));
@@ -97,7 +101,8 @@ impl Operator for MatMul {
             let a_start = self.start(matrix, self.a_batch) + first * self.a_row as usize;
             let a = a.get(a_start..).ok_or(RunFault::Memory)?;
             let b = b.get(self.start(matrix, self.b_batch)..).ok_or(RunFault::Memory)?;
-            let (columns, acc) = memory.scratch.split_at_mut_checked(self.column_bytes()).ok_or(RunFault::Memory)?;
+            let (columns, rest) = memory.scratch.split_at_mut_checked(self.column_bytes()).ok_or(RunFault::Memory)?;
+            let (acc, scratch) = rest.split_at_mut_checked(self.acc_bytes()).ok_or(RunFault::Memory)?;
             let columns: &mut [i8] = cast_mut(columns)?;
             let acc: &mut [i32] = cast_mut(acc)?;
             // The transposed matrix stays in the scratch for the other row blocks.
@@ -106,7 +111,7 @@ impl Operator for MatMul {
             }
             let (y, y_stride) = if self.b_transposed { (b, self.b_row as usize) } else { (&*columns, padded) };
             let job = DotJob { rows, cols: n, k: self.k as usize, x_stride: self.a_row as usize, y_stride, out_stride: n };
-            B::dot_i8(&job, a, y, acc);
+            B::dot_i8(&job, a, y, acc, scratch);
             let start = (matrix as usize * self.m as usize + first) * n;
             let acc = acc.get(..rows * n).ok_or(RunFault::Memory)?;
             if memory.output.dtype == Dtype::I8 {
@@ -129,7 +134,7 @@ impl Operator for MatMul {
     }
 
     fn scratch_bytes(&self) -> u32 {
-        (self.column_bytes() + (ROW_BLOCK * self.n as usize * 4).next_multiple_of(16)) as u32
+        (self.column_bytes() + self.acc_bytes() + linear_scratch_bytes(self.k as usize)) as u32
     }
 
     fn pieces(&self) -> u32 {

@@ -5,7 +5,7 @@ use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::exp::RowScale;
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::format::op_params;
-use crate::kernels::{ExpRow, Kernels};
+use crate::kernels::{ExpRow, Kernels, ScoreScale};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -58,7 +58,7 @@ impl Operator for Softmax {
             let scores = cast_mut::<i32>(scores)?.get_mut(..n).ok_or(RunFault::Memory)?;
             let exps = cast_mut::<u16>(exps)?.get_mut(..n).ok_or(RunFault::Memory)?;
             super::wide::load(dtype, x, start, 1, scores);
-            B::scale_scores(scores, self.acc_shift, self.multiplier);
+            B::scale_scores(scores, ScoreScale { acc_shift: self.acc_shift, multiplier: self.multiplier });
             let sum = B::exp_row(scores, ExpRow::U16(exps));
             let scale = RowScale::new(sum, ONE.0, ONE.1);
             if memory.output.dtype == Dtype::I8 {
