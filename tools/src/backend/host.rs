@@ -1,0 +1,84 @@
+//! The runtime on this machine.
+
+use super::{Backend, BackendError, Sample, Trace};
+use crate::model_file::ModelFile;
+use rayon::prelude::*;
+use shiftformer::arith::digest::digest;
+use shiftformer::kernels::Kernels;
+use shiftformer::{Observer, RunFault, Session};
+use std::marker::PhantomData;
+
+/// Runs a model with the kernels `B`, samples in parallel.
+pub struct Host<B: Kernels> {
+    name: String,
+    model: ModelFile,
+    kernels: PhantomData<B>,
+}
+
+/// Collects digests.
+struct Collect(Vec<u64>);
+
+impl Observer for Collect {
+    fn after(&mut self, _op: usize, output: &[u8]) {
+        self.0.push(digest(output));
+    }
+}
+
+/// Keeps the output of one operator.
+struct Keep {
+    op: usize,
+    bytes: Vec<u8>,
+}
+
+impl Observer for Keep {
+    fn after(&mut self, op: usize, output: &[u8]) {
+        if op == self.op {
+            self.bytes = output.to_vec();
+        }
+    }
+}
+
+impl<B: Kernels> Host<B> {
+    /// For `model`, under the given name.
+    pub fn new(name: &str, model: &ModelFile) -> Self {
+        Self { name: name.to_owned(), model: model.clone(), kernels: PhantomData }
+    }
+
+    fn fault(&self, fault: impl std::fmt::Display) -> BackendError {
+        BackendError::Run { backend: self.name.clone(), why: fault.to_string() }
+    }
+
+    /// Runs one sample under `observer`; returns the outputs.
+    fn observe(&self, sample: &Sample, observer: &mut impl Observer) -> Result<Vec<Vec<u8>>, BackendError> {
+        let model = self.model.open::<B>()?;
+        let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
+        let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena)).map_err(|e| self.fault(e))?;
+        for (index, bytes) in sample.iter().enumerate() {
+            let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
+            input.ok_or_else(|| self.fault(RunFault::Memory))?.copy_from_slice(bytes);
+        }
+        session.run_with(observer).map_err(|e| self.fault(e))?;
+        Ok((0..model.n_outputs()).map(|i| session.output(i).unwrap_or(&[]).to_vec()).collect())
+    }
+}
+
+impl<B: Kernels + Sync + Send> Backend for Host<B> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn run(&mut self, samples: &[Sample]) -> Result<Vec<Trace>, BackendError> {
+        let run = |sample: &Sample| {
+            let mut collect = Collect(Vec::new());
+            let outputs = self.observe(sample, &mut collect)?;
+            Ok(Trace { digests: collect.0, outputs })
+        };
+        samples.par_iter().map(run).collect()
+    }
+
+    fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, BackendError> {
+        let mut keep = Keep { op, bytes: Vec::new() };
+        self.observe(sample, &mut keep)?;
+        Ok(keep.bytes)
+    }
+}

@@ -1,0 +1,96 @@
+//! Where a model can be run: every backend gives the same bytes for every tensor.
+
+mod host;
+
+use crate::model_file::ModelFile;
+pub use host::Host;
+use shiftformer::ModelError;
+
+/// The bytes of every input of one sample, in the order of the model's inputs.
+pub type Sample = Vec<Vec<u8>>;
+
+/// What a backend says of one sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Digest of every operator's output; that of no bytes where a later operator writes the rest of the tensor.
+    pub digests: Vec<u64>,
+    /// Bytes of every output.
+    pub outputs: Vec<Vec<u8>>,
+}
+
+/// Instructions of one inference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// The whole inference.
+    pub total: u64,
+    /// Each operator.
+    pub ops: Vec<u64>,
+}
+
+/// Why a backend cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No backend has this name.
+    #[error("unknown backend `{0}`; known: {1}")]
+    Unknown(String, String),
+    /// The backend needs something this machine lacks.
+    #[error("backend {backend} is not available: {why}")]
+    Unavailable {
+        /// Its name.
+        backend: String,
+        /// What is missing and how to get it.
+        why: String,
+    },
+    /// The model is not valid.
+    #[error("{0}")]
+    Model(#[from] ModelError),
+    /// A run failed.
+    #[error("backend {backend}: {why}")]
+    Run {
+        /// Its name.
+        backend: String,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+/// Something that runs one model.
+pub trait Backend {
+    /// The name it was opened by.
+    fn name(&self) -> &str;
+
+    /// Runs every sample.
+    ///
+    /// # Errors
+    /// [`BackendError`] when a run fails; a token id out of range is one.
+    fn run(&mut self, samples: &[Sample]) -> Result<Vec<Trace>, BackendError>;
+
+    /// Bytes of the output of operator `op` right after it has run on `sample`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, BackendError>;
+
+    /// Instructions of one inference, where the backend counts them exactly.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn counts(&mut self, sample: &Sample) -> Result<Option<Counts>, BackendError> {
+        let _ = sample;
+        Ok(None)
+    }
+}
+
+/// Names of all backends.
+pub const NAMES: &[&str] = &["portable"];
+
+/// Opens the backend `name` for `model`.
+///
+/// # Errors
+/// [`BackendError::Unknown`] and [`BackendError::Unavailable`]: never another backend instead.
+pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
+    match name {
+        "portable" => Ok(Box::new(Host::<shiftformer::kernels::Portable>::new(name, model))),
+        _ => Err(BackendError::Unknown(name.to_owned(), NAMES.join(", "))),
+    }
+}
