@@ -6,6 +6,13 @@
 use crate::arith::exp::RowScale;
 
 pub mod portable;
+#[cfg(target_arch = "x86_64")]
+pub mod x86;
+
+#[cfg(not(target_arch = "x86_64"))]
+pub use Portable as Native;
+#[cfg(target_arch = "x86_64")]
+pub use x86::Native;
 
 /// Weights of a dense layer in the packed layout: panels of [`PANEL`] output channels, K in groups of [`GROUP`].
 ///
