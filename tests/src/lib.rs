@@ -1,1 +1,3 @@
-//! End-to-end, parity and golden tests.
+//! Runners of stored vectors, shared by the tests and `cargo xtask`.
+
+pub mod golden;

@@ -228,21 +228,35 @@ const fn newton_sqrt(v: u64) -> u64 {
 
 /// `round_half_even(acc * multiplier / 2^shift)` over the exact 64-bit product.
 ///
-/// `multiplier <= 2^31` (a ratio's mantissa in `[2^30, 2^31]`), so that the product is at most `2^62` in magnitude;
-/// greater ones are taken as `2^31`. A `shift` of 63 or more gives 0: the quotient is at most one half, and ties go to
-/// the even 0.
+/// `|multiplier| <= 2^31` (a ratio's mantissa in `[2^30, 2^31]`, negative where a scale is), so that the product is at
+/// most `2^62` in magnitude; greater ones are limited. A `shift` of 63 or more gives 0: the quotient is at most one half,
+/// and ties go to the even 0.
 #[inline]
-pub const fn mul_half_even(acc: i32, multiplier: u32, shift: u32) -> i64 {
-    const MAX_MULTIPLIER: u32 = 1 << 31;
-    let multiplier = if multiplier > MAX_MULTIPLIER { MAX_MULTIPLIER } else { multiplier };
-    let product = acc as i64 * multiplier as i64;
+pub const fn mul_half_even(acc: i32, multiplier: i64, shift: u32) -> i64 {
+    let multiplier = if multiplier > MAX_MULTIPLIER {
+        MAX_MULTIPLIER
+    } else if multiplier < -MAX_MULTIPLIER {
+        -MAX_MULTIPLIER
+    } else {
+        multiplier
+    };
+    shift_half_even(acc as i64 * multiplier, shift, false)
+}
+
+/// Greatest magnitude of a multiplier.
+pub const MAX_MULTIPLIER: i64 = 1 << 31;
+
+/// `round_half_even((product + rest) / 2^shift)` for `|product| <= 2^62`, where `sticky` says whether the part `rest` in
+/// `[0, 1)` that was cut off before is not zero.
+#[inline]
+const fn shift_half_even(product: i64, shift: u32, sticky: bool) -> i64 {
     match shift {
         0 => product,
         1..63 => {
             let floor = product >> shift;
             let rest = product - (floor << shift);
             let half = 1i64 << (shift - 1);
-            floor + (rest > half || (rest == half && floor & 1 == 1)) as i64
+            floor + (rest > half || (rest == half && (sticky || floor & 1 == 1))) as i64
         }
         _ => 0,
     }
@@ -251,8 +265,8 @@ pub const fn mul_half_even(acc: i32, multiplier: u32, shift: u32) -> i64 {
 /// A multiplication by `multiplier / 2^shift`: see [`mul_half_even`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dyadic {
-    /// In `2^30 ..= 2^31`, or 0.
-    pub multiplier: u32,
+    /// In `2^30 ..= 2^31` or its negative, or 0.
+    pub multiplier: i64,
     /// Right shift.
     pub shift: u32,
 }
@@ -304,7 +318,8 @@ mod tests {
         assert_eq!([-5, -3, -1, 0, 1, 3, 5].map(half), [-2, -2, 0, 0, 0, 2, 2]);
         assert_eq!(mul_half_even(i32::MIN, 1 << 31, 62), -1);
         assert_eq!(mul_half_even(i32::MIN, 1 << 31, 63), 0);
-        assert_eq!(mul_half_even(i32::MIN, u32::MAX, 64), 0);
+        assert_eq!(mul_half_even(i32::MIN, -(1 << 31), 0), 1 << 62);
+        assert_eq!(mul_half_even(i32::MIN, i64::MAX, 64), 0);
         assert_eq!(mul_half_even(i32::MIN, 1 << 31, 0), -(1 << 62));
         assert_eq!([-7, -6, -5, 5, 6, 7].map(|a| div_half_even(a, 4)), [-2, -2, -1, 1, 2, 2]);
     }
