@@ -1,0 +1,171 @@
+//! Running a job.
+
+use crate::{Job, Record};
+use core::fmt::{self, Write};
+use shiftformer::kernels::Kernels;
+use shiftformer::ops::OpTable;
+use shiftformer::{Model, Observer, Session};
+
+/// The connection to the host could not carry on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostError;
+
+/// What a machine gives to a job.
+pub trait Host {
+    /// Fills `buffer` with the next bytes of the samples.
+    ///
+    /// # Errors
+    /// [`HostError`] when fewer bytes are left.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<(), HostError>;
+
+    /// Appends to the answer.
+    ///
+    /// # Errors
+    /// [`HostError`] when the host does not take them.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), HostError>;
+
+    /// A counter that rises in step with executed instructions and wraps around; always 0 where there is none.
+    fn ticks(&mut self) -> u32;
+
+    /// Executes a known number of instructions, and returns that number. 0 where there is no counter.
+    fn known_loop(&mut self) -> u32;
+
+    /// Marks the free stack, so that [`stack_bytes`](Self::stack_bytes) can tell what has been written since.
+    fn mark_stack(&mut self);
+
+    /// Bytes of stack, counted from where [`mark_stack`](Self::mark_stack) was called, that have been in use since.
+    fn stack_bytes(&mut self) -> u32;
+}
+
+/// Why a job failed; its text goes to the host.
+enum Fault {
+    Text(heapless::String<192>),
+    Host(HostError),
+}
+
+impl Fault {
+    fn of(what: &dyn fmt::Display) -> Self {
+        let mut text = heapless::String::new();
+        // A text that does not fit is cut: the host still sees its beginning.
+        let _ = write!(text, "{what}");
+        Self::Text(text)
+    }
+}
+
+impl From<HostError> for Fault {
+    fn from(error: HostError) -> Self {
+        Self::Host(error)
+    }
+}
+
+/// Executes the job at the start of `bytes` (header, model) over `arena`, with the kernels `N` where the job asks for
+/// native ones, else `P`. A failure is reported to the host like a result.
+///
+/// # Errors
+/// [`HostError`] when the host itself failed.
+pub fn execute<P: Kernels, N: Kernels>(bytes: &[u8], arena: &mut [u8], host: &mut impl Host) -> Result<(), HostError> {
+    let done = match Job::decode(bytes) {
+        Some(job) if job.native => run::<N>(&job, bytes, arena, host),
+        Some(job) => run::<P>(&job, bytes, arena, host),
+        None => Err(Fault::of(&"no job where the machine looks for it")),
+    };
+    match done {
+        Ok(()) => put(host, Record::Done),
+        Err(Fault::Text(text)) => put(host, Record::Failed(text.as_bytes())),
+        Err(Fault::Host(error)) => Err(error),
+    }
+}
+
+fn run<B: Kernels>(job: &Job, bytes: &[u8], arena: &mut [u8], host: &mut impl Host) -> Result<(), Fault> {
+    let calibration = calibrate(host);
+    put(host, calibration)?;
+    let file = bytes.get(Job::BYTES..).and_then(|rest| rest.get(..job.model_bytes as usize));
+    let file = file.ok_or_else(|| Fault::of(&"the job is shorter than its model"))?;
+    let model = Model::open_with(file, OpTable::<B>::ALL).map_err(|e| Fault::of(&e))?;
+    let mut session = Session::new(&model, arena).map_err(|e| Fault::of(&e))?;
+    if job.measure {
+        read_inputs(&mut session, host)?;
+        let record = measure(&mut session, host)?;
+        put(host, record)?;
+    }
+    for _ in 0..job.samples {
+        read_inputs(&mut session, host)?;
+        let mut reporter = Reporter { host, dump_op: job.dump_op.map(usize::from), started: 0, broken: Ok(()) };
+        session.run_with(&mut reporter).map_err(|e| Fault::of(&e))?;
+        reporter.broken?;
+        for index in 0..model.n_outputs() {
+            put(host, Record::Output(session.output(index).unwrap_or(&[])))?;
+        }
+        put(host, Record::SampleEnd)?;
+    }
+    Ok(())
+}
+
+fn put(host: &mut impl Host, record: Record<'_>) -> Result<(), HostError> {
+    record.write(|part| host.write(part))
+}
+
+fn calibrate(host: &mut impl Host) -> Record<'static> {
+    let empty = interval(host, |_| ()).0;
+    let (ticks, instructions) = interval(host, Host::known_loop);
+    Record::Calibration { instructions, ticks: ticks.wrapping_sub(empty), empty_ticks: empty }
+}
+
+#[inline(always)]
+fn interval<H: Host, R>(host: &mut H, work: impl FnOnce(&mut H) -> R) -> (u32, R) {
+    let from = host.ticks();
+    let result = work(host);
+    (host.ticks().wrapping_sub(from), result)
+}
+
+fn read_inputs<B: Kernels>(session: &mut Session<'_, '_, B>, host: &mut impl Host) -> Result<(), HostError> {
+    let mut index = 0;
+    while let Some(input) = session.input_mut(index) {
+        host.read(input)?;
+        index += 1;
+    }
+    Ok(())
+}
+
+fn measure<B: Kernels>(session: &mut Session<'_, '_, B>, host: &mut impl Host) -> Result<Record<'static>, Fault> {
+    host.mark_stack();
+    let (ticks, done) = interval(host, |_| inference(session));
+    let stack_bytes = host.stack_bytes();
+    done.map_err(|e| Fault::of(&e))?;
+    Ok(Record::Inference { ticks, stack_bytes })
+}
+
+/// A call of its own, so that the stack is counted from a known place.
+#[inline(never)]
+fn inference<B: Kernels>(session: &mut Session<'_, '_, B>) -> Result<(), shiftformer::RunFault> {
+    session.run()
+}
+
+/// Reports every operator to the host; its own work falls between the measured intervals.
+struct Reporter<'h, H: Host> {
+    host: &'h mut H,
+    dump_op: Option<usize>,
+    started: u32,
+    broken: Result<(), HostError>,
+}
+
+impl<H: Host> Reporter<'_, H> {
+    fn report(&mut self, op: usize, ticks: u32, output: &[u8]) -> Result<(), HostError> {
+        let digest = shiftformer::arith::digest::digest(output);
+        put(self.host, Record::Op { op: op as u32, ticks, digest })?;
+        if self.dump_op == Some(op) { put(self.host, Record::Dump(output)) } else { Ok(()) }
+    }
+}
+
+impl<H: Host> Observer for Reporter<'_, H> {
+    fn before(&mut self, _op: usize) {
+        self.started = self.host.ticks();
+    }
+
+    fn after(&mut self, op: usize, output: &[u8]) {
+        let ticks = self.host.ticks().wrapping_sub(self.started);
+        if self.broken.is_ok() {
+            self.broken = self.report(op, ticks, output);
+        }
+    }
+}

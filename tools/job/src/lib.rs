@@ -1,0 +1,87 @@
+//! A job: a model, samples, and what to report of their runs. The host writes it, a machine executes it.
+//!
+//! The machine may be a bare-metal board in an emulator or a process on another architecture; both run [`execute`] and
+//! differ in their [`Host`].
+//!
+//! The host prepares two byte strings. The *job* is [`Job::BYTES`] bytes of header ([`Job::encode`]), then the model;
+//! it lies at an address divisible by 16. The *samples* are the inputs of every sample in turn, each input as the
+//! model's raw bytes, nothing between them. The answer is a string of [`Record`]s.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+mod execute;
+mod record;
+
+pub use execute::{Host, HostError, execute};
+pub use record::{Record, RecordError, Records};
+
+/// What the machine is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Bytes of the model behind the header.
+    pub model_bytes: u32,
+    /// Samples to run and report.
+    pub samples: u32,
+    /// Measure one whole inference first: the samples then begin with one more sample, used for that alone.
+    pub measure: bool,
+    /// Use the fast kernels of the machine instead of the portable ones.
+    pub native: bool,
+    /// Also report the output bytes of this operator.
+    pub dump_op: Option<u16>,
+}
+
+const MAGIC: u32 = u32::from_le_bytes(*b"SFJ1");
+const MEASURE: u32 = 1;
+const NATIVE: u32 = 2;
+const NO_DUMP: u32 = u32::MAX;
+
+impl Job {
+    /// Encoded size: a multiple of the alignment of a model.
+    pub const BYTES: usize = 32;
+
+    /// The header: little-endian words magic, model bytes, samples, flags, dumped operator or all ones, three zeros.
+    pub fn encode(&self) -> [u8; Self::BYTES] {
+        let flags = if self.measure { MEASURE } else { 0 } | if self.native { NATIVE } else { 0 };
+        let dump = self.dump_op.map_or(NO_DUMP, u32::from);
+        let mut bytes = [0; Self::BYTES];
+        let words = [MAGIC, self.model_bytes, self.samples, flags, dump];
+        for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads a header; `None` when `bytes` is too short or holds none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut words = [0; Self::BYTES / 4];
+        for (word, from) in words.iter_mut().zip(bytes.get(..Self::BYTES)?.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*from);
+        }
+        let [magic, model_bytes, samples, flags, dump, ..] = words;
+        let job = Self {
+            model_bytes,
+            samples,
+            measure: flags & MEASURE != 0,
+            native: flags & NATIVE != 0,
+            dump_op: u16::try_from(dump).ok(),
+        };
+        (magic == MAGIC).then_some(job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_survives_the_round_trip() {
+        for dump_op in [None, Some(0), Some(17)] {
+            let job = Job { model_bytes: 1000, samples: 3, measure: true, native: false, dump_op };
+            assert_eq!(Job::decode(&job.encode()), Some(job));
+        }
+        assert_eq!(Job::decode(&[0; Job::BYTES]), None);
+        assert_eq!(Job::decode(&[]), None);
+    }
+}
