@@ -6,7 +6,7 @@
 
 use board::memory::StackMark;
 use board::semihosting::{File, IoError, Mode, exit};
-use shiftformer::kernels::Portable;
+use shiftformer::kernels::{Native, Portable};
 use shiftformer_job::{Host, HostError};
 
 struct Emulator {
@@ -52,7 +52,7 @@ fn connect() -> Result<Emulator, IoError> {
 #[board::entry]
 fn main() -> ! {
     let (Ok(mut host), Some(arena)) = (connect(), board::memory::take_arena()) else { exit(false) };
-    let done = shiftformer_job::execute::<Portable, Portable>(board::memory::job(), arena, &mut host);
+    let done = shiftformer_job::execute::<Portable, Native>(board::memory::job(), arena, &mut host);
     drop(host);
     exit(done.is_ok())
 }
