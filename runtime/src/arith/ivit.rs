@@ -262,6 +262,32 @@ const fn shift_half_even(product: i64, shift: u32, sticky: bool) -> i64 {
     }
 }
 
+/// Greatest magnitude of a value for [`mul_half_even_wide`].
+pub const MAX_WIDE: i64 = 1 << 54;
+
+/// [`mul_half_even`] of a wider value, `|y| <= 2^54`, over the exact product, limited to 32 bits.
+///
+/// The product of up to 85 bits is formed in two parts: what the low 24 bits of `y` leave below the unit of the upper part
+/// decides ties only.
+#[inline]
+pub const fn mul_half_even_wide(y: i64, multiplier: i32, shift: u32) -> i32 {
+    const LOW_BITS: u32 = 24;
+    let m = multiplier as i64;
+    let (high, low) = (y >> LOW_BITS, y & ((1 << LOW_BITS) - 1));
+    // |high * m| <= 2^61 and 0 <= |low * m| < 2^55.
+    let low = low * m;
+    let upper = high * m + (low >> LOW_BITS);
+    if shift > LOW_BITS {
+        let sticky = low & ((1 << LOW_BITS) - 1) != 0;
+        return saturate(shift_half_even(upper, shift - LOW_BITS, sticky), 32);
+    }
+    // The result is at least upper in magnitude: beyond 32 bits it is limited, below the whole product fits.
+    if saturate(upper, 32) as i64 != upper {
+        return if upper < 0 { i32::MIN } else { i32::MAX };
+    }
+    saturate(shift_half_even((upper << LOW_BITS) + (low & ((1 << LOW_BITS) - 1)), shift, false), 32)
+}
+
 /// A multiplication by `multiplier / 2^shift`: see [`mul_half_even`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dyadic {
@@ -322,6 +348,37 @@ mod tests {
         assert_eq!(mul_half_even(i32::MIN, i64::MAX, 64), 0);
         assert_eq!(mul_half_even(i32::MIN, 1 << 31, 0), -(1 << 62));
         assert_eq!([-7, -6, -5, 5, 6, 7].map(|a| div_half_even(a, 4)), [-2, -2, -1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn wide_products_round_like_exact_ones() {
+        let exact = |y: i64, m: i32, shift: u32| {
+            let product = i128::from(y) * i128::from(m);
+            let floor = product >> shift;
+            let (rest, half) = ((product - (floor << shift)) * 2, 1i128 << shift);
+            let up = rest > half || (rest == half && floor & 1 == 1);
+            (floor + i128::from(up)).clamp(i128::from(i32::MIN), i128::from(i32::MAX)) as i32
+        };
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state
+        };
+        for _ in 0..20_000 {
+            let y = (random() as i64) >> (17 + random() % 46);
+            let m = (random() >> 33) as i32 * if random() >> 63 == 0 { 1 } else { -1 };
+            // Zeros at the end of both make ties.
+            let y = y >> (random() % 30) << (random() % 8);
+            let m = m >> (random() % 31) << (random() % 8);
+            for shift in 0..=63 {
+                assert_eq!(mul_half_even_wide(y, m, shift), exact(y, m, shift), "{y} {m} {shift}");
+            }
+        }
+        for y in [MAX_WIDE, -MAX_WIDE, 1 << 24, -(1 << 24) - 1] {
+            for (m, shift) in [(i32::MAX, 63), (i32::MIN + 1, 63), (1 << 30, 0), (1 << 30, 23), (1 << 30, 62)] {
+                assert_eq!(mul_half_even_wide(y, m, shift), exact(y, m, shift), "{y} {m} {shift}");
+            }
+        }
     }
 
     #[test]

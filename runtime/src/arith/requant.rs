@@ -45,6 +45,18 @@ pub const fn sat_i16(x: i32) -> i16 {
     }
 }
 
+/// `x` limited to the range of `i32`.
+#[inline(always)]
+pub const fn sat_i32(x: i64) -> i32 {
+    if x > i32::MAX as i64 {
+        i32::MAX
+    } else if x < i32::MIN as i64 {
+        i32::MIN
+    } else {
+        x as i32
+    }
+}
+
 /// `sat_i8(zero_point + mulhi_round(acc << acc_shift, multiplier))`.
 ///
 /// `acc << acc_shift` must fit `i32` (the converter proves it per operator); `multiplier` is in `0..2^31`, so the

@@ -56,7 +56,7 @@ pub struct LinearJob<'a> {
     pub weights: PackedWeights<'a>,
     /// `[n]`, padded to a multiple of [`PANEL`].
     pub bias: &'a [i32],
-    /// `[n]`, padded like `bias`; each in `0..2^31`.
+    /// `[n]`, padded like `bias`; each in `0..2^31`. For raw sums any values do.
     pub multipliers: &'a [i32],
     /// Left shift of the accumulator before the multiplication.
     pub acc_shift: u32,
@@ -161,6 +161,13 @@ pub trait Kernels: 'static {
     fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
         let _ = scratch;
         portable::linear(job, x, out);
+    }
+
+    /// The sums of a dense layer without requantization: `out = acc`, `[rows, n]` with `out_stride`. `scratch` as for
+    /// [`linear`](Self::linear); the multipliers are not read.
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        let _ = scratch;
+        portable::linear_acc(job, x, out);
     }
 
     /// Dot products of signed rows. `scratch` as for [`linear`](Self::linear).

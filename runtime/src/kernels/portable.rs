@@ -30,6 +30,11 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
     }
 }
 
+/// [`super::Kernels::linear_acc`].
+pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32]) {
+    linear_rows(job, x, out, |acc, _, out| *out = acc);
+}
+
 /// What the epilogue needs to know about an output channel.
 struct Channel {
     multiplier: i32,

@@ -1,6 +1,7 @@
 //! 2-D convolution as a dense layer over gathered windows.
 
 use super::linear::{Dense, JobSize};
+use super::memory::cast_mut;
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearOut, PANEL, PackedWeights};
@@ -8,7 +9,7 @@ use crate::tensor::Dtype;
 use core::ops::Range;
 
 op_params! {
-    /// `x: i8` image, read by strides, to `y: [out_h * out_w, n] i8 | i16`, channels last.
+    /// `x: i8` image, read by strides, to `y: [out_h * out_w, n] i8 | i16`, channels last; in `i32` the sums.
     ///
     /// The sum runs over `(kh, kw, c)` in this order. Weights of group `g` are a packed `[n / groups, kh*kw*c]` matrix,
     /// one group after the other, each padded like a matrix of its own (so are bias and multipliers).
@@ -124,7 +125,11 @@ impl Conv2d {
         Dense {
             weights: Self::part(self.dense.weights, weights, group),
             bias: Self::part(self.dense.bias, channels, group),
-            multipliers: Self::part(self.dense.multipliers, channels, group),
+            multipliers: if self.dense.multipliers.is_some() {
+                Self::part(self.dense.multipliers, channels, group)
+            } else {
+                Blob::NONE
+            },
             ..self.dense
         }
     }
@@ -161,7 +166,7 @@ impl Operator for Conv2d {
         self.window.check(all_channels, input.len())?;
         let k = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w) * u64::from(self.channels);
         require(k <= 1 << 20, OpFault::Range)?;
-        let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.window.pixels()) * u64::from(self.n))?;
+        let out = io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], u64::from(self.window.pixels()) * u64::from(self.n))?;
         let whole = |blob: Blob| blob.bytes.is_multiple_of(self.groups) && (blob.bytes / self.groups).is_multiple_of(16);
         let even = whole(self.dense.weights) && whole(self.dense.bias) && whole(self.dense.multipliers);
         require(even, OpFault::Blob)?;
@@ -173,7 +178,6 @@ impl Operator for Conv2d {
         let x = memory.inputs.get::<i8>(0)?;
         let (k, n, group_n) = (self.k(), self.n as usize, self.group_n() as usize);
         let lut = self.dense.table(&memory.inputs)?;
-        let wide = memory.output.dtype == Dtype::I16;
         for piece in pieces {
             let first = piece * kernels::ROW_BLOCK as u32;
             let pixels = first..(first + kernels::ROW_BLOCK as u32).min(self.window.pixels());
@@ -187,18 +191,21 @@ impl Operator for Conv2d {
                         self.gather(x, pixel, channel, out);
                     }
                 };
-                if wide {
-                    let (out, scratch) = memory.out::<i16>()?;
-                    let (gathered, scratch) = split_scratch(scratch, self.gathered_bytes())?;
-                    gather_all(gathered);
-                    let out = out.get_mut(start..).ok_or(RunFault::Memory)?;
-                    B::linear(&job, gathered, LinearOut::I16 { out }, scratch);
-                } else {
-                    let (out, scratch) = memory.out::<i8>()?;
-                    let (gathered, scratch) = split_scratch(scratch, self.gathered_bytes())?;
-                    gather_all(gathered);
-                    let out = out.get_mut(start..).ok_or(RunFault::Memory)?;
-                    B::linear(&job, gathered, LinearOut::I8 { out, lut }, scratch);
+                let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes())?;
+                gather_all(gathered);
+                match memory.output.dtype {
+                    Dtype::I8 => {
+                        let out = cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+                        B::linear(&job, gathered, LinearOut::I8 { out, lut }, scratch);
+                    }
+                    Dtype::I32 => {
+                        let out = cast_mut::<i32>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+                        B::linear_acc(&job, gathered, out, scratch);
+                    }
+                    _ => {
+                        let out = cast_mut::<i16>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+                        B::linear(&job, gathered, LinearOut::I16 { out }, scratch);
+                    }
                 }
             }
         }
@@ -220,5 +227,5 @@ impl Operator for Conv2d {
 
 fn split_scratch(scratch: &mut [u8], bytes: usize) -> Result<(&mut [i8], &mut [u8]), RunFault> {
     let (gathered, rest) = scratch.split_at_mut_checked(bytes).ok_or(RunFault::Memory)?;
-    Ok((super::memory::cast_mut(gathered)?, rest))
+    Ok((cast_mut(gathered)?, rest))
 }

@@ -7,7 +7,8 @@ use crate::tensor::Dtype;
 use core::ops::Range;
 
 op_params! {
-    /// `x: [rows, k] i8` and optionally `residual: [rows, n] i16` to `y: [rows, n]` in `i8` or `i16`.
+    /// `x: [rows, k] i8` and optionally `residual: [rows, n] i16` to `y: [rows, n]` in `i8` or `i16`; in `i32` the sums
+    /// themselves, for [`DyadicRequant`](super::dyadic_requant::DyadicRequant).
     ///
     /// With a residual (input 1) `y` is `i16` and may lie in the residual's memory.
     Linear {
@@ -37,7 +38,7 @@ op_params! {
         weights: Blob,
         /// `i32` per channel, padded to a multiple of 4.
         bias: Blob,
-        /// `i32` per channel, padded to a multiple of 4.
+        /// `i32` per channel, padded to a multiple of 4; none where the output is the sums.
         multipliers: Blob,
         /// 256 bytes applied to `i8` outputs, or none.
         lut: Blob,
@@ -53,19 +54,25 @@ impl Dense {
         let weights = io.need_blob(self.weights, PackedWeights::bytes_for(n, k, self.weight_bits) as u64)?;
         let channels = (n.next_multiple_of(PANEL) * 4) as u64;
         let bias = io.need_blob(self.bias, channels)?;
-        let multipliers = io.need_blob(self.multipliers, channels)?;
         if self.lut.is_some() {
             io.need_blob(self.lut, 256)?;
             require(out == Dtype::I8, OpFault::Blob)?;
         }
-        let positive = multipliers.as_chunks::<4>().0.iter().all(|m| i32::from_le_bytes(*m) >= 0);
-        require(positive, OpFault::Range)?;
+        if out == Dtype::I32 {
+            require(!self.multipliers.is_some() && self.acc_shift == 0, OpFault::Range)?;
+        } else {
+            let multipliers = io.need_blob(self.multipliers, channels)?;
+            let positive = multipliers.as_chunks::<4>().0.iter().all(|m| i32::from_le_bytes(*m) >= 0);
+            require(positive, OpFault::Range)?;
+        }
         let bounds = acc_bounds(weights, self.weight_bits, bias, k);
         Ok(Proof::of(bounds, self.acc_shift))
     }
 
     /// The job of `rows` rows.
     pub(super) fn job<'a>(&self, inputs: &Inputs<'a>, size: JobSize) -> Result<LinearJob<'a>, RunFault> {
+        // Raw sums have no multipliers; the kernels want a slice of this length.
+        let multipliers = if self.multipliers.is_some() { self.multipliers } else { self.bias };
         Ok(LinearJob {
             rows: size.rows,
             k: size.k,
@@ -74,7 +81,7 @@ impl Dense {
             out_stride: size.out_stride,
             weights: PackedWeights { bytes: inputs.blob(self.weights)?, bits: self.weight_bits },
             bias: inputs.blob(self.bias)?,
-            multipliers: inputs.blob(self.multipliers)?,
+            multipliers: inputs.blob(multipliers)?,
             acc_shift: self.acc_shift,
             zero_point: self.zero_point,
         })
@@ -135,7 +142,7 @@ impl Operator for Linear {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let (rows, k, n) = (u64::from(self.rows), u64::from(self.k), u64::from(self.n));
         io.need_input(0, &[Dtype::I8], rows * k)?;
-        let out = io.need_output(&[Dtype::I8, Dtype::I16], rows * n)?;
+        let out = io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], rows * n)?;
         if io.input(1).is_some() {
             let residual = io.need_input(1, &[Dtype::I16], rows * n)?;
             let same = out.dtype == Dtype::I16 && residual.len() == out.len();
@@ -157,6 +164,11 @@ impl Operator for Linear {
             let (out, scratch) = memory.out::<i8>()?;
             let out = out.get_mut(first * n..last * n).ok_or(RunFault::Memory)?;
             B::linear(&job, x, LinearOut::I8 { out, lut }, scratch);
+            return Ok(());
+        }
+        if memory.output.dtype == Dtype::I32 {
+            let (out, scratch) = memory.out::<i32>()?;
+            B::linear_acc(&job, x, out.get_mut(first * n..last * n).ok_or(RunFault::Memory)?, scratch);
             return Ok(());
         }
         let residual = match memory.inputs.record(1) {
@@ -191,5 +203,80 @@ impl Operator for Linear {
 
     fn pieces(&self) -> u32 {
         self.rows.div_ceil(kernels::ROW_BLOCK as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Random, Weights, run};
+    use super::*;
+    use std::vec::Vec;
+
+    fn pack(w: &[i8], n: usize, k: usize) -> Vec<i8> {
+        let groups = k.div_ceil(kernels::GROUP);
+        let mut packed = std::vec![0; PackedWeights::bytes_for(n, k, 8)];
+        for (i, &w) in w.iter().enumerate() {
+            let (ch, k) = (i / k, i % k);
+            packed[((ch / PANEL) * groups + k / 16) * 64 + (ch % PANEL) * 16 + k % 16] = w;
+        }
+        packed
+    }
+
+    #[test]
+    fn raw_sums_stay_in_the_proof_for_extreme_inputs() {
+        let mut random = Random(6);
+        let (rows, k, n) = (7usize, 35usize, 6usize);
+        let w: Vec<i8> = random.values(Dtype::I8, n * k).into_iter().map(|w| w as i8).collect();
+        let bias: Vec<i32> = random.values(Dtype::I16, n.next_multiple_of(PANEL));
+        let mut weights = Weights::default();
+        let dense = Dense {
+            weight_bits: 8,
+            acc_shift: 0,
+            zero_point: 0,
+            weights: weights.add(&pack(&w, n, k)),
+            bias: weights.add(&bias),
+            multipliers: Blob::NONE,
+            lut: Blob::NONE,
+        };
+        let op = Linear { rows: rows as u32, k: k as u32, n: n as u32, residual_shift: 0, dense };
+        // The first rows have the signs of a channel's weights: they attain the bounds.
+        let mut x = random.values(Dtype::I8, rows * k);
+        for row in 0..rows - 1 {
+            for i in 0..k {
+                let extreme = match row {
+                    0 => -128,
+                    1 => 127,
+                    2 => if i % 2 == 0 { -128 } else { 127 },
+                    row => if (w[row * k + i] > 0) == (row % 2 == 0) { 127 } else { -128 },
+                };
+                x[row * k + i] = extreme;
+            }
+        }
+        let (proof, y) = run(&op, &weights, &[(Dtype::I8, &x)], (Dtype::I32, rows * n)).unwrap();
+        for (i, &y) in y.iter().enumerate() {
+            let (row, ch) = (i / n, i % n);
+            let sum: i32 = (0..k).map(|i| x[row * k + i] * i32::from(w[ch * k + i])).sum();
+            assert_eq!(y, bias[ch] + sum);
+            assert!((proof.acc.0..=proof.acc.1).contains(&i64::from(y)));
+        }
+    }
+
+    #[test]
+    fn a_layer_that_can_overflow_has_no_certificate() {
+        let k = 140_000;
+        let mut weights = Weights::default();
+        let dense = Dense {
+            weight_bits: 8,
+            acc_shift: 0,
+            zero_point: 0,
+            weights: weights.add(&pack(&std::vec![127; k], 1, k)),
+            bias: weights.add(&[0i32; 4]),
+            multipliers: Blob::NONE,
+            lut: Blob::NONE,
+        };
+        let op = Linear { rows: 1, k: k as u32, n: 1, residual_shift: 0, dense };
+        let x = std::vec![0; k];
+        let (proof, _) = run(&op, &weights, &[(Dtype::I8, &x)], (Dtype::I32, 1)).unwrap();
+        assert_eq!(proof.certificate().err(), Some(OpFault::Overflow));
     }
 }

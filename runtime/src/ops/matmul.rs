@@ -1,6 +1,6 @@
 //! Product of two activations: `y = requantize(a b)` for every matrix of a batch.
 
-use super::memory::cast_mut;
+use super::memory::{cast, cast_mut};
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::requant::{requantize_i8, requantize_i16};
 use crate::format::op_params;
@@ -9,7 +9,10 @@ use crate::tensor::Dtype;
 use core::ops::Range;
 
 op_params! {
-    /// `a: [.., m, k] i8` times `b` (`i8`, `[.., n, k]` or `[.., k, n]`) to `y: [batch, m, n] i8 | i16`, contiguous.
+    /// `a: [.., m, k] i8` times `b` (`i8`, `[.., n, k]` or `[.., k, n]`) to `y: [batch, m, n] i8 | i16`, contiguous; in
+    /// `i32` the sums themselves, for [`DyadicRequant`](super::dyadic_requant::DyadicRequant).
+    ///
+    /// `a` may be `u16` with values below 2^15: the 16-bit probabilities of [`Shiftmax`](super::shiftmax::Shiftmax).
     ///
     /// The batch has three dimensions with strides of their own on both sides (0 repeats).
     MatMul {
@@ -59,6 +62,29 @@ impl MatMul {
         (ROW_BLOCK * self.n as usize * 4).next_multiple_of(16)
     }
 
+    /// Writes sums to the elements of `out` from `start`, requantized unless the output is the sums.
+    fn write(&self, acc: &[i32], start: usize, dtype: Dtype, out: &mut [u8]) -> Result<(), RunFault> {
+        match dtype {
+            Dtype::I8 => {
+                let out: &mut [i8] = cast_mut(out)?;
+                for (out, &acc) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(acc) {
+                    *out = requantize_i8(acc, self.acc_shift, self.multiplier, self.zero_point);
+                }
+            }
+            Dtype::I32 => {
+                let out: &mut [i32] = cast_mut(out)?;
+                out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(acc).for_each(|(out, &acc)| *out = acc);
+            }
+            _ => {
+                let out: &mut [i16] = cast_mut(out)?;
+                for (out, &acc) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(acc) {
+                    *out = requantize_i16(acc, self.acc_shift, self.multiplier);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Offset of matrix `index` of the batch.
     fn start(&self, index: u32, strides: [u32; 3]) -> usize {
         let [_, d1, d2] = self.batch.map(|d| d.max(1));
@@ -81,17 +107,19 @@ impl Operator for MatMul {
         };
         let (b_rows, b_width) = if self.b_transposed { (self.n, self.k) } else { (self.k, self.n) };
         require(self.a_row >= self.k && self.b_row >= b_width, OpFault::Range)?;
-        io.need_input(0, &[Dtype::I8], reach(self.a_batch, self.m, self.a_row, self.k))?;
+        let a = io.need_input(0, &[Dtype::I8, Dtype::U16], reach(self.a_batch, self.m, self.a_row, self.k))?;
         io.need_input(1, &[Dtype::I8], reach(self.b_batch, b_rows, self.b_row, b_width))?;
         let out = batches.saturating_mul(u64::from(self.m) * u64::from(self.n));
-        io.need_output(&[Dtype::I8, Dtype::I16], out)?;
+        io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], out)?;
         require(self.column_bytes() < 1 << 28, OpFault::Range)?;
-        let dot = i64::from(self.k) << 14;
+        // -128 * -128, or a probability below 2^15 times -128.
+        let dot = i64::from(self.k) << if a.dtype == Dtype::U16 { 22 } else { 14 };
         Ok(Proof::of((-dot, dot), self.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
-        let (a, b) = (memory.inputs.get::<i8>(0)?, memory.inputs.get::<i8>(1)?);
+        let (a, b) = (memory.inputs.bytes(0)?, memory.inputs.get::<i8>(1)?);
+        let a_type = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
         let (n, padded) = (self.n as usize, self.padded_k());
         let blocks = self.blocks().max(1);
         for piece in pieces {
@@ -99,7 +127,7 @@ impl Operator for MatMul {
             let first = block as usize * ROW_BLOCK;
             let rows = (self.m as usize).saturating_sub(first).min(ROW_BLOCK);
             let a_start = self.start(matrix, self.a_batch) + first * self.a_row as usize;
-            let a = a.get(a_start..).ok_or(RunFault::Memory)?;
+            let a = a.get(a_start * a_type.bytes()..).ok_or(RunFault::Memory)?;
             let b = b.get(self.start(matrix, self.b_batch)..).ok_or(RunFault::Memory)?;
             let (columns, rest) = memory.scratch.split_at_mut_checked(self.column_bytes()).ok_or(RunFault::Memory)?;
             let (acc, scratch) = rest.split_at_mut_checked(self.acc_bytes()).ok_or(RunFault::Memory)?;
@@ -111,20 +139,13 @@ impl Operator for MatMul {
             }
             let (y, y_stride) = if self.b_transposed { (b, self.b_row as usize) } else { (&*columns, padded) };
             let job = DotJob { rows, cols: n, k: self.k as usize, x_stride: self.a_row as usize, y_stride, out_stride: n };
-            B::dot_i8(&job, a, y, acc, scratch);
-            let start = (matrix as usize * self.m as usize + first) * n;
-            let acc = acc.get(..rows * n).ok_or(RunFault::Memory)?;
-            if memory.output.dtype == Dtype::I8 {
-                let out: &mut [i8] = cast_mut(memory.out)?;
-                for (out, &acc) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(acc) {
-                    *out = requantize_i8(acc, self.acc_shift, self.multiplier, self.zero_point);
-                }
+            if a_type == Dtype::U16 {
+                B::dot_u16(&job, cast(a)?, y, acc, scratch);
             } else {
-                let out: &mut [i16] = cast_mut(memory.out)?;
-                for (out, &acc) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(acc) {
-                    *out = requantize_i16(acc, self.acc_shift, self.multiplier);
-                }
+                B::dot_i8(&job, cast(a)?, y, acc, scratch);
             }
+            let start = (matrix as usize * self.m as usize + first) * n;
+            self.write(acc.get(..rows * n).ok_or(RunFault::Memory)?, start, memory.output.dtype, memory.out)?;
         }
         Ok(())
     }

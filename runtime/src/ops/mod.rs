@@ -14,7 +14,9 @@ pub mod attention;
 pub mod conv2d;
 pub mod copy;
 pub mod depthwise;
+pub mod dyadic_requant;
 pub mod gather;
+pub mod i_layer_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod lut;
@@ -24,8 +26,12 @@ pub mod mul;
 pub mod pool;
 pub mod reduce_mean;
 pub mod requant;
+pub mod shiftgelu;
+pub mod shiftmax;
 pub mod softmax;
 mod strides;
+#[cfg(test)]
+mod testing;
 mod wide;
 
 pub use memory::{Inputs, Memory};
@@ -131,6 +137,10 @@ operators! {
     16 Gather "gather" gather::Gather;
     17 ReduceMean "reduce_mean" reduce_mean::ReduceMean;
     18 Pool2d "pool2d" pool::Pool2d;
+    19 DyadicRequant "dyadic_requant" dyadic_requant::DyadicRequant;
+    20 Shiftmax "shiftmax" shiftmax::Shiftmax;
+    21 ShiftGelu "shiftgelu" shiftgelu::ShiftGelu;
+    22 ILayerNorm "i_layer_norm" i_layer_norm::ILayerNorm;
 }
 
 fn decode<O: Word>(words: &[u8]) -> Option<O> {

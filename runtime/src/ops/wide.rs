@@ -5,6 +5,7 @@
 use super::{Extent, Memory, RunFault, Walk};
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::tensor::Dtype;
+use core::ops::Range;
 
 /// Elements widened at a time.
 const CHUNK: usize = 32;
@@ -26,6 +27,16 @@ pub(super) fn load(dtype: Dtype, bytes: &[u8], start: usize, stride: isize, to: 
     }
 }
 
+/// The elements `range` of `bytes`, one by one; elements out of range read as 0.
+pub(super) fn values(dtype: Dtype, bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = i32> + Clone + '_ {
+    range.map(move |at| {
+        let mut value = [0];
+        load(dtype, bytes, at, 1, &mut value);
+        let [value] = value;
+        value
+    })
+}
+
 /// Stores `from` at element `start` of `bytes` and following, saturated to `dtype`.
 pub(super) fn store(dtype: Dtype, bytes: &mut [u8], start: usize, from: &[i32]) {
     let size = dtype.bytes();
@@ -45,7 +56,7 @@ pub(super) fn store(dtype: Dtype, bytes: &mut [u8], start: usize, from: &[i32]) 
 }
 
 /// Loads from input `index`, or from the output where that input is in place.
-fn load_input(memory: &Memory<'_>, index: usize, start: usize, stride: isize, to: &mut [i32]) -> Result<(), RunFault> {
+pub(super) fn load_input(memory: &Memory<'_>, index: usize, start: usize, stride: isize, to: &mut [i32]) -> Result<(), RunFault> {
     let dtype = memory.inputs.record(index).ok_or(RunFault::Memory)?.dtype;
     if memory.inputs.is_in_place(index) {
         load(dtype, memory.out, start, stride, to);
@@ -56,12 +67,22 @@ fn load_input(memory: &Memory<'_>, index: usize, start: usize, stride: isize, to
 }
 
 /// `out = f(x)` over the first `len` elements of input 0.
-pub(super) fn unary(memory: &mut Memory<'_>, len: usize, f: impl Fn(i32) -> i32) -> Result<(), RunFault> {
+pub(super) fn unary(memory: &mut Memory<'_>, len: usize, f: impl FnMut(i32) -> i32) -> Result<(), RunFault> {
+    rowwise(memory, 0, 0..len, f)
+}
+
+/// `out = f(x)` over the elements `range` of input `index`, in order.
+pub(super) fn rowwise(
+    memory: &mut Memory<'_>,
+    index: usize,
+    range: Range<usize>,
+    mut f: impl FnMut(i32) -> i32,
+) -> Result<(), RunFault> {
     let mut buffer = [0i32; CHUNK];
     let dtype = memory.output.dtype;
-    for start in (0..len).step_by(CHUNK) {
-        let values = buffer.get_mut(..(len - start).min(CHUNK)).unwrap_or(&mut []);
-        load_input(memory, 0, start, 1, values)?;
+    for start in range.clone().step_by(CHUNK) {
+        let values = buffer.get_mut(..(range.end - start).min(CHUNK)).unwrap_or(&mut []);
+        load_input(memory, index, start, 1, values)?;
         values.iter_mut().for_each(|v| *v = f(*v));
         store(dtype, memory.out, start, values);
     }

@@ -1,0 +1,87 @@
+//! Runs one operator over given values, for the tests beside the operators.
+
+use super::{Io, Memory, OpFault, Operator, Proof, wide};
+use crate::format::{Blob, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord, align_up};
+use crate::kernels::Portable;
+use crate::tensor::Dtype;
+use std::vec::Vec;
+
+/// Weights under construction.
+#[derive(Default)]
+pub struct Weights(pub Vec<u8>);
+
+impl Weights {
+    /// Appends a 16-byte aligned blob.
+    pub fn add<T: bytemuck::Pod>(&mut self, values: &[T]) -> Blob {
+        self.0.resize(align_up(self.0.len()), 0);
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let blob = Blob { offset: self.0.len() as u32, bytes: bytes.len() as u32 };
+        self.0.extend_from_slice(bytes);
+        blob
+    }
+}
+
+/// Checks `op` and runs it piece by piece: the proof and the output's values.
+pub fn run(
+    op: &impl Operator,
+    weights: &Weights,
+    inputs: &[(Dtype, &[i32])],
+    output: (Dtype, usize),
+) -> Result<(Proof, Vec<i32>), OpFault> {
+    let (mut tensors, mut offset) = (Vec::new(), 0);
+    let mut add = |dtype: Dtype, len: usize| {
+        let mut dims = [1; MAX_RANK];
+        dims[0] = len as u32;
+        let record = TensorRecord { dtype, place: Place::Arena, rank: 1, offset, dims, zero_point: 0 };
+        record.encode(&mut |word: u32| tensors.extend_from_slice(&word.to_le_bytes()));
+        let at = offset as usize;
+        offset += align_up(record.bytes()) as u32;
+        at..at + record.bytes()
+    };
+    let places: Vec<_> = inputs.iter().map(|(dtype, values)| add(*dtype, values.len())).collect();
+    let out = add(output.0, output.1);
+    let scratch_bytes = align_up(op.scratch_bytes() as usize) as u32;
+    let mut record = OpRecord {
+        kind: 0,
+        inputs: [NO_TENSOR; MAX_INPUTS],
+        output: inputs.len() as u16,
+        scratch_offset: offset,
+        scratch_bytes,
+        params_offset: 0,
+        params_words: 0,
+    };
+    record.inputs.iter_mut().zip(0..inputs.len() as u16).for_each(|(to, index)| *to = index);
+    let proof = op.check(&Io { record, tensors: &tensors, weights: &weights.0 })?;
+    let mut arena = std::vec![0u128; (offset + scratch_bytes) as usize / 16];
+    let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
+    for ((dtype, values), place) in inputs.iter().zip(places) {
+        wide::store(*dtype, &mut arena[place], 0, values);
+    }
+    for piece in 0..op.pieces() {
+        let mut memory = Memory::split(arena, &weights.0, &tensors, record).ok_or(OpFault::Alias)?;
+        op.run::<Portable>(&mut memory, piece..piece + 1).map_err(|_| OpFault::Operand)?;
+    }
+    Ok((proof, wide::values(output.0, &arena[out], 0..output.1).collect()))
+}
+
+/// Pseudo-random numbers of a fixed seed.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number, uniform in `0..limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) * limit >> 31
+    }
+
+    /// Uniform in the range of `dtype`.
+    pub fn value(&mut self, dtype: Dtype) -> i32 {
+        let (min, max) = dtype.range();
+        (i64::from(min) + self.below((i64::from(max) - i64::from(min) + 1) as u64) as i64) as i32
+    }
+
+    /// `len` of them.
+    pub fn values(&mut self, dtype: Dtype, len: usize) -> Vec<i32> {
+        (0..len).map(|_| self.value(dtype)).collect()
+    }
+}
