@@ -153,4 +153,64 @@ impl Program {
         self.tensors.push(tensor);
         self.tensors.len() - 1
     }
+
+    /// Removes operators nobody reads, tensors nobody names and weights nobody uses.
+    pub fn remove_dead(&mut self) {
+        self.remove_dead_ops();
+        let mut used = vec![false; self.tensors.len()];
+        let operands = self.ops.iter().flat_map(|op| op.inputs.iter().copied().flatten().chain([op.output]));
+        let endpoints = self.inputs.iter().chain(&self.outputs).map(|e| e.tensor);
+        for tensor in operands.chain(endpoints) {
+            used[tensor] = true;
+        }
+        let mut new_index = vec![0; used.len()];
+        let mut count = 0;
+        for (to, &used) in new_index.iter_mut().zip(&used) {
+            *to = count;
+            count += usize::from(used);
+        }
+        let mut keep = used.iter();
+        self.tensors.retain(|_| keep.next().copied().unwrap_or(false));
+        for op in &mut self.ops {
+            op.inputs.iter_mut().flatten().for_each(|t| *t = new_index[*t]);
+            op.output = new_index[op.output];
+        }
+        for endpoint in self.inputs.iter_mut().chain(&mut self.outputs) {
+            endpoint.tensor = new_index[endpoint.tensor];
+        }
+        self.compact_weights();
+    }
+
+    fn remove_dead_ops(&mut self) {
+        let mut alive: Vec<bool> = vec![false; self.tensors.len()];
+        for output in &self.outputs {
+            alive[output.tensor] = true;
+        }
+        let mut keep = vec![false; self.ops.len()];
+        for (op, keep) in self.ops.iter().zip(&mut keep).rev() {
+            if alive[op.output] {
+                *keep = true;
+                op.inputs.iter().flatten().for_each(|&t| alive[t] = true);
+            }
+        }
+        let mut keep = keep.into_iter();
+        self.ops.retain(|_| keep.next().unwrap_or(false));
+    }
+
+    fn compact_weights(&mut self) {
+        let old = std::mem::take(&mut self.weights);
+        let mut new = Weights::default();
+        let mut moved = |blob: &mut Blob| {
+            if blob.is_some() {
+                *blob = new.add(&old.bytes[blob.offset as usize..][..blob.bytes as usize]);
+            }
+        };
+        for op in &mut self.ops {
+            op.op.each_blob(&mut moved);
+        }
+        for tensor in &mut self.tensors {
+            tensor.constant.iter_mut().for_each(&mut moved);
+        }
+        self.weights = new;
+    }
 }

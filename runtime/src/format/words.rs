@@ -45,6 +45,10 @@ pub trait Word: Sized {
     fn read(words: &mut ReadWords<'_>) -> Option<Self>;
     /// Writes the value.
     fn write(&self, out: &mut dyn WriteWords);
+    /// Calls `visit` for every [`Blob`] inside, so that tools can move weights.
+    fn each_blob(&mut self, visit: &mut dyn FnMut(&mut Blob)) {
+        let _ = visit;
+    }
 }
 
 impl Word for u32 {
@@ -153,6 +157,9 @@ impl Word for Blob {
         out.word(self.offset);
         out.word(self.bytes);
     }
+    fn each_blob(&mut self, visit: &mut dyn FnMut(&mut Blob)) {
+        visit(self);
+    }
 }
 
 /// Declares a parameter record: a struct, its word count, reader and writer, in the order of the fields.
@@ -169,6 +176,9 @@ macro_rules! op_params {
             }
             fn write(&self, out: &mut dyn $crate::format::WriteWords) {
                 $($crate::format::Word::write(&self.$field, out);)*
+            }
+            fn each_blob(&mut self, visit: &mut dyn FnMut(&mut $crate::format::Blob)) {
+                $($crate::format::Word::each_blob(&mut self.$field, visit);)*
             }
         }
     };

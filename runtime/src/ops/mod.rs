@@ -85,6 +85,11 @@ macro_rules! operators {
                 match self { $(Op::$kind(params) => params.write(out),)* }
             }
 
+            /// Calls `visit` for every blob among the parameters.
+            pub fn each_blob(&mut self, visit: &mut dyn FnMut(&mut Blob)) {
+                match self { $(Op::$kind(params) => params.each_blob(visit),)* }
+            }
+
             /// Multiplications with accumulation in one run.
             pub fn macs(&self) -> u64 {
                 match self { $(Op::$kind(params) => params.macs(),)* }

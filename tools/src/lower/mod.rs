@@ -65,6 +65,17 @@ pub enum LowerError {
     /// A tensor of more than six dimensions that cannot be merged.
     #[error("`{0}` has more than six dimensions that cannot be merged; reshape it in the exporter")]
     Rank(String),
+    /// Tensors without samples and without a quantization of their own.
+    #[error("no range is known for {}: pass calibration data with --calib DATA.npz", list(.0))]
+    Uncalibrated(Vec<String>),
+}
+
+/// The first names and how many there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more tensors", shown.join(", ")) }
 }
 
 /// What consumers ask of a tensor.
@@ -120,6 +131,8 @@ struct Lowering<'g> {
     /// Linear nodes that add a residual, by the node of the addition: (linear, residual).
     residuals: HashMap<usize, (usize, TensorId)>,
     notes: Vec<String>,
+    /// Tensors whose range is asked for but unknown.
+    missing: Vec<String>,
 }
 
 /// A lowered model.
@@ -149,6 +162,7 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
         chains: HashMap::new(),
         residuals: HashMap::new(),
         notes: Vec::new(),
+        missing: Vec::new(),
     };
     lowering.find_chains();
     lowering.find_residuals();
@@ -171,6 +185,11 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
         return Err(LowerError::Unsupported(unsupported));
     }
     lowering.add_outputs()?;
+    if !lowering.missing.is_empty() {
+        lowering.missing.sort();
+        lowering.missing.dedup();
+        return Err(LowerError::Uncalibrated(lowering.missing));
+    }
     lowering.program.remove_dead();
     Ok(Lowered { program: lowering.program, notes: lowering.notes })
 }
@@ -246,8 +265,13 @@ impl<'g> Lowering<'g> {
     /// Scale and zero point of `id` in 8 bits.
     fn narrow_units(&mut self, id: TensorId, asymmetric: bool) -> (f64, f64) {
         if let Some((scale, zero)) = self.fixed_units(id) {
-            return (scale, zero);
+            if asymmetric || zero == 0.0 {
+                return (scale, zero);
+            }
+            // The same values around 0: the wider side decides.
+            return (scale * (127.0 - zero).max(128.0 + zero) / 127.0, 0.0);
         }
+        self.require_samples(id);
         let stats = self.calibration.stats(id);
         let units = if asymmetric {
             let (low, high) = stats.asymmetric(self.options.range);
@@ -259,13 +283,26 @@ impl<'g> Lowering<'g> {
         self.sane(id, units)
     }
 
-    /// Units that came with the model (QDQ), symmetric ones only.
+    /// Remembers `id` as unknown where no sample has shown it.
+    fn require_samples(&mut self, id: TensorId) {
+        if self.calibration.stats(id).count == 0 {
+            self.missing.push(self.name(id));
+        }
+    }
+
+    /// Units that came with the model (QDQ).
     fn fixed_units(&self, id: TensorId) -> Option<(f64, f64)> {
         self.calibration.fixed.get(&id).copied()
     }
 
     /// Scale of `id` in 16 bits.
     fn wide_scale(&mut self, id: TensorId) -> f64 {
+        if self.calibration.stats(id).count == 0 {
+            if let Some((scale, _)) = self.fixed_units(id) {
+                return scale * 256.0 / WIDE_TOP;
+            }
+            self.require_samples(id);
+        }
         let scale = self.calibration.stats(id).abs_max() / WIDE_TOP;
         self.sane(id, (scale, 0.0)).0
     }
@@ -475,7 +512,7 @@ impl<'g> Lowering<'g> {
                 Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Concat { .. } | Op::Expand | Op::Pad { .. } => {
                     node.inputs.iter().for_each(|&id| ask(id, out));
                 }
-                Op::FakeQuant(_) => ask(node.inputs[0], out),
+                Op::FakeQuant(_) => ask(node.inputs[0], narrow),
             }
         }
     }
@@ -508,14 +545,27 @@ impl<'g> Lowering<'g> {
             Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Expand => self.movement(node),
             Op::Concat { axis } => self.concat(node, *axis),
             Op::Pad { before, value, .. } => self.pad(node, before, f64::from(*value)),
-            Op::FakeQuant(_) => self.alias(node),
+            Op::FakeQuant(_) => self.fake_quant(node),
             Op::Unary(_) => Err(self.unsupported(node, "an elementwise function needs one input computed by the model")),
             Op::Where => Err(self.unsupported(node, "a condition computed from several inputs cannot be a table")),
         }
     }
 
-    fn alias(&mut self, node: &Node) -> Result<(), LowerError> {
-        self.forms[node.output] = self.forms[node.inputs[0]].clone();
+    /// The rounding a quantized model asks for at this place, in its own units.
+    fn fake_quant(&mut self, node: &Node) -> Result<(), LowerError> {
+        let Some((scale, zero)) = self.fixed_units(node.output) else {
+            self.forms[node.output] = self.forms[node.inputs[0]].clone();
+            return Ok(());
+        };
+        let narrow = self.forms[node.inputs[0]].narrow.clone();
+        if let Some(view) = narrow.filter(|view| view.scale == scale && view.zero == zero) {
+            self.set(node.output, view);
+            return Ok(());
+        }
+        let view = self.get(node.inputs[0], Form::Any)?;
+        let view = self.contiguous(&view, &node.name)?;
+        let to = self.output(node.output, Dtype::I8, scale, zero);
+        self.requant(&view, to);
         Ok(())
     }
 }

@@ -1,5 +1,9 @@
 //! From floats to integers: ranges of activations, scales of weights, dyadic multipliers.
 
+pub mod activation;
+pub mod equalize;
+pub mod gptq;
 pub mod multiplier;
+pub mod qdq;
 pub mod range;
 pub mod weights;

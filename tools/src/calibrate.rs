@@ -1,0 +1,220 @@
+//! What the samples say about a graph: extents and histograms of every tensor, moments of the inputs of linear layers.
+
+use crate::float_exec::{self, ExecError};
+use crate::graph::{Data, DataType, Graph, Op, TensorId};
+use crate::quantize::gptq::Hessian;
+use crate::quantize::range::{BINS, TensorStats};
+use rayon::prelude::*;
+use std::collections::HashMap;
+
+/// Statistics of a fused graph over the calibration samples, and the quantization it came with.
+#[derive(Clone, Debug, Default)]
+pub struct Calibration {
+    /// Per tensor; empty statistics where nothing was seen.
+    stats: Vec<TensorStats>,
+    /// What tensors without samples look like.
+    unseen: TensorStats,
+    /// Scale and zero point (of `i8`) of tensors that came quantized.
+    pub fixed: HashMap<TensorId, (f64, f64)>,
+    /// Scale per output channel of weights that came quantized.
+    pub fixed_weights: HashMap<TensorId, Vec<f64>>,
+    /// Mean of every input column of a linear layer, by node name.
+    means: HashMap<String, Vec<f64>>,
+    /// Second moments of the input columns of a linear layer, by node name.
+    hessians: HashMap<String, Hessian>,
+}
+
+/// Why calibration failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CalibrateError {
+    /// A node cannot be evaluated.
+    #[error("the calibration run failed: {0}")]
+    Exec(#[from] ExecError),
+    /// A tensor took a value that is not a number.
+    #[error("`{tensor}` becomes {value} on calibration sample {sample}; check the data and the model")]
+    NotFinite {
+        /// Name of the tensor.
+        tensor: String,
+        /// The value.
+        value: f32,
+        /// Index of the sample.
+        sample: usize,
+    },
+}
+
+impl Calibration {
+    /// Statistics of a tensor.
+    pub fn stats(&self, id: TensorId) -> &TensorStats {
+        self.stats.get(id).unwrap_or(&self.unseen)
+    }
+
+    /// Mean of the input columns of the linear node `name`.
+    pub fn input_means(&self, name: &str) -> Option<&[f64]> {
+        self.means.get(name).map(Vec::as_slice)
+    }
+
+    /// Second moments of the input of the linear node `name`, where they were asked for.
+    pub fn hessian(&self, name: &str) -> Option<&Hessian> {
+        self.hessians.get(name)
+    }
+
+    /// Runs `samples` through `graph`. `second_moments` collects what error-compensated rounding needs.
+    ///
+    /// # Errors
+    /// [`CalibrateError`] when a node cannot be evaluated or a tensor is not finite.
+    pub fn run(graph: &Graph, samples: &[Vec<Data>], second_moments: bool) -> Result<Self, CalibrateError> {
+        let readers = linear_readers(graph);
+        let empty = || First { stats: vec![TensorStats::default(); graph.tensors.len()], sums: HashMap::new(), rows: HashMap::new() };
+        let first = samples
+            .par_iter()
+            .enumerate()
+            .try_fold(empty, |first, (index, sample)| first_pass(graph, &readers, first, index, sample))
+            .try_reduce(empty, |a, b| Ok(a.merge(b)))?;
+        let mut stats = first.stats;
+        let second = Second { histograms: HashMap::new(), hessians: HashMap::new() };
+        let second = samples
+            .par_iter()
+            .try_fold(|| second.clone(), |part, sample| second_pass(graph, &readers, &stats, part, sample, second_moments))
+            .try_reduce(|| second.clone(), |a, b| Ok(a.merge(b)))?;
+        for (id, histogram) in second.histograms {
+            stats[id].histogram = histogram;
+        }
+        let names = |node: usize| graph.nodes[node].name.clone();
+        let means = first
+            .sums
+            .into_iter()
+            .map(|(node, sums)| {
+                let rows = first.rows.get(&node).copied().unwrap_or(1).max(1) as f64;
+                (names(node), sums.iter().map(|s| s / rows).collect())
+            })
+            .collect();
+        let hessians = second.hessians.into_iter().map(|(node, h)| (names(node), h)).collect();
+        Ok(Self { stats, means, hessians, ..Self::default() })
+    }
+}
+
+/// For every tensor the linear nodes that read it as their activations.
+fn linear_readers(graph: &Graph) -> HashMap<TensorId, Vec<usize>> {
+    let mut readers: HashMap<TensorId, Vec<usize>> = HashMap::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        if node.op == Op::Linear {
+            readers.entry(node.inputs[0]).or_default().push(index);
+        }
+    }
+    readers
+}
+
+struct First {
+    stats: Vec<TensorStats>,
+    sums: HashMap<usize, Vec<f64>>,
+    rows: HashMap<usize, u64>,
+}
+
+impl First {
+    fn merge(mut self, other: Self) -> Self {
+        for (a, b) in self.stats.iter_mut().zip(&other.stats) {
+            a.merge(b);
+        }
+        for (node, sums) in other.sums {
+            match self.sums.get_mut(&node) {
+                Some(own) => own.iter_mut().zip(sums).for_each(|(a, b)| *a += b),
+                None => {
+                    self.sums.insert(node, sums);
+                }
+            }
+        }
+        for (node, rows) in other.rows {
+            *self.rows.entry(node).or_default() += rows;
+        }
+        self
+    }
+}
+
+fn first_pass(
+    graph: &Graph,
+    readers: &HashMap<TensorId, Vec<usize>>,
+    mut first: First,
+    index: usize,
+    sample: &[Data],
+) -> Result<First, CalibrateError> {
+    let mut bad = None;
+    float_exec::run(graph, sample, &mut |id, data| {
+        if graph.tensors[id].dtype != DataType::Float {
+            return;
+        }
+        let values = data.to_f32();
+        // Minus infinity is how masks say "not this one".
+        let broken = |v: &&f32| v.is_nan() || **v == f32::INFINITY;
+        if let Some(&value) = values.iter().find(broken) {
+            bad.get_or_insert((id, value));
+            return;
+        }
+        let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
+        first.stats[id].extend(&finite);
+        for &node in readers.get(&id).into_iter().flatten() {
+            let k = graph.shape(id).last().copied().unwrap_or(1).max(1);
+            let sums = first.sums.entry(node).or_insert_with(|| vec![0.0; k]);
+            for row in values.chunks_exact(k) {
+                sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
+            }
+            *first.rows.entry(node).or_default() += (values.len() / k) as u64;
+        }
+    })?;
+    match bad {
+        Some((id, value)) => {
+            let tensor = graph.tensors[id].name.clone();
+            Err(CalibrateError::NotFinite { tensor, value, sample: index })
+        }
+        None => Ok(first),
+    }
+}
+
+#[derive(Clone)]
+struct Second {
+    histograms: HashMap<TensorId, Vec<u32>>,
+    hessians: HashMap<usize, Hessian>,
+}
+
+impl Second {
+    fn merge(mut self, other: Self) -> Self {
+        for (id, counts) in other.histograms {
+            match self.histograms.get_mut(&id) {
+                Some(own) => own.iter_mut().zip(counts).for_each(|(a, b)| *a = a.saturating_add(b)),
+                None => {
+                    self.histograms.insert(id, counts);
+                }
+            }
+        }
+        for (node, hessian) in other.hessians {
+            match self.hessians.get_mut(&node) {
+                Some(own) => own.merge(&hessian),
+                None => {
+                    self.hessians.insert(node, hessian);
+                }
+            }
+        }
+        self
+    }
+}
+
+fn second_pass(
+    graph: &Graph,
+    readers: &HashMap<TensorId, Vec<usize>>,
+    stats: &[TensorStats],
+    mut part: Second,
+    sample: &[Data],
+    second_moments: bool,
+) -> Result<Second, CalibrateError> {
+    float_exec::run(graph, sample, &mut |id, data| {
+        let Some(values) = data.floats() else { return };
+        stats[id].fill(values, part.histograms.entry(id).or_insert_with(|| vec![0; BINS]));
+        if !second_moments {
+            return;
+        }
+        for &node in readers.get(&id).into_iter().flatten() {
+            let k = graph.shape(id).last().copied().unwrap_or(1).max(1);
+            part.hessians.entry(node).or_insert_with(|| Hessian::new(k)).add(values);
+        }
+    })?;
+    Ok(part)
+}
