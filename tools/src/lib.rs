@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod calibrate;
+pub mod convert;
 pub mod float_exec;
 pub mod graph;
 pub mod lower;

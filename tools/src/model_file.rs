@@ -247,7 +247,7 @@ fn nameless(model: &Model<'_>) -> Human {
         shape: record.map_or_else(Vec::new, |r| r.shape().iter().map(|&d| d as usize).collect()),
         normalization: None,
     };
-    let unit = |i: usize| HumanTensor { name: format!("tensor{i}"), scale: 1.0, zero: 0.0, source: None };
+    let unit = |i: usize| HumanTensor { name: format!("tensor{i}"), scale: 1.0, zero: 0.0, source: None, column_factors: Vec::new() };
     Human {
         inputs: (0..model.n_inputs()).map(|i| endpoint("input", i, model.input_tensor(i), model.input(i))).collect(),
         outputs: (0..model.n_outputs()).map(|i| endpoint("output", i, model.output_tensor(i), model.output(i))).collect(),

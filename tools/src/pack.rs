@@ -45,6 +45,9 @@ pub struct HumanTensor {
     /// Float tensor of the fused source graph with these values, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<usize>,
+    /// Where scales were migrated: the float tensor of the source model is `real * factor`, column by column.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub column_factors: Vec<f32>,
 }
 
 /// Why a program cannot be written.

@@ -1,0 +1,601 @@
+//! From a float graph to a `.sfm` file: calibrate, choose, quantize, plan, prove, pack.
+//!
+//! Where a choice is left to the converter (range method, scale migration, width of the exponentials, bits per layer)
+//! it lowers the model with each, runs the integer program on calibration samples and keeps what has the best SQNR of
+//! the outputs against the float graph. Every trial is reported.
+
+use crate::backend::{Backend, BackendError, Host, Sample, Trace};
+use crate::calibrate::{CalibrateError, Calibration};
+use crate::float_exec::{self, ExecError};
+use crate::graph::{Data, DataType, Graph, Op, TensorId};
+use crate::lower::{LowerError, LowerOptions, Lowered, lower};
+use crate::model_file::{ModelFile, ModelFileError, Values};
+use crate::pack::{Human, HumanTensor, PackError, ReceiptData, pack};
+use crate::plan::{Plan, plan};
+use crate::program::Program;
+use crate::quantize::equalize::equalize;
+use crate::quantize::qdq;
+use crate::quantize::range::RangeMethod;
+use shiftformer::format::Profile;
+use shiftformer::kernels::Portable;
+use std::collections::HashMap;
+
+/// Bits of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightBits {
+    /// 8 bits everywhere.
+    Eight,
+    /// 4 bits everywhere, rounded with error compensation.
+    Four,
+    /// 8 or 4 bits per layer, so that the file has at most this many bytes.
+    Mixed {
+        /// Greatest size of the file.
+        flash_budget: usize,
+    },
+}
+
+/// A choice that can be left to the converter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// By measured SQNR.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How to convert.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// Numeric profile.
+    pub profile: Profile,
+    /// Range of 8-bit activations.
+    pub range: RangeMethod,
+    /// Bits of the weights.
+    pub weights: WeightBits,
+    /// Scale migration from normalized activations into weights.
+    pub equalize: Switch,
+    /// Correct biases for the mean error of the rounded weights.
+    pub bias_correction: bool,
+    /// 16-bit exponentials in attention.
+    pub wide_exp: Switch,
+    /// Attention with the score matrix, in three operators.
+    pub unfused_attention: bool,
+    /// Raw pixels become `(x / 255 - mean) / std`.
+    pub normalization: Option<(f64, f64)>,
+    /// Reference runs stored in the file, from the first samples.
+    pub receipts: usize,
+    /// File name of the source model, for people.
+    pub source: String,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Shift,
+            range: RangeMethod::Auto,
+            weights: WeightBits::Eight,
+            equalize: Switch::Auto,
+            bias_correction: true,
+            wide_exp: Switch::Auto,
+            unfused_attention: false,
+            normalization: None,
+            receipts: 2,
+            source: String::new(),
+        }
+    }
+}
+
+/// Why a conversion failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// A calibration run failed.
+    #[error("{0}")]
+    Calibrate(#[from] CalibrateError),
+    /// The float graph cannot be run.
+    #[error("the float model cannot be run: {0}")]
+    Exec(#[from] ExecError),
+    /// An operator has no integer form.
+    #[error("{0}")]
+    Lower(#[from] LowerError),
+    /// An operator cannot be proven safe, or the model is too large.
+    #[error("{0}")]
+    Pack(#[from] PackError),
+    /// The packed model does not open.
+    #[error("the packed model does not open: {0}")]
+    Model(#[from] ModelFileError),
+    /// The packed model does not run.
+    #[error("the packed model does not run: {0}")]
+    Backend(#[from] BackendError),
+    /// A sample does not fit the model.
+    #[error("calibration sample {sample}: input `{name}` needs {expected} values, {given} given; check the npz")]
+    Sample {
+        /// Index of the sample.
+        sample: usize,
+        /// Name of the input.
+        name: String,
+        /// Elements of the input.
+        expected: usize,
+        /// Elements given.
+        given: usize,
+    },
+    /// Calibration data is not finite.
+    #[error("calibration sample {sample}: input `{name}` holds {value}; clean the data")]
+    NotFinite {
+        /// Index of the sample.
+        sample: usize,
+        /// Name of the input.
+        name: String,
+        /// The value.
+        value: f32,
+    },
+    /// A weight is not finite.
+    #[error("weight `{0}` holds NaN or infinity; export the model again")]
+    Weight(String),
+    /// Even 4 bits everywhere are too large.
+    #[error("the model needs at least {least} bytes of flash with 4-bit weights, the budget is {budget}")]
+    Budget {
+        /// Size with 4 bits everywhere.
+        least: usize,
+        /// The budget.
+        budget: usize,
+    },
+    /// The option needs samples.
+    #[error("{0} needs calibration data: pass --calib DATA.npz")]
+    NeedsSamples(&'static str),
+}
+
+/// One choice that was tried.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Trial {
+    /// What was varied.
+    pub what: String,
+    /// The value tried.
+    pub choice: String,
+    /// SQNR of the outputs on calibration samples.
+    pub sqnr_db: f64,
+    /// Whether it was kept.
+    pub kept: bool,
+}
+
+/// One point of the trade-off between size and accuracy.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct BitsPoint {
+    /// Layers at 4 bits.
+    pub four_bit_layers: Vec<String>,
+    /// Bytes of the file.
+    pub file_bytes: usize,
+    /// SQNR of the outputs on calibration samples.
+    pub sqnr_db: f64,
+    /// Whether it was kept.
+    pub kept: bool,
+}
+
+/// A finished conversion, with everything a report can show.
+#[derive(Clone, Debug)]
+pub struct Converted {
+    /// Bytes of the `.sfm` file.
+    pub file: Vec<u8>,
+    /// The float graph that was lowered, scale migration applied.
+    pub graph: Graph,
+    /// What the samples said of it.
+    pub calibration: Calibration,
+    /// The integer program.
+    pub program: Program,
+    /// Its memory.
+    pub plan: Plan,
+    /// Options the program was lowered with, choices made.
+    pub options: LowerOptions,
+    /// SQNR of the outputs on calibration samples; `None` without samples.
+    pub sqnr_db: Option<f64>,
+    /// All choices tried.
+    pub trials: Vec<Trial>,
+    /// Trade-off between size and accuracy (mixed bits only).
+    pub curve: Vec<BitsPoint>,
+    /// Remarks for people.
+    pub notes: Vec<String>,
+}
+
+/// Samples used for a trial.
+const TRIAL_SAMPLES: usize = 16;
+/// Points measured on the curve of mixed bits.
+const CURVE_POINTS: usize = 10;
+/// A choice must win by this much over the simpler one, in dB.
+const MARGIN_DB: f64 = 0.15;
+/// Exponents of scale migration that are tried.
+const ALPHAS: [f64; 3] = [0.35, 0.5, 0.65];
+/// Magnitudes this many times the median are reported as outliers.
+const OUTLIER: f64 = 1000.0;
+
+/// Converts a fused float graph. `samples` hold the values of every input; `progress` is told what happens.
+///
+/// # Errors
+/// [`ConvertError`]; each names what to change.
+pub fn convert(
+    graph: &Graph,
+    samples: &[Vec<Values>],
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Converted, ConvertError> {
+    let mut graph = graph.clone();
+    check_weights(&graph)?;
+    let fixed = qdq::absorb(&mut graph)?;
+    let data = real_inputs(&graph, samples, options.normalization)?;
+    progress("calibrating");
+    let second_moments = options.weights != WeightBits::Eight && !samples.is_empty();
+    let base = Site::new(graph, &data, &fixed, HashMap::new(), second_moments)?;
+    let trials = data.len().min(TRIAL_SAMPLES);
+    let mut reference = Vec::new();
+    for sample in &data[..trials] {
+        reference.push(float_exec::run(&base.graph, sample, &mut |_, _| {})?);
+    }
+    let mut search = Search { samples: &samples[..trials], reference, options, trials: Vec::new(), progress };
+    let start = LowerOptions {
+        profile: options.profile,
+        range: if options.range == RangeMethod::Auto { RangeMethod::Mse } else { options.range },
+        weight_bits: if options.weights == WeightBits::Four { 4 } else { 8 },
+        layer_bits: HashMap::new(),
+        wide_exp: options.wide_exp == Switch::On,
+        unfused_attention: options.unfused_attention,
+        normalization: options.normalization,
+        bias_correction: options.bias_correction,
+    };
+    let (mut site, mut chosen) = (base, start);
+    if trials > 0 {
+        search.range(&site, &mut chosen)?;
+        search.migration(&mut site, &mut chosen, &data, &fixed, second_moments)?;
+        search.exponentials(&site, &mut chosen)?;
+    } else if second_moments || matches!(options.weights, WeightBits::Mixed { .. }) {
+        return Err(ConvertError::NeedsSamples("--weights mixed"));
+    }
+    let curve = match options.weights {
+        WeightBits::Mixed { flash_budget } => search.mixed(&site, &mut chosen, flash_budget)?,
+        _ => Vec::new(),
+    };
+    (search.progress)("planning and packing");
+    let lowered = lower(&site.graph, &site.calibration, &chosen)?;
+    let arena = plan(&lowered.program);
+    let mut notes = lowered.notes.clone();
+    notes.extend(outliers(&site, &lowered.program));
+    let human = human(&site, &lowered, &arena, options, &notes);
+    let bare = pack(&lowered.program, &arena, &human, &[])?;
+    let sqnr_db = if trials > 0 { Some(search.sqnr(&bare)?) } else { None };
+    let receipts = receipts(&bare, &samples[..options.receipts.min(samples.len())])?;
+    let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &human, &receipts)? };
+    let trials = search.trials;
+    let Site { graph, calibration, .. } = site;
+    Ok(Converted { file, graph, calibration, program: lowered.program, plan: arena, options: chosen, sqnr_db, trials, curve, notes })
+}
+
+/// A graph with its statistics.
+struct Site {
+    graph: Graph,
+    calibration: Calibration,
+    /// Column factors of tensors whose scale was migrated: original = value * factor.
+    factors: HashMap<TensorId, Vec<f64>>,
+}
+
+impl Site {
+    fn new(
+        graph: Graph,
+        data: &[Vec<Data>],
+        fixed: &qdq::Fixed,
+        factors: HashMap<TensorId, Vec<f64>>,
+        second_moments: bool,
+    ) -> Result<Self, ConvertError> {
+        let mut calibration = Calibration::run(&graph, data, second_moments)?;
+        calibration.fixed = fixed.activations.clone();
+        calibration.fixed_weights = fixed.weights.clone();
+        Ok(Self { graph, calibration, factors })
+    }
+}
+
+/// The measured search over the choices.
+struct Search<'a> {
+    samples: &'a [Vec<Values>],
+    /// Float outputs of every sample.
+    reference: Vec<Vec<Data>>,
+    options: &'a ConvertOptions,
+    trials: Vec<Trial>,
+    progress: &'a mut dyn FnMut(&str),
+}
+
+impl Search<'_> {
+    /// Lowers, packs and measures.
+    fn measure(&mut self, site: &Site, options: &LowerOptions) -> Result<f64, ConvertError> {
+        let file = assemble(site, options, self.options)?;
+        self.sqnr(&file)
+    }
+
+    fn sqnr(&self, file: &[u8]) -> Result<f64, ConvertError> {
+        let model = ModelFile::from_bytes(file)?;
+        let traces = run_samples(&model, self.samples)?;
+        Ok(output_sqnr(&model, &traces, &self.reference))
+    }
+
+    fn record(&mut self, what: &str, results: &[(String, f64)], kept: usize) {
+        for (index, (choice, sqnr_db)) in results.iter().enumerate() {
+            self.trials.push(Trial { what: what.to_owned(), choice: choice.clone(), sqnr_db: *sqnr_db, kept: index == kept });
+        }
+    }
+
+    fn range(&mut self, site: &Site, chosen: &mut LowerOptions) -> Result<(), ConvertError> {
+        if self.options.range != RangeMethod::Auto {
+            return Ok(());
+        }
+        let methods = [RangeMethod::Minmax, RangeMethod::Percentile, RangeMethod::Mse, RangeMethod::Entropy];
+        let mut results = Vec::new();
+        for range in methods {
+            (self.progress)(&format!("trying range {range:?}").to_lowercase());
+            let sqnr = self.measure(site, &LowerOptions { range, ..chosen.clone() })?;
+            results.push((format!("{range:?}").to_lowercase(), sqnr));
+        }
+        let best = best_of(&results);
+        chosen.range = methods[best];
+        self.record("range", &results, best);
+        Ok(())
+    }
+
+    fn migration(
+        &mut self,
+        site: &mut Site,
+        chosen: &mut LowerOptions,
+        data: &[Vec<Data>],
+        fixed: &qdq::Fixed,
+        second_moments: bool,
+    ) -> Result<(), ConvertError> {
+        // A quantized model keeps its scales.
+        if self.options.equalize == Switch::Off || !fixed.activations.is_empty() {
+            return Ok(());
+        }
+        let mut results = Vec::new();
+        if self.options.equalize == Switch::Auto {
+            results.push(("off".to_owned(), self.measure(site, chosen)? + MARGIN_DB));
+        }
+        let mut best: Option<(f64, Site)> = None;
+        let bar = results.first().map_or(f64::NEG_INFINITY, |r| r.1);
+        for alpha in ALPHAS {
+            (self.progress)(&format!("trying scale migration {alpha}"));
+            let mut graph = site.graph.clone();
+            let factors = equalize(&mut graph, &data[..data.len().min(TRIAL_SAMPLES)], alpha)?;
+            if factors.is_empty() {
+                return Ok(());
+            }
+            let candidate = Site::new(graph, data, fixed, factors, second_moments)?;
+            let sqnr = self.measure(&candidate, chosen)?;
+            results.push((format!("alpha {alpha}"), sqnr));
+            if sqnr > bar && best.as_ref().is_none_or(|(b, _)| sqnr > *b) {
+                best = Some((sqnr, candidate));
+            }
+        }
+        let kept = best_of(&results);
+        if let Some(first) = results.first_mut().filter(|r| r.0 == "off") {
+            first.1 -= MARGIN_DB;
+        }
+        self.record("scale migration", &results, kept);
+        if let Some((_, candidate)) = best {
+            *site = candidate;
+        }
+        Ok(())
+    }
+
+    fn exponentials(&mut self, site: &Site, chosen: &mut LowerOptions) -> Result<(), ConvertError> {
+        let attends = site.graph.nodes.iter().any(|n| matches!(n.op, Op::Attention(_)));
+        if self.options.wide_exp != Switch::Auto || !attends || self.options.profile == Profile::Ivit {
+            return Ok(());
+        }
+        (self.progress)("trying 16-bit exponentials");
+        let narrow = self.measure(site, chosen)?;
+        let wide = self.measure(site, &LowerOptions { wide_exp: true, ..chosen.clone() })?;
+        // Twice the scratch and slower products: they must be worth half a decibel.
+        chosen.wide_exp = wide > narrow + 0.5;
+        let results = [("8 bit".to_owned(), narrow), ("16 bit".to_owned(), wide)];
+        self.record("exponentials", &results, usize::from(chosen.wide_exp));
+        Ok(())
+    }
+
+    /// Chooses bits per layer from the measured damage of each layer at 4 bits.
+    fn mixed(&mut self, site: &Site, chosen: &mut LowerOptions, budget: usize) -> Result<Vec<BitsPoint>, ConvertError> {
+        let layers: Vec<(String, usize)> = site
+            .graph
+            .nodes
+            .iter()
+            .filter(|n| matches!(n.op, Op::Linear | Op::Conv2d(_)))
+            .map(|n| (n.name.clone(), site.graph.tensors[n.inputs[1]].len()))
+            .collect();
+        let noise = |sqnr: f64| 10f64.powf(-sqnr / 10.0);
+        let base = noise(self.measure(site, chosen)?);
+        let mut damage = Vec::new();
+        for (index, (name, weights)) in layers.iter().enumerate() {
+            (self.progress)(&format!("sensitivity of layer {} of {}", index + 1, layers.len()));
+            let bits = HashMap::from([(name.clone(), 4)]);
+            let lost = noise(self.measure(site, &LowerOptions { layer_bits: bits, ..chosen.clone() })?) - base;
+            damage.push((lost.max(0.0) / *weights as f64, name.clone()));
+        }
+        damage.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let order: Vec<String> = damage.into_iter().map(|(_, name)| name).collect();
+        let with = |count: usize, chosen: &LowerOptions| LowerOptions {
+            layer_bits: order[..count].iter().map(|name| (name.clone(), 4)).collect(),
+            ..chosen.clone()
+        };
+        // File size falls with every layer: the fewest that fit are found by bisection.
+        let bytes = |count: usize, chosen: &LowerOptions, this: &Self| -> Result<usize, ConvertError> {
+            Ok(assemble(site, &with(count, chosen), this.options)?.len())
+        };
+        let least = bytes(order.len(), chosen, self)?;
+        if least > budget {
+            return Err(ConvertError::Budget { least, budget });
+        }
+        let (mut low, mut high) = (0, order.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if bytes(middle, chosen, self)? <= budget { high = middle } else { low = middle + 1 }
+        }
+        let mut counts: Vec<usize> = (0..=CURVE_POINTS).map(|i| i * order.len() / CURVE_POINTS).chain([low]).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        let mut curve = Vec::new();
+        for count in counts {
+            (self.progress)(&format!("measuring {count} layers at 4 bits"));
+            let file = assemble(site, &with(count, chosen), self.options)?;
+            let sqnr_db = self.sqnr(&file)?;
+            let four_bit_layers = order[..count].to_vec();
+            curve.push(BitsPoint { four_bit_layers, file_bytes: file.len(), sqnr_db, kept: count == low });
+        }
+        *chosen = with(low, chosen);
+        Ok(curve)
+    }
+}
+
+fn best_of(results: &[(String, f64)]) -> usize {
+    let mut best = 0;
+    for (index, (_, sqnr)) in results.iter().enumerate() {
+        if *sqnr > results[best].1 {
+            best = index;
+        }
+    }
+    best
+}
+
+/// Lowers and packs without reference runs.
+fn assemble(site: &Site, lower_options: &LowerOptions, options: &ConvertOptions) -> Result<Vec<u8>, ConvertError> {
+    let lowered = lower(&site.graph, &site.calibration, lower_options)?;
+    let arena = plan(&lowered.program);
+    let human = human(site, &lowered, &arena, options, &[]);
+    Ok(pack(&lowered.program, &arena, &human, &[])?)
+}
+
+fn human(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, notes: &[String]) -> Human {
+    let program = &lowered.program;
+    let factors = |source: Option<TensorId>| {
+        let factors = source.and_then(|id| site.factors.get(&id));
+        factors.map(|f| f.iter().map(|&v| v as f32).collect()).unwrap_or_default()
+    };
+    Human {
+        producer: concat!("shiftformer ", env!("CARGO_PKG_VERSION")).to_owned(),
+        source: options.source.clone(),
+        inputs: program.inputs.clone(),
+        outputs: program.outputs.clone(),
+        tensors: program
+            .tensors
+            .iter()
+            .map(|t| HumanTensor {
+                name: t.name.clone(),
+                scale: t.scale,
+                zero: t.zero,
+                source: t.source,
+                column_factors: factors(t.source),
+            })
+            .collect(),
+        ops: program.ops.iter().map(|op| op.name.clone()).collect(),
+        params: site.graph.nodes.iter().flat_map(|n| &n.inputs).collect::<std::collections::HashSet<_>>().into_iter()
+            .filter(|&&id| site.graph.floats(id).is_some())
+            .map(|&id| site.graph.tensors[id].len() as u64)
+            .sum(),
+        arena_lower_bound_bytes: plan.lower_bound,
+        notes: notes.to_vec(),
+    }
+}
+
+fn receipts(file: &[u8], samples: &[Vec<Values>]) -> Result<Vec<ReceiptData>, ConvertError> {
+    let model = ModelFile::from_bytes(file)?;
+    let inputs = encode(&model, samples)?;
+    let traces = Host::<Portable>::new("portable", &model).run(&inputs)?;
+    Ok(inputs.into_iter().zip(traces).map(|(inputs, trace)| ReceiptData { inputs, digests: trace.digests }).collect())
+}
+
+fn encode(model: &ModelFile, samples: &[Vec<Values>]) -> Result<Vec<Sample>, ModelFileError> {
+    samples.iter().map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect()).collect()
+}
+
+fn run_samples(model: &ModelFile, samples: &[Vec<Values>]) -> Result<Vec<Trace>, ConvertError> {
+    let inputs = encode(model, samples)?;
+    Ok(Host::<Portable>::new("portable", model).run(&inputs)?)
+}
+
+/// `10 log10(signal / noise)`, the ratio averaged over the outputs so that none drowns in another.
+fn output_sqnr(model: &ModelFile, traces: &[Trace], reference: &[Vec<Data>]) -> f64 {
+    let n_outputs = model.outputs().len();
+    let mut ratio = 0.0;
+    for output in 0..n_outputs {
+        let (mut signal, mut noise) = (0.0f64, 0.0f64);
+        for (trace, exact) in traces.iter().zip(reference) {
+            let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
+            for (got, want) in model.decode(output, bytes).iter().zip(exact.to_f32()) {
+                signal += f64::from(want).powi(2);
+                noise += (f64::from(*got) - f64::from(want)).powi(2);
+            }
+        }
+        ratio += noise.max(1e-30) / signal.max(1e-30);
+    }
+    -10.0 * (ratio / n_outputs.max(1) as f64).log10()
+}
+
+fn check_weights(graph: &Graph) -> Result<(), ConvertError> {
+    for node in &graph.nodes {
+        let dense = matches!(node.op, Op::Linear | Op::Conv2d(_) | Op::LayerNorm { .. } | Op::RmsNorm { .. });
+        for &id in node.inputs.iter().filter(|_| dense) {
+            if graph.floats(id).is_some_and(|v| v.iter().any(|x| !x.is_finite())) {
+                return Err(ConvertError::Weight(graph.tensors[id].name.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The samples in the units of the float graph.
+///
+/// # Errors
+/// [`ConvertError`] when a count differs or a value is not finite.
+pub fn real_inputs(graph: &Graph, samples: &[Vec<Values>], normalization: Option<(f64, f64)>) -> Result<Vec<Vec<Data>>, ConvertError> {
+    let convert = |(sample, values): (usize, &Vec<Values>)| -> Result<Vec<Data>, ConvertError> {
+        graph
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(index, &id)| {
+                let tensor = &graph.tensors[id];
+                let given = values.get(index).map_or(0, Values::len);
+                let value = values.get(index).filter(|v| v.len() == tensor.len());
+                let (name, expected) = (tensor.name.clone(), tensor.len());
+                let value = value.ok_or(ConvertError::Sample { sample, name: name.clone(), expected, given })?;
+                let image = tensor.dtype == DataType::Float && tensor.shape.len() >= 3;
+                let real = value.to_real(normalization.filter(|_| image));
+                if let Some(&value) = real.iter().find(|v| !v.is_finite()) {
+                    return Err(ConvertError::NotFinite { sample, name, value });
+                }
+                Ok(match tensor.dtype {
+                    DataType::Float => Data::Float(real),
+                    DataType::Int => Data::Int(match value {
+                        Values::Int(v) => v.clone(),
+                        _ => real.iter().map(|&v| v as i64).collect(),
+                    }),
+                    DataType::Bool => Data::Bool(real.iter().map(|&v| v != 0.0).collect()),
+                })
+            })
+            .collect()
+    };
+    samples.iter().enumerate().map(convert).collect()
+}
+
+/// Remarks on 8-bit tensors whose extremes lie far beyond what is usual in them.
+fn outliers(site: &Site, program: &Program) -> Vec<String> {
+    let narrow = program.tensors.iter().filter(|t| t.dtype.bytes() == 1 && t.constant.is_none());
+    narrow
+        .filter_map(|tensor| {
+            let stats = site.calibration.stats(tensor.source?);
+            let mut magnitudes: Vec<(f64, f64)> = stats.bins().map(|(x, n)| (x.abs(), n)).collect();
+            magnitudes.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let half = magnitudes.iter().map(|m| m.1).sum::<f64>() / 2.0;
+            let mut seen = 0.0;
+            let median = magnitudes.iter().find(|m| { seen += m.1; seen >= half })?.0;
+            let far = stats.abs_max() / median.max(f64::MIN_POSITIVE);
+            // A bin is the finest that is known: a median inside the first one is not measured.
+            let known = median > f64::from(stats.max - stats.min) / 4096.0;
+            (far > OUTLIER || (!known && stats.energy / (stats.count as f64) < (stats.abs_max() / OUTLIER).powi(2))).then(|| {
+                format!("`{}` has outliers more than {OUTLIER} times its median; scale migration or a clipped range helps", tensor.name)
+            })
+        })
+        .collect()
+}
