@@ -37,6 +37,8 @@ pub mod kernels;
 mod model;
 pub mod ops;
 pub mod tensor;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use engine::{ArenaError, Digests, Observer, Progress, Session};
 pub use model::{Model, ModelError, SectionName};

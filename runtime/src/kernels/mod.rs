@@ -64,6 +64,23 @@ pub struct LinearJob<'a> {
     pub zero_point: i32,
 }
 
+impl LinearJob<'_> {
+    /// Rows and channels for which `x`, the output and the weights hold everything: what a kernel may touch.
+    pub fn fit(&self, x_len: usize, out_len: usize) -> (usize, usize) {
+        let rows = self.rows.min(whole_rows(x_len, self.x_stride, self.k));
+        let rows = rows.min(whole_rows(out_len, self.out_stride, self.n));
+        let panel_bytes = PackedWeights::bytes_for(PANEL, self.k, self.weights.bits);
+        let panels = self.weights.bytes.len().checked_div(panel_bytes).unwrap_or(0);
+        let panels = panels.min(self.bias.len() / PANEL).min(self.multipliers.len() / PANEL);
+        (rows, self.n.min(panels * PANEL))
+    }
+}
+
+/// Rows of `width` elements, `stride` apart, in `len` elements.
+pub(crate) fn whole_rows(len: usize, stride: usize, width: usize) -> usize {
+    if width == 0 || stride < width || len < width { 0 } else { (len - width) / stride + 1 }
+}
+
 /// Where a dense layer writes, and how the requantized value gets there.
 pub enum LinearOut<'a> {
     /// `out = sat8(zero_point + requantized)`, then through `lut` (indexed by value + 128) where there is one.

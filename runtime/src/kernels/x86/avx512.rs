@@ -1,0 +1,494 @@
+//! AVX-512 with VNNI: `vpdpbusd` adds four products of `u8` and `i8` to each of sixteen `i32`.
+//!
+//! The unsigned factor is the weight plus 128 (its sign bit flipped), so that the activations can be broadcast from
+//! memory as they are. `sum (w + 128) x - 128 sum x` is the exact sum; `128 sum x` is made once per row and the
+//! accumulators start from its negative.
+//!
+//! Two ways to the same sums:
+//! - [`packed_tile`], many rows: 32 channels are rearranged to `[k / 4][32][4]` in a buffer on the stack that all rows
+//!   then use. 6 rows x 2 vectors: 12 accumulators, 2 weights, 1 broadcast. Per 4 of K: 12 `vpdpbusd`, 2 loads,
+//!   6 broadcasts, for 768 MACs; Zen 4 starts one 512-bit `vpdpbusd` a cycle, so 12 cycles.
+//! - [`direct_tile`], few rows or K beyond the buffer: a group of 4 channels x 16 K is a whole vector as it lies.
+//!   6 rows x 4 panels: 24 accumulators, 4 weights, 1 broadcast, and nine instructions per row and 16 channels at the
+//!   end to add up the quarters.
+
+use super::super::{GROUP, LinearJob, LinearOut, PANEL};
+use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
+
+/// Lanes of `i32`.
+const LANES: usize = 16;
+/// Panels whose channels fill a vector of sums.
+const PANELS: usize = LANES / PANEL;
+/// Bytes of a group of one panel, 8 bits.
+const PANEL_GROUP: usize = PANEL * GROUP;
+/// Vectors of channels in a packed block.
+const VECTORS: usize = 2;
+/// Channels in a block of sums.
+const BLOCK: usize = VECTORS * LANES;
+/// Rows of a tile.
+const TILE_ROWS: usize = 6;
+/// Rearranged weights kept on the stack: 32 channels of K up to 2048.
+const PACKED_BYTES: usize = 64 * 1024;
+/// Fewest rows for which rearranging the weights pays.
+const PACK_FROM: usize = 12;
+/// Rows whose sums are kept at a time.
+const ROW_CHUNK: usize = 256;
+/// Flips the sign bit of every byte: `w + 128` as unsigned.
+const SIGN: i32 = 0x8080_8080u32 as i32;
+
+/// Weights of a block, rearranged: `[k / 4][VECTORS][LANES][4]`.
+#[repr(align(64))]
+struct Packed(MaybeUninit<[u8; PACKED_BYTES]>);
+
+/// Sums of a tile: `[TILE_ROWS][BLOCK]`.
+#[repr(align(64))]
+struct Sums([i32; TILE_ROWS * BLOCK]);
+
+/// Rows of activations: row `r` is at `first + r * stride` and has `k` readable elements.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub first: *const i8,
+    pub stride: usize,
+    pub k: usize,
+}
+
+impl Rows {
+    /// # Safety
+    /// There must be a row `row`.
+    unsafe fn from(self, row: usize) -> Self {
+        // SAFETY: the row exists.
+        Self { first: unsafe { self.first.add(row * self.stride) }, ..self }
+    }
+}
+
+/// The output, with room for every row and channel of the job.
+#[derive(Clone, Copy)]
+enum Sink {
+    I8(*mut i8),
+    I16(*mut i16),
+    Residual(*mut i16, u32),
+}
+
+/// Evaluates a call with the count of rows, 1 to [`TILE_ROWS`], as the constant `$r`.
+macro_rules! with_rows {
+    ($rows:expr, $r:ident => $call:expr) => {
+        with_rows!(@ $rows, $r, $call, 1, 2, 3, 4, 5, 6)
+    };
+    (@ $rows:expr, $r:ident, $call:expr, $($count:literal),*) => {
+        match $rows {
+            $($count => {
+                const $r: usize = $count;
+                $call
+            })*
+            _ => {}
+        }
+    };
+}
+
+/// [`super::super::Kernels::linear`].
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
+    let (len, sink, lut) = match out {
+        LinearOut::I8 { out, lut } => (out.len(), Sink::I8(out.as_mut_ptr()), lut.map(|lut| (out, lut))),
+        LinearOut::I16 { out } => (out.len(), Sink::I16(out.as_mut_ptr()), None),
+        LinearOut::I16Residual { out, residual_shift } => {
+            (out.len(), Sink::Residual(out.as_mut_ptr(), residual_shift), None)
+        }
+    };
+    let (rows, n) = job.fit(x.len(), len);
+    let all = Rows { first: x.as_ptr(), stride: job.x_stride, k: job.k };
+    let dense = Dense { job, n, sink };
+    for first in (0..rows).step_by(ROW_CHUNK) {
+        let rows = first..(first + ROW_CHUNK).min(rows);
+        // SAFETY: `fit` counts only rows and channels that `x`, the output and the weights hold.
+        unsafe { dense.chunk(all, rows) };
+    }
+    if let Some((out, lut)) = lut {
+        for row in out.chunks_mut(job.out_stride.max(1)).take(rows) {
+            super::lut_in_place(row.get_mut(..n).unwrap_or(&mut []), lut);
+        }
+    }
+}
+
+/// A dense layer whose slices have been checked.
+#[derive(Clone, Copy)]
+struct Dense<'a> {
+    job: &'a LinearJob<'a>,
+    /// Channels to compute.
+    n: usize,
+    sink: Sink,
+}
+
+impl Dense<'_> {
+    /// Rows `rows` (at most [`ROW_CHUNK`]) of all channels.
+    ///
+    /// # Safety
+    /// `all` and the sink have these rows, the job's slices have the channels.
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn chunk(self, all: Rows, rows: core::ops::Range<usize>) {
+        let mut init = [0i32; ROW_CHUNK];
+        for (init, row) in init.iter_mut().zip(rows.clone()) {
+            // SAFETY: the caller's contract.
+            *init = unsafe { row_sum(all.from(row)) }.wrapping_mul(-128);
+        }
+        let packs = rows.len() >= PACK_FROM && all.k.next_multiple_of(GROUP) * BLOCK <= PACKED_BYTES;
+        let mut packed = Packed(MaybeUninit::uninit());
+        let mut sums = Sums([0; TILE_ROWS * BLOCK]);
+        for channel in (0..self.n).step_by(BLOCK) {
+            let vectors = (self.n - channel).div_ceil(LANES).min(VECTORS);
+            // SAFETY: the buffer holds `k` rounded up to whole groups for `BLOCK` channels, as tested above; tiles read
+            // what `pack` wrote, rows of the chunk, and write `TILE_ROWS * BLOCK` sums at most.
+            unsafe {
+                if packs {
+                    self.pack(channel, vectors, packed.0.as_mut_ptr().cast());
+                }
+                for (tile, first) in rows.clone().step_by(TILE_ROWS).enumerate() {
+                    let count = (rows.end - first).min(TILE_ROWS);
+                    let init = init.as_ptr().add(tile * TILE_ROWS);
+                    let out = sums.0.as_mut_ptr();
+                    let x = all.from(first);
+                    if packs {
+                        let w: *const u8 = packed.0.as_ptr().cast();
+                        if vectors == 1 {
+                            with_rows!(count, R => packed_tile::<R, 1, true>(w, x, init, out, BLOCK));
+                        } else {
+                            with_rows!(count, R => packed_tile::<R, 2, true>(w, x, init, out, BLOCK));
+                        }
+                    } else {
+                        for vector in 0..vectors {
+                            let panels = self.panels(channel + vector * LANES);
+                            let out = out.add(vector * LANES);
+                            if self.job.weights.bits == 8 {
+                                with_rows!(count, R => direct_tile::<R, 8>(panels, x, init, out));
+                            } else {
+                                with_rows!(count, R => direct_tile::<R, 4>(panels, x, init, out));
+                            }
+                        }
+                    }
+                    self.finish(out, first..first + count, channel);
+                }
+            }
+        }
+    }
+
+    /// The panels of the sixteen channels from `channel`; beyond the last panel, the last one again.
+    ///
+    /// # Safety
+    /// `channel < self.n`.
+    unsafe fn panels(self, channel: usize) -> [*const u8; PANELS] {
+        let groups = self.job.k.div_ceil(GROUP);
+        let bytes = groups * PANEL_GROUP * self.job.weights.bits as usize / 8;
+        let first = channel / PANEL;
+        let last = (self.n - 1) / PANEL;
+        let at = |panel: usize| {
+            // SAFETY: `n` counts only channels whose panel is whole.
+            unsafe { self.job.weights.bytes.as_ptr().add((first + panel).min(last) * bytes) }
+        };
+        [at(0), at(1), at(2), at(3)]
+    }
+
+    /// Rearranges the weights of `vectors` x 16 channels to `[k / 4][vectors][16][4]`, sign bits flipped.
+    ///
+    /// # Safety
+    /// `channel < self.n`; `to` has room for `vectors * 16` times K rounded up to whole groups, and is aligned to 64.
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn pack(self, channel: usize, vectors: usize, to: *mut u8) {
+        let order = channel_order();
+        for vector in 0..vectors {
+            // SAFETY: the caller's contract; vectors before the last have channels below `n`.
+            let panels = unsafe { self.panels(channel + vector * LANES) };
+            for group in 0..self.job.k.div_ceil(GROUP) {
+                // SAFETY: a panel has this many groups, the buffer four quads for each.
+                unsafe {
+                    let [a, b, c, d] = if self.job.weights.bits == 8 {
+                        panels.map_group::<8>(group)
+                    } else {
+                        panels.map_group::<4>(group)
+                    };
+                    let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+                    let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+                    let quads = [
+                        _mm512_unpacklo_epi64(ab, cd),
+                        _mm512_unpackhi_epi64(ab, cd),
+                        _mm512_unpacklo_epi64(ab_high, cd_high),
+                        _mm512_unpackhi_epi64(ab_high, cd_high),
+                    ];
+                    for (quad, bytes) in quads.into_iter().enumerate() {
+                        let at = ((group * 4 + quad) * vectors + vector) * 4 * LANES;
+                        _mm512_store_si512(to.add(at).cast(), _mm512_permutexvar_epi32(order, bytes));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bias, requantization and the store of a tile's sums.
+    ///
+    /// # Safety
+    /// `sums` holds `[rows.len()][BLOCK]`; the sink has these rows, the job's slices the channels below `self.n`.
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish(self, sums: *const i32, rows: core::ops::Range<usize>, channel: usize) {
+        let job = self.job;
+        let acc_shift = _mm_cvtsi32_si128(job.acc_shift as i32);
+        let zero_point = _mm512_set1_epi32(job.zero_point);
+        for vector in 0..(self.n - channel).div_ceil(LANES).min(VECTORS) {
+            let channel = channel + vector * LANES;
+            let mask = lanes(self.n - channel);
+            // SAFETY: masked lanes are channels below `n`, for which bias, multipliers and output have room.
+            unsafe {
+                let bias = _mm512_maskz_loadu_epi32(mask, job.bias.as_ptr().add(channel));
+                let multiplier = Multiplier::new(_mm512_maskz_loadu_epi32(mask, job.multipliers.as_ptr().add(channel)));
+                for (index, row) in rows.clone().enumerate() {
+                    let acc = _mm512_add_epi32(load(sums.add(index * BLOCK + vector * LANES)), bias);
+                    let y = multiplier.mulhi_round(_mm512_sll_epi32(acc, acc_shift));
+                    let at = row * job.out_stride + channel;
+                    match self.sink {
+                        Sink::I8(out) => {
+                            let y = _mm512_cvtsepi32_epi8(_mm512_add_epi32(y, zero_point));
+                            _mm_mask_storeu_epi8(out.add(at), mask, y);
+                        }
+                        Sink::I16(out) => _mm256_mask_storeu_epi16(out.add(at), mask, _mm512_cvtsepi32_epi16(y)),
+                        Sink::Residual(out, shift) => {
+                            let residual = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, out.add(at)));
+                            let y = _mm512_add_epi32(y, rshift_round(residual, shift));
+                            _mm256_mask_storeu_epi16(out.add(at), mask, _mm512_cvtsepi32_epi16(y));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+trait Panels {
+    /// Group `group` of each panel as `w + 128`.
+    ///
+    /// # Safety
+    /// The panels have this group.
+    unsafe fn map_group<const BITS: u32>(self, group: usize) -> [__m512i; PANELS];
+}
+
+impl Panels for [*const u8; PANELS] {
+    #[inline(always)]
+    unsafe fn map_group<const BITS: u32>(self, group: usize) -> [__m512i; PANELS] {
+        let [a, b, c, d] = self;
+        // SAFETY: the caller's contract.
+        unsafe {
+            [
+                panel_group::<BITS>(a, group),
+                panel_group::<BITS>(b, group),
+                panel_group::<BITS>(c, group),
+                panel_group::<BITS>(d, group),
+            ]
+        }
+    }
+}
+
+/// A group of a panel: `[4 channels][16]` of `w + 128`.
+///
+/// # Safety
+/// The panel has this group.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+unsafe fn panel_group<const BITS: u32>(panel: *const u8, group: usize) -> __m512i {
+    if BITS == 8 {
+        // SAFETY: the caller's contract.
+        let w = unsafe { _mm512_loadu_si512(panel.add(group * PANEL_GROUP).cast()) };
+        return _mm512_xor_si512(w, _mm512_set1_epi32(SIGN));
+    }
+    // SAFETY: the caller's contract.
+    let nibbles = unsafe { _mm256_loadu_si256(panel.add(group * PANEL_GROUP / 2).cast()) };
+    // Each channel's 8 bytes twice, the second copy shifted to its high nibbles.
+    let twice = _mm512_permutexvar_epi64(_mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0), _mm512_castsi256_si512(nibbles));
+    let shifted = _mm512_srlv_epi64(twice, _mm512_set_epi64(4, 0, 4, 0, 4, 0, 4, 0));
+    let unsigned = _mm512_and_si512(shifted, _mm512_set1_epi8(15));
+    // (n ^ 8) - 8 is the signed nibble, 128 more is the unsigned factor.
+    _mm512_add_epi8(_mm512_xor_si512(unsigned, _mm512_set1_epi8(8)), _mm512_set1_epi8(120))
+}
+
+/// `out[r][v * 16 + lane] = init[r] + sum_k w[k / 4][v][lane][k % 4] * x[r][k]`.
+///
+/// With `SIGNED` rows `w` is unsigned and `x` signed; otherwise `x` is unsigned and `w` signed.
+///
+/// # Safety
+/// `w` has `ceil(k / 4) * V` vectors, aligned to 64; `x` has `R` rows, `init` `R` values, `out` `R` rows of `V * 16`
+/// values, `stride` apart.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn packed_tile<const R: usize, const V: usize, const SIGNED: bool>(
+    w: *const u8,
+    x: Rows,
+    init: *const i32,
+    out: *mut i32,
+    stride: usize,
+) {
+    let mut acc = [[_mm512_setzero_si512(); V]; R];
+    let (quads, tail) = (x.k / 4, x.k % 4);
+    // SAFETY: the caller's contract; the last quad reads only `tail` bytes of each row.
+    unsafe {
+        for (r, acc) in acc.iter_mut().enumerate() {
+            *acc = [_mm512_set1_epi32(*init.add(r)); V];
+        }
+        for quad in 0..quads {
+            let mut weights = [_mm512_setzero_si512(); V];
+            for (v, weights) in weights.iter_mut().enumerate() {
+                *weights = _mm512_load_si512(w.add((quad * V + v) * 64).cast());
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = _mm512_set1_epi32(x.first.add(r * x.stride + quad * 4).cast::<i32>().read_unaligned());
+                for (acc, &w) in acc.iter_mut().zip(&weights) {
+                    *acc = dot::<SIGNED>(*acc, w, x);
+                }
+            }
+        }
+        if tail != 0 {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let bytes = _mm_maskz_loadu_epi8((1 << tail) - 1, x.first.add(r * x.stride + quads * 4));
+                let x = _mm512_broadcastd_epi32(bytes);
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = dot::<SIGNED>(*acc, _mm512_load_si512(w.add((quads * V + v) * 64).cast()), x);
+                }
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (v, acc) in acc.iter().enumerate() {
+                _mm512_storeu_si512(out.add(r * stride + v * LANES).cast(), *acc);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn dot<const SIGNED: bool>(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+    if SIGNED { _mm512_dpbusd_epi32(acc, w, x) } else { _mm512_dpbusd_epi32(acc, x, w) }
+}
+
+/// `out[r][lane] = init[r] + sum_k (w[lane][k] + 128) * x[r][k]` for the sixteen channels of four panels; rows of `out`
+/// are [`BLOCK`] apart.
+///
+/// # Safety
+/// The panels have `ceil(k / 16)` groups of `BITS`-bit weights; `x` has `R` rows, `init` `R` values, `out` `R` rows.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+unsafe fn direct_tile<const R: usize, const BITS: u32>(
+    panels: [*const u8; PANELS],
+    x: Rows,
+    init: *const i32,
+    out: *mut i32,
+) {
+    const FIRST_QUARTERS: __mmask16 = 0x1111;
+    let mut acc = [[_mm512_setzero_si512(); PANELS]; R];
+    let (groups, tail) = (x.k / GROUP, x.k % GROUP);
+    // SAFETY: the caller's contract; the last group reads only `tail` bytes of each row.
+    unsafe {
+        for (r, acc) in acc.iter_mut().enumerate() {
+            *acc = [_mm512_maskz_set1_epi32(FIRST_QUARTERS, *init.add(r)); PANELS];
+        }
+        for group in 0..groups {
+            let weights = panels.map_group::<BITS>(group);
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = _mm512_broadcast_i32x4(_mm_loadu_si128(x.first.add(r * x.stride + group * GROUP).cast()));
+                for (acc, &w) in acc.iter_mut().zip(&weights) {
+                    *acc = _mm512_dpbusd_epi32(*acc, w, x);
+                }
+            }
+        }
+        if tail != 0 {
+            let weights = panels.map_group::<BITS>(groups);
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let bytes = _mm_maskz_loadu_epi8((1 << tail) - 1, x.first.add(r * x.stride + groups * GROUP));
+                let x = _mm512_broadcast_i32x4(bytes);
+                for (acc, &w) in acc.iter_mut().zip(&weights) {
+                    *acc = _mm512_dpbusd_epi32(*acc, w, x);
+                }
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            _mm512_storeu_si512(out.add(r * BLOCK).cast(), add_quarters(*acc));
+        }
+    }
+}
+
+/// `[channel * 4 + panel]` to `[panel * 4 + channel]`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn channel_order() -> __m512i {
+    _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0)
+}
+
+/// Sums of groups of four lanes of four vectors: lane `i` of vector `p` to lane `p * 4 + i / 4`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn add_quarters([a, b, c, d]: [__m512i; PANELS]) -> __m512i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let sums = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    _mm512_permutexvar_epi32(channel_order(), sums)
+}
+
+/// Sum of the first row.
+///
+/// # Safety
+/// There must be a row.
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+unsafe fn row_sum(x: Rows) -> i32 {
+    let ones = _mm512_set1_epi8(1);
+    let mut sum = _mm512_setzero_si512();
+    for at in (0..x.k).step_by(64) {
+        let mask = if x.k - at >= 64 { u64::MAX } else { (1 << (x.k - at)) - 1 };
+        // SAFETY: masked lanes are elements of the row.
+        let bytes = unsafe { _mm512_maskz_loadu_epi8(mask, x.first.add(at)) };
+        sum = _mm512_dpbusd_epi32(sum, ones, bytes);
+    }
+    _mm512_reduce_add_epi32(sum)
+}
+
+/// Mask of the first `count` of sixteen lanes.
+#[inline(always)]
+pub(super) fn lanes(count: usize) -> __mmask16 {
+    if count >= LANES { u16::MAX } else { (1 << count) - 1 }
+}
+
+/// # Safety
+/// Sixteen values can be read.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn load(values: *const i32) -> __m512i {
+    // SAFETY: the caller's contract.
+    unsafe { _mm512_loadu_si512(values.cast()) }
+}
+
+/// Factors of [`crate::arith::requant::mulhi_round`], for even and odd lanes.
+#[derive(Clone, Copy)]
+pub(super) struct Multiplier {
+    even: __m512i,
+    odd: __m512i,
+}
+
+impl Multiplier {
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    pub(super) fn new(values: __m512i) -> Self {
+        Self { even: values, odd: _mm512_srli_epi64::<32>(values) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    pub(super) fn mulhi_round(self, x: __m512i) -> __m512i {
+        let half = _mm512_set1_epi64(1 << 31);
+        let even = _mm512_add_epi64(_mm512_mul_epi32(x, self.even), half);
+        let odd = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64::<32>(x), self.odd), half);
+        // High halves: of the even lanes from above themselves, of the odd ones where they are.
+        _mm512_mask_shuffle_epi32::<0b11_11_01_01>(odd, 0x5555, even)
+    }
+}
+
+/// [`crate::arith::requant::rshift_round`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn rshift_round(x: __m512i, shift: u32) -> __m512i {
+    let half = if shift == 0 { 0 } else { 1 << (shift - 1) };
+    _mm512_sra_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(half)), _mm_cvtsi32_si128(shift as i32))
+}

@@ -1,0 +1,485 @@
+//! One table of cases that every instruction set must compute exactly as [`Portable`] does.
+//!
+//! [`check`] runs on the host and on emulated cores alike: the memory is the caller's, the numbers come from a fixed
+//! seed. Shapes include K = 1, N = 1, one row, tails of every group, rows at odd addresses and strides, and the extremes
+//! of every element type.
+
+use crate::arith::exp::{MASKED, RowScale};
+use crate::kernels::{
+    DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PackedWeights, Portable, ROW_BLOCK,
+    ScoreScale, linear_scratch_bytes,
+};
+
+/// Bytes of memory that the table needs.
+pub const TABLE_BYTES: usize = 24 * 1024;
+
+/// Numbers from a fixed seed (xorshift).
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers(u64);
+
+impl Numbers {
+    /// A sequence; equal seeds, equal numbers.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next 32 bits.
+    pub fn bits(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as u32
+    }
+
+    /// A number in `low..=high`.
+    pub fn within(&mut self, low: i32, high: i32) -> i32 {
+        let span = (i64::from(high) - i64::from(low) + 1) as u64;
+        low.wrapping_add(((u64::from(self.bits()) * span) >> 32) as i32)
+    }
+}
+
+/// How values are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Evenly over the whole range.
+    Random,
+    /// All the least value.
+    Least,
+    /// All the greatest value.
+    Greatest,
+}
+
+impl Fill {
+    fn i8(self, numbers: &mut Numbers) -> i8 {
+        match self {
+            Self::Random => numbers.bits() as i8,
+            Self::Least => i8::MIN,
+            Self::Greatest => i8::MAX,
+        }
+    }
+
+    fn i16(self, numbers: &mut Numbers) -> i16 {
+        match self {
+            Self::Random => numbers.bits() as i16,
+            Self::Least => i16::MIN,
+            Self::Greatest => i16::MAX,
+        }
+    }
+}
+
+/// The first difference a check finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The method of [`Kernels`].
+    pub kernel: &'static str,
+    /// Index of the case in its table, or a number chosen by the caller.
+    pub case: usize,
+    /// Position in the output.
+    pub at: usize,
+    /// What [`Portable`] has there.
+    pub expected: i64,
+    /// What the checked kernels have there.
+    pub actual: i64,
+}
+
+/// Memory of a check, taken from the caller's piece by piece.
+struct Arena<'a>(&'a mut [u8]);
+
+impl<'a> Arena<'a> {
+    /// `len` elements, `skew` bytes beyond an address divisible by 16. Empty when the memory does not suffice.
+    fn take<T: bytemuck::Pod>(&mut self, len: usize, skew: usize) -> &'a mut [T] {
+        let memory = core::mem::take(&mut self.0);
+        let from = (memory.as_ptr() as usize).wrapping_neg() % 16 + skew;
+        let bytes = len * size_of::<T>();
+        assert!(from + bytes <= memory.len(), "the check needs more memory");
+        let (taken, rest) = memory.split_at_mut(from + bytes);
+        self.0 = rest;
+        bytemuck::cast_slice_mut(&mut taken[from..])
+    }
+}
+
+fn compare<T: Copy + PartialEq + Into<i64>>(
+    kernel: &'static str,
+    case: usize,
+    expected: &[T],
+    actual: &[T],
+) -> Result<(), Difference> {
+    match expected.iter().zip(actual).position(|(e, a)| e != a) {
+        None => Ok(()),
+        Some(at) => Err(Difference { kernel, case, at, expected: expected[at].into(), actual: actual[at].into() }),
+    }
+}
+
+/// What a dense layer writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// [`LinearOut::I8`] without a table.
+    I8,
+    /// [`LinearOut::I8`] with a table.
+    Lut,
+    /// [`LinearOut::I16`].
+    I16,
+    /// [`LinearOut::I16Residual`] with this shift.
+    Residual(u32),
+}
+
+/// A dense layer to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearCase {
+    /// Rows, K, channels.
+    pub size: [usize; 3],
+    /// Bits of a weight.
+    pub bits: u32,
+    /// Elements between rows of `x` beyond K, and of the output beyond the channels.
+    pub gaps: [usize; 2],
+    /// Bytes that `x` lies beyond an aligned address.
+    pub skew: usize,
+    /// What is written.
+    pub output: Output,
+    /// How activations and weights are chosen.
+    pub fill: Fill,
+    /// Left shift of accumulators.
+    pub acc_shift: u32,
+}
+
+impl LinearCase {
+    const fn new(size: [usize; 3], bits: u32, output: Output) -> Self {
+        Self { size, bits, gaps: [0, 0], skew: 0, output, fill: Fill::Random, acc_shift: 0 }
+    }
+}
+
+/// Dense layers that every instruction set is checked with.
+pub const LINEAR_CASES: &[LinearCase] = &[
+    LinearCase::new([1, 1, 1], 8, Output::I8),
+    LinearCase::new([1, 1, 1], 4, Output::I8),
+    LinearCase::new([2, 3, 5], 8, Output::I16),
+    LinearCase::new([3, 15, 4], 8, Output::Residual(0)),
+    LinearCase::new([4, 16, 4], 8, Output::I8),
+    LinearCase::new([5, 17, 7], 8, Output::Residual(3)),
+    LinearCase::new([5, 33, 9], 4, Output::Residual(1)),
+    LinearCase::new([6, 31, 16], 4, Output::I16),
+    LinearCase::new([7, 64, 17], 8, Output::Lut),
+    LinearCase { gaps: [5, 3], skew: 1, ..LinearCase::new([7, 40, 10], 8, Output::I8) },
+    LinearCase { gaps: [1, 1], skew: 3, ..LinearCase::new([3, 21, 6], 4, Output::Lut) },
+    LinearCase { skew: 2, ..LinearCase::new([1, 64, 35], 8, Output::I8) },
+    LinearCase { gaps: [7, 0], ..LinearCase::new([13, 50, 33], 8, Output::Residual(15)) },
+    LinearCase { skew: 1, ..LinearCase::new([12, 18, 34], 8, Output::I16) },
+    LinearCase { acc_shift: 3, ..LinearCase::new([14, 20, 20], 4, Output::I16) },
+    LinearCase { fill: Fill::Least, ..LinearCase::new([13, 48, 33], 8, Output::I16) },
+    LinearCase { fill: Fill::Least, ..LinearCase::new([2, 48, 3], 4, Output::I16) },
+    LinearCase { fill: Fill::Greatest, acc_shift: 4, ..LinearCase::new([1, 48, 5], 8, Output::I8) },
+    LinearCase { fill: Fill::Greatest, ..LinearCase::new([9, 31, 5], 8, Output::Residual(2)) },
+];
+
+/// Compares one dense layer.
+///
+/// # Errors
+/// [`Difference`] where `B` and [`Portable`] differ.
+///
+/// # Panics
+/// When `memory` is too small.
+pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) -> Result<(), Difference> {
+    let LinearCase { size: [rows, k, n], bits, gaps, skew, output, fill, acc_shift } = *case;
+    let mut numbers = Numbers::new(index as u64 + 1);
+    let mut arena = Arena(memory);
+    let (x_stride, out_stride) = (k + gaps[0], n + gaps[1]);
+    let x = arena.take::<i8>(rows * x_stride, skew);
+    x.fill_with(|| fill.i8(&mut numbers));
+    let weights = arena.take::<u8>(PackedWeights::bytes_for(n, k, bits), 0);
+    fill_weights(weights, [n, k], bits, fill, &mut numbers);
+    let channels = n.next_multiple_of(4);
+    let bias = arena.take::<i32>(channels, 0);
+    bias.fill_with(|| numbers.within(-100_000, 100_000));
+    let multipliers = arena.take::<i32>(channels, 0);
+    // Outputs over the whole range and beyond it on both sides.
+    let typical = typical_multiplier(k, matches!(output, Output::I8 | Output::Lut)) >> acc_shift;
+    multipliers.fill_with(|| numbers.within(typical / 2, typical));
+    let zero_point = if matches!(output, Output::I8 | Output::Lut) { numbers.within(-128, 127) } else { 0 };
+    let scratch = arena.take::<u8>(linear_scratch_bytes(k), 0);
+    let table = arena.take::<i8>(256, 0);
+    table.fill_with(|| numbers.bits() as i8);
+    let weights = PackedWeights { bytes: weights, bits };
+    let (bias, multipliers) = (&*bias, &*multipliers);
+    let job = LinearJob { rows, k, n, x_stride, out_stride, weights, bias, multipliers, acc_shift, zero_point };
+    let mut both = [arena.take::<i16>(rows * out_stride, 0), arena.take::<i16>(rows * out_stride, 0)];
+    let start = numbers;
+    for (index, out) in both.iter_mut().enumerate() {
+        let mut numbers = start;
+        out.fill_with(|| fill.i16(&mut numbers));
+        let lut = (output == Output::Lut).then(|| (&*table).try_into().expect("256 entries"));
+        let out = match output {
+            // Half of the memory, from an odd address.
+            Output::I8 | Output::Lut => LinearOut::I8 {
+                out: &mut bytemuck::cast_slice_mut(out)[skew % 2..][..rows * out_stride - skew % 2],
+                lut,
+            },
+            Output::I16 => LinearOut::I16 { out },
+            Output::Residual(residual_shift) => LinearOut::I16Residual { out, residual_shift },
+        };
+        if index == 0 { Portable::linear(&job, x, out, scratch) } else { B::linear(&job, x, out, scratch) }
+    }
+    let [expected, actual] = both;
+    compare("linear", index, bytemuck::cast_slice::<i16, u8>(expected), bytemuck::cast_slice::<i16, u8>(actual))
+}
+
+/// A multiplier that takes a random sum of `k` products to about 128 steps of 8 bits, or as many of 16 bits as fit:
+/// `128 / (sqrt(k) * 74^2) * 2^32`.
+fn typical_multiplier(k: usize, narrow: bool) -> i32 {
+    let root = (1..k).find(|r| r * r >= k).unwrap_or(1);
+    let narrow_scale = (128 * (1i64 << 32) / (root as i64 * 5476)) as i32;
+    if narrow { narrow_scale } else { narrow_scale.saturating_mul(256) }
+}
+
+/// Weights of `[n, k]` in the packed layout; the padding stays zero.
+fn fill_weights(weights: &mut [u8], [n, k]: [usize; 2], bits: u32, fill: Fill, numbers: &mut Numbers) {
+    weights.fill(0);
+    let groups = k.div_ceil(16);
+    for channel in 0..n {
+        for i in 0..k {
+            let w = fill.i8(numbers) >> (8 - bits);
+            let group = (channel / 4 * groups + i / 16) * 4 + channel % 4;
+            if bits == 8 {
+                weights[group * 16 + i % 16] = w as u8;
+            } else {
+                weights[group * 8 + i % 8] |= ((w as u8) & 15) << if i % 16 < 8 { 0 } else { 4 };
+            }
+        }
+    }
+}
+
+/// `[rows, cols, k]`, gaps of `x`, `y` and output, bytes beyond an aligned address.
+pub type DotCase = ([usize; 3], [usize; 3], usize);
+
+/// Dot products that every instruction set is checked with.
+pub const DOT_CASES: &[DotCase] = &[
+    ([1, 1, 1], [0, 0, 0], 0),
+    ([1, 2, 3], [1, 2, 0], 1),
+    ([2, 17, 16], [0, 0, 1], 0),
+    ([3, 5, 15], [3, 1, 0], 1),
+    ([4, 50, 16], [32, 32, 14], 0),
+    ([5, 16, 64], [0, 0, 0], 0),
+    ([5, 33, 50], [14, 14, 0], 2),
+    ([ROW_BLOCK, 3, 65], [1, 1, 2], 3),
+    ([1, 7, 100], [0, 0, 0], 1),
+];
+
+/// Compares dot products of one shape, in the three element types, and scores.
+///
+/// # Errors
+/// [`Difference`].
+///
+/// # Panics
+/// When `memory` is too small.
+pub fn dots<B: Kernels>(index: usize, case: &DotCase, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    let &([rows, cols, k], [x_gap, y_gap, out_gap], skew) = case;
+    let mut numbers = Numbers::new(index as u64 + 1);
+    let mut arena = Arena(memory);
+    let (x_stride, y_stride, out_stride) = (k + x_gap, k + y_gap, cols + out_gap);
+    let job = DotJob { rows, cols, k, x_stride, y_stride, out_stride };
+    let x = arena.take::<u16>(rows * x_stride, 0);
+    x.fill_with(|| (fill.i16(&mut numbers) as u16).min(crate::arith::exp::EXP2_ONE as u16));
+    let narrow = arena.take::<u8>(rows * x_stride, skew);
+    narrow.fill_with(|| fill.i8(&mut numbers) as u8);
+    let (x, narrow) = (&*x, &*narrow);
+    let y = arena.take::<i8>(cols * y_stride, skew);
+    y.fill_with(|| fill.i8(&mut numbers));
+    let scratch = arena.take::<u8>(linear_scratch_bytes(k), 0);
+    let expected = arena.take::<i32>(rows * out_stride, 0);
+    let actual = arena.take::<i32>(rows * out_stride, 0);
+    let scale = ScoreScale { acc_shift: 2, multiplier: 40_000_000 };
+    let signed: &[i8] = bytemuck::cast_slice(narrow);
+    for kernel in ["dot_i8", "dot_u8", "dot_u16", "scores"] {
+        expected.fill(-1);
+        actual.fill(-1);
+        match kernel {
+            "dot_i8" => {
+                Portable::dot_i8(&job, signed, y, expected, scratch);
+                B::dot_i8(&job, signed, y, actual, scratch);
+            }
+            "dot_u8" => {
+                Portable::dot_u8(&job, narrow, y, expected, scratch);
+                B::dot_u8(&job, narrow, y, actual, scratch);
+            }
+            "dot_u16" => {
+                Portable::dot_u16(&job, x, y, expected, scratch);
+                B::dot_u16(&job, x, y, actual, scratch);
+            }
+            _ => {
+                Portable::scores(&job, scale, signed, y, expected, scratch);
+                B::scores(&job, scale, signed, y, actual, scratch);
+            }
+        }
+        compare(kernel, index, expected, actual)?;
+    }
+    Ok(())
+}
+
+/// Lengths of rows that every instruction set is checked with.
+pub const ROW_CASES: &[usize] = &[1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 50, 64, 100, 192];
+
+/// Compares everything that works on one row of `n` elements.
+///
+/// # Errors
+/// [`Difference`].
+///
+/// # Panics
+/// When `memory` is too small.
+pub fn rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    softmax_rows::<B>(n, fill, memory)?;
+    norm_rows::<B>(n, fill, memory)?;
+    let mut numbers = Numbers::new(n as u64);
+    let mut arena = Arena(memory);
+    let table = arena.take::<i8>(256, 0);
+    table.fill_with(|| numbers.bits() as i8);
+    let table: &[i8; 256] = (&*table).try_into().expect("256 entries");
+    let [expected, actual] = [arena.take::<i8>(n, 1), arena.take::<i8>(n, 1)];
+    expected.fill_with(|| fill.i8(&mut numbers));
+    actual.copy_from_slice(expected);
+    Portable::lut_in_place(expected, table);
+    B::lut_in_place(actual, table);
+    compare("lut_in_place", n, expected, actual)?;
+
+    let [expected, actual, b] = [arena.take::<i16>(n, 2), arena.take::<i16>(n, 2), arena.take::<i16>(n, 0)];
+    for (ma, mb, bias, shift) in [(1, 1, 0, 0), (16_000, -12_345, 1 << 13, 14), (-32_767, 32_767, 5, 15)] {
+        expected.fill_with(|| fill.i16(&mut numbers));
+        actual.copy_from_slice(expected);
+        b.fill_with(|| fill.i16(&mut numbers));
+        Portable::add_i16_in_place(expected, b, ma, mb, bias, shift);
+        B::add_i16_in_place(actual, b, ma, mb, bias, shift);
+        compare("add_i16_in_place", n, expected, actual)?;
+    }
+    Ok(())
+}
+
+fn softmax_rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    let mut numbers = Numbers::new(n as u64 + 1000);
+    let mut arena = Arena(memory);
+    let [expected, actual] = [arena.take::<i32>(n, 4), arena.take::<i32>(n, 4)];
+    let [narrow, narrow_actual] = [arena.take::<u8>(n, 1), arena.take::<u8>(n, 1)];
+    let [wide, wide_actual] = [arena.take::<u16>(n, 2), arena.take::<u16>(n, 2)];
+    let scale = ScoreScale { acc_shift: 1, multiplier: 3_000_000 };
+    expected.fill_with(|| match fill {
+        Fill::Random => numbers.within(-1 << 20, 1 << 20),
+        Fill::Least => -(1 << 30),
+        Fill::Greatest => (1 << 30) - 1,
+    });
+    actual.copy_from_slice(expected);
+    Portable::scale_scores(expected, scale);
+    B::scale_scores(actual, scale);
+    compare("scale_scores", n, expected, actual)?;
+    // Half of the row far below the maximum, one in eight masked.
+    for (index, score) in expected.iter_mut().enumerate() {
+        let mask = if index % 8 == 5 { i32::from(MASKED) } else { 0 };
+        *score = mask + if index % 2 == 0 { *score } else { *score << 6 };
+    }
+    let (sum, sum_actual) =
+        (Portable::exp_row(expected, ExpRow::U8(narrow)), B::exp_row(expected, ExpRow::U8(narrow_actual)));
+    compare("exp_row 8", n, narrow, narrow_actual)?;
+    compare("sum of exp_row 8", n, &[sum], &[sum_actual])?;
+    let (sum, sum_actual) =
+        (Portable::exp_row(expected, ExpRow::U16(wide)), B::exp_row(expected, ExpRow::U16(wide_actual)));
+    compare("exp_row 16", n, wide, wide_actual)?;
+    compare("sum of exp_row 16", n, &[sum], &[sum_actual])?;
+    let out: [&mut [i8]; 2] = [bytemuck::cast_slice_mut(narrow), bytemuck::cast_slice_mut(narrow_actual)];
+    let [out, out_actual] = out;
+    for (ratio_m, ratio_shift, zero_point) in [(20_000, 14, 0), (32_767, 10, -128), (16_384, 20, 127)] {
+        let scale = RowScale::new(255 * n as u32, ratio_m, ratio_shift);
+        expected.fill_with(|| numbers.within(-255 * 128 * n as i32, 255 * 127 * n as i32));
+        Portable::scale_row(expected, scale, zero_point, out);
+        B::scale_row(expected, scale, zero_point, out_actual);
+        compare("scale_row", n, out, out_actual)?;
+    }
+    Ok(())
+}
+
+fn norm_rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    let mut numbers = Numbers::new(n as u64 + 2000);
+    let mut arena = Arena(memory);
+    let [gamma, beta] = [arena.take::<i32>(n, 0), arena.take::<i32>(n, 0)];
+    let x = arena.take::<i16>(n, 2);
+    let [expected, actual] = [arena.take::<i16>(n, 0), arena.take::<i16>(n, 0)];
+    for (case, &(magnitude, eps, rms)) in
+        [(32_767, 0, false), (32_767, 1 << 40, true), (3, 1, false), (900, 1 << 57, false), (0, 0, true)]
+            .iter()
+            .enumerate()
+    {
+        x.fill_with(|| {
+            if fill == Fill::Random { numbers.within(-magnitude - 1, magnitude) as i16 } else { fill.i16(&mut numbers) }
+        });
+        let narrow = case % 2 == 1;
+        let fraction = if narrow { 8 } else { 4 };
+        gamma.fill_with(|| numbers.within(-20_000, 20_000) << fraction);
+        beta.fill_with(|| numbers.within(-50_000, 50_000));
+        let job = NormJob { rms, eps, gamma, beta };
+        for wide_input in [true, false] {
+            expected.fill(0);
+            actual.fill(0);
+            let bytes = bytemuck::cast_slice::<i16, i8>(x).get(..n).unwrap_or(&[]);
+            let row = || {
+                if wide_input { NormRow::I16(x) } else { NormRow::I8(bytes) }
+            };
+            fn target(narrow: bool, out: &mut [i16], n: usize) -> NormOut<'_> {
+                if narrow { NormOut::I8(&mut bytemuck::cast_slice_mut(out)[..n]) } else { NormOut::I16(out) }
+            }
+            Portable::norm_row(&job, row(), target(narrow, expected, n));
+            B::norm_row(&job, row(), target(narrow, actual, n));
+            compare("norm_row", n, expected, actual)?;
+        }
+    }
+    Ok(())
+}
+
+/// `rows, cols, gap of x, width of an output row`.
+pub const TRANSPOSE_CASES: &[[usize; 4]] =
+    &[[1, 1, 0, 1], [3, 5, 2, 16], [16, 16, 0, 16], [17, 9, 3, 32], [50, 16, 32, 64], [31, 33, 1, 31], [4, 64, 0, 7]];
+
+/// Compares one transposition.
+///
+/// # Errors
+/// [`Difference`].
+///
+/// # Panics
+/// When `memory` is too small.
+pub fn transpose<B: Kernels>(index: usize, case: &[usize; 4], memory: &mut [u8]) -> Result<(), Difference> {
+    let [rows, cols, gap, width] = *case;
+    let mut numbers = Numbers::new(index as u64);
+    let mut arena = Arena(memory);
+    let x = arena.take::<i8>(rows * (cols + gap), 1);
+    x.fill_with(|| numbers.bits() as i8);
+    let [expected, actual] = [arena.take::<i8>(cols * width, 1), arena.take::<i8>(cols * width, 1)];
+    expected.fill(1);
+    actual.fill(2);
+    Portable::transpose(x, cols + gap, rows, cols, expected, width);
+    B::transpose(x, cols + gap, rows, cols, actual, width);
+    compare("transpose", index, expected, actual)
+}
+
+/// Runs the whole table; returns the number of comparisons. `memory` has [`TABLE_BYTES`].
+///
+/// # Errors
+/// The first [`Difference`].
+///
+/// # Panics
+/// When `memory` is too small.
+pub fn check<B: Kernels>(memory: &mut [u8]) -> Result<usize, Difference> {
+    let mut count = 0;
+    for (index, case) in LINEAR_CASES.iter().enumerate() {
+        linear::<B>(index, case, memory)?;
+        count += 1;
+    }
+    for fill in [Fill::Random, Fill::Least, Fill::Greatest] {
+        for (index, case) in DOT_CASES.iter().enumerate() {
+            dots::<B>(index, case, fill, memory)?;
+            count += 1;
+        }
+        for &n in ROW_CASES {
+            rows::<B>(n, fill, memory)?;
+            count += 1;
+        }
+    }
+    for (index, case) in TRANSPOSE_CASES.iter().enumerate() {
+        transpose::<B>(index, case, memory)?;
+        count += 1;
+    }
+    Ok(count)
+}
