@@ -11,7 +11,7 @@ use crate::graph::{Data, DataType, Graph, Op, TensorId};
 use crate::lower::{LowerError, LowerOptions, Lowered, lower};
 use crate::model_file::{ModelFile, ModelFileError, Values};
 use crate::pack::{Human, HumanTensor, PackError, ReceiptData, pack};
-use crate::plan::{Plan, plan};
+use crate::plan::{Plan, plan, plan_quickly};
 use crate::program::Program;
 use crate::quantize::equalize::equalize;
 use crate::quantize::qdq;
@@ -461,7 +461,7 @@ fn best_of(results: &[(String, f64)]) -> usize {
 /// Lowers and packs without reference runs.
 fn assemble(site: &Site, lower_options: &LowerOptions, options: &ConvertOptions) -> Result<Vec<u8>, ConvertError> {
     let lowered = lower(&site.graph, &site.calibration, lower_options)?;
-    let arena = plan(&lowered.program);
+    let arena = plan_quickly(&lowered.program);
     let human = human(site, &lowered, &arena, options, &[]);
     Ok(pack(&lowered.program, &arena, &human, &[])?)
 }

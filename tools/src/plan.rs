@@ -2,7 +2,6 @@
 
 use crate::program::{Program, TensorIndex};
 use shiftformer::format::align_up;
-use std::time::{Duration, Instant};
 
 /// Offsets of all arena tensors and scratch areas.
 #[derive(Clone, Debug)]
@@ -34,11 +33,23 @@ pub struct Block {
     pub offset: usize,
 }
 
-/// Time the search may take.
-const SEARCH_TIME: Duration = Duration::from_millis(2500);
+/// Work the search may do, in visits of neighbouring blocks: below two seconds. Counted, not timed, so that the same
+/// program gives the same plan everywhere.
+const SEARCH_WORK: usize = 60_000_000;
+/// Orders that are tried at most.
+const SEARCH_ROUNDS: usize = 20_000;
 
 /// Plans the arena of `program`.
 pub fn plan(program: &Program) -> Plan {
+    plan_with(program, SEARCH_WORK)
+}
+
+/// A valid plan without the search: for measuring a program, where the size of the arena does not matter.
+pub fn plan_quickly(program: &Program) -> Plan {
+    plan_with(program, 0)
+}
+
+fn plan_with(program: &Program, work: usize) -> Plan {
     let mut blocks = blocks(program);
     let n_tensor_blocks = blocks.len();
     for (index, op) in program.ops.iter().enumerate() {
@@ -46,7 +57,7 @@ pub fn plan(program: &Program) -> Plan {
         blocks.push(Block { tensors: Vec::new(), first: index, last: index, bytes, offset: 0 });
     }
     let lower_bound = lower_bound(&blocks, program.ops.len());
-    let arena_bytes = assign(&mut blocks, lower_bound);
+    let arena_bytes = assign(&mut blocks, lower_bound, work);
     let mut offsets = vec![0; program.tensors.len()];
     for block in &blocks[..n_tensor_blocks] {
         for &tensor in &block.tensors {
@@ -122,8 +133,9 @@ fn lower_bound(blocks: &[Block], n_ops: usize) -> usize {
 /// Gives every block an offset; returns the size of the arena.
 ///
 /// Blocks are placed one by one at the lowest gap among those alive at the same time. Several orders are tried, then the
-/// best is improved by moving the blocks that reach the top to the front, until the lower bound or the time is reached.
-fn assign(blocks: &mut [Block], lower_bound: usize) -> usize {
+/// best is improved by moving the blocks that reach the top to the front, until the lower bound or the end of the work is
+/// reached.
+fn assign(blocks: &mut [Block], lower_bound: usize, work: usize) -> usize {
     let neighbours: Vec<Vec<usize>> = (0..blocks.len())
         .map(|i| {
             let overlaps = |j: &usize| {
@@ -152,7 +164,7 @@ fn assign(blocks: &mut [Block], lower_bound: usize) -> usize {
         }
     }
     let (mut size, mut offsets, mut order) = best.unwrap_or_default();
-    let started = Instant::now();
+    let round = neighbours.iter().map(|n| n.len() + 4).sum::<usize>().max(1);
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = |limit: usize| {
         random ^= random << 13;
@@ -161,7 +173,7 @@ fn assign(blocks: &mut [Block], lower_bound: usize) -> usize {
         (random % limit.max(1) as u64) as usize
     };
     let mut rounds = 0;
-    while size > lower_bound && started.elapsed() < SEARCH_TIME && rounds < 20_000 {
+    while size > lower_bound && rounds < (work / round).min(SEARCH_ROUNDS) {
         rounds += 1;
         let mut candidate = order.clone();
         let top: Vec<usize> = (0..candidate.len()).filter(|&p| offsets[candidate[p]] + blocks[candidate[p]].bytes == size).collect();
