@@ -43,6 +43,19 @@ pub const fn rsqrt(m: u32) -> u32 {
     r as u32
 }
 
+/// A row as `normalized(x) = mulhi_round((factor * x + offset) >> right, rsqrt)`, all sums modulo 2^32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affine {
+    /// Of `x`.
+    pub factor: i32,
+    /// Added to the product.
+    pub offset: i32,
+    /// As in [`RowNorm`].
+    pub rsqrt: i32,
+    /// Right shift of the sum.
+    pub right: u32,
+}
+
 /// What all elements of a row share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowNorm {
@@ -84,6 +97,20 @@ impl RowNorm {
         let e = (top >> 1) - 15;
         let m = if e >= 0 { (v >> (2 * e)) as u32 } else { (v << (-2 * e)) as u32 };
         Self { width, sum, rsqrt: rsqrt(m) as i32, shift: 8 - e }
+    }
+
+    /// The same row as a straight line before the reciprocal root, for kernels.
+    ///
+    /// A left shift of `width * x - sum` goes into factor and offset: modulo 2^32 that is the same value, which fits.
+    #[inline]
+    pub fn affine(&self) -> Affine {
+        let left = self.shift.clamp(0, 31) as u32;
+        Affine {
+            factor: self.width.wrapping_shl(left),
+            offset: self.sum.wrapping_neg().wrapping_shl(left),
+            rsqrt: self.rsqrt,
+            right: (-self.shift).clamp(0, 31) as u32,
+        }
     }
 
     /// The normalized value of `x`, with [`NORMALIZED_FRACTION_BITS`]; at most `2^27` in magnitude.

@@ -1,0 +1,214 @@
+//! Dense layers: blocks of five rows by [`super::block`], rows left over by [`super::row`].
+
+use super::{block, ins, row, widen};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, ROW_BLOCK, linear_scratch_bytes, portable};
+
+/// Bytes of a group of a panel.
+const PANEL_GROUP: usize = PANEL * GROUP;
+
+/// [`crate::kernels::Kernels::linear`].
+pub fn linear(job: &LinearJob<'_>, x: &[i8], mut out: LinearOut<'_>, scratch: &mut [u8]) {
+    let Some(mut dense) = Dense::new(job, x, &out, scratch) else {
+        return portable::linear(job, x, out);
+    };
+    // The block routines for 8 bits have no shift: ratios above a half are rare there.
+    let blocks = if dense.routine(&out).is_some() { job.rows / ROW_BLOCK } else { 0 };
+    for index in 0..blocks {
+        dense.block(index * ROW_BLOCK, &mut out);
+    }
+    for index in blocks * ROW_BLOCK..job.rows {
+        dense.row(index, &mut out);
+    }
+}
+
+/// A job whose slices were found long enough for the routines.
+struct Dense<'j, 's> {
+    job: &'j LinearJob<'j>,
+    x: &'j [i8],
+    scratch: &'s mut [u32],
+    groups: usize,
+}
+
+type Routine = unsafe extern "C" fn(*const block::Frame);
+
+/// Elements from the first of the first row to the last of the last; `None` when that is beyond `usize`.
+pub fn reach(rows: usize, stride: usize, width: usize) -> Option<usize> {
+    rows.checked_sub(1)?.checked_mul(stride)?.checked_add(width)
+}
+
+impl<'j, 's> Dense<'j, 's> {
+    fn new(job: &'j LinearJob<'j>, x: &'j [i8], out: &LinearOut<'_>, scratch: &'s mut [u8]) -> Option<Self> {
+        let scratch = scratch.get_mut(..linear_scratch_bytes(job.k))?;
+        let scratch: &mut [u32] = bytemuck::try_cast_slice_mut(scratch).ok()?;
+        let groups = job.k.div_ceil(GROUP);
+        let channels = job.n.checked_next_multiple_of(PANEL)?;
+        let out_len = match out {
+            LinearOut::I8 { out, .. } => out.len(),
+            LinearOut::I16 { out } | LinearOut::I16Residual { out, .. } => out.len(),
+        };
+        let weights = job.weights.bytes;
+        let fits = job.weights.bits == 8
+            && job.k > 0
+            && job.n > 0
+            && weights.len() / PANEL_GROUP >= channels.checked_mul(groups)? / PANEL
+            && weights.as_ptr().addr().is_multiple_of(4)
+            && job.bias.len() >= channels
+            && job.multipliers.len() >= channels
+            && x.len() >= reach(job.rows, job.x_stride, job.k)?
+            && out_len >= reach(job.rows, job.out_stride, job.n)?;
+        fits.then_some(Self { job, x, scratch, groups })
+    }
+
+    fn routine(&self, out: &LinearOut<'_>) -> Option<Routine> {
+        match out {
+            LinearOut::I8 { .. } if self.job.acc_shift != 0 => None,
+            LinearOut::I8 { lut: None, .. } => Some(block::dense_i8),
+            LinearOut::I8 { lut: Some(_), .. } => Some(block::dense_table),
+            LinearOut::I16 { .. } => Some(block::dense_i16),
+            LinearOut::I16Residual { .. } => Some(block::dense_residual),
+        }
+    }
+
+    /// Rows `first .. first + 5`.
+    fn block(&mut self, first: usize, out: &mut LinearOut<'_>) {
+        let Some(routine) = self.routine(out) else {
+            return;
+        };
+        let job = self.job;
+        widen::widen_block(self.x.get(first * job.x_stride..).unwrap_or(&[]), job.x_stride, job.k, self.scratch);
+        let x = self.scratch.as_ptr().expose_provenance();
+        let row_bytes = self.groups * PANEL_GROUP;
+        let start = first * job.out_stride;
+        let (address, width, addend, table_or_shift) = match out {
+            LinearOut::I8 { out, lut } => {
+                let table = lut.map_or(0, |table| table.as_ptr().expose_provenance() + table.len() / 2);
+                (out.as_mut_ptr().expose_provenance() + start, 1, job.zero_point, table)
+            }
+            LinearOut::I16 { out } => (out.as_mut_ptr().expose_provenance() + start * 2, 2, 0, 0),
+            LinearOut::I16Residual { out, residual_shift } => (
+                out.as_mut_ptr().expose_provenance() + start * 2,
+                2,
+                (1 << *residual_shift) >> 1,
+                *residual_shift as usize,
+            ),
+        };
+        let mut frame = block::Frame {
+            multipliers: job.multipliers.as_ptr().expose_provenance(),
+            out: address,
+            out_stride: job.out_stride * width,
+            addend,
+            acc_shift: job.acc_shift,
+            table_or_shift,
+            to_bias: job.bias.as_ptr().expose_provenance().wrapping_sub(job.multipliers.as_ptr().expose_provenance()),
+            x,
+            channels: -((job.n - job.n % PANEL) as i32),
+            next_channel: GROUP as isize - row_bytes as isize,
+            x_end_groups: x + self.scratch.len() * 4,
+            x_end: x + self.scratch.len() * 4,
+            weights: job.weights.bytes.as_ptr().expose_provenance().wrapping_sub(block::DENSE_BIAS),
+        };
+        // SAFETY: `new` compared all slices with rows, strides, K and N; the frame covers whole panels, then the channels
+        // of the last, incomplete panel, which weights, bias and multipliers have in full.
+        unsafe {
+            if frame.channels != 0 {
+                routine(&frame);
+            }
+            if !job.n.is_multiple_of(PANEL) {
+                let whole = job.n - job.n % PANEL;
+                frame.multipliers += whole * size_of::<i32>();
+                frame.out += whole * width;
+                frame.weights = frame.weights.wrapping_add(whole / PANEL * row_bytes);
+                frame.channels = -((job.n % PANEL) as i32);
+                routine(&frame);
+            }
+        }
+    }
+
+    /// Row `index`.
+    fn row(&mut self, index: usize, out: &mut LinearOut<'_>) {
+        let job = self.job;
+        let x = self.x.get(index * job.x_stride..).and_then(|x| x.get(..job.k)).unwrap_or(&[]);
+        let words = self.groups * GROUP / 2;
+        let scratch = self.scratch.get_mut(..words).unwrap_or(&mut []);
+        widen::widen_one(x, scratch);
+        let start = index * job.out_stride;
+        match out {
+            LinearOut::I8 { out, lut: None } if job.acc_shift == 0 => {
+                let Some(out) = out.get_mut(start..start + job.n) else {
+                    return;
+                };
+                let whole = job.n / PANEL;
+                self.panels(row::row_i8, 0, whole, out.as_mut_ptr().expose_provenance());
+                let mut last = [0i8; PANEL];
+                let (_, tail) = out.as_chunks_mut::<PANEL>();
+                if !tail.is_empty() {
+                    self.panels(row::row_i8, whole, 1, last.as_mut_ptr().expose_provenance());
+                    tail.iter_mut().zip(last).for_each(|(to, value)| *to = value);
+                }
+            }
+            LinearOut::I8 { out, lut } => {
+                let lut = *lut;
+                let Some(out) = out.get_mut(start..start + job.n) else {
+                    return;
+                };
+                self.sums(out, |acc, m, out| {
+                    let y = ins::ssat8(ins::smmlar(acc << job.acc_shift, m, job.zero_point)) as i8;
+                    // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
+                    *out = lut.map_or(y, |table| table[usize::from(y as u8 ^ 0x80)]);
+                });
+            }
+            LinearOut::I16 { out } => {
+                let Some(out) = out.get_mut(start..start + job.n) else {
+                    return;
+                };
+                self.sums(out, |acc, m, out| *out = ins::ssat16(ins::smmulr(acc << job.acc_shift, m)) as i16);
+            }
+            LinearOut::I16Residual { out, residual_shift } => {
+                let (half, shift) = ((1 << *residual_shift) >> 1, *residual_shift);
+                let Some(out) = out.get_mut(start..start + job.n) else {
+                    return;
+                };
+                self.sums(out, |acc, m, out| {
+                    let residual = (i32::from(*out) + half) >> shift;
+                    *out = ins::ssat16(ins::smmlar(acc << job.acc_shift, m, residual)) as i16;
+                });
+            }
+        }
+    }
+
+    /// Sums of the widened row, four panels at a time, through `epilogue(sum, multiplier, output)`.
+    #[inline(always)]
+    fn sums<T>(&mut self, out: &mut [T], epilogue: impl Fn(i32, i32, &mut T)) {
+        const PANELS: usize = 4;
+        let multipliers = self.job.multipliers.chunks(PANELS * PANEL);
+        for (index, (out, multipliers)) in out.chunks_mut(PANELS * PANEL).zip(multipliers).enumerate() {
+            let mut sums = [0i32; PANELS * PANEL];
+            self.panels(row::row_i32, index * PANELS, out.len().div_ceil(PANEL), sums.as_mut_ptr().expose_provenance());
+            for ((out, sum), &m) in out.iter_mut().zip(sums).zip(multipliers) {
+                epilogue(sum, m, out);
+            }
+        }
+    }
+
+    /// Runs a row routine over `count` panels from panel `first`; `out` has room for all their channels.
+    fn panels(&self, routine: unsafe extern "C" fn(*const row::Frame), first: usize, count: usize, out: usize) {
+        if count == 0 {
+            return;
+        }
+        let job = self.job;
+        let x = self.scratch.as_ptr().expose_provenance();
+        let weights = job.weights.bytes.as_ptr().expose_provenance() + first * self.groups * PANEL_GROUP;
+        let frame = row::Frame {
+            bias: job.bias.as_ptr().expose_provenance() + first * PANEL * size_of::<i32>(),
+            out,
+            panels: count,
+            multipliers: job.multipliers.as_ptr().expose_provenance() + first * PANEL * size_of::<i32>(),
+            zero_point: job.zero_point,
+            x,
+            weights: weights.wrapping_sub(row::WEIGHT_BIAS),
+            x_end: x + self.groups * GROUP * 2,
+        };
+        // SAFETY: `new` compared all slices with K and N, panels counted in full; the caller gives room at `out`.
+        unsafe { routine(&frame) };
+    }
+}
