@@ -8,16 +8,13 @@ use crate::arith::exp::RowScale;
 #[cfg(arm_dsp)]
 mod armv7em;
 pub mod portable;
-
-#[cfg(arm_dsp)]
-pub use armv7em::Armv7em as Native;
-#[cfg(not(arm_dsp))]
-pub use Portable as Native;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", arm_dsp)))]
 pub use Portable as Native;
+#[cfg(arm_dsp)]
+pub use armv7em::Armv7em as Native;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
 
