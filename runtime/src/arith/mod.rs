@@ -1,5 +1,6 @@
 //! Pure integer arithmetic: what a number becomes, with its rounding in the name.
 
+pub mod activation;
 pub mod digest;
 pub mod exp;
 pub mod ivit;
