@@ -45,6 +45,9 @@ pub fn digest(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::testing::Random;
+    use crate::tensor::Dtype;
+    use std::vec::Vec;
 
     #[test]
     fn position_length_and_value_all_count() {
@@ -53,5 +56,36 @@ mod tests {
         assert_ne!(base, digest(&[1, 2, 3, 4, 5, 6, 7, 9]));
         assert_ne!(digest(&[1]), digest(&[1, 0]));
         assert_ne!(digest(&[]), digest(&[0]));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_exchange_of_words_counts() {
+        let mut random = Random(3);
+        for len in [1usize, 3, 4, 7, 64, 1001] {
+            let bytes: Vec<u8> = random.values(Dtype::U8, len).into_iter().map(|b| b as u8).collect();
+            let base = digest(&bytes);
+            for bit in 0..len * 8 {
+                let mut other = bytes.clone();
+                other[bit / 8] ^= 1 << (bit % 8);
+                assert_ne!(digest(&other), base, "bit {bit} of {len} bytes");
+            }
+            for word in 1..len / 4 {
+                let mut other = bytes.clone();
+                (0..4).for_each(|i| other.swap(i, word * 4 + i));
+                assert!(other == bytes || digest(&other) != base, "word {word} of {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn words_can_be_mixed_in_any_order() {
+        let bytes: Vec<u8> = (0..400).map(|i| (i * 7 % 251) as u8).collect();
+        let halves = SEEDS.map(|seed| {
+            let words = bytes.chunks(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).enumerate();
+            words.rev().fold(mix(bytes.len() as u32 ^ seed), |sum, (i, w)| {
+                sum.wrapping_add(mix(w ^ (i as u32).wrapping_mul(INDEX_MULTIPLIER).wrapping_add(seed)))
+            })
+        });
+        assert_eq!(digest(&bytes), u64::from(halves[0]) | u64::from(halves[1]) << 32);
     }
 }

@@ -75,6 +75,7 @@ pub const fn requantize_i16(acc: i32, acc_shift: u32, multiplier: i32) -> i16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::testing::Random;
 
     #[test]
     fn mulhi_round_ties_go_up() {
@@ -101,5 +102,24 @@ mod tests {
         assert_eq!(requantize_i8(0, 0, half, 5), 5);
         assert_eq!(requantize_i16(1 << 20, 0, 1 << 28), i16::MAX);
         assert_eq!(requantize_i16(100, 4, 1 << 28), 100);
+    }
+
+    #[test]
+    fn requantization_is_the_rounded_exact_product_and_monotone() {
+        let mut random = Random(8);
+        for _ in 0..20_000 {
+            let acc_shift = random.below(12) as u32;
+            let limit = i32::MAX >> acc_shift;
+            let acc = random.below(2 * limit as u64) as i32 - limit;
+            let multiplier = (random.below(1 << 31) >> random.below(31)) as i32;
+            let zero = random.below(256) as i32 - 128;
+            let exact = f64::from(acc) * f64::from(multiplier) * 2f64.powi(acc_shift as i32 - 32);
+            let rounded = (exact + 0.5).floor();
+            let y = requantize_i8(acc, acc_shift, multiplier, zero);
+            assert_eq!(f64::from(y), (rounded + f64::from(zero)).clamp(-128.0, 127.0), "{acc} {multiplier} {acc_shift}");
+            let y16 = requantize_i16(acc, acc_shift, multiplier);
+            assert_eq!(f64::from(y16), rounded.clamp(-32768.0, 32767.0), "{acc} {multiplier} {acc_shift}");
+            assert!(requantize_i8(acc + (acc < limit) as i32, acc_shift, multiplier, zero) >= y);
+        }
     }
 }

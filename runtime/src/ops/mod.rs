@@ -31,7 +31,7 @@ pub mod shiftmax;
 pub mod softmax;
 mod strides;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod wide;
 
 pub use memory::{Inputs, Memory};

@@ -71,7 +71,7 @@ impl Random {
     /// The next number, uniform in `0..limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) * limit >> 31
+        ((u128::from(self.0) * u128::from(limit)) >> 64) as u64
     }
 
     /// Uniform in the range of `dtype`.
