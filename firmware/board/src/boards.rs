@@ -1,55 +1,60 @@
-//! The addresses of each board.
+//! The addresses of each board that only its own code needs; the rest is in [`shiftformer_job::machine`].
 
-pub use chosen::*;
+use shiftformer_job::{Machine, machine};
 
-#[cfg(any(feature = "mps2-an386", feature = "mps2-an500", feature = "m0-large"))]
-#[allow(missing_docs)]
+#[cfg(feature = "m0-large")]
 mod chosen {
-    pub const NAME: &str = if cfg!(feature = "mps2-an386") {
-        "mps2-an386"
-    } else if cfg!(feature = "mps2-an500") {
-        "mps2-an500"
-    } else {
-        "m0-large"
-    };
-    /// Start of the 16 MB PSRAM.
-    pub const JOB_ADDRESS: usize = 0x2100_0000;
-    pub const JOB_BYTES: usize = 16 << 20;
-    /// Registers of the CMSDK FPGA images: LEDs, counters.
-    pub(crate) const FPGAIO: usize = 0x4002_8000;
+    use super::*;
+    pub const MACHINE: Machine = machine::M0_LARGE;
+    pub const FPGAIO: usize = 0x4002_8000;
+    pub const STACK_BYTES: usize = 32 * 1024;
+}
+
+#[cfg(feature = "mps2-an386")]
+mod chosen {
+    use super::*;
+    pub const MACHINE: Machine = machine::MPS2_AN386;
+    pub const FPGAIO: usize = 0x4002_8000;
+    pub const STACK_BYTES: usize = 32 * 1024;
+}
+
+#[cfg(feature = "mps2-an500")]
+mod chosen {
+    use super::*;
+    pub const MACHINE: Machine = machine::MPS2_AN500;
+    pub const FPGAIO: usize = 0x4002_8000;
     pub const STACK_BYTES: usize = 32 * 1024;
 }
 
 #[cfg(feature = "mps2-an505")]
-#[allow(missing_docs)]
 mod chosen {
-    pub const NAME: &str = "mps2-an505";
-    /// Start of the 16 MB PSRAM.
-    pub const JOB_ADDRESS: usize = 0x8000_0000;
-    pub const JOB_BYTES: usize = 16 << 20;
-    /// FPGAIO, secure alias.
-    pub(crate) const FPGAIO: usize = 0x5030_2000;
+    use super::*;
+    pub const MACHINE: Machine = machine::MPS2_AN505;
+    /// Secure alias.
+    pub const FPGAIO: usize = 0x5030_2000;
     pub const STACK_BYTES: usize = 32 * 1024;
 }
 
 #[cfg(feature = "mps3-an547")]
-#[allow(missing_docs)]
 mod chosen {
-    pub const NAME: &str = "mps3-an547";
-    /// Start of the DDR4 memory.
-    pub const JOB_ADDRESS: usize = 0x6000_0000;
-    pub const JOB_BYTES: usize = 16 << 20;
-    /// FPGAIO, secure alias.
-    pub(crate) const FPGAIO: usize = 0x5930_2000;
+    use super::*;
+    pub const MACHINE: Machine = machine::MPS3_AN547;
+    /// Secure alias.
+    pub const FPGAIO: usize = 0x5930_2000;
     pub const STACK_BYTES: usize = 32 * 1024;
 }
 
 #[cfg(feature = "microbit")]
-#[allow(missing_docs)]
 mod chosen {
-    pub const NAME: &str = "microbit";
-    /// Upper part of the flash; the linker keeps programs below (`memory/microbit.x`).
-    pub const JOB_ADDRESS: usize = 0x0001_8000;
-    pub const JOB_BYTES: usize = 0x0004_0000 - JOB_ADDRESS;
+    use super::*;
+    pub const MACHINE: Machine = machine::MICROBIT;
     pub const STACK_BYTES: usize = 3 * 1024;
 }
+
+/// The chosen board.
+pub const MACHINE: Machine = chosen::MACHINE;
+/// Registers of the FPGA image: LEDs and counters.
+#[cfg(not(feature = "microbit"))]
+pub(crate) use chosen::FPGAIO;
+/// Bytes at the end of RAM that [`crate::memory::take_arena`] leaves to the stack.
+pub const STACK_BYTES: usize = chosen::STACK_BYTES;

@@ -29,7 +29,7 @@ pub fn start() {
     }
 }
 
-/// The counter: 32 bits, wraps around. See `tools/xtask/src/board.rs` for its rate.
+/// The counter: 32 bits, wraps around. Its rate is `MACHINE.counter_hz`.
 #[cfg(feature = "microbit")]
 #[inline(always)]
 pub fn ticks() -> u32 {
@@ -40,7 +40,7 @@ pub fn ticks() -> u32 {
     }
 }
 
-/// The counter: 32 bits, wraps around. See `tools/xtask/src/board.rs` for its rate.
+/// The counter: 32 bits, wraps around. Its rate is `MACHINE.counter_hz`.
 #[cfg(not(feature = "microbit"))]
 #[inline(always)]
 pub fn ticks() -> u32 {

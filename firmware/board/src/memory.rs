@@ -74,8 +74,8 @@ impl StackMark {
 
 /// The bytes of memory the host filled before the start: a job in emulation.
 pub fn job() -> &'static [u8] {
-    let from = crate::boards::JOB_ADDRESS as *const u8;
+    let from = crate::MACHINE.job_address as *const u8;
     // SAFETY: the region exists on the board, is outside of the linker's memory map or of what the linker uses of it, and
     // nothing writes to it.
-    unsafe { core::slice::from_raw_parts(from, crate::boards::JOB_BYTES) }
+    unsafe { core::slice::from_raw_parts(from, crate::MACHINE.job_bytes as usize) }
 }

@@ -12,9 +12,11 @@
 extern crate std;
 
 mod execute;
+pub mod machine;
 mod record;
 
 pub use execute::{Host, HostError, execute};
+pub use machine::Machine;
 pub use record::{Record, RecordError, Records};
 
 /// What the machine is asked to do.

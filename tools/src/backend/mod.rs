@@ -1,9 +1,11 @@
 //! Where a model can be run: every backend gives the same bytes for every tensor.
 
 mod host;
+mod qemu;
 
 use crate::model_file::ModelFile;
 pub use host::Host;
+pub use qemu::Qemu;
 use shiftformer::ModelError;
 
 /// The bytes of every input of one sample, in the order of the model's inputs.
@@ -25,6 +27,8 @@ pub struct Counts {
     pub total: u64,
     /// Each operator.
     pub ops: Vec<u64>,
+    /// Bytes of stack the inference took at its deepest.
+    pub stack_bytes: u32,
 }
 
 /// Why a backend cannot run.
@@ -82,13 +86,26 @@ pub trait Backend {
 }
 
 /// Names of all backends.
-pub const NAMES: &[&str] = &["portable"];
+pub const NAMES: &[&str] = &[
+    "portable",
+    "qemu:mps2-an386",
+    "qemu:mps2-an500",
+    "qemu:mps2-an505",
+    "qemu:mps3-an547",
+    "qemu:microbit",
+    "qemu:m0-large",
+    "qemu:aarch64",
+];
 
-/// Opens the backend `name` for `model`.
+/// Opens the backend `name` for `model`. An emulated machine (`qemu:BOARD`) uses its fast kernels, or the portable ones as
+/// `qemu:BOARD:portable`.
 ///
 /// # Errors
 /// [`BackendError::Unknown`] and [`BackendError::Unavailable`]: never another backend instead.
 pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
+    if let Some(board) = name.strip_prefix("qemu:") {
+        return Ok(Box::new(Qemu::open(name, board, model)?));
+    }
     match name {
         "portable" => Ok(Box::new(Host::<shiftformer::kernels::Portable>::new(name, model))),
         _ => Err(BackendError::Unknown(name.to_owned(), NAMES.join(", "))),

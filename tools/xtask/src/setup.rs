@@ -1,0 +1,107 @@
+//! `cargo xtask setup`: finds or installs what the other tasks need.
+
+use crate::error::Error;
+use crate::process::{find, output, run};
+use crate::toolchain::{BUILD_STD_PACKAGES, Toolchain};
+use shiftformer_job::Machine;
+use std::path::Path;
+use std::process::Command;
+
+/// Target of the runner under `qemu-aarch64`.
+pub const AARCH64: &str = "aarch64-unknown-linux-gnu";
+
+/// Something outside of Rust, and the Debian package that holds it.
+struct Tool {
+    package: &'static str,
+    purpose: &'static str,
+    present: fn() -> bool,
+}
+
+const TOOLS: [Tool; 6] = [
+    Tool {
+        package: "qemu-system-arm",
+        purpose: "emulated microcontrollers",
+        present: || find("qemu-system-arm").is_some(),
+    },
+    Tool { package: "qemu-user", purpose: "emulated aarch64", present: || find("qemu-aarch64").is_some() },
+    Tool {
+        package: "gcc-aarch64-linux-gnu",
+        purpose: "linking for aarch64",
+        present: || find("aarch64-linux-gnu-gcc").is_some(),
+    },
+    Tool {
+        package: "libc6-dev-arm64-cross",
+        purpose: "linking for aarch64",
+        present: || Path::new("/usr/aarch64-linux-gnu/lib/libc.so.6").exists(),
+    },
+    Tool { package: "mesa-vulkan-drivers", purpose: "a GPU in software", present: has_vulkan_driver },
+    Tool { package: "libvulkan1", purpose: "GPUs", present: || library("libvulkan.so.1") },
+];
+
+/// Reports what is there and installs what is not; with `dry_run`, says what it would do.
+///
+/// # Errors
+/// [`Error::Missing`] when something needed could not be installed.
+pub fn run_setup(dry_run: bool) -> Result<(), Error> {
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !(tool.present)()).collect();
+    for tool in &TOOLS {
+        let state = if (tool.present)() { "present" } else { "missing" };
+        println!("{state}: {} ({})", tool.package, tool.purpose);
+    }
+    let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+    if dry_run && !packages.is_empty() {
+        println!("would install: {}", packages.join(" "));
+    } else {
+        install(&packages)?;
+    }
+    let mut targets: Vec<&str> = Machine::ALL.iter().map(|machine| machine.target).collect();
+    targets.push(AARCH64);
+    targets.sort_unstable();
+    targets.dedup();
+    for target in targets {
+        match if dry_run { Toolchain::find(target) } else { Some(Toolchain::ensure(target)?) } {
+            Some(Toolchain::Installed) => println!("present: target {target}"),
+            Some(Toolchain::BuildStd { rustc, .. }) => println!("present: target {target}, built by {}", rustc.display()),
+            None => println!("would try: rustup target add {target}, else {}", BUILD_STD_PACKAGES.join(" ")),
+        }
+    }
+    Ok(())
+}
+
+/// Installs Debian packages; does nothing for an empty list.
+///
+/// # Errors
+/// [`Error::Missing`] when there is no `apt-get` or no right to use it.
+pub fn install(packages: &[&str]) -> Result<(), Error> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let missing = || Error::Missing {
+        what: packages.join(" "),
+        how: format!("install it (on Debian: `apt-get install {}`)", packages.join(" ")),
+    };
+    let root = output(Command::new("id").arg("-u")).is_some_and(|id| id == "0");
+    if find("apt-get").is_none() || !(root || find("sudo").is_some()) {
+        return Err(missing());
+    }
+    let apt = |args: &[&str]| {
+        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
+        if !root {
+            // No password prompt in the middle of a build.
+            command.args(["-n", "apt-get"]);
+        }
+        run(command.args(["-qq", "-y"]).args(args).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    eprintln!("xtask: installing {}", packages.join(" "));
+    apt(&["update"]).map_err(|_| missing())?;
+    apt(&[&["install", "--no-install-recommends"], packages].concat()).map_err(|_| missing())
+}
+
+fn has_vulkan_driver() -> bool {
+    let folder = Path::new("/usr/share/vulkan/icd.d");
+    folder.read_dir().is_ok_and(|entries| entries.count() > 0)
+}
+
+fn library(name: &str) -> bool {
+    output(Command::new("/sbin/ldconfig").arg("-p")).is_some_and(|list| list.contains(name))
+}

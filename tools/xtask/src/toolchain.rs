@@ -1,0 +1,145 @@
+//! Compiling for targets that this machine's Rust may not have.
+//!
+//! Two ways lead there: a target that `rustup` has installed, or a Rust with its library sources, which then builds
+//! `core` itself (`-Zbuild-std`). Distributions ship the latter as packages.
+
+use crate::error::Error;
+use crate::process::{find, output, root, run_within};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Patience with `rustup target add`: a machine without network should not hang.
+const RUSTUP_LIMIT: Duration = Duration::from_secs(120);
+/// Oldest compiler that can build the workspace: `rust-version` in Cargo.toml.
+const OLDEST_MINOR: u32 = 95;
+/// Packages with a Rust that can build `core`.
+pub const BUILD_STD_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// A way to compile for a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Toolchain {
+    /// The default toolchain has the target.
+    Installed,
+    /// A compiler with its library sources.
+    BuildStd {
+        /// Compiler.
+        rustc: PathBuf,
+        /// Cargo of the same version.
+        cargo: PathBuf,
+        /// Linker for targets without an operating system.
+        linker: PathBuf,
+    },
+}
+
+impl Toolchain {
+    /// The way to compile for `target` that this machine has.
+    pub fn find(target: &str) -> Option<Self> {
+        if output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))
+            .is_some_and(|folder| Path::new(&folder).is_dir())
+        {
+            return Some(Self::Installed);
+        }
+        let linker = bare_metal_linker()?;
+        let pairs = [(find("rustc")?, find("cargo")?), ("/usr/bin/rustc".into(), "/usr/bin/cargo".into())];
+        let (rustc, cargo) = pairs.into_iter().find(|(rustc, cargo)| cargo.is_file() && has_library_sources(rustc))?;
+        Some(Self::BuildStd { rustc, cargo, linker })
+    }
+
+    /// The way to compile for `target`, after trying to install one.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] with what to install.
+    pub fn ensure(target: &str) -> Result<Self, Error> {
+        if let Some(toolchain) = Self::find(target) {
+            return Ok(toolchain);
+        }
+        if find("rustup").is_some() {
+            eprintln!("xtask: rustup target add {target}");
+            run_within(Command::new("rustup").args(["target", "add", target]), RUSTUP_LIMIT)?;
+        }
+        if Self::find(target).is_none() {
+            crate::setup::install(&BUILD_STD_PACKAGES)?;
+        }
+        Self::find(target).ok_or_else(|| Error::Missing {
+            what: format!("Rust target {target}"),
+            how: format!("run `rustup target add {target}`, or install the packages {}", BUILD_STD_PACKAGES.join(" ")),
+        })
+    }
+
+    /// A cargo command for `target`, with `flags` for the compiler and its output in `target/cross`.
+    ///
+    /// `subcommand` is one that takes `--target`, such as `build`.
+    pub fn cargo(&self, subcommand: &str, target: &str, flags: &[String]) -> Command {
+        let variable = target.to_uppercase().replace(['-', '.'], "_");
+        let hosted = !target.contains("-none-");
+        let mut command = match self {
+            Self::Installed => {
+                let mut command = Command::new("cargo");
+                command.args([subcommand, "--target", target]);
+                command
+            }
+            Self::BuildStd { rustc, cargo, linker } => {
+                let mut command = Command::new(cargo);
+                let crates = if hosted { "std,panic_abort" } else { "core" };
+                command.args([subcommand, "--target", target, &format!("-Zbuild-std={crates}")]);
+                command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+                if !hosted {
+                    command.env(format!("CARGO_TARGET_{variable}_LINKER"), linker);
+                }
+                command
+            }
+        };
+        if hosted {
+            let architecture = target.split('-').next().unwrap_or(target);
+            command.env(format!("CARGO_TARGET_{variable}_LINKER"), format!("{architecture}-linux-gnu-gcc"));
+        }
+        command.arg("--target-dir").arg(root().join("target/cross"));
+        command.env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), flags.join(" "));
+        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
+        command
+    }
+}
+
+fn sysroot(rustc: &Path) -> Option<PathBuf> {
+    output(Command::new(rustc).args(["--print", "sysroot"])).map(PathBuf::from)
+}
+
+/// Whether `rustc` is new enough and can rebuild its own library.
+fn has_library_sources(rustc: &Path) -> bool {
+    let Some(version) = output(Command::new(rustc).arg("-V")) else { return false };
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse().ok());
+    let sources = sysroot(rustc).map(|root| root.join("lib/rustlib/src/rust/library/Cargo.lock"));
+    minor.is_some_and(|minor: u32| minor >= OLDEST_MINOR) && sources.is_some_and(|path| path.is_file())
+}
+
+/// A linker for ELF files of other architectures: the one beside the compiler, or a system-wide LLD.
+fn bare_metal_linker() -> Option<PathBuf> {
+    let host = output(Command::new("rustc").arg("-vV"))?;
+    let host = host.lines().find_map(|line| line.strip_prefix("host: "))?.to_owned();
+    let bundled = sysroot(Path::new("rustc"))?.join("lib/rustlib").join(host).join("bin/rust-lld");
+    if bundled.is_file() { Some(bundled) } else { find("rust-lld").or_else(|| find("ld.lld")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn build_std_builds_core_alone_for_bare_metal() {
+        let toolchain =
+            Toolchain::BuildStd { rustc: "/r".into(), cargo: "/c".into(), linker: "/l".into() };
+        let command = toolchain.cargo("build", "thumbv8m.main-none-eabihf", &["-Ctarget-cpu=cortex-m33".into()]);
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+        assert!(args.contains(&"-Zbuild-std=core".into()), "{args:?}");
+        let linker = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_LINKER");
+        assert_eq!(linker.and_then(|(_, value)| value), Some("/l".as_ref()));
+    }
+
+    #[test]
+    fn hosted_targets_link_with_their_c_compiler() {
+        let command = Toolchain::Installed.cargo("test", "aarch64-unknown-linux-gnu", &[]);
+        let linker = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER");
+        assert_eq!(linker.and_then(|(_, value)| value), Some("aarch64-linux-gnu-gcc".as_ref()));
+    }
+}
