@@ -110,7 +110,7 @@ mod tests {
         for _ in 0..20_000 {
             let acc_shift = random.below(12) as u32;
             let limit = i32::MAX >> acc_shift;
-            let acc = random.below(2 * limit as u64) as i32 - limit;
+            let acc = (random.below(2 * limit as u64) as i64 - i64::from(limit)) as i32;
             let multiplier = (random.below(1 << 31) >> random.below(31)) as i32;
             let zero = random.below(256) as i32 - 128;
             let exact = f64::from(acc) * f64::from(multiplier) * 2f64.powi(acc_shift as i32 - 32);
