@@ -62,6 +62,11 @@ macro_rules! operators {
             pub const fn name(self) -> &'static str {
                 match self { $(OpKind::$kind => $name,)* }
             }
+
+            /// Path of its parameter type in this module, for generated code.
+            pub const fn type_path(self) -> &'static str {
+                match self { $(OpKind::$kind => stringify!($params),)* }
+            }
         }
 
         /// An operator with its parameters, for tools that look into a model.
