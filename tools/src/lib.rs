@@ -2,12 +2,22 @@
 
 pub mod backend;
 pub mod calibrate;
+pub mod codegen;
 pub mod convert;
+pub mod data;
+pub mod eval;
+pub mod fit;
 pub mod float_exec;
 pub mod graph;
 pub mod lower;
+pub mod metrics;
 pub mod model_file;
 pub mod pack;
+pub mod parity;
+pub mod parts;
 pub mod plan;
 pub mod program;
 pub mod quantize;
+pub mod summary;
+pub mod text;
+pub mod timeline;

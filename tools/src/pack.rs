@@ -173,7 +173,11 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
     assemble(&frame, &sections)
 }
 
-fn prove(kind: OpKind, words: &[u8], io: &Io<'_>) -> Result<CertRecord, OpFault> {
+/// What can be proven about an operator.
+///
+/// # Errors
+/// The first [`OpFault`] found.
+pub(crate) fn prove(kind: OpKind, words: &[u8], io: &Io<'_>) -> Result<CertRecord, OpFault> {
     let entry = OpTable::<Portable>::ALL.iter().find(|entry| entry.kind == kind).ok_or(OpFault::Kind)?;
     entry.prove(words, io)?.certificate()
 }

@@ -1,0 +1,110 @@
+//! The C header of a model.
+
+use super::names::identifier;
+use super::{Named, meaning, named, preamble};
+use crate::summary::Summary;
+use shiftformer::Model;
+use shiftformer::kernels::Kernels;
+use std::fmt::Write;
+
+/// A C99 header with the model's bytes, its constants, and where inputs and outputs lie in the arena.
+///
+/// `stem` prefixes all identifiers; `file` is the name of the model file for the comment.
+pub fn c_header<B: Kernels>(model: &Model<'_, B>, summary: &Summary, stem: &str, file: &str) -> String {
+    let prefix = identifier(stem);
+    let upper = prefix.to_uppercase();
+    let mut taken = Vec::new();
+    let inputs = named(&summary.inputs, &mut taken);
+    let outputs = named(&summary.outputs, &mut taken);
+    let mut out = String::from("/*\n");
+    for line in preamble(summary, file) {
+        out.push_str(format!(" * {line}").trim_end());
+        out.push('\n');
+    }
+    let _ = write!(
+        out,
+        " */
+#ifndef {upper}_MODEL_H
+#define {upper}_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes of arena that a session needs, aligned to 16. */
+#define {upper}_ARENA_BYTES {arena}u
+/* Bytes of the model. */
+#define {upper}_MODEL_BYTES {bytes}u
+
+#if defined(__GNUC__) || defined(__clang__)
+#define {upper}_ALIGN16 __attribute__((aligned(16)))
+#else
+#define {upper}_ALIGN16 _Alignas(16)
+#endif
+",
+        arena = summary.arena_bytes,
+        bytes = summary.file_bytes,
+    );
+    for (index, input) in inputs.iter().enumerate() {
+        let offset = model.input(index).map_or(0, |t| t.offset);
+        accessor(&mut out, (&prefix, &upper), input, offset, Direction::Input);
+    }
+    for (index, output) in outputs.iter().enumerate() {
+        let offset = model.output(index).map_or(0, |t| t.offset);
+        accessor(&mut out, (&prefix, &upper), output, offset, Direction::Output);
+    }
+    model_bytes(&mut out, (&prefix, &upper), model.sections().file);
+    let _ = write!(out, "\n#endif /* {upper}_MODEL_H */\n");
+    out
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    Input,
+    Output,
+}
+
+fn accessor(out: &mut String, (prefix, upper): (&str, &str), named: &Named<'_>, offset: u32, direction: Direction) {
+    let endpoint = named.endpoint;
+    let c_type = match endpoint.dtype {
+        "u8" => "uint8_t",
+        "i16" => "int16_t",
+        "u16" => "uint16_t",
+        "i32" => "int32_t",
+        _ => "int8_t",
+    };
+    let (word, when, qualifier) = match direction {
+        Direction::Input => ("Input", "fill it before each run", ""),
+        Direction::Output => ("Output", "read it after a run", "const "),
+    };
+    let name = format!("{upper}_{}", named.upper);
+    let dims: Vec<String> = endpoint.shape.iter().map(usize::to_string).collect();
+    let _ = write!(
+        out,
+        "
+/* {word} `{}` [{}], {}; {when}. */
+#define {name}_LEN {}u
+#define {name}_OFFSET {offset}u
+#define {name}_SCALE {:e}f
+#define {name}_ZERO {:?}f
+static inline {qualifier}{c_type} *{prefix}_{}({qualifier}uint8_t *arena) {{
+    return ({qualifier}{c_type} *)(arena + {name}_OFFSET);
+}}
+",
+        endpoint.name.replace("*/", "* /"),
+        dims.join(", "),
+        meaning(endpoint),
+        named.elements,
+        endpoint.scale as f32,
+        endpoint.zero as f32,
+        named.lower,
+    );
+}
+
+fn model_bytes(out: &mut String, (prefix, upper): (&str, &str), file: &[u8]) {
+    let _ = write!(out, "\n/* The model, read in place. */\nstatic const uint8_t {prefix}_model[{upper}_MODEL_BYTES] {upper}_ALIGN16 = {{");
+    for (index, byte) in file.iter().enumerate() {
+        out.push_str(if index % 24 == 0 { "\n    " } else { "" });
+        let _ = write!(out, "{byte},");
+    }
+    out.push_str("\n};\n");
+}

@@ -1,0 +1,124 @@
+//! What lies in the arena when, read back from a finished model.
+
+use crate::pack::Human;
+use shiftformer::Model;
+use shiftformer::format::{NO_TENSOR, Place, TensorRecord};
+use shiftformer::kernels::Kernels;
+
+/// A stretch of arena that belongs to one tensor, or to one operator's scratch, for a stretch of operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Name of the tensor, or of the operator whose scratch it is.
+    pub name: String,
+    /// Scratch memory of one operator.
+    pub scratch: bool,
+    /// First operator during which the bytes are in use.
+    pub first: usize,
+    /// Last such operator.
+    pub last: usize,
+    /// Offset in the arena.
+    pub offset: usize,
+    /// Size in bytes.
+    pub bytes: usize,
+}
+
+/// All blocks of a model, tensors first.
+pub fn blocks<B: Kernels>(model: &Model<'_, B>, human: &Human) -> Vec<Block> {
+    let n_ops = model.n_ops();
+    let tensors: Vec<TensorRecord> = (0..model.sections().n_tensors).filter_map(|t| model.tensor(t)).collect();
+    let mut used: Vec<Option<(usize, usize)>> = vec![None; tensors.len()];
+    let mut touch = |tensor: usize, op: usize| {
+        if let Some(range) = used.get_mut(tensor) {
+            let (first, last) = range.unwrap_or((op, op));
+            *range = Some((first.min(op), last.max(op)));
+        }
+    };
+    (0..model.n_inputs()).filter_map(|i| model.input_tensor(i)).for_each(|t| touch(t, 0));
+    let last_op = n_ops.saturating_sub(1);
+    (0..model.n_outputs()).filter_map(|i| model.output_tensor(i)).for_each(|t| touch(t, last_op));
+    for op in 0..n_ops {
+        let Some(record) = model.op_record(op) else { continue };
+        touch(usize::from(record.output), op);
+        record.inputs.iter().filter(|&&t| t != NO_TENSOR).for_each(|&t| touch(usize::from(t), op));
+    }
+    let tensor_blocks = tensors.iter().zip(&used).enumerate().filter_map(|(index, (tensor, range))| {
+        let (first, last) = (*range)?;
+        let name = human.tensors.get(index).map_or_else(|| format!("tensor {index}"), |t| t.name.clone());
+        let block = Block { name, scratch: false, first, last, offset: tensor.offset as usize, bytes: tensor.bytes() };
+        (tensor.place == Place::Arena && block.bytes > 0).then_some(block)
+    });
+    let scratch_blocks = (0..n_ops).filter_map(|op| {
+        let record = model.op_record(op)?;
+        let name = human.ops.get(op).cloned().unwrap_or_else(|| format!("operator {op}"));
+        let (offset, bytes) = (record.scratch_offset as usize, record.scratch_bytes as usize);
+        (bytes > 0).then_some(Block { name, scratch: true, first: op, last: op, offset, bytes })
+    });
+    tensor_blocks.chain(scratch_blocks).collect()
+}
+
+/// Bytes in use during each of `n_ops` operators: the union of the blocks alive.
+pub fn usage(blocks: &[Block], n_ops: usize) -> Vec<usize> {
+    (0..n_ops)
+        .map(|op| {
+            let mut alive: Vec<_> = blocks.iter().filter(|b| b.first <= op && op <= b.last).collect();
+            alive.sort_by_key(|b| b.offset);
+            let (mut bytes, mut end) = (0, 0);
+            for block in alive {
+                let (from, to) = (block.offset.max(end), block.offset + block.bytes);
+                bytes += to.saturating_sub(from);
+                end = end.max(to);
+            }
+            bytes
+        })
+        .collect()
+}
+
+/// Draws the arena as text: operators from left to right, addresses from bottom to top; one letter per tensor, `.` for
+/// scratch, blank where nothing lives.
+pub fn draw(blocks: &[Block], n_ops: usize, arena_bytes: usize, columns: usize, rows: usize) -> String {
+    let (columns, rows) = (columns.min(n_ops).max(1), rows.max(1));
+    let letters: Vec<char> = ('a'..='z').chain('A'..='Z').collect();
+    let mut picture = String::new();
+    for row in (0..rows).rev() {
+        let (low, high) = (arena_bytes * row / rows, (arena_bytes * (row + 1) / rows).max(1));
+        picture.push_str(&format!("{:>9} |", if row + 1 == rows || row == 0 { low.to_string() } else { String::new() }));
+        for column in 0..columns {
+            let op = column * n_ops / columns;
+            let here = |b: &Block| b.first <= op && op <= b.last && b.offset < high && low < b.offset + b.bytes;
+            let found = blocks.iter().enumerate().filter(|(_, b)| here(b));
+            let covered = |b: &Block| (b.offset + b.bytes).min(high) - b.offset.max(low);
+            picture.push(match found.max_by_key(|(_, b)| covered(b)) {
+                Some((_, block)) if block.scratch => '.',
+                Some((index, _)) => letters[index % letters.len()],
+                None => ' ',
+            });
+        }
+        picture.push('\n');
+    }
+    picture.push_str(&format!("{:>9} +{}\n", "bytes", "-".repeat(columns)));
+    picture.push_str(&format!("{:>10} operators 0 to {}, `.` is scratch\n", "", n_ops.saturating_sub(1)));
+    picture
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(name: &str, first: usize, last: usize, offset: usize, bytes: usize) -> Block {
+        Block { name: name.into(), scratch: name.is_empty(), first, last, offset, bytes }
+    }
+
+    #[test]
+    fn shared_memory_is_counted_once() {
+        let blocks = [block("x", 0, 1, 0, 32), block("in place", 1, 2, 0, 32), block("", 1, 1, 48, 16)];
+        assert_eq!(usage(&blocks, 3), [32, 48, 32]);
+    }
+
+    #[test]
+    fn picture_has_addresses_upwards_and_operators_rightwards() {
+        let blocks = [block("x", 0, 0, 0, 32), block("y", 1, 1, 32, 32), block("", 1, 1, 0, 16)];
+        let picture = draw(&blocks, 2, 64, 72, 4);
+        let cells: Vec<&str> = picture.lines().take(4).map(|l| &l[11..]).collect();
+        assert_eq!(cells, [" b", " b", "a ", "a."]);
+    }
+}
