@@ -181,10 +181,14 @@ pub fn scale_row(acc: &[i32], scale: exp::RowScale, zero_point: i32, out: &mut [
 /// [`super::Kernels::transpose`].
 pub fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
     for (col, out) in out.chunks_mut(out_stride.max(1)).take(cols).enumerate() {
-        let column = x.chunks(x_stride.max(1)).take(rows).map(|row| row.get(col).copied().unwrap_or(0));
-        for (out, value) in out.iter_mut().zip(column.chain(core::iter::repeat(0))) {
+        let (body, pad) = out.split_at_mut(rows.min(out.len()));
+        let column = x.get(col..).unwrap_or(&[]).iter().step_by(x_stride.max(1));
+        let missing = body.len().saturating_sub(column.len());
+        for (out, &value) in body.iter_mut().zip(column) {
             *out = value;
         }
+        let (_, missing) = body.split_at_mut(body.len().saturating_sub(missing));
+        missing.iter_mut().chain(pad).for_each(|out| *out = 0);
     }
 }
 

@@ -3,6 +3,8 @@
 use super::{block, ins, row, widen};
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, ROW_BLOCK, linear_scratch_bytes, portable};
 
+/// K values that share two words of activations.
+pub const STEP: usize = 4;
 /// Bytes of a group of a panel.
 const PANEL_GROUP: usize = PANEL * GROUP;
 
@@ -75,7 +77,13 @@ impl<'j, 's> Dense<'j, 's> {
             return;
         };
         let job = self.job;
-        widen::widen_block(self.x.get(first * job.x_stride..).unwrap_or(&[]), job.x_stride, job.k, self.scratch);
+        widen::widen_block(
+            self.x.get(first * job.x_stride..).unwrap_or(&[]),
+            job.x_stride,
+            job.k,
+            self.groups * GROUP / STEP,
+            self.scratch,
+        );
         let x = self.scratch.as_ptr().expose_provenance();
         let row_bytes = self.groups * PANEL_GROUP;
         let start = first * job.out_stride;
@@ -128,9 +136,7 @@ impl<'j, 's> Dense<'j, 's> {
     fn row(&mut self, index: usize, out: &mut LinearOut<'_>) {
         let job = self.job;
         let x = self.x.get(index * job.x_stride..).and_then(|x| x.get(..job.k)).unwrap_or(&[]);
-        let words = self.groups * GROUP / 2;
-        let scratch = self.scratch.get_mut(..words).unwrap_or(&mut []);
-        widen::widen_one(x, scratch);
+        widen::widen_one(x, self.groups * GROUP / STEP, self.scratch);
         let start = index * job.out_stride;
         match out {
             LinearOut::I8 { out, lut: None } if job.acc_shift == 0 => {

@@ -1,12 +1,9 @@
 //! Dot products of activations with activations: blocks of five rows by [`super::block`], rows left over one by one.
 
-use super::dense::reach;
+use super::dense::{STEP, reach};
 use super::widen::{Lane, widen_block, widen_one};
 use super::{block, ins};
 use crate::kernels::{DotJob, GROUP, Kernels, Portable, ROW_BLOCK, ScoreScale, linear_scratch_bytes, portable};
-
-/// K values that share two words of activations.
-const STEP: usize = 4;
 
 /// [`Kernels::dot_i8`] and its siblings; with a scale, [`Kernels::scores`].
 pub fn dot<X: Lane>(job: &DotJob, scale: Option<ScoreScale>, x: &[X], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
@@ -52,7 +49,7 @@ fn blocks<X: Lane>(
     for first in (0..full).step_by(ROW_BLOCK) {
         let x = x.get(first * job.x_stride..)?;
         let out = out.get_mut(first * job.out_stride..)?;
-        widen_block(x, job.x_stride, job.k, scratch);
+        widen_block(x, job.x_stride, job.k, block_steps(job), scratch);
         block(job, scale, columns, scratch, y, out);
     }
     for row in 0..job.rows {
@@ -66,9 +63,14 @@ fn blocks<X: Lane>(
     Some(())
 }
 
+/// Steps of the block routine.
+fn block_steps(job: &DotJob) -> usize {
+    job.k.div_ceil(STEP).max(GROUP / STEP)
+}
+
 /// Five rows by the first `columns` columns.
 fn block(job: &DotJob, scale: Option<ScoreScale>, columns: usize, x: &[u32], y: &[i8], out: &mut [i32]) {
-    let steps = job.k.div_ceil(STEP).max(GROUP / STEP);
+    let steps = block_steps(job);
     let step_bytes = 2 * ROW_BLOCK * size_of::<u32>();
     let group_steps = steps - steps % (GROUP / STEP);
     let start = x.as_ptr().expose_provenance();
@@ -96,11 +98,10 @@ fn block(job: &DotJob, scale: Option<ScoreScale>, columns: usize, x: &[u32], y: 
 /// One row, without asking more of `y` than `k` bytes a column.
 fn single<X: Lane>(job: &DotJob, scale: Option<ScoreScale>, x: &[X], y: &[i8], out: &mut [i32], scratch: &mut [u32]) {
     let steps = job.k.div_ceil(STEP);
-    let words = scratch.get_mut(..steps * 2).unwrap_or(&mut []);
-    widen_one(x, words);
+    widen_one(x, steps, scratch);
     for (y, out) in y.chunks(job.y_stride.max(1)).zip(out) {
         let (whole, tail) = y.get(..job.k).unwrap_or(y).as_chunks::<STEP>();
-        let mut pairs = words.as_chunks::<2>().0.iter();
+        let mut pairs = scratch.as_chunks::<2>().0.iter();
         let mut last = [0i8; STEP];
         for (last, &value) in last.iter_mut().zip(tail) {
             *last = value;

@@ -6,7 +6,7 @@
 //!
 //! # Instructions
 //! Eight K steps of four channels: 1 `LDM`, 4 `LDRD`, 16 `SXTB16`, 16 `SMLAD` = 37 for 32 MACs; with the loop over 16
-//! 76 for 64 (1.19). Per panel 22 more with the 8-bit epilogue.
+//! 76 for 64 (1.19). Per panel 20 more with the 8-bit epilogue.
 
 use core::arch::naked_asm;
 
@@ -76,13 +76,12 @@ macro_rules! row {
             naked_asm!(
                 "push {{r4-r11, lr}}",
                 "sub sp, #28",
-                "ldmia r0, {{r1-r6, r11, lr}}",
-                "stm sp, {{r1-r6}}",
-                "mov r4, r1",
-                "mov r12, r6",
+                "ldmia r0!, {{r4-r8, r12}}",
+                "stm sp, {{r4-r8, r12}}",
+                "ldmia r0, {{r11, lr}}",
                 "2:",
                 "ldmia r4!, {{r0-r3}}",
-                "str r4, [sp]",
+                "stm sp, {{r4-r7}}",
                 "3:",
                 "ldmia r12!, {{r4-r7}}",
                 channel!("r0", "[r11, #8]"),
@@ -99,7 +98,6 @@ macro_rules! row {
                 "ldm sp, {{r4-r8, r12}}",
                 $($epilogue,)+
                 "subs r6, #1",
-                "strd r5, r6, [sp, #4]",
                 "bne 2b",
                 "add sp, #28",
                 "pop {{r4-r11, pc}}",
@@ -121,7 +119,6 @@ row! {
     "ldmia r7!, {{r9, r10}}",
     "smmlar r2, r2, r9, r8",
     "smmlar r3, r3, r10, r8",
-    "str r7, [sp, #12]",
     "ssat r0, #8, r0",
     "ssat r1, #8, r1",
     "ssat r2, #8, r2",

@@ -43,46 +43,58 @@ impl Lane for u16 {
     }
 }
 
-/// Words of one row for `steps` times four K.
-pub const WORDS: usize = 2;
+/// Words that `steps` times four K of `ROWS` rows take.
+const fn words(steps: usize, rows: usize) -> usize {
+    steps * 2 * rows
+}
 
-/// Widens a row into every `rows`-th word of `to`, from its first; what `x` lacks of `to` becomes 0.
-///
-/// `to` holds `2 * rows` words for four K, less what precedes this row.
+/// Widens row `row` of `ROWS` interleaved ones into `to`: the even words of all rows, then the odd ones, for every four
+/// K; what `x` lacks of `to` becomes 0.
 #[inline(always)]
-fn widen_row<X: Lane>(x: &[X], to: &mut [u32], rows: usize) {
-    let (whole, tail) = x.as_chunks::<4>();
-    let mut to = to.chunks_mut(WORDS * rows);
-    let put = |values: &[X; 4], to: &mut [u32]| {
-        let [even, odd] = X::pairs(values);
-        if let Some(word) = to.first_mut() {
-            *word = even;
-        }
-        if let Some(word) = to.get_mut(rows) {
-            *word = odd;
-        }
+fn widen_row<X: Lane, const ROWS: usize>(x: &[X], row: usize, to: &mut [u32]) {
+    let (steps, _) = to.as_chunks_mut::<ROWS>().0.as_chunks_mut::<2>();
+    if row >= ROWS {
+        return;
+    }
+    let put = |values: &[X; 4], [even, odd]: &mut [[u32; ROWS]; 2]| {
+        let pairs = X::pairs(values);
+        // SAFETY: `row < ROWS`.
+        unsafe { [*even.get_unchecked_mut(row), *odd.get_unchecked_mut(row)] = pairs };
     };
-    for (values, to) in whole.iter().zip(&mut to) {
-        put(values, to);
+    let (whole, tail) = x.as_chunks::<4>();
+    let (body, rest) = steps.split_at_mut(whole.len().min(steps.len()));
+    let (whole_groups, whole) = whole.as_chunks::<4>();
+    let (body_groups, body) = body.as_chunks_mut::<4>();
+    for (values, steps) in whole_groups.iter().zip(body_groups) {
+        for (values, step) in values.iter().zip(steps) {
+            put(values, step);
+        }
+    }
+    for (values, step) in whole.iter().zip(body) {
+        put(values, step);
+    }
+    if rest.is_empty() {
+        return;
     }
     let mut last = [X::ZERO; 4];
     for (last, &value) in last.iter_mut().zip(tail) {
         *last = value;
     }
-    for to in to {
-        put(&last, to);
+    for step in rest {
+        put(&last, step);
         last = [X::ZERO; 4];
     }
 }
 
-/// Widens [`ROW_BLOCK`] rows of `k` values, interleaved: the even words of all rows, then the odd ones.
-pub fn widen_block<X: Lane>(x: &[X], stride: usize, k: usize, to: &mut [u32]) {
+/// Widens [`ROW_BLOCK`] rows of `k` values, interleaved, padded with zeros to `steps` times four K.
+pub fn widen_block<X: Lane>(x: &[X], stride: usize, k: usize, steps: usize, to: &mut [u32]) {
+    let to = to.get_mut(..words(steps, ROW_BLOCK)).unwrap_or(&mut []);
     for (row, x) in x.chunks(stride.max(1)).take(ROW_BLOCK).enumerate() {
-        widen_row(x.get(..k).unwrap_or(x), to.get_mut(row..).unwrap_or(&mut []), ROW_BLOCK);
+        widen_row::<X, ROW_BLOCK>(x.get(..k).unwrap_or(x), row, to);
     }
 }
 
-/// Widens one row.
-pub fn widen_one<X: Lane>(x: &[X], to: &mut [u32]) {
-    widen_row(x, to, 1);
+/// Widens one row, padded with zeros to `steps` times four K.
+pub fn widen_one<X: Lane>(x: &[X], steps: usize, to: &mut [u32]) {
+    widen_row::<X, 1>(x, 0, to.get_mut(..words(steps, 1)).unwrap_or(&mut []));
 }
