@@ -1,0 +1,378 @@
+//! A model on the device: uploaded once, run over batches of samples.
+
+use crate::digest;
+use crate::gpu::{Gpu, GpuError};
+use crate::layout::{Layout, Region, decode};
+use crate::ops::Builder;
+use crate::step::{Buffer, Step, Tensor};
+use shiftformer::format::SectionKind;
+use shiftformer::ops::Op;
+use shiftformer::{Model, RunFault};
+use std::sync::Arc;
+
+/// Bytes of a sample's inputs, in the order of the model's inputs.
+pub type Sample = Vec<Vec<u8>>;
+
+/// What one run of one sample left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Digest of every operator's output ([`shiftformer::arith::digest`]), computed on the device.
+    pub digests: Vec<u64>,
+    /// Bytes of the model's outputs.
+    pub outputs: Vec<Vec<u8>>,
+}
+
+/// Bytes bound for the parameters of a dispatch: the largest `Params` structure fits.
+const PARAM_BYTES: u64 = 512;
+/// Samples are the z dimension of a dispatch.
+const MAX_BATCH: u64 = 65535;
+const DIGEST_WORDS: usize = 2;
+
+/// A model uploaded to a device.
+pub struct GpuModel {
+    gpu: Arc<Gpu>,
+    layout: Layout,
+    /// Samples of a full batch.
+    capacity: u64,
+    /// Words per sample, scratch included.
+    sample_words: u64,
+    weights: wgpu::Buffer,
+    params: wgpu::Buffer,
+    dispatches: Vec<Dispatch>,
+    gathers: Vec<Option<Gather>>,
+    slots: Vec<Slot>,
+}
+
+struct Dispatch {
+    pipeline: Arc<wgpu::ComputePipeline>,
+    params_offset: u32,
+    groups: [u32; 2],
+}
+
+/// What it takes to explain an index fault.
+#[derive(Clone, Copy)]
+struct Gather {
+    ids: Tensor,
+    n: usize,
+    rows: u32,
+}
+
+/// Memory of one batch. Two of them let one batch be prepared while the other runs.
+struct Slot {
+    data: wgpu::Buffer,
+    readback: wgpu::Buffer,
+    bindings: wgpu::BindGroup,
+}
+
+/// A batch under way.
+struct Pending {
+    slot: usize,
+    first: usize,
+    samples: usize,
+    submission: wgpu::SubmissionIndex,
+}
+
+impl GpuModel {
+    /// Uploads `model` for batches of up to `batch` samples; fewer where the device's memory is the limit.
+    ///
+    /// # Errors
+    /// [`GpuError::TooLarge`] when not even one sample fits, [`GpuError::Op`], [`GpuError::Unwritten`],
+    /// [`GpuError::Driver`].
+    pub fn upload(gpu: &Arc<Gpu>, model: &Model<'_>, batch: usize) -> Result<Self, GpuError> {
+        let layout = Layout::new(model)?;
+        let (_, sample_words) = build_steps(model, &layout, 1)?;
+        let limit = gpu.max_binding_bytes();
+        let fits = limit / (sample_words * 4);
+        if fits == 0 {
+            let adapter = gpu.adapter().name.clone();
+            return Err(GpuError::TooLarge { adapter, needed: sample_words * 4, limit });
+        }
+        let capacity = fits.min(batch.max(1) as u64).min(MAX_BATCH);
+        let (mut steps, _) = build_steps(model, &layout, capacity)?;
+        let mut weights = model.sections().get(SectionKind::Weights).to_vec();
+        weights.resize(weights.len().next_multiple_of(16), 0);
+        let table = (weights.len() / 4) as u32;
+        weights.extend(digest::table(&layout, capacity).iter().flat_map(|w| w.to_le_bytes()));
+        steps.push(digest::step(&layout, capacity, table)?);
+        let mut params = Vec::with_capacity(steps.len() * PARAM_BYTES as usize);
+        let mut dispatches = Vec::with_capacity(steps.len());
+        for step in &steps {
+            let params_offset = params.len() as u32;
+            dispatches.push(Dispatch { pipeline: gpu.pipeline(step.shader)?, params_offset, groups: step.groups });
+            params.extend(step.params.iter().flat_map(|w| w.to_le_bytes()));
+            params.resize(params_offset as usize + PARAM_BYTES as usize, 0);
+        }
+        let gathers = gathers(model, &layout, capacity);
+        let weights = constant_buffer(gpu, &weights)?;
+        let params = constant_buffer(gpu, &params)?;
+        let slots = Vec::new();
+        let gpu = gpu.clone();
+        Ok(Self { gpu, layout, capacity, sample_words, weights, params, dispatches, gathers, slots })
+    }
+
+    /// Samples of a full batch.
+    pub fn batch(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// Bytes on the device per sample of a batch.
+    pub fn sample_bytes(&self) -> u64 {
+        self.sample_words * 4
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Runs `samples`, a batch at a time, one submission each; the next is prepared while one runs.
+    ///
+    /// # Errors
+    /// [`GpuError::Input`], [`GpuError::Fault`] for the first sample at fault, [`GpuError::Driver`].
+    pub fn run(&mut self, samples: &[Sample]) -> Result<Vec<Trace>, GpuError> {
+        self.check_inputs(samples)?;
+        let mut traces = Vec::with_capacity(samples.len());
+        let mut pending: Option<Pending> = None;
+        for (index, batch) in samples.chunks(self.batch()).enumerate() {
+            let next = self.submit(index % 2, index * self.batch(), batch)?;
+            if let Some(done) = pending.replace(next) {
+                self.collect(&done, &mut traces)?;
+            }
+        }
+        if let Some(done) = pending {
+            self.collect(&done, &mut traces)?;
+        }
+        Ok(traces)
+    }
+
+    /// Runs one sample and fetches the output of operator `op`, whole where a later operator completes it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, GpuError> {
+        let region = self.layout.ops.get(op).ok_or(GpuError::Op { op, reason: "there is no such operator" })?.output;
+        self.run(std::slice::from_ref(sample))?;
+        self.fetch(0, region.tensor(self.capacity), 0, region.bytes)
+    }
+
+    fn check_inputs(&self, samples: &[Sample]) -> Result<(), GpuError> {
+        for (sample, inputs) in samples.iter().enumerate() {
+            for (input, region) in self.layout.inputs.iter().enumerate() {
+                let given = inputs.get(input).map_or(0, Vec::len);
+                if given != region.bytes {
+                    return Err(GpuError::Input { sample, input, needed: region.bytes, given });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self, index: usize) -> Result<&Slot, GpuError> {
+        while self.slots.len() <= index {
+            let slot = Slot::new(self)?;
+            self.slots.push(slot);
+        }
+        Ok(&self.slots[index])
+    }
+
+    fn submit(&mut self, slot: usize, first: usize, batch: &[Sample]) -> Result<Pending, GpuError> {
+        self.slot(slot)?;
+        let Slot { data, readback, bindings } = &self.slots[slot];
+        for (input, region) in self.layout.inputs.iter().enumerate() {
+            self.gpu.queue.write_buffer(data, region.byte_offset(self.capacity), &side_by_side(batch, input, region));
+        }
+        let no_fault = vec![0; batch.len() * self.layout.fault.words() as usize * 4];
+        self.gpu.queue.write_buffer(data, self.layout.fault.byte_offset(self.capacity), &no_fault);
+        let submission = self.gpu.checked(|device| {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                for dispatch in &self.dispatches {
+                    pass.set_pipeline(&dispatch.pipeline);
+                    pass.set_bind_group(0, bindings, &[dispatch.params_offset]);
+                    let [x, y] = dispatch.groups;
+                    pass.dispatch_workgroups(x, y, batch.len() as u32);
+                }
+            }
+            for (region, at) in self.readback_regions() {
+                let bytes = region.words() * 4 * batch.len() as u64;
+                encoder.copy_buffer_to_buffer(data, region.byte_offset(self.capacity), readback, at, bytes);
+            }
+            self.gpu.queue.submit([encoder.finish()])
+        })?;
+        Ok(Pending { slot, first, samples: batch.len(), submission })
+    }
+
+    /// What comes back from every batch, each with its place in the readback buffer.
+    fn readback_regions(&self) -> impl Iterator<Item = (&Region, u64)> {
+        let regions = [&self.layout.fault, &self.layout.digests].into_iter().chain(&self.layout.outputs);
+        regions.scan(0, |next, region| {
+            let at = *next;
+            *next += region.words() * 4 * self.capacity;
+            Some((region, at))
+        })
+    }
+
+    fn readback_bytes(&self) -> u64 {
+        self.readback_regions().last().map_or(0, |(region, at)| at + region.words() * 4 * self.capacity)
+    }
+
+    fn collect(&self, pending: &Pending, traces: &mut Vec<Trace>) -> Result<(), GpuError> {
+        let readback = &self.slots[pending.slot].readback;
+        let bytes = self.map(readback, self.readback_bytes(), Some(pending.submission.clone()))?;
+        let of = |index: usize, sample: usize| {
+            let (region, at) = self.readback_regions().nth(index)?;
+            let from = at as usize + sample * region.words() as usize * 4;
+            bytes.get(from..from + region.bytes)
+        };
+        for sample in 0..pending.samples {
+            if let Some(op) = of(0, sample).map(word).and_then(|w| (w as usize).checked_sub(1)) {
+                return Err(self.fault(pending, sample, op)?);
+            }
+            let digests = of(1, sample).unwrap_or(&[]).chunks_exact(4 * DIGEST_WORDS).map(double_word).collect();
+            let outputs = (0..self.layout.outputs.len()).map(|i| of(2 + i, sample).unwrap_or(&[]).to_vec()).collect();
+            traces.push(Trace { digests, outputs });
+        }
+        Ok(())
+    }
+
+    /// The first index of a gather that is out of range, as the runtime reports it.
+    fn fault(&self, pending: &Pending, sample: usize, op: usize) -> Result<GpuError, GpuError> {
+        let gather = self.gathers.get(op).copied().flatten();
+        let Some(Gather { ids, n, rows }) = gather else {
+            return Ok(GpuError::Op { op, reason: "it reports a fault it cannot have" });
+        };
+        let ids = self.fetch(pending.slot, ids, sample, n * 4)?;
+        let mut ids = ids.chunks_exact(4).map(|id| word(id) as i32);
+        let value = ids.find(|&id| u32::try_from(id).map_or(true, |id| id >= rows)).unwrap_or(0);
+        let fault = RunFault::Index { value, limit: rows };
+        Ok(GpuError::Fault { sample: pending.first + sample, op, fault })
+    }
+
+    /// Bytes of a tensor of one sample, as the last run of `slot` left them.
+    fn fetch(&self, slot: usize, tensor: Tensor, sample: usize, bytes: usize) -> Result<Vec<u8>, GpuError> {
+        let source = if tensor.buffer == Buffer::Weights { &self.weights } else { &self.slots[slot].data };
+        let at = 4 * (u64::from(tensor.base) + u64::from(tensor.stride) * sample as u64);
+        let padded = bytes.next_multiple_of(4) as u64;
+        let readback = self.gpu.checked(|device| {
+            let readback = readback_buffer(device, padded);
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(source, at, &readback, 0, padded);
+            self.gpu.queue.submit([encoder.finish()]);
+            readback
+        })?;
+        let mut fetched = self.map(&readback, padded, None)?;
+        fetched.truncate(bytes);
+        Ok(fetched)
+    }
+
+    fn map(
+        &self,
+        buffer: &wgpu::Buffer,
+        bytes: u64,
+        submission_index: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<u8>, GpuError> {
+        let driver = |e: &dyn std::fmt::Display| GpuError::Driver(e.to_string());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        buffer.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
+            // A receiver that is gone has stopped waiting.
+            let _ = sender.send(result);
+        });
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        self.gpu.device.poll(wait).map_err(|e| driver(&e))?;
+        receiver.recv().map_err(|e| driver(&e))?.map_err(|e| driver(&e))?;
+        let copy = buffer.get_mapped_range(0..bytes).map_err(|e| driver(&e))?.to_vec();
+        buffer.unmap();
+        Ok(copy)
+    }
+}
+
+impl Slot {
+    fn new(model: &GpuModel) -> Result<Self, GpuError> {
+        model.gpu.checked(|device| {
+            let data = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("activations"),
+                size: model.sample_words * 4 * model.capacity,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            let params = wgpu::BufferBinding { buffer: &model.params, offset: 0, size: PARAM_BYTES.try_into().ok() };
+            let bindings = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &model.gpu.bindings,
+                entries: &[
+                    wgpu::BindGroupEntry { binding: 0, resource: data.as_entire_binding() },
+                    wgpu::BindGroupEntry { binding: 1, resource: model.weights.as_entire_binding() },
+                    wgpu::BindGroupEntry { binding: 2, resource: wgpu::BindingResource::Buffer(params) },
+                ],
+            });
+            Slot { data, readback: readback_buffer(device, model.readback_bytes()), bindings }
+        })
+    }
+}
+
+/// All dispatches of `model` but that of the digests, and the words per sample they need.
+fn build_steps(model: &Model<'_>, layout: &Layout, capacity: u64) -> Result<(Vec<Step>, u64), GpuError> {
+    let (mut steps, mut words) = (Vec::new(), layout.words);
+    for (index, operands) in layout.ops.iter().enumerate() {
+        let op = decode(model, index).ok_or(GpuError::Op { op: index, reason: "its parameters do not decode" })?;
+        let mut build = Builder::new(index, operands, layout.fault, capacity, layout.words);
+        build.add(&op)?;
+        let (more, end) = build.finish();
+        steps.extend(more);
+        words = words.max(end);
+    }
+    Ok((steps, words))
+}
+
+fn gathers(model: &Model<'_>, layout: &Layout, capacity: u64) -> Vec<Option<Gather>> {
+    let of = |(index, operands)| match decode(model, index) {
+        Some(Op::Gather(op)) => {
+            let ids = Builder::new(index, operands, layout.fault, capacity, 0).input(1);
+            Some(Gather { ids, n: op.n as usize, rows: op.rows })
+        }
+        _ => None,
+    };
+    layout.ops.iter().enumerate().map(of).collect()
+}
+
+/// The bytes of input `input` of all samples of a batch, each padded to its region.
+fn side_by_side(batch: &[Sample], input: usize, region: &Region) -> Vec<u8> {
+    let stride = region.words() as usize * 4;
+    let mut bytes = Vec::with_capacity(batch.len() * stride);
+    for (index, sample) in batch.iter().enumerate() {
+        bytes.extend_from_slice(&sample[input]);
+        bytes.resize((index + 1) * stride, 0);
+    }
+    bytes
+}
+
+fn constant_buffer(gpu: &Gpu, bytes: &[u8]) -> Result<wgpu::Buffer, GpuError> {
+    gpu.checked(|device| {
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("constants"),
+            size: bytes.len() as u64,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        gpu.queue.write_buffer(&buffer, 0, bytes);
+        buffer
+    })
+}
+
+fn readback_buffer(device: &wgpu::Device, size: u64) -> wgpu::Buffer {
+    device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("readback"),
+        size,
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    })
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |b| u32::from_le_bytes(*b))
+}
+
+fn double_word(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))
+}

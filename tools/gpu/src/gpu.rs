@@ -1,0 +1,294 @@
+//! Adapters, the device, and the cache of pipelines.
+
+use crate::step::Shader;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why a model cannot run on a GPU.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// The machine offers no Vulkan, Metal or DirectX 12 adapter.
+    #[error("no GPU adapter found; install a Vulkan, Metal or DirectX 12 driver (Mesa's lavapipe runs on any CPU)")]
+    NoAdapter,
+    /// No adapter has this index or name.
+    #[error("no GPU adapter is called `{0}`; `shiftformer adapters` lists them")]
+    UnknownAdapter(String),
+    /// The adapter exists, but gives no device.
+    #[error("the GPU adapter `{adapter}` cannot be opened: {reason}")]
+    Device {
+        /// Name of the adapter.
+        adapter: String,
+        /// What the driver says.
+        reason: String,
+    },
+    /// One sample needs more memory than the adapter binds at a time.
+    #[error("one sample needs {needed} bytes on the GPU, and `{adapter}` binds {limit} at most; use another adapter")]
+    TooLarge {
+        /// Name of the adapter.
+        adapter: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes the adapter can bind.
+        limit: u64,
+    },
+    /// The driver refused memory, a shader or a submission.
+    #[error("the GPU driver refused the work: {0}")]
+    Driver(String),
+    /// The file relies on memory that no operator wrote.
+    #[error("operator {op} reads tensor {tensor} before any operator writes it; convert the model again")]
+    Unwritten {
+        /// Index of the operator.
+        op: usize,
+        /// Index of the tensor.
+        tensor: usize,
+    },
+    /// An operator record cannot be executed although the model was opened.
+    #[error("operator {op} cannot run on the GPU: {reason}")]
+    Op {
+        /// Index of the operator.
+        op: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A sample has other inputs than the model.
+    #[error("sample {sample}: input {input} must have {needed} bytes, {given} given")]
+    Input {
+        /// Index of the sample.
+        sample: usize,
+        /// Index of the input.
+        input: usize,
+        /// Bytes the model wants.
+        needed: usize,
+        /// Bytes given.
+        given: usize,
+    },
+    /// The data itself is out of range.
+    #[error("sample {sample}, operator {op}: {fault}")]
+    Fault {
+        /// Index of the sample.
+        sample: usize,
+        /// Index of the operator.
+        op: usize,
+        /// What the runtime says in this place.
+        fault: shiftformer::RunFault,
+    },
+}
+
+/// Which adapter to use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// The fastest kind there is: discrete before integrated before virtual before software.
+    #[default]
+    Best,
+    /// By its index in [`adapters`].
+    Index(usize),
+    /// The first whose name contains this, ignoring case.
+    Name(String),
+}
+
+impl Selection {
+    /// An index where `text` is a number, else a name.
+    pub fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Index)
+    }
+}
+
+/// What matters about an adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterSummary {
+    /// Name the driver gives.
+    pub name: String,
+    /// `vulkan`, `metal`, `dx12`.
+    pub backend: &'static str,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+    /// Driver and its version.
+    pub driver: String,
+    /// Native 64-bit integers in shaders.
+    pub int64: bool,
+    /// Packed 4 x i8 dot products reach the driver as one instruction (Vulkan and DirectX have it from their current
+    /// versions on; elsewhere the shader compiler unpacks them).
+    pub dot4: bool,
+    /// Subgroup operations, with the least and greatest size.
+    pub subgroups: Option<(u32, u32)>,
+    /// Bytes one binding can hold: bounds the batch.
+    pub max_binding_bytes: u64,
+    /// Invocations of a workgroup.
+    pub max_workgroup: u32,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+}
+
+impl AdapterSummary {
+    fn of(adapter: &wgpu::Adapter) -> Self {
+        let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+        Self {
+            name: info.name,
+            backend: info.backend.to_str(),
+            kind: match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => "discrete",
+                wgpu::DeviceType::IntegratedGpu => "integrated",
+                wgpu::DeviceType::VirtualGpu => "virtual",
+                wgpu::DeviceType::Cpu => "software",
+                wgpu::DeviceType::Other => "other",
+            },
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            int64: features.contains(wgpu::Features::SHADER_INT64),
+            dot4: matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Dx12),
+            subgroups: features
+                .contains(wgpu::Features::SUBGROUP)
+                .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            max_binding_bytes: binding_bytes(&limits),
+            max_workgroup: limits.max_compute_invocations_per_workgroup,
+            workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        }
+    }
+
+    /// Order of preference, best first.
+    fn rank(&self) -> usize {
+        ["discrete", "integrated", "virtual", "other"].iter().position(|k| *k == self.kind).unwrap_or(usize::MAX)
+    }
+}
+
+impl fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {})", self.name, self.kind, self.backend)
+    }
+}
+
+fn binding_bytes(limits: &wgpu::Limits) -> u64 {
+    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+}
+
+fn enumerate() -> Vec<(AdapterSummary, wgpu::Adapter)> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    adapters.into_iter().map(|adapter| (AdapterSummary::of(&adapter), adapter)).collect()
+}
+
+/// All adapters, hardware and software.
+pub fn adapters() -> Vec<AdapterSummary> {
+    enumerate().into_iter().map(|(summary, _)| summary).collect()
+}
+
+/// An open device with its compiled pipelines.
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    summary: AdapterSummary,
+    pub(crate) bindings: wgpu::BindGroupLayout,
+    layout: wgpu::PipelineLayout,
+    pipelines: Mutex<HashMap<&'static str, Arc<wgpu::ComputePipeline>>>,
+}
+
+impl Gpu {
+    /// Opens an adapter.
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`], [`GpuError::UnknownAdapter`], [`GpuError::Device`].
+    pub fn new(selection: &Selection) -> Result<Self, GpuError> {
+        let mut found = enumerate();
+        if found.is_empty() {
+            return Err(GpuError::NoAdapter);
+        }
+        let index = match selection {
+            Selection::Best => (0..found.len()).min_by_key(|&i| found[i].0.rank()),
+            Selection::Index(index) => (*index < found.len()).then_some(*index),
+            Selection::Name(name) => {
+                let name = name.to_lowercase();
+                found.iter().position(|(summary, _)| summary.name.to_lowercase().contains(&name))
+            }
+        };
+        let unknown = || match selection {
+            Selection::Name(name) => GpuError::UnknownAdapter(name.clone()),
+            Selection::Index(index) => GpuError::UnknownAdapter(index.to_string()),
+            Selection::Best => GpuError::NoAdapter,
+        };
+        let (summary, adapter) = found.swap_remove(index.ok_or_else(unknown)?);
+        Self::open(summary, &adapter)
+    }
+
+    fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self, GpuError> {
+        let offered = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("shiftformer"),
+            required_limits: wgpu::Limits {
+                max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
+                max_buffer_size: offered.max_buffer_size,
+                ..wgpu::Limits::downlevel_defaults()
+            },
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| GpuError::Device { adapter: summary.name.clone(), reason: e.to_string() })?;
+        let storage = |binding, read_only, dynamic| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Storage { read_only },
+                has_dynamic_offset: dynamic,
+                min_binding_size: None,
+            },
+            count: None,
+        };
+        let bindings = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: None,
+            entries: &[storage(0, false, false), storage(1, true, false), storage(2, true, true)],
+        });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            bind_group_layouts: &[Some(&bindings)],
+            ..Default::default()
+        });
+        Ok(Self { device, queue, summary, bindings, layout, pipelines: Mutex::default() })
+    }
+
+    /// The adapter in use.
+    pub fn adapter(&self) -> &AdapterSummary {
+        &self.summary
+    }
+
+    /// Bytes one binding can hold.
+    pub(crate) fn max_binding_bytes(&self) -> u64 {
+        self.summary.max_binding_bytes
+    }
+
+    /// The compiled form of `shader`, compiled once per device.
+    pub(crate) fn pipeline(&self, shader: &Shader) -> Result<Arc<wgpu::ComputePipeline>, GpuError> {
+        let mut cache = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = cache.get(shader.name) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = self.checked(|device| {
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(shader.name),
+                source: wgpu::ShaderSource::Wgsl(shader.source.into()),
+            });
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(shader.name),
+                layout: Some(&self.layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: None,
+            })
+        })?;
+        let pipeline = Arc::new(pipeline);
+        cache.insert(shader.name, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// Runs `work` and turns what the driver reports into an error.
+    pub(crate) fn checked<T>(&self, work: impl FnOnce(&wgpu::Device) -> T) -> Result<T, GpuError> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let result = work(&self.device);
+        for scope in [internal, validation, memory] {
+            if let Some(error) = pollster::block_on(scope.pop()) {
+                return Err(GpuError::Driver(error.to_string()));
+            }
+        }
+        Ok(result)
+    }
+}

@@ -1,0 +1,29 @@
+// The greatest score of each row of `n_k`.
+
+struct Params {
+    scores: Tensor,
+    out: Tensor,
+    rows: u32,
+    n: u32,
+}
+@group(0) @binding(2) var<storage, read> p: Params;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= p.rows {
+        return;
+    }
+    var largest = bitcast<i32>(0x80000000u);
+    for (var i = lane; i < p.n; i += 64u) {
+        largest = max(largest, element(p.scores, group.z, row * p.n + i));
+    }
+    largest = reduce_max(lane, largest);
+    if lane == 0u {
+        set_word(p.out, group.z, row, bitcast<u32>(largest));
+    }
+}

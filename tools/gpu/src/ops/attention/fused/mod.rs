@@ -1,0 +1,27 @@
+//! Attention without the score matrix: one workgroup per query row.
+
+use super::{AttentionParams, Builder, contiguous_rows, place_rows, row_scratch, rows};
+use crate::gpu::GpuError;
+use crate::step::{Shader, shader};
+
+static SHADER: Shader = shader!("attention", ["memory", "arith", "exp", "reduce", "attention"], "shader.wgsl");
+
+/// Most invocations side by side over the columns of a row.
+const MAX_LANES: u32 = 64;
+
+pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Result<(), GpuError> {
+    // Rows that start and end at whole words are written in place, others by way of scratch memory.
+    let view = op.out;
+    let whole = [view.offset, view.batch, view.head, view.row, op.v_dim].iter().all(|v| v.is_multiple_of(4));
+    let (out, view) = if whole { (build.output(), view) } else { (row_scratch(build, op)?, contiguous_rows(op)) };
+    let lanes = op.v_dim.div_ceil(4).next_power_of_two().min(MAX_LANES);
+    let tensors = [0, 1, 2, 3, 4].map(|i| build.input(i));
+    let [q, k, v, bias0, bias1] = tensors;
+    let params = build
+        .params(&[q, k, v, bias0, bias1, out])
+        .with(rows(op) as u32)
+        .with(lanes)
+        .with(AttentionParams { out: view, ..*op });
+    build.groups(&SHADER, params, rows(op))?;
+    if whole { Ok(()) } else { place_rows(build, op, out) }
+}

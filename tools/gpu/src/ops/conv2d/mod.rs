@@ -1,0 +1,29 @@
+//! Convolution: windows are gathered into scratch memory, then each group is a dense layer.
+
+use super::{Builder, product};
+use crate::gpu::GpuError;
+use crate::step::{Shader, shader};
+use shiftformer::ops::conv2d::Conv2d;
+use shiftformer::tensor::Dtype;
+
+static GATHER: Shader = shader!("conv2d gather", ["memory", "window", "elementwise"], "gather.wgsl");
+static SHADER: Shader = shader!("conv2d", ["memory", "arith", "dense", "window", "elementwise"], "shader.wgsl");
+
+pub(super) fn steps(build: &mut Builder<'_>, op: &Conv2d) -> Result<(), GpuError> {
+    let (x, out) = (build.input(0), build.output());
+    let padded_k = product(&[op.window.kernel_h, op.window.kernel_w, op.channels]).next_multiple_of(16);
+    let pixels = product(&[op.window.out_h, op.window.out_w]);
+    let len = u64::from(op.groups) * pixels * padded_k;
+    if len > u64::from(u32::MAX) {
+        return Err(build.broken("its gathered windows are too large"));
+    }
+    let gathered = build.scratch(len, Dtype::I8)?;
+    let params = build.params(&[x, gathered]).with(len as u32).with(padded_k as u32).with(*op);
+    build.elements(&GATHER, params, len, Dtype::I8)?;
+    let len = pixels * u64::from(op.n);
+    let params = build.params(&[gathered, out]).with(len as u32).with(padded_k as u32).with(*op);
+    build.elements(&SHADER, params, len, out.dtype)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,82 @@
+use crate::ops::linear::tests::{dense, packed};
+use crate::testing::{Fill, Random, TestModel, any_fill, assert_equal, cases, fill};
+use proptest::prelude::*;
+use shiftformer::ops::Op;
+use shiftformer::ops::conv2d::{Conv2d, Window};
+use shiftformer::ops::linear::Dense;
+use shiftformer::tensor::Dtype;
+
+/// A window that meets the image everywhere, in channels-last or channels-first order.
+pub fn window(size: [u32; 2], kernel: [u32; 2], stride: u32, dilation: u32, pad: u32, channels: u32, first: bool) -> Window {
+    let out = |size: u32, kernel: u32| {
+        (size + 2 * pad).checked_sub(dilation * (kernel - 1) + 1).map_or(1, |rest| rest / stride + 1)
+    };
+    let [in_h, in_w] = size;
+    let (channel_stride, row_stride, column_stride) =
+        if first { (in_h * in_w, in_w, 1) } else { (1, in_w * channels, channels) };
+    Window {
+        in_h,
+        in_w,
+        out_h: out(in_h, kernel[0]),
+        out_w: out(in_w, kernel[1]),
+        kernel_h: kernel[0],
+        kernel_w: kernel[1],
+        stride_h: stride,
+        stride_w: stride,
+        pad_top: pad,
+        pad_left: pad,
+        dilation_h: dilation,
+        dilation_w: dilation,
+        channel_stride,
+        row_stride,
+        column_stride,
+        pad_value: -128,
+    }
+}
+
+prop_compose! {
+    /// Window and channels.
+    pub fn any_window()(
+        h in 1u32..9, w in 1u32..9, kh in 1u32..4, kw in 1u32..4, stride in 1u32..4, dilation in 1u32..3, pad in 0u32..3,
+        channels in 1u32..7, groups in 1u32..4, first in any::<bool>(),
+    ) -> (Window, u32, u32) {
+        (window([h, w], [kh, kw], stride, dilation, pad, channels * groups, first), channels, groups)
+    }
+}
+
+fn check(window: Window, channels: u32, groups: u32, group_n: u32, bits: u32, out: Dtype, x: Fill, weights: Fill) {
+    let mut test = TestModel::default();
+    let len = window.in_h * window.in_w * channels * groups;
+    let input = test.input(Dtype::I8, &[len]);
+    let n = groups * group_n;
+    let y = test.output(out, &[window.out_h * window.out_w, n]);
+    let k = (window.kernel_h * window.kernel_w * channels) as usize;
+    let matrices: Vec<u8> = (0..groups).flat_map(|_| packed(weights, group_n as usize, k, bits)).collect();
+    let padded = group_n.next_multiple_of(4) * groups;
+    let mut layer = dense(&mut test, matrices, padded as usize, bits, 1 << 24, 3);
+    if out == Dtype::I8 {
+        layer = Dense { lut: test.blob(&Random(8).bytes(256)), ..layer };
+    }
+    let op = Conv2d { window, channels, groups, n, dense: Dense { acc_shift: 2, ..layer } };
+    test.op(Op::Conv2d(op), &[Some(input)], y);
+    let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
+    assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(4))]);
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn conv2d_equals_portable(
+        (window, channels, groups) in any_window(), group_n in 1u32..9, bits in prop::sample::select(vec![4u32, 8]),
+        wide in any::<bool>(), x in any_fill(), weights in any_fill(),
+    ) {
+        check(window, channels, groups, group_n, bits, if wide { Dtype::I16 } else { Dtype::I8 }, x, weights);
+    }
+}
+
+#[test]
+fn patch_embedding_is_exact() {
+    let patches = window([32, 32], [16, 16], 16, 1, 0, 3, true);
+    check(patches, 3, 1, 64, 8, Dtype::I16, Fill::Random(1), Fill::Random(2));
+    check(patches, 3, 1, 64, 8, Dtype::I8, Fill::Least, Fill::Least);
+}

@@ -1,0 +1,136 @@
+use crate::testing::{Fill, Random, TestModel, any_fill, assert_equal, cases, fill};
+use proptest::prelude::*;
+use shiftformer::format::Blob;
+use shiftformer::ops::Op;
+use shiftformer::ops::linear::{Dense, Linear};
+use shiftformer::tensor::Dtype;
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    rows: u32,
+    k: u32,
+    n: u32,
+    bits: u32,
+    out: Dtype,
+    lut: bool,
+    residual: Option<u32>,
+    acc_shift: u32,
+    largest_multiplier: i32,
+    x: Fill,
+    weights: Fill,
+}
+
+/// Packed weights of `n` channels; padding is zero, as the converter leaves it.
+pub fn packed(weights: Fill, n: usize, k: usize, bits: u32) -> Vec<u8> {
+    let values = fill(weights, Dtype::I8, n * k);
+    let groups = k.div_ceil(16);
+    let mut bytes = vec![0u8; n.next_multiple_of(4) * groups * 2 * bits as usize];
+    for (index, &value) in values.iter().enumerate() {
+        let (channel, at) = (index / k, index % k);
+        let (panel, lane, group, rest) = (channel / 4, channel % 4, at / 16, at % 16);
+        if bits == 8 {
+            bytes[((panel * groups + group) * 4 + lane) * 16 + rest] = value;
+        } else {
+            let nibble = (value >> 4) << (4 * (rest / 8));
+            bytes[((panel * groups + group) * 4 + lane) * 8 + rest % 8] |= nibble;
+        }
+    }
+    bytes
+}
+
+/// Weights, bias and multipliers of a layer with random channels.
+pub fn dense(test: &mut TestModel, weights: Vec<u8>, n: usize, bits: u32, largest: i32, seed: u64) -> Dense {
+    let mut random = Random(seed);
+    let padded = n.next_multiple_of(4);
+    Dense {
+        weight_bits: bits,
+        acc_shift: 0,
+        zero_point: random.between(-128, 127),
+        weights: test.blob(&weights),
+        bias: test.blob_i32((0..padded).map(|_| random.between(-1 << 16, 1 << 16))),
+        multipliers: test.blob_i32((0..padded).map(|_| random.between(0, largest))),
+        lut: Blob::NONE,
+    }
+}
+
+fn check(case: Case) {
+    let mut test = TestModel::default();
+    let (rows, k, n) = (case.rows, case.k, case.n);
+    let x = test.input(Dtype::I8, &[rows, k]);
+    let residual = case.residual.map(|_| test.input(Dtype::I16, &[rows, n]));
+    let y = test.output(case.out, &[rows, n]);
+    let weights = packed(case.weights, n as usize, k as usize, case.bits);
+    let layer = dense(&mut test, weights, n as usize, case.bits, case.largest_multiplier, u64::from(k * n));
+    let lut = if case.lut { test.blob(&Random(5).bytes(256)) } else { Blob::NONE };
+    let dense = Dense { acc_shift: case.acc_shift, lut, ..layer };
+    let residual_shift = case.residual.unwrap_or(0);
+    test.op(Op::Linear(Linear { rows, k, n, residual_shift, dense }), &[Some(x), residual], y);
+    let sample = |x: Fill| {
+        let mut sample = vec![fill(x, Dtype::I8, (rows * k) as usize)];
+        sample.extend(residual.map(|_| fill(x, Dtype::I16, (rows * n) as usize)));
+        sample
+    };
+    assert_equal(&test, &[sample(case.x), sample(Fill::Least), sample(Fill::Random(9))]);
+}
+
+prop_compose! {
+    fn any_case()(
+        rows in 1u32..12, k in 1u32..70, n in 1u32..40, bits in prop::sample::select(vec![4u32, 8]),
+        form in 0u32..4, shift in 0u32..=15, acc_shift in 0u32..5, top in 8u32..31, x in any_fill(), weights in any_fill(),
+    ) -> Case {
+        Case {
+            rows, k, n, bits, acc_shift, x, weights,
+            out: if form < 2 { Dtype::I8 } else { Dtype::I16 },
+            lut: form == 1,
+            residual: (form == 3).then_some(shift),
+            largest_multiplier: ((1u32 << top) - 1) as i32,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn linear_equals_portable(case in any_case()) {
+        check(case);
+    }
+}
+
+const BASE: Case = Case {
+    rows: 3,
+    k: 33,
+    n: 7,
+    bits: 8,
+    out: Dtype::I8,
+    lut: false,
+    residual: None,
+    acc_shift: 0,
+    largest_multiplier: i32::MAX,
+    x: Fill::Least,
+    weights: Fill::Least,
+};
+
+#[test]
+fn one_element_layers_are_exact() {
+    for out in [Dtype::I8, Dtype::I16] {
+        check(Case { rows: 1, k: 1, n: 1, out, ..BASE });
+    }
+}
+
+#[test]
+fn residuals_are_exact_at_the_ends_of_their_shift() {
+    for shift in [0, 15] {
+        check(Case { out: Dtype::I16, residual: Some(shift), ..BASE });
+        check(Case { out: Dtype::I16, residual: Some(shift), x: Fill::Greatest, n: 64, k: 64, rows: 65, ..BASE });
+    }
+}
+
+#[test]
+fn tiles_and_their_edges_are_exact() {
+    for (rows, k, n) in [(64, 64, 64), (65, 192, 68), (197, 16, 192), (3, 256, 128), (130, 72, 100)] {
+        for bits in [4, 8] {
+            check(Case { rows, k, n, bits, x: Fill::Random(1), weights: Fill::Random(2), largest_multiplier: 1 << 20, ..BASE });
+        }
+        check(Case { rows, k, n, out: Dtype::I16, residual: Some(3), x: Fill::Random(1), weights: Fill::Random(2), ..BASE });
+    }
+}

@@ -1,0 +1,126 @@
+//! The operators: each folder holds one operator's shader, the dispatches it takes, and its tests against the portable
+//! runtime. A `Params` structure in WGSL is the operands, what the host computes, then the operator's parameter words
+//! in the order of the file format.
+
+use crate::gpu::GpuError;
+use crate::layout::{Operands, Region, Source};
+use crate::step::{self, Buffer, Params, Shader, Step, Tensor};
+use shiftformer::ops::Op;
+use shiftformer::tensor::Dtype;
+
+mod add;
+mod attention;
+mod conv2d;
+mod copy;
+mod depthwise;
+mod gather;
+mod layer_norm;
+mod linear;
+mod lut;
+mod matmul;
+mod mul;
+mod pool;
+mod reduce_mean;
+mod requant;
+mod softmax;
+
+/// Collects the dispatches of one operator.
+pub struct Builder<'l> {
+    op: usize,
+    operands: &'l Operands,
+    fault: Region,
+    capacity: u64,
+    scratch_words: u64,
+    steps: Vec<Step>,
+}
+
+impl<'l> Builder<'l> {
+    /// For operator `op` in a batch of `capacity` samples; scratch memory starts `scratch_from` words into a sample.
+    pub fn new(op: usize, operands: &'l Operands, fault: Region, capacity: u64, scratch_from: u64) -> Self {
+        Self { op, operands, fault, capacity, scratch_words: scratch_from, steps: Vec::new() }
+    }
+
+    /// Appends the dispatches of `op`.
+    ///
+    /// # Errors
+    /// [`GpuError::Op`].
+    pub fn add(&mut self, op: &Op) -> Result<(), GpuError> {
+        match op {
+            Op::Linear(params) => linear::steps(self, params),
+            Op::Conv2d(params) => conv2d::steps(self, params),
+            Op::DepthwiseConv2d(params) => depthwise::steps(self, params),
+            Op::MatMul(params) => matmul::steps(self, params),
+            Op::Attention(params) => attention::fused::steps(self, &params.attention),
+            Op::AttentionScores(params) => attention::scores::steps(self, &params.attention),
+            Op::AttentionExp(params) => attention::exp::steps(self, &params.attention),
+            Op::AttentionValues(params) => attention::values::steps(self, &params.attention),
+            Op::Softmax(params) => softmax::steps(self, params),
+            Op::LayerNorm(params) => layer_norm::steps(self, params),
+            Op::Add(params) => add::steps(self, params),
+            Op::Mul(params) => mul::steps(self, params),
+            Op::Lut(params) => lut::steps(self, params),
+            Op::Requant(params) => requant::steps(self, params),
+            Op::Copy(params) => copy::steps(self, params),
+            Op::Gather(params) => gather::steps(self, params),
+            Op::ReduceMean(params) => reduce_mean::steps(self, params),
+            Op::Pool2d(params) => pool::steps(self, params),
+        }
+    }
+
+    /// The dispatches, and the words per sample up to the end of the scratch memory.
+    pub fn finish(self) -> (Vec<Step>, u64) {
+        (self.steps, self.scratch_words)
+    }
+
+    /// Input `index`, absent where there is none.
+    pub(crate) fn input(&self, index: usize) -> Tensor {
+        match self.operands.inputs.get(index).copied().flatten() {
+            Some(Source::Region(region)) => region.tensor(self.capacity),
+            Some(Source::Weights(record)) => {
+                Tensor { base: record.offset / 4, stride: 0, dtype: record.dtype, buffer: Buffer::Weights }
+            }
+            None => Tensor::ABSENT,
+        }
+    }
+
+    fn output(&self) -> Tensor {
+        self.operands.output.tensor(self.capacity)
+    }
+
+    /// `bytes` of scratch memory per sample.
+    fn scratch(&mut self, bytes: u64, dtype: Dtype) -> Result<Tensor, GpuError> {
+        let bytes = usize::try_from(bytes).map_err(|_| self.broken("its scratch memory is too large"))?;
+        let region = Region { offset: self.scratch_words, bytes, dtype };
+        self.scratch_words += region.words();
+        Ok(region.tensor(self.capacity))
+    }
+
+    fn fault(&self) -> Tensor {
+        self.fault.tensor(self.capacity)
+    }
+
+    /// Parameters that start with `tensors`.
+    fn params(&self, tensors: &[Tensor]) -> Params {
+        Params::new(self.op, tensors)
+    }
+
+    /// A shader built on `elementwise.wgsl` over `len` elements of `dtype`.
+    fn elements(&mut self, shader: &'static Shader, params: Params, len: u64, dtype: Dtype) -> Result<(), GpuError> {
+        self.groups(shader, params, step::word_groups(len, dtype))
+    }
+
+    /// A shader that takes `count` workgroups.
+    fn groups(&mut self, shader: &'static Shader, params: Params, count: u64) -> Result<(), GpuError> {
+        self.steps.push(Step::new(shader, params, count)?);
+        Ok(())
+    }
+
+    fn broken(&self, reason: &'static str) -> GpuError {
+        GpuError::Op { op: self.op, reason }
+    }
+}
+
+/// Number of elements of `dims`.
+fn product(dims: &[u32]) -> u64 {
+    dims.iter().map(|&d| u64::from(d)).product()
+}

@@ -1,0 +1,39 @@
+use crate::ops::add::tests::{any_input, any_output};
+use crate::testing::{Fill, TestModel, any_fill, assert_equal, cases, fill};
+use proptest::prelude::*;
+use shiftformer::ops::Op;
+use shiftformer::ops::requant::Requant;
+use shiftformer::tensor::Dtype;
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn requantization_equals_portable(
+        len in 1u32..300, from in any_input(), to in any_output(), zero_in in -32768i32..=32768,
+        zero_out in -32768i32..=32768, acc_shift in 0u32..=13, multiplier in any::<i32>(), in_place in any::<bool>(),
+        x in any_fill(),
+    ) {
+        let mut test = TestModel::default();
+        let input = test.input(from, &[len]);
+        let in_place = in_place && from.bytes() == to.bytes();
+        let y = if in_place { test.alias(input, to, &[len]) } else { test.output(to, &[len]) };
+        test.op(Op::Requant(Requant { len, zero_in, acc_shift, multiplier, zero_out }), &[Some(input)], y);
+        let sample = |x| vec![fill(x, from, len as usize)];
+        assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Greatest)]);
+    }
+}
+
+#[test]
+fn extreme_multipliers_and_shifts_are_exact() {
+    for multiplier in [i32::MIN, -1, 0, 1, i32::MAX] {
+        for acc_shift in [0, 15] {
+            let mut test = TestModel::default();
+            let input = test.input(Dtype::I16, &[6]);
+            let y = test.output(Dtype::I16, &[6]);
+            let op = Requant { len: 6, zero_in: 0, acc_shift, multiplier, zero_out: 0 };
+            test.op(Op::Requant(op), &[Some(input)], y);
+            let values = [i16::MIN, i16::MAX, -1, 0, 1, 2].iter().flat_map(|v| v.to_le_bytes()).collect();
+            assert_equal(&test, &[vec![values]]);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! One dispatch: a shader, its parameter words, and how many workgroups it takes.
+
+use crate::gpu::GpuError;
+use shiftformer::format::Word;
+
+/// A compute shader. Its entry point is `main`.
+pub struct Shader {
+    /// Unique name.
+    pub name: &'static str,
+    /// WGSL.
+    pub source: &'static str,
+}
+
+/// A shader made of shared pieces and the operator's own file.
+macro_rules! shader {
+    ($name:literal, [$($piece:literal),*], $file:literal) => {
+        $crate::step::Shader {
+            name: $name,
+            source: concat!($(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/wgsl/", $piece, ".wgsl")),)* include_str!($file)),
+        }
+    };
+}
+pub(crate) use shader;
+
+/// Workgroups along one dimension of a dispatch.
+const MAX_GROUPS: u64 = 65535;
+/// Invocations of a workgroup.
+pub const INVOCATIONS: u64 = 64;
+
+/// One dispatch, the same for every sample of a batch.
+pub struct Step {
+    /// What runs.
+    pub shader: &'static Shader,
+    /// Words of its `Params`.
+    pub params: Vec<u32>,
+    /// Workgroups along x and y; z is the sample.
+    pub groups: [u32; 2],
+}
+
+impl Step {
+    /// `count` workgroups, numbered `y * groups.x + x`; the shader skips numbers beyond the count.
+    pub fn new(shader: &'static Shader, params: Params, count: u64) -> Result<Self, GpuError> {
+        let x = count.clamp(1, MAX_GROUPS);
+        let y = count.div_ceil(x).max(1);
+        let op = params.op;
+        if y > MAX_GROUPS {
+            return Err(GpuError::Op { op, reason: "it is too large for one dispatch" });
+        }
+        Ok(Self { shader, params: params.words, groups: [x as u32, y as u32] })
+    }
+}
+
+/// A tensor in the memory of a batch, as the shaders see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// First word in the buffer.
+    pub base: u32,
+    /// Words from a sample to the next.
+    pub stride: u32,
+    /// Element type.
+    pub dtype: shiftformer::tensor::Dtype,
+    /// Which buffer.
+    pub buffer: Buffer,
+}
+
+/// Where a tensor lies; the codes of `Tensor.constant` in `memory.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Buffer {
+    /// The activations of the batch.
+    Data = 0,
+    /// The weights.
+    Weights = 1,
+    /// Nowhere: an optional operand that is not there.
+    Absent = 2,
+}
+
+impl Tensor {
+    /// An operand that is not there.
+    pub const ABSENT: Tensor =
+        Tensor { base: 0, stride: 0, dtype: shiftformer::tensor::Dtype::I8, buffer: Buffer::Absent };
+}
+
+/// The words of a `Params` structure, written in the order of its fields.
+pub struct Params {
+    op: usize,
+    words: Vec<u32>,
+}
+
+impl Params {
+    /// Parameters of operator `op`, starting with its tensors.
+    pub fn new(op: usize, tensors: &[Tensor]) -> Self {
+        let words = tensors.iter().flat_map(|t| [t.base, t.stride, t.dtype as u32, t.buffer as u32]).collect();
+        Self { op, words }
+    }
+
+    /// Appends a field.
+    pub fn with(mut self, value: impl Word) -> Self {
+        value.write(&mut |word: u32| self.words.push(word));
+        self
+    }
+}
+
+/// Workgroups for a shader that makes one word of `len` elements of `dtype` per invocation.
+pub fn word_groups(len: u64, dtype: shiftformer::tensor::Dtype) -> u64 {
+    len.div_ceil(4 / dtype.bytes() as u64).div_ceil(INVOCATIONS)
+}

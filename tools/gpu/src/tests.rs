@@ -1,0 +1,102 @@
+//! What holds for the crate as a whole.
+
+use crate::testing::{Random, TestModel, gpu};
+use crate::{Gpu, GpuError, GpuModel, Selection};
+use shiftformer::Model;
+use shiftformer::ops::{Extent, Op, copy::Copy, requant::Requant};
+use shiftformer::tensor::Dtype;
+use std::path::Path;
+
+fn shaders(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).expect("the sources are here").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            shaders(&path, found);
+        } else if path.extension().is_some_and(|e| e == "wgsl") {
+            found.push((path.display().to_string(), std::fs::read_to_string(&path).expect("a shader is text")));
+        }
+    }
+}
+
+#[test]
+fn no_shader_has_a_float() {
+    let mut found = Vec::new();
+    shaders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert!(found.len() > 20);
+    for (path, text) in found {
+        let code = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
+        for word in code.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '.') {
+            let literal = word.starts_with(|c: char| c.is_ascii_digit()) && (word.contains('.') || word.ends_with('f'));
+            let literal = literal && !word.starts_with("0x");
+            let float = matches!(word, "f32" | "f16" | "f64" | "vec2f" | "vec3f" | "vec4f") || literal;
+            assert!(!float, "{path}: `{word}`");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_that_does_not_exist_is_named() {
+    if gpu().is_none() {
+        return;
+    }
+    let wanted = Selection::Name("no such adapter".into());
+    assert!(matches!(Gpu::new(&wanted), Err(GpuError::UnknownAdapter(name)) if name == "no such adapter"));
+    assert!(matches!(Gpu::new(&Selection::Index(1000)), Err(GpuError::UnknownAdapter(_))));
+}
+
+/// A chain: requantization to a copy that reverses.
+fn chain(len: u32) -> TestModel {
+    let mut test = TestModel::default();
+    let x = test.input(Dtype::I8, &[len]);
+    let middle = test.local(Dtype::I16, &[len]);
+    let y = test.output(Dtype::I16, &[len]);
+    let requant = Requant { len, zero_in: 3, acc_shift: 8, multiplier: 1 << 28, zero_out: 0 };
+    test.op(Op::Requant(requant), &[Some(x)], middle);
+    let dims = [1, 1, 1, 1, 1, len];
+    let from = Extent { offset: len - 1, strides: [0, 0, 0, 0, 0, -1] };
+    test.op(Op::Copy(Copy { dims, from, to: Extent::contiguous(dims), flip: 0, partial: false }), &[Some(middle)], y);
+    test
+}
+
+#[test]
+fn batches_of_any_size_give_the_same_traces() {
+    let Some(gpu) = gpu() else { return };
+    let file = chain(37).file().expect("the operators are admitted");
+    let model = Model::open(file.bytes()).expect("the model opens");
+    let samples: Vec<_> = (0..11).map(|seed| vec![Random(seed).bytes(37)]).collect();
+    let run = |batch| {
+        let mut uploaded = GpuModel::upload(gpu, &model, batch).expect("the model fits the device");
+        uploaded.run(&samples).expect("the device runs")
+    };
+    let one_by_one = run(1);
+    for batch in [2, 3, 5, 11, 64] {
+        assert_eq!(run(batch), one_by_one, "batches of {batch}");
+    }
+    for (sample, trace) in samples.iter().zip(&one_by_one) {
+        let expected = crate::testing::portable(&model, sample).expect("the runtime runs");
+        assert_eq!(trace.outputs, [expected[1].clone()]);
+    }
+}
+
+#[test]
+fn a_sample_of_the_wrong_size_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let file = chain(8).file().expect("the operators are admitted");
+    let model = Model::open(file.bytes()).expect("the model opens");
+    let mut uploaded = GpuModel::upload(gpu, &model, 4).expect("the model fits the device");
+    let samples = [vec![vec![0; 8]], vec![vec![0; 7]]];
+    let refused = uploaded.run(&samples);
+    assert!(matches!(refused, Err(GpuError::Input { sample: 1, input: 0, needed: 8, given: 7 })), "{refused:?}");
+}
+
+#[test]
+fn memory_that_nobody_wrote_is_refused_by_name() {
+    let Some(gpu) = gpu() else { return };
+    let mut test = TestModel::default();
+    let x = test.local(Dtype::I8, &[4]);
+    let y = test.output(Dtype::I8, &[4]);
+    test.op(Op::Requant(Requant { len: 4, zero_in: 0, acc_shift: 0, multiplier: 1, zero_out: 0 }), &[Some(x)], y);
+    let file = test.file().expect("the operators are admitted");
+    let model = Model::open(file.bytes()).expect("the model opens");
+    assert!(matches!(GpuModel::upload(gpu, &model, 1), Err(GpuError::Unwritten { op: 0, tensor: 0 })));
+}

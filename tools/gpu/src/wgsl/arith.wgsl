@@ -1,0 +1,73 @@
+// 64-bit integers in two words (x low, y high), and the roundings built on them.
+
+// The 64-bit product of unsigned words, from 16-bit halves: no partial sum leaves 32 bits, since
+// (2^16 - 1)^2 + (2^16 - 1) < 2^32.
+fn mul_u32(a: u32, b: u32) -> vec2<u32> {
+    let a0 = a & 0xffffu;
+    let a1 = a >> 16u;
+    let b0 = b & 0xffffu;
+    let b1 = b >> 16u;
+    let low = a0 * b0;
+    let middle = a0 * b1 + (low >> 16u);
+    let carried = a1 * b0 + (middle & 0xffffu);
+    return vec2((carried << 16u) | (low & 0xffffu), a1 * b1 + (middle >> 16u) + (carried >> 16u));
+}
+
+// The 64-bit product of signed words: a negative factor counts 2^32 too much in the unsigned product.
+fn mul_i32(a: i32, b: i32) -> vec2<u32> {
+    let product = mul_u32(bitcast<u32>(a), bitcast<u32>(b));
+    let excess = select(0u, bitcast<u32>(b), a < 0) + select(0u, bitcast<u32>(a), b < 0);
+    return vec2(product.x, product.y - excess);
+}
+
+// round_half_up(a * b / 2^32): adding 2^31 carries exactly when the top bit of the low half is set.
+fn mulhi_round(a: i32, b: i32) -> i32 {
+    let product = mul_i32(a, b);
+    return bitcast<i32>(product.y + (product.x >> 31u));
+}
+
+// floor(a * b / 2^32)
+fn mulhi_floor(a: i32, b: i32) -> i32 {
+    return bitcast<i32>(mul_i32(a, b).y);
+}
+
+// round_half_up(x / 2^shift), shift in 0..=30.
+fn rshift_round(x: i32, shift: u32) -> i32 {
+    if shift == 0u {
+        return x;
+    }
+    return (x + (1i << (shift - 1u))) >> shift;
+}
+
+fn add64(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let low = a.x + b.x;
+    return vec2(low, a.y + b.y + select(0u, 1u, low < a.x));
+}
+
+fn sub64(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return vec2(a.x - b.x, a.y - b.y - select(0u, 1u, a.x < b.x));
+}
+
+// a << shift, shift in 0..=63.
+fn shl64(a: vec2<u32>, shift: u32) -> vec2<u32> {
+    let s = shift & 31u;
+    if shift >= 32u {
+        return vec2(0u, a.x << s);
+    }
+    if s == 0u {
+        return a;
+    }
+    return vec2(a.x << s, (a.y << s) | (a.x >> (32u - s)));
+}
+
+// a >> shift without sign, shift in 0..=63.
+fn shr64(a: vec2<u32>, shift: u32) -> vec2<u32> {
+    let s = shift & 31u;
+    if shift >= 32u {
+        return vec2(a.y >> s, 0u);
+    }
+    if s == 0u {
+        return a;
+    }
+    return vec2((a.x >> s) | (a.y << (32u - s)), a.y >> s);
+}

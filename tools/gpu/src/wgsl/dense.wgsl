@@ -1,0 +1,48 @@
+// Layers with packed weights. 8 bits: a panel of 4 channels holds, for each group of 16 K, 16 bytes per channel.
+// 4 bits: 8 bytes per channel, byte j with k = j in its low and k = j + 8 in its high nibble.
+
+struct Dense {
+    weight_bits: u32,
+    acc_shift: u32,
+    zero_point: i32,
+    weights: Blob,
+    bias: Blob,
+    multipliers: Blob,
+    lut: Blob,
+}
+
+// Sign extension of the low nibble of each byte: 8 * 0x1e = 0xf0 sets the upper half where bit 3 is set.
+fn widen_nibbles(low: u32) -> u32 {
+    let nibbles = low & 0x0f0f0f0fu;
+    return nibbles | ((nibbles & 0x08080808u) * 0x1eu);
+}
+
+// The words of K 4 word .. 4 word + 3 of `channel` in the packed matrix at byte `matrix` of the weights.
+fn packed_weights(d: Dense, matrix: u32, k: u32, channel: u32, word_of_k: u32) -> u32 {
+    let groups = (k + 15u) >> 4u;
+    let panel = (channel >> 2u) * groups + (word_of_k >> 2u);
+    let lane = channel & 3u;
+    if d.weight_bits == 8u {
+        return weights[(matrix >> 2u) + panel * 16u + lane * 4u + (word_of_k & 3u)];
+    }
+    let packed = weights[(matrix >> 2u) + panel * 8u + lane * 2u + (word_of_k & 1u)];
+    return widen_nibbles(packed >> select(0u, 4u, (word_of_k & 2u) != 0u));
+}
+
+// sum_k x[k] * w[channel][k] from byte `start` of `x`. What is read beyond K meets weights of zero.
+fn dense_dot(d: Dense, matrix: u32, k: u32, channel: u32, x: Tensor, sample: u32, start: u32) -> i32 {
+    var acc = 0i;
+    for (var i = 0u; i < ((k + 3u) >> 2u); i++) {
+        acc += dot4I8Packed(bytes4(x, sample, start + 4u * i), packed_weights(d, matrix, k, channel, i));
+    }
+    return acc;
+}
+
+// The requantized 8-bit value, through the table where there is one.
+fn requantized_i8(d: Dense, acc: i32, multiplier: i32) -> i32 {
+    let y = clamp(d.zero_point + mulhi_round(acc << d.acc_shift, multiplier), -128, 127);
+    if d.lut.bytes == 0u {
+        return y;
+    }
+    return blob_i8(d.lut, bitcast<u32>(y + 128));
+}
