@@ -146,12 +146,7 @@ pub fn decode(model: &Model<'_>, index: usize) -> Option<Op> {
     Op::decode(model.op_kind(index)?, model.op_params(index)?)
 }
 
-fn source(
-    model: &Model<'_>,
-    current: &[Option<Region>],
-    op: usize,
-    tensor: u16,
-) -> Result<Option<Source>, GpuError> {
+fn source(model: &Model<'_>, current: &[Option<Region>], op: usize, tensor: u16) -> Result<Option<Source>, GpuError> {
     if tensor == NO_TENSOR {
         return Ok(None);
     }

@@ -13,6 +13,9 @@ fn digests_of_all_lengths_equal_the_runtimes() {
         let view = Extent::contiguous(dims);
         test.op(Op::Copy(Copy { dims, from: view, to: view, flip: 0, partial: false }), &[Some(x)], y);
         let mut random = Random(u64::from(len));
-        assert_equal(&test, &[vec![random.bytes(len as usize)], vec![vec![0; len as usize]], vec![vec![255; len as usize]]]);
+        assert_equal(
+            &test,
+            &[vec![random.bytes(len as usize)], vec![vec![0; len as usize]], vec![vec![255; len as usize]]],
+        );
     }
 }

@@ -13,7 +13,9 @@ mod attention;
 mod conv2d;
 mod copy;
 mod depthwise;
+mod dyadic_requant;
 mod gather;
+mod i_layer_norm;
 mod layer_norm;
 mod linear;
 mod lut;
@@ -22,6 +24,9 @@ mod mul;
 mod pool;
 mod reduce_mean;
 mod requant;
+mod row_max;
+mod shiftgelu;
+mod shiftmax;
 mod softmax;
 
 /// Collects the dispatches of one operator.
@@ -64,6 +69,10 @@ impl<'l> Builder<'l> {
             Op::Gather(params) => gather::steps(self, params),
             Op::ReduceMean(params) => reduce_mean::steps(self, params),
             Op::Pool2d(params) => pool::steps(self, params),
+            Op::DyadicRequant(params) => dyadic_requant::steps(self, params),
+            Op::Shiftmax(params) => shiftmax::steps(self, params),
+            Op::ShiftGelu(params) => shiftgelu::steps(self, params),
+            Op::ILayerNorm(params) => i_layer_norm::steps(self, params),
         }
     }
 

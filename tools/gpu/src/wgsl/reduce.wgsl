@@ -25,3 +25,15 @@ fn reduce_sum(lane: u32, value: u32) -> u32 {
     }
     return workgroupUniformLoad(&reduce_words[0]);
 }
+
+// The sum of values up to 2^31 - 1, clamped to 2^31 - 1: in any order the same.
+fn reduce_clamped_sum(lane: u32, value: u32) -> u32 {
+    reduce_words[lane] = value;
+    for (var half = 32u; half > 0u; half = half >> 1u) {
+        workgroupBarrier();
+        if lane < half {
+            reduce_words[lane] = min(reduce_words[lane] + reduce_words[lane + half], 0x7fffffffu);
+        }
+    }
+    return workgroupUniformLoad(&reduce_words[0]);
+}

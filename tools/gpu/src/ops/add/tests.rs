@@ -74,7 +74,11 @@ fn residual_addition_in_place_saturates() {
         let b = test.input(Dtype::I16, &[35]);
         let y = test.alias(a, Dtype::I16, &[35]);
         let view = Extent::contiguous(dims);
-        test.op(Op::Add(Add { dims, a: view, b: view, ma: 32767, mb: 32767, bias: 1 << 15, shift }), &[Some(a), Some(b)], y);
+        test.op(
+            Op::Add(Add { dims, a: view, b: view, ma: 32767, mb: 32767, bias: 1 << 15, shift }),
+            &[Some(a), Some(b)],
+            y,
+        );
         let sample = |x, y| vec![fill(x, Dtype::I16, 35), fill(y, Dtype::I16, 35)];
         assert_equal(&test, &[sample(Fill::Least, Fill::Least), sample(Fill::Greatest, Fill::Alternating)]);
     }

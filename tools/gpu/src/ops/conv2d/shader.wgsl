@@ -24,6 +24,9 @@ fn value(sample: u32, index: u32) -> i32 {
     let dot = dense_dot(p.dense, matrix, k, channel, p.x, sample, row * p.padded_k);
     let padded_channel = group * (p.dense.bias.bytes / p.groups / 4u) + channel;
     let acc = dot + blob_i32(p.dense.bias, padded_channel);
+    if p.out.dtype == I32 {
+        return acc;
+    }
     let multiplier = blob_i32(p.dense.multipliers, padded_channel);
     if p.out.dtype == I8 {
         return requantized_i8(p.dense, acc, multiplier);

@@ -1,13 +1,22 @@
 use crate::ops::linear::tests::{dense, packed};
 use crate::testing::{Fill, Random, TestModel, any_fill, assert_equal, cases, fill};
 use proptest::prelude::*;
+use shiftformer::format::Blob;
 use shiftformer::ops::Op;
 use shiftformer::ops::conv2d::{Conv2d, Window};
 use shiftformer::ops::linear::Dense;
 use shiftformer::tensor::Dtype;
 
 /// A window that meets the image everywhere, in channels-last or channels-first order.
-pub fn window(size: [u32; 2], kernel: [u32; 2], stride: u32, dilation: u32, pad: u32, channels: u32, first: bool) -> Window {
+pub fn window(
+    size: [u32; 2],
+    kernel: [u32; 2],
+    stride: u32,
+    dilation: u32,
+    pad: u32,
+    channels: u32,
+    first: bool,
+) -> Window {
     let out = |size: u32, kernel: u32| {
         (size + 2 * pad).checked_sub(dilation * (kernel - 1) + 1).map_or(1, |rest| rest / stride + 1)
     };
@@ -54,10 +63,13 @@ fn check(window: Window, channels: u32, groups: u32, group_n: u32, bits: u32, ou
     let matrices: Vec<u8> = (0..groups).flat_map(|_| packed(weights, group_n as usize, k, bits)).collect();
     let padded = group_n.next_multiple_of(4) * groups;
     let mut layer = dense(&mut test, matrices, padded as usize, bits, 1 << 24, 3);
-    if out == Dtype::I8 {
-        layer = Dense { lut: test.blob(&Random(8).bytes(256)), ..layer };
+    layer.acc_shift = 2;
+    match out {
+        Dtype::I8 => layer.lut = test.blob(&Random(8).bytes(256)),
+        Dtype::I32 => layer = Dense { acc_shift: 0, multipliers: Blob::NONE, ..layer },
+        _ => (),
     }
-    let op = Conv2d { window, channels, groups, n, dense: Dense { acc_shift: 2, ..layer } };
+    let op = Conv2d { window, channels, groups, n, dense: layer };
     test.op(Op::Conv2d(op), &[Some(input)], y);
     let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
     assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(4))]);
@@ -68,9 +80,9 @@ proptest! {
     #[test]
     fn conv2d_equals_portable(
         (window, channels, groups) in any_window(), group_n in 1u32..9, bits in prop::sample::select(vec![4u32, 8]),
-        wide in any::<bool>(), x in any_fill(), weights in any_fill(),
+        out in prop::sample::select(vec![Dtype::I8, Dtype::I16, Dtype::I32]), x in any_fill(), weights in any_fill(),
     ) {
-        check(window, channels, groups, group_n, bits, if wide { Dtype::I16 } else { Dtype::I8 }, x, weights);
+        check(window, channels, groups, group_n, bits, out, x, weights);
     }
 }
 

@@ -18,6 +18,9 @@ fn value(sample: u32, index: u32) -> i32 {
     let channel = index - row * p.n;
     let dot = dense_dot(p.dense, p.dense.weights.offset, p.k, channel, p.x, sample, row * p.k);
     let acc = dot + blob_i32(p.dense.bias, channel);
+    if p.out.dtype == I32 {
+        return acc;
+    }
     let multiplier = blob_i32(p.dense.multipliers, channel);
     if p.out.dtype == I8 {
         return requantized_i8(p.dense, acc, multiplier);

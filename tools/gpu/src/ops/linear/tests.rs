@@ -62,7 +62,10 @@ fn check(case: Case) {
     let weights = packed(case.weights, n as usize, k as usize, case.bits);
     let layer = dense(&mut test, weights, n as usize, case.bits, case.largest_multiplier, u64::from(k * n));
     let lut = if case.lut { test.blob(&Random(5).bytes(256)) } else { Blob::NONE };
-    let dense = Dense { acc_shift: case.acc_shift, lut, ..layer };
+    let mut dense = Dense { acc_shift: case.acc_shift, lut, ..layer };
+    if case.out == Dtype::I32 {
+        dense = Dense { acc_shift: 0, multipliers: Blob::NONE, ..dense };
+    }
     let residual_shift = case.residual.unwrap_or(0);
     test.op(Op::Linear(Linear { rows, k, n, residual_shift, dense }), &[Some(x), residual], y);
     let sample = |x: Fill| {
@@ -76,11 +79,11 @@ fn check(case: Case) {
 prop_compose! {
     fn any_case()(
         rows in 1u32..12, k in 1u32..70, n in 1u32..40, bits in prop::sample::select(vec![4u32, 8]),
-        form in 0u32..4, shift in 0u32..=15, acc_shift in 0u32..5, top in 8u32..31, x in any_fill(), weights in any_fill(),
+        form in 0u32..5, shift in 0u32..=15, acc_shift in 0u32..5, top in 8u32..31, x in any_fill(), weights in any_fill(),
     ) -> Case {
         Case {
             rows, k, n, bits, acc_shift, x, weights,
-            out: if form < 2 { Dtype::I8 } else { Dtype::I16 },
+            out: [Dtype::I8, Dtype::I8, Dtype::I16, Dtype::I16, Dtype::I32][form as usize],
             lut: form == 1,
             residual: (form == 3).then_some(shift),
             largest_multiplier: ((1u32 << top) - 1) as i32,
@@ -112,7 +115,7 @@ const BASE: Case = Case {
 
 #[test]
 fn one_element_layers_are_exact() {
-    for out in [Dtype::I8, Dtype::I16] {
+    for out in [Dtype::I8, Dtype::I16, Dtype::I32] {
         check(Case { rows: 1, k: 1, n: 1, out, ..BASE });
     }
 }
@@ -129,8 +132,26 @@ fn residuals_are_exact_at_the_ends_of_their_shift() {
 fn tiles_and_their_edges_are_exact() {
     for (rows, k, n) in [(64, 64, 64), (65, 192, 68), (197, 16, 192), (3, 256, 128), (130, 72, 100)] {
         for bits in [4, 8] {
-            check(Case { rows, k, n, bits, x: Fill::Random(1), weights: Fill::Random(2), largest_multiplier: 1 << 20, ..BASE });
+            check(Case {
+                rows,
+                k,
+                n,
+                bits,
+                x: Fill::Random(1),
+                weights: Fill::Random(2),
+                largest_multiplier: 1 << 20,
+                ..BASE
+            });
         }
-        check(Case { rows, k, n, out: Dtype::I16, residual: Some(3), x: Fill::Random(1), weights: Fill::Random(2), ..BASE });
+        check(Case {
+            rows,
+            k,
+            n,
+            out: Dtype::I16,
+            residual: Some(3),
+            x: Fill::Random(1),
+            weights: Fill::Random(2),
+            ..BASE
+        });
     }
 }

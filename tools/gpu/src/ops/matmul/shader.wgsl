@@ -35,10 +35,10 @@ fn dot_rows(sample: u32, a: u32, b: u32) -> i32 {
     return acc;
 }
 
-fn dot_column(sample: u32, a: u32, b: u32) -> i32 {
+fn dot_strided(sample: u32, a: u32, b: u32, b_step: u32) -> i32 {
     var acc = 0i;
     for (var i = 0u; i < p.k; i++) {
-        acc += element_i8(p.a, sample, a + i) * element_i8(p.b, sample, b + i * p.b_row);
+        acc += element(p.a, sample, a + i) * element_i8(p.b, sample, b + i * b_step);
     }
     return acc;
 }
@@ -53,10 +53,15 @@ fn value(sample: u32, index: u32) -> i32 {
     let a = i0 * p.a_batch[0] + i1 * p.a_batch[1] + i2 * p.a_batch[2] + row * p.a_row;
     let b = i0 * p.b_batch[0] + i1 * p.b_batch[1] + i2 * p.b_batch[2];
     var acc = 0i;
-    if p.b_transposed != 0u {
+    if p.b_transposed == 0u {
+        acc = dot_strided(sample, a, b + column, p.b_row);
+    } else if p.a.dtype == I8 {
         acc = dot_rows(sample, a, b + column * p.b_row);
     } else {
-        acc = dot_column(sample, a, b + column);
+        acc = dot_strided(sample, a, b + column * p.b_row, 1u);
+    }
+    if p.out.dtype == I32 {
+        return acc;
     }
     let y = mulhi_round(acc << p.acc_shift, p.multiplier);
     return select(y, y + p.zero_point, p.out.dtype == I8);

@@ -1,7 +1,7 @@
-// The greatest score of each row of `n_k`.
+// The greatest element of each row of `n`.
 
 struct Params {
-    scores: Tensor,
+    x: Tensor,
     out: Tensor,
     rows: u32,
     n: u32,
@@ -20,7 +20,7 @@ fn main(
     }
     var largest = bitcast<i32>(0x80000000u);
     for (var i = lane; i < p.n; i += 64u) {
-        largest = max(largest, element(p.scores, group.z, row * p.n + i));
+        largest = max(largest, element(p.x, group.z, row * p.n + i));
     }
     largest = reduce_max(lane, largest);
     if lane == 0u {
