@@ -145,12 +145,16 @@ impl GpuModel {
         Ok(traces)
     }
 
-    /// Runs one sample and fetches the output of operator `op`, whole where a later operator completes it.
+    /// Runs one sample and fetches the output of operator `op`; nothing where a later operator completes it.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, GpuError> {
-        let region = self.layout.ops.get(op).ok_or(GpuError::Op { op, reason: "there is no such operator" })?.output;
+        let operands = self.layout.ops.get(op).ok_or(GpuError::Op { op, reason: "there is no such operator" })?;
+        if !operands.complete {
+            return Ok(Vec::new());
+        }
+        let region = operands.output;
         self.run(std::slice::from_ref(sample))?;
         self.fetch(0, region.tensor(self.capacity), 0, region.bytes)
     }

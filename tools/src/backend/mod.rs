@@ -1,9 +1,11 @@
 //! Where a model can be run: every backend gives the same bytes for every tensor.
 
+mod gpu;
 mod host;
 mod qemu;
 
 use crate::model_file::ModelFile;
+pub use gpu::Gpu;
 pub use host::Host;
 pub use qemu::Qemu;
 use shiftformer::ModelError;
@@ -63,6 +65,11 @@ pub trait Backend {
     /// The name it was opened by.
     fn name(&self) -> &str;
 
+    /// The device behind the name, where the name does not say it.
+    fn device(&self) -> Option<String> {
+        None
+    }
+
     /// Runs every sample.
     ///
     /// # Errors
@@ -88,6 +95,7 @@ pub trait Backend {
 /// Names of all backends.
 pub const NAMES: &[&str] = &[
     "portable",
+    "gpu",
     "qemu:mps2-an386",
     "qemu:mps2-an500",
     "qemu:mps2-an505",
@@ -98,7 +106,7 @@ pub const NAMES: &[&str] = &[
 ];
 
 /// Opens the backend `name` for `model`. An emulated machine (`qemu:BOARD`) uses its fast kernels, or the portable ones as
-/// `qemu:BOARD:portable`.
+/// `qemu:BOARD:portable`. `gpu` is the best adapter there is, `gpu:ADAPTER` one by its index or part of its name.
 ///
 /// # Errors
 /// [`BackendError::Unknown`] and [`BackendError::Unavailable`]: never another backend instead.
@@ -106,7 +114,11 @@ pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendEr
     if let Some(board) = name.strip_prefix("qemu:") {
         return Ok(Box::new(Qemu::open(name, board, model)?));
     }
+    if let Some(adapter) = name.strip_prefix("gpu:") {
+        return Ok(Box::new(Gpu::open(name, Some(adapter), model)?));
+    }
     match name {
+        "gpu" => Ok(Box::new(Gpu::open(name, None, model)?)),
         "portable" => Ok(Box::new(Host::<shiftformer::kernels::Portable>::new(name, model))),
         _ => Err(BackendError::Unknown(name.to_owned(), NAMES.join(", "))),
     }
