@@ -8,6 +8,7 @@ use crate::backend::{Backend, BackendError, Host, Sample, Trace};
 use crate::calibrate::{CalibrateError, Calibration};
 use crate::float_exec::{self, ExecError};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
+use crate::ivit;
 use crate::lower::{LowerError, LowerOptions, Lowered, lower};
 use crate::model_file::{ModelFile, ModelFileError, Values};
 use crate::pack::{Human, HumanTensor, PackError, ReceiptData, pack};
@@ -58,7 +59,7 @@ pub struct ConvertOptions {
     pub equalize: Switch,
     /// Correct biases for the mean error of the rounded weights.
     pub bias_correction: bool,
-    /// 16-bit exponentials in attention.
+    /// 16-bit exponentials in attention; under the I-ViT profile 16-bit probabilities.
     pub wide_exp: Switch,
     /// Attention with the score matrix, in three operators.
     pub unfused_attention: bool,
@@ -221,6 +222,8 @@ pub fn convert(
     let mut graph = graph.clone();
     check_weights(&graph)?;
     let fixed = qdq::absorb(&mut graph)?;
+    let ivit = options.profile == Profile::Ivit;
+    let mut notes = if ivit { ivit::take_attention_apart(&mut graph) } else { Vec::new() };
     let data = real_inputs(&graph, samples, options.normalization)?;
     progress("calibrating");
     let second_moments = options.weights != WeightBits::Eight && !samples.is_empty();
@@ -256,8 +259,13 @@ pub fn convert(
     (search.progress)("planning and packing");
     let lowered = lower(&site.graph, &site.calibration, &chosen)?;
     let arena = plan(&lowered.program);
-    let mut notes = lowered.notes.clone();
+    notes.extend(lowered.notes.iter().cloned());
     notes.extend(outliers(&site, &lowered.program));
+    if ivit && trials > 0 {
+        let unremarked = pack(&lowered.program, &arena, &human(&site, &lowered, &arena, options, &[]), &[])?;
+        let model = ModelFile::from_bytes(&unremarked)?;
+        notes.extend(ivit::limits(&model, &lowered.program, &encode(&model, &samples[..trials])?)?);
+    }
     let human = human(&site, &lowered, &arena, options, &notes);
     let bare = pack(&lowered.program, &arena, &human, &[])?;
     let sqnr_db = if trials > 0 { Some(search.sqnr(&bare)?) } else { None };
@@ -381,8 +389,9 @@ impl Search<'_> {
     }
 
     fn exponentials(&mut self, site: &Site, chosen: &mut LowerOptions) -> Result<(), ConvertError> {
-        let attends = site.graph.nodes.iter().any(|n| matches!(n.op, Op::Attention(_)));
-        if self.options.wide_exp != Switch::Auto || !attends || self.options.profile == Profile::Ivit {
+        let ivit = self.options.profile == Profile::Ivit;
+        let attends = |op: &Op| matches!(op, Op::Attention(_)) || ivit && *op == Op::Softmax;
+        if self.options.wide_exp != Switch::Auto || !site.graph.nodes.iter().any(|n| attends(&n.op)) {
             return Ok(());
         }
         (self.progress)("trying 16-bit exponentials");

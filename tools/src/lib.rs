@@ -9,6 +9,7 @@ pub mod eval;
 pub mod fit;
 pub mod float_exec;
 pub mod graph;
+pub mod ivit;
 pub mod lower;
 pub mod metrics;
 pub mod model_file;

@@ -49,7 +49,10 @@ impl<B: Kernels> Host<B> {
     }
 
     /// Runs one sample under `observer`; returns the outputs.
-    fn observe(&self, sample: &Sample, observer: &mut impl Observer) -> Result<Vec<Vec<u8>>, BackendError> {
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    pub fn observe(&self, sample: &Sample, observer: &mut impl Observer) -> Result<Vec<Vec<u8>>, BackendError> {
         let model = self.model.open::<B>()?;
         let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
         let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena)).map_err(|e| self.fault(e))?;

@@ -12,16 +12,19 @@ use shiftformer::ops::{self, conv2d};
 use shiftformer::tensor::Dtype;
 
 /// Where the requantized sums go.
-struct Target {
-    dtype: Dtype,
-    scale: f64,
-    zero: f64,
-    lut: Blob,
+pub(super) struct Target {
+    pub dtype: Dtype,
+    pub scale: f64,
+    pub zero: f64,
+    pub lut: Blob,
 }
 
 /// Weights ready for one dense operator.
 struct Packed {
-    dense: Dense,
+    /// The layer whose output are its sums.
+    sums: Dense,
+    /// Scale of a sum over that of the target, per channel.
+    ratios: Vec<f64>,
 }
 
 impl Lowering<'_> {
@@ -52,6 +55,10 @@ impl Lowering<'_> {
                 self.residuals.insert(index, (linear, residual));
                 self.absorbed[linear] = true;
             }
+        }
+        if self.is_ivit() {
+            // The published form has no tables behind sums.
+            return;
         }
         let fused: Vec<usize> = self
             .chains
@@ -118,18 +125,28 @@ impl Lowering<'_> {
             })
             .collect();
         let ratios: Vec<f64> = q.scales.iter().map(|s| s * x.scale / target.scale).collect();
-        let (acc_shift, m) = multipliers(&ratios);
-        let weights = self.program.weights.add(&weights::pack(q));
-        let dense = Dense {
+        let sums = Dense {
             weight_bits: q.bits,
+            acc_shift: 0,
+            zero_point: 0,
+            weights: self.program.weights.add(&weights::pack(q)),
+            bias: self.program.weights.add_i32(&weights::pad_channels(&biases)),
+            multipliers: Blob::NONE,
+            lut: Blob::NONE,
+        };
+        Packed { sums, ratios }
+    }
+
+    /// The layer with its requantization to `target`.
+    fn requantized(&mut self, packed: &Packed, target: &Target) -> Dense {
+        let (acc_shift, m) = multipliers(&packed.ratios);
+        Dense {
             acc_shift,
             zero_point: target.zero as i32,
-            weights,
-            bias: self.program.weights.add_i32(&weights::pad_channels(&biases)),
             multipliers: self.program.weights.add_i32(&weights::pad_channels(&m)),
             lut: target.lut,
-        };
-        Packed { dense }
+            ..packed.sums
+        }
     }
 
     /// Input 0 of a dense node as a view, its weights and bias.
@@ -142,6 +159,9 @@ impl Lowering<'_> {
     }
 
     fn emit_linear(&mut self, node: &Node, target: &Target, to: usize, residual: Option<(usize, u32)>) -> Result<(), LowerError> {
+        if self.is_ivit() {
+            return self.emit_linear_sums(node, target, to, None);
+        }
         let (x, weights, bias) = self.operands(node)?;
         let x = self.contiguous(&x, &node.name)?;
         let [n, k] = self.graph.shape(node.inputs[1])[..] else {
@@ -150,12 +170,35 @@ impl Lowering<'_> {
         let packed = self.pack(node, &weights, n, k, &bias, &x, target);
         let rows = (x.len() / k) as u32;
         let residual_shift = residual.map_or(0, |(_, shift)| shift);
-        let op = ops::linear::Linear { rows, k: k as u32, n: n as u32, residual_shift, dense: packed.dense };
+        let dense = self.requantized(&packed, target);
+        let op = ops::linear::Linear { rows, k: k as u32, n: n as u32, residual_shift, dense };
         let inputs = match residual {
             Some((tensor, _)) => vec![Some(x.tensor), Some(tensor)],
             None => vec![Some(x.tensor)],
         };
         self.push(&node.name, ops::Op::Linear(op), &inputs, to);
+        Ok(())
+    }
+
+    /// The published form: sums in 32 bits, then a dyadic requantization with the residual tensor and its ratio.
+    pub(super) fn emit_linear_sums(
+        &mut self,
+        node: &Node,
+        target: &Target,
+        to: usize,
+        residual: Option<(usize, f64)>,
+    ) -> Result<(), LowerError> {
+        let (x, weights, bias) = self.operands(node)?;
+        let x = self.contiguous(&x, &node.name)?;
+        let [n, k] = self.graph.shape(node.inputs[1])[..] else {
+            return Err(self.unsupported(node, "weights must have two dimensions"));
+        };
+        let packed = self.pack(node, &weights, n, k, &bias, &x, target);
+        let rows = x.len() / k;
+        let sums = self.sums(&node.name, &[rows, n]);
+        let op = ops::linear::Linear { rows: rows as u32, k: k as u32, n: n as u32, residual_shift: 0, dense: packed.sums };
+        self.push(&node.name, ops::Op::Linear(op), &[Some(x.tensor)], sums);
+        self.quant_act(&node.name, sums, &packed.ratios, residual, to);
         Ok(())
     }
 
@@ -201,6 +244,9 @@ impl Lowering<'_> {
     /// A linear layer that adds to a 16-bit stream.
     pub(super) fn linear_with_residual(&mut self, linear: usize, residual: TensorId, add: usize) -> Result<(), LowerError> {
         let (node, sum) = (&self.graph.nodes[linear], self.graph.nodes[add].output);
+        if self.is_ivit() {
+            return self.quant_residual(linear, residual, sum);
+        }
         let stream = self.get(residual, Form::Wide)?;
         let stream = self.contiguous(&stream, &node.name)?;
         let mut scale = self.stream_scale(sum, stream.scale);
@@ -309,16 +355,25 @@ impl Lowering<'_> {
         let bits = self.weight_bits(node);
         let whole = self.quantize_weights(node, &reordered, n, k, bits, &floor);
         let packed = self.pack_quantized(node, &whole, &reordered, &bias, &x, target);
+        if groups == 1 && self.is_ivit() {
+            let pixels = geometry.out_h as usize * geometry.out_w as usize;
+            let sums = self.sums(&node.name, &[pixels, n]);
+            let op = conv2d::Conv2d { window: geometry, channels: c as u32, groups: 1, n: n as u32, dense: packed.sums };
+            self.push(&node.name, ops::Op::Conv2d(op), &[Some(x.tensor)], sums);
+            self.quant_act(&node.name, sums, &packed.ratios, None, to);
+            return Ok(());
+        }
+        let dense = self.requantized(&packed, target);
         if groups == 1 {
-            let op = conv2d::Conv2d { window: geometry, channels: c as u32, groups: 1, n: n as u32, dense: packed.dense };
+            let op = conv2d::Conv2d { window: geometry, channels: c as u32, groups: 1, n: n as u32, dense };
             self.push(&node.name, ops::Op::Conv2d(op), &[Some(x.tensor)], to);
             return Ok(());
         }
         let section = |blob: Blob, program: &crate::program::Program| {
             program.weights.bytes()[blob.offset as usize..][..blob.bytes as usize].to_vec()
         };
-        let biases = section(packed.dense.bias, &self.program);
-        let factors = section(packed.dense.multipliers, &self.program);
+        let biases = section(dense.bias, &self.program);
+        let factors = section(dense.multipliers, &self.program);
         for group in 0..groups {
             let rows = group * group_n..(group + 1) * group_n;
             let q = QWeights {
@@ -340,7 +395,7 @@ impl Lowering<'_> {
             weights: self.program.weights.add(&parts[0]),
             bias: self.program.weights.add(&parts[1]),
             multipliers: self.program.weights.add(&parts[2]),
-            ..packed.dense
+            ..dense
         };
         let op = conv2d::Conv2d { window: geometry, channels: c as u32, groups: groups as u32, n: n as u32, dense };
         self.push(&node.name, ops::Op::Conv2d(op), &[Some(x.tensor)], to);
@@ -357,7 +412,8 @@ impl Lowering<'_> {
         let packed = self.pack_quantized(node, &q, values, bias, x, target);
         // [channels, taps] to [taps, channels].
         let turned: Vec<i8> = (0..taps * channels).map(|i| q.values[(i % channels) * taps + i / channels]).collect();
-        let dense = Dense { weights: self.program.weights.add_i8(&turned), weight_bits: 8, ..packed.dense };
+        let dense = self.requantized(&packed, target);
+        let dense = Dense { weights: self.program.weights.add_i8(&turned), weight_bits: 8, ..dense };
         let op = ops::depthwise::DepthwiseConv2d { window, channels: channels as u32, dense };
         self.push(&node.name, ops::Op::DepthwiseConv2d(op), &[Some(x.tensor)], to);
         Ok(())
@@ -394,7 +450,11 @@ impl Lowering<'_> {
     }
 
     pub(super) fn matmul(&mut self, node: &Node, transpose_b: bool) -> Result<(), LowerError> {
-        let (a, b) = (self.get(node.inputs[0], Form::Symmetric)?, self.get(node.inputs[1], Form::Symmetric)?);
+        let a = match self.probabilities(node.inputs[0]) {
+            Some(view) => view,
+            None => self.get(node.inputs[0], Form::Symmetric)?,
+        };
+        let b = self.get(node.inputs[1], Form::Symmetric)?;
         let unit_rows = |view: View, lowering: &mut Self| -> Result<View, LowerError> {
             let rank = view.shape.len();
             let straight = rank >= 2
@@ -436,7 +496,8 @@ impl Lowering<'_> {
             Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
             _ => (self.wide_scale(node.output), 0.0),
         };
-        let (acc_shift, multiplier) = multiplier(a.scale * b.scale / scale);
+        let ratio = a.scale * b.scale / scale;
+        let (acc_shift, multiplier) = if self.is_ivit() { (0, 0) } else { multiplier(ratio) };
         let to = self.output(node.output, dtype, scale, zero);
         let op = ops::matmul::MatMul {
             batch: [dims[3], dims[4], dims[5]],
@@ -452,6 +513,12 @@ impl Lowering<'_> {
             multiplier,
             zero_point: zero as i32,
         };
+        if self.is_ivit() {
+            let sums = self.sums(&node.name, &out);
+            self.push(&node.name, ops::Op::MatMul(op), &[Some(a.tensor), Some(b.tensor)], sums);
+            self.quant_act(&node.name, sums, &[ratio], None, to);
+            return Ok(());
+        }
         self.push(&node.name, ops::Op::MatMul(op), &[Some(a.tensor), Some(b.tensor)], to);
         Ok(())
     }

@@ -138,6 +138,9 @@ impl Lowering<'_> {
         if let Some(linear) = linear {
             return self.linear_with_table(linear, chain);
         }
+        if self.shift_gelu(chain)? {
+            return Ok(());
+        }
         let input = self.get(chain.base, Form::Narrow)?;
         let node = &self.graph.nodes[*chain.nodes.last().unwrap_or(&0)];
         let input = self.contiguous(&input, &node.name)?;
@@ -248,6 +251,9 @@ impl Lowering<'_> {
             std::mem::swap(&mut first, &mut second);
         }
         let (a, b) = (self.get(first, Form::Any)?, self.get(second, Form::Any)?);
+        if kind == Binary::Add && self.quant_add(node, &a, &b)? {
+            return Ok(());
+        }
         let dtype = self.preferred(node.output);
         let (a, b) = (a.expand(&shape), b.expand(&shape));
         let (dims, extents) = collapse(&shape, &[&a, &b]).ok_or_else(|| LowerError::Rank(node.name.clone()))?;
@@ -298,6 +304,9 @@ impl Lowering<'_> {
     }
 
     pub(super) fn softmax(&mut self, node: &Node) -> Result<(), LowerError> {
+        if self.is_ivit() && self.shiftmax(node)? {
+            return Ok(());
+        }
         let view = self.get(node.inputs[0], Form::Any)?;
         let view = self.contiguous(&view, &node.name)?;
         let n = view.shape.last().copied().unwrap_or(1);
@@ -323,6 +332,9 @@ impl Lowering<'_> {
             (0..n).map(|i| f64::from(values[if values.len() == 1 { 0 } else { i }])).collect()
         };
         let (gamma, beta) = (affine(1, 1.0), if rms { vec![0.0; n] } else { affine(2, 0.0) });
+        if self.is_ivit() && !rms {
+            return self.i_layer_norm(node, &gamma, &beta);
+        }
         let dtype = self.preferred(node.output);
         let (scale, zero) = match dtype {
             Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),

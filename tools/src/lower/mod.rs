@@ -6,6 +6,7 @@
 mod attention;
 mod dense;
 mod elementwise;
+mod ivit;
 mod movement;
 pub mod view;
 
@@ -259,7 +260,7 @@ impl<'g> Lowering<'g> {
 
     fn asymmetric(&self, id: TensorId) -> bool {
         let want = self.wants[id];
-        want.zero_point && !want.symmetric
+        want.zero_point && !want.symmetric && !self.is_ivit()
     }
 
     /// Scale and zero point of `id` in 8 bits.
@@ -360,6 +361,10 @@ impl<'g> Lowering<'g> {
     /// Emits the conversion of `source`, which is contiguous, into `to`.
     fn requant(&mut self, source: &View, to: TensorIndex) {
         let target = &self.program.tensors[to];
+        if self.is_ivit() && source.zero == 0.0 && target.zero == 0.0 {
+            let (name, ratio) = (target.name.clone(), source.scale / target.scale);
+            return self.quant_act(&name, source.tensor, &[ratio], None, to);
+        }
         let (acc_shift, multiplier) = multiplier(source.scale / target.scale);
         let op = ops::requant::Requant {
             len: source.len() as u32,
@@ -474,6 +479,7 @@ impl<'g> Lowering<'g> {
         for &id in &self.graph.outputs {
             self.wants[id].wide = true;
         }
+        let ivit = self.is_ivit();
         for index in (0..self.graph.nodes.len()).rev() {
             let node = &self.graph.nodes[index];
             let out = self.wants[node.output];
@@ -496,6 +502,7 @@ impl<'g> Lowering<'g> {
                     node.inputs.iter().take(3).for_each(|&id| ask(id, symmetric));
                     node.inputs.iter().skip(3).for_each(|&id| ask(id, wide));
                 }
+                Op::Softmax if ivit => ask(node.inputs[0], symmetric),
                 Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => ask(node.inputs[0], wide),
                 Op::Unary(_) | Op::Where => node.inputs.iter().for_each(|&id| ask(id, narrow)),
                 Op::Binary(_) => {

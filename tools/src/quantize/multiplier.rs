@@ -34,9 +34,43 @@ pub fn row_ratio(ratio: f64) -> (u32, u32) {
     (m.clamp(16384.0, 32767.0) as u32, shift.clamp(10, 20) as u32)
 }
 
+/// The published dyadic form `ratio = m * 2^-shift` as `[m, shift]`, the mantissa of 31 bits rounded half up.
+///
+/// A mantissa of 2^31 is written as 2^30 with the shift less one; ratios below 2^-33 become `[0, 0]`, the multiplier of a
+/// ratio of 2^31 or more is limited.
+pub fn dyadic(ratio: f64) -> [i32; 2] {
+    if ratio == 0.0 || !ratio.is_finite() {
+        return [0, 0];
+    }
+    let exponent = ratio.abs().log2().floor() as i32 + 1;
+    // The logarithm may be off by one beside a power of two.
+    let exponent = [exponent - 1, exponent, exponent + 1].into_iter().find(|&e| ratio.abs() * 2f64.powi(-e) < 1.0).unwrap_or(exponent);
+    let mantissa = (ratio.abs() * 2f64.powi(31 - exponent) + 0.5).floor();
+    let (m, shift) = if mantissa >= 2f64.powi(31) { (1 << 30, 30 - exponent) } else { (mantissa as i32, 31 - exponent) };
+    let signed = if ratio < 0.0 { -m } else { m };
+    match shift {
+        ..0 => [signed.signum() * i32::MAX, 0],
+        0..=63 => [signed, shift],
+        _ => [0, 0],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dyadic_ratios_are_mantissas_of_31_bits() {
+        assert_eq!(dyadic(1.0), [1 << 30, 30]);
+        assert_eq!(dyadic(0.75), [3 << 29, 31]);
+        assert_eq!(dyadic(-0.75), [-(3 << 29), 31]);
+        // Rounds up to 2^31.
+        assert_eq!(dyadic(1.0 - 2f64.powi(-40)), [1 << 30, 30]);
+        assert_eq!(dyadic(2f64.powi(-33)), [1 << 30, 63]);
+        assert_eq!(dyadic(2f64.powi(-34)), [0, 0]);
+        assert_eq!(dyadic(1e12), [i32::MAX, 0]);
+        assert_eq!(dyadic(f64::NAN), [0, 0]);
+    }
 
     #[test]
     fn multipliers_keep_31_bits() {
