@@ -175,8 +175,7 @@ impl Watched {
                     let statistics = ShiftGeluRow::new(exp, SIGMOID_BITS, row.iter().copied());
                     for &x in row.iter().filter(|&&x| x > 0) {
                         count.seen += 1;
-                        // The exact sigmoid of a positive value is above one half.
-                        count.beyond += u64::from(statistics.sigmoid(x) == 0);
+                        count.beyond += u64::from(statistics.is_out_of_reach(x));
                     }
                 }
             }
@@ -234,7 +233,7 @@ pub fn limits(model: &ModelFile, program: &Program, samples: &[Sample]) -> Resul
         let op = &program.ops[index];
         match op.op {
             ops::Op::Shiftmax(_) => format!("`{}`: the sum of exponentials saturates in {beyond} of {seen} rows of the calibration data; their probabilities do not sum to one (limit of the published Shiftmax)", op.name),
-            _ => format!("`{}`: {beyond} of {seen} positive inputs of the calibration data lie too far below their row's maximum and become 0 (limit of the published ShiftGELU)", op.name),
+            _ => format!("`{}`: {beyond} of {seen} positive inputs of the calibration data lie too far below their row's maximum; their sigmoid is that of 0 or less (limit of the published ShiftGELU)", op.name),
         }
     };
     Ok(counts.into_iter().map(describe).collect())

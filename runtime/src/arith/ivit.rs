@@ -8,8 +8,9 @@
 //! They are part of the definition, and the row types report them:
 //! - The sum of exponentials is clamped to `2^31 - 1` ([`ShiftmaxRow::sum_saturates`]): the probabilities of such a row
 //!   do not sum to one.
-//! - ShiftGELU scales all exponentials of a row by the row maximum and keeps `n` halvings. Elements far below it have
-//!   a sigmoid of 0 whatever their sign ([`ShiftGeluRow::sigmoid`]).
+//! - ShiftGELU scales all exponentials of a row by the row maximum and keeps `n` halvings (9.4 real units for 23). An
+//!   element further below it has the same exponential as 0, and a sigmoid of one half or less
+//!   ([`ShiftGeluRow::is_out_of_reach`]).
 //! - `period` is an integer: with a coarse `S` its rounding is the error of the exponential's base.
 //! - I-LayerNorm's square root is ten Newton steps from `2^16`, too few for small variances: the result is never below
 //!   64 ([`ILayerNormRow::std`]), and up to half too great for sums of squares below about 2^14.
@@ -156,6 +157,12 @@ impl ShiftGeluRow {
         let e = self.exp.exp(x as i64 - self.max as i64);
         let factor = reciprocal(e.saturating_add(self.at_zero));
         (e.saturating_mul(factor as u64) >> self.shift) as i64
+    }
+
+    /// Whether `x`, an element of the row, is positive and so far below the maximum that its exponential is the least there
+    /// is: its sigmoid, which should be above one half, cannot be told from that of 0.
+    pub fn is_out_of_reach(&self, x: i32) -> bool {
+        x > 0 && self.exp.exp(x as i64 - self.max as i64) <= self.exp.period.get() as u64
     }
 
     /// `x * sigmoid(x)`, limited to `i64`.
@@ -433,6 +440,9 @@ mod tests {
         assert_eq!(row.gelu(0), 0);
         assert_eq!(row.gelu(127), 127 * row.sigmoid(127));
         assert!(row.sigmoid(127) <= 127 && row.sigmoid(-128) == 0);
+        // 23 halvings of 19 steps each take 304 steps: 23 * 19 / (1 + 1/2 - 1/16).
+        let row = ShiftGeluRow::new(exp, SIGMOID_BITS, [400, 90, 97].into_iter());
+        assert_eq!([400, 97, 90, 0, -5].map(|x| row.is_out_of_reach(x)), [false, false, true, false, false]);
         // A negative maximum makes the exponential at zero huge: it is clamped, and the sigmoid vanishes.
         let row = ShiftGeluRow::new(exp, SIGMOID_BITS, [i32::MIN; 2].into_iter());
         assert_eq!(row.gelu(i32::MIN), i64::from(i32::MIN) * (19 << 23 >> 24));
