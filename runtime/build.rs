@@ -18,11 +18,7 @@ fn main() {
     }
     let target = var("TARGET").unwrap_or_default();
     let flags = var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-    let core = |names: &[&str]| {
-        names
-            .iter()
-            .any(|core| flags.contains(&format!("target-cpu={core}")))
-    };
+    let core = |names: &[&str]| names.iter().any(|core| flags.contains(&format!("target-cpu={core}")));
     let feature = |name: &str| flags.contains(&format!("+{name}"));
     let v8m = target.starts_with("thumbv8m.main");
     let cfg = if v8m && (feature("mve") || core(&MVE_CORES)) {

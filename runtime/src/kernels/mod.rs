@@ -5,14 +5,18 @@
 
 use crate::arith::exp::RowScale;
 
+#[cfg(arm_v6m)]
+mod armv6m;
 #[cfg(arm_dsp)]
 mod armv7em;
 pub mod portable;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
-#[cfg(not(any(target_arch = "x86_64", arm_dsp)))]
+#[cfg(not(any(target_arch = "x86_64", arm_dsp, arm_v6m)))]
 pub use Portable as Native;
+#[cfg(arm_v6m)]
+pub use armv6m::Armv6m as Native;
 #[cfg(arm_dsp)]
 pub use armv7em::Armv7em as Native;
 #[cfg(target_arch = "x86_64")]
