@@ -8,6 +8,7 @@ pub mod data;
 pub mod eval;
 pub mod fit;
 pub mod float_exec;
+pub mod fuse;
 pub mod graph;
 pub mod ivit;
 pub mod lower;

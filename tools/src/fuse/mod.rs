@@ -1,0 +1,134 @@
+//! Fusion: the same function in fewer nodes.
+//!
+//! [`fuse`] is a list of small rewrites, each of which looks at one node and what lies before it. They run in groups,
+//! every group until it finds nothing more, and all groups again until none does. A rewrite never changes the value of a
+//! graph output beyond rounding, with two exceptions that exporters make necessary: guards against rows that are
+//! masked out everywhere are dropped, and fake quantizations inside a fused operation are, since its interior has
+//! other formats.
+
+mod activation;
+mod affine;
+mod attention;
+mod cleanup;
+mod conv;
+mod layout;
+mod linear;
+mod norm;
+mod rewriter;
+mod softmax;
+#[cfg(test)]
+mod tests;
+
+use crate::graph::{Graph, TensorId};
+use rewriter::{NodeId, Rewriter};
+
+/// Looks at one node; true when it changed the graph.
+type Rewrite = fn(&mut Rewriter, NodeId) -> bool;
+
+const CLEANUP: &[Rewrite] = &[
+    cleanup::fold_constant,
+    cleanup::drop_identity,
+    cleanup::simplify_movement,
+    cleanup::merge_movement,
+    cleanup::lower_expand,
+    cleanup::raise_fake_quant,
+    cleanup::merge_duplicate,
+];
+
+/// Operations that exporters write in parts. They come before the affine folds, which would tear the parts apart.
+const FUNCTIONS: &[Rewrite] =
+    &[norm::normalization, norm::affine, activation::activation, softmax::softmax, softmax::drop_nan_guard];
+
+const LAYERS: &[Rewrite] = &[
+    linear::matmul_to_linear,
+    affine::sink,
+    linear::fold_bias,
+    linear::fold_scale,
+    linear::fold_input,
+    conv::fold_output,
+    conv::fold_input,
+];
+
+const ATTENTION: &[Rewrite] = &[attention::attention];
+
+/// Sweeps of one group, and rounds of all groups, after which the graph is taken as it is. Every rewrite leads towards
+/// fewer nodes or moves one nearer to its place, so that real models need a handful.
+const MAX_SWEEPS: usize = 64;
+
+/// Rewrites `graph` into fused operations: [`crate::graph::Op::Linear`], `LayerNorm`, `RmsNorm`, activations, `Softmax`
+/// and `Attention`. Names of inputs and outputs stay, as do their shapes.
+pub fn fuse(graph: Graph) -> Graph {
+    let mut rewriter = Rewriter::new(graph);
+    for _ in 0..MAX_SWEEPS {
+        let mut changed = false;
+        for group in [CLEANUP, FUNCTIONS, LAYERS, ATTENTION] {
+            changed |= exhaust(&mut rewriter, group);
+        }
+        if !changed {
+            break;
+        }
+    }
+    rewriter.finish()
+}
+
+/// Applies `group` until it changes nothing; true when it changed anything.
+fn exhaust(rewriter: &mut Rewriter, group: &[Rewrite]) -> bool {
+    for sweep in 0..MAX_SWEEPS {
+        let mut changed = false;
+        for id in 0..rewriter.end() {
+            for rewrite in group {
+                changed |= rewrite(rewriter, id);
+            }
+        }
+        if !changed {
+            return sweep > 0;
+        }
+    }
+    true
+}
+
+/// The two operands of a binary operation, the other way round.
+fn swapped(inputs: &[TensorId]) -> Option<(TensorId, TensorId)> {
+    match inputs {
+        &[a, b] => Some((b, a)),
+        _ => None,
+    }
+}
+
+/// Both orders of the operands of a commutative operation.
+fn orders(inputs: &[TensorId]) -> impl Iterator<Item = (TensorId, TensorId)> {
+    let pair = swapped(inputs);
+    pair.into_iter().flat_map(|(b, a)| [(a, b), (b, a)])
+}
+
+/// The shape to which two shapes broadcast.
+fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let dim = |shape: &[usize], d: usize| (d + shape.len()).checked_sub(rank).map_or(1, |i| shape[i]);
+    (0..rank)
+        .map(|d| match (dim(a, d), dim(b, d)) {
+            (x, y) if x == y || y == 1 => Some(x),
+            (1, y) => Some(y),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The permutation that moves the dimensions `last` behind all others.
+fn permutation_to_end(rank: usize, last: &[usize]) -> Vec<usize> {
+    (0..rank).filter(|d| !last.contains(d)).chain(last.iter().copied()).collect()
+}
+
+/// The permutation that undoes `perm`.
+fn inverse(perm: &[usize]) -> Vec<usize> {
+    let mut inverse = vec![0; perm.len()];
+    for (i, &p) in perm.iter().enumerate() {
+        inverse[p] = i;
+    }
+    inverse
+}
+
+/// `shape` with its dimensions in the order of `perm`.
+fn permuted(shape: &[usize], perm: &[usize]) -> Vec<usize> {
+    perm.iter().map(|&p| shape[p]).collect()
+}
