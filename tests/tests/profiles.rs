@@ -123,7 +123,10 @@ fn every_profile_follows_the_float_model() {
         (Profile::Ivit, Switch::On, 20.0),
         (Profile::Ivit, Switch::Off, 15.0),
     ] {
-        let sqnr = converted(profile, wide_exp, &samples).sqnr_db.unwrap();
+        let converted = converted(profile, wide_exp, &samples);
+        let bits = if wide_exp == Switch::On { "uses 16-bit exponentials" } else { "uses 8-bit exponentials" };
+        assert_eq!(converted.notes.iter().any(|note| note.contains(bits)), profile != Profile::Ivit);
+        let sqnr = converted.sqnr_db.unwrap();
         println!("{profile:?} {wide_exp:?}: {sqnr:.1} dB");
         assert!(sqnr >= least, "{profile:?} {wide_exp:?}: {sqnr} dB");
     }

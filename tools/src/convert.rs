@@ -17,8 +17,10 @@ use crate::program::Program;
 use crate::quantize::equalize::equalize;
 use crate::quantize::qdq;
 use crate::quantize::range::RangeMethod;
+use shiftformer::arith::exp::sum_error;
 use shiftformer::format::Profile;
 use shiftformer::kernels::Portable;
+use shiftformer::ops;
 use std::collections::HashMap;
 
 /// Bits of the weights.
@@ -261,6 +263,7 @@ pub fn convert(
     let arena = plan(&lowered.program);
     notes.extend(lowered.notes.iter().cloned());
     notes.extend(outliers(&site, &lowered.program));
+    notes.extend(exponentials_note(&lowered.program));
     if ivit && trials > 0 {
         let unremarked = pack(&lowered.program, &arena, &human(&site, &lowered, &arena, options, &[]), &[])?;
         let model = ModelFile::from_bytes(&unremarked)?;
@@ -586,6 +589,24 @@ pub fn real_inputs(graph: &Graph, samples: &[Vec<Values>], normalization: Option
             .collect()
     };
     samples.iter().enumerate().map(convert).collect()
+}
+
+/// Which exponentials the longest attention uses, and what they cost at worst.
+fn exponentials_note(program: &Program) -> Option<String> {
+    let rows = program.ops.iter().filter_map(|op| match op.op {
+        ops::Op::Attention(ops::attention::Attention { attention }) => Some(attention),
+        ops::Op::AttentionScores(ops::attention::AttentionScores { attention }) => Some(attention),
+        _ => None,
+    });
+    let longest = rows.max_by_key(|attention| attention.n_k)?;
+    let n = longest.n_k;
+    let percent = |wide| f64::from(sum_error(n, wide)) / 655.36;
+    let (bits, other) = if longest.wide_exp { (16, 8) } else { (8, 16) };
+    let (own, others) = (percent(longest.wide_exp), percent(!longest.wide_exp));
+    Some(format!(
+        "attention over {n} keys uses {bits}-bit exponentials: a weighted sum is off by at most {own:.1} % of the range of its \
+         values in the worst case ({others:.1} % with {other} bits)"
+    ))
 }
 
 /// Remarks on 8-bit tensors whose extremes lie far beyond what is usual in them.

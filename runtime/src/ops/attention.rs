@@ -531,3 +531,92 @@ impl Operator for AttentionValues {
         self.attention.batch * self.attention.heads * self.attention.blocks()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Random, Weights, run};
+    use super::*;
+    use crate::arith::exp::{MASKED, sum_error};
+    use std::vec::Vec;
+
+    const HEADS: u32 = 2;
+    const DIM: u32 = 8;
+
+    /// Heads inside rows of `[rows, HEADS * DIM]`.
+    fn params(n_q: u32, n_k: u32, wide_exp: bool, score_multiplier: i32) -> AttentionParams {
+        let view = HeadView { offset: 0, batch: 0, head: DIM, row: HEADS * DIM };
+        AttentionParams {
+            batch: 1,
+            heads: HEADS,
+            kv_group: 1,
+            n_q,
+            n_k,
+            head_dim: DIM,
+            v_dim: DIM,
+            wide_exp,
+            acc_shift: 0,
+            score_multiplier,
+            ratio_m: 24_000,
+            ratio_shift: 14,
+            zero_point: -3,
+            q: view,
+            k: view,
+            v: view,
+            out: view,
+            bias0: BiasView { offset: 0, batch: 0, head: 0, row: 0, column: 1 },
+            bias1: BiasView::NONE,
+        }
+    }
+
+    /// Softmax-weighted sums in floats, with the range of the values they are made of.
+    fn exact(p: &AttentionParams, operands: &[Vec<i32>; 4], row: u32, head: u32, column: u32) -> (f64, f64) {
+        let [q, k, v, bias] = operands;
+        let at = |row: u32, column: u32| (row * HEADS * DIM + head * DIM + column) as usize;
+        let score = |key: u32| {
+            let dot: i32 = (0..DIM).map(|d| q[at(row, d)] * k[at(key, d)]).sum();
+            (f64::from(dot) * f64::from(p.score_multiplier) / 2f64.powi(32) + f64::from(bias[key as usize])) / 256.0
+        };
+        let scores: Vec<f64> = (0..p.n_k).map(score).collect();
+        let max = scores.iter().copied().fold(f64::MIN, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp2()).collect();
+        let value = |key: u32| f64::from(v[at(key, column)]);
+        let sum: f64 = (0..p.n_k).map(|key| weights[key as usize] * value(key)).sum();
+        let (low, high) = (0..p.n_k).map(value).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+        (sum / weights.iter().sum::<f64>(), high - low)
+    }
+
+    #[test]
+    fn weighted_sums_are_within_the_derived_bound() {
+        let mut random = Random(12);
+        for (n_q, n_k) in [(1, 1), (3, 7), (6, 50), (5, 197), (2, 514)] {
+            // From nearly flat to nearly one-hot.
+            for multiplier in [1 << 10, 1 << 20, 1 << 27, i32::MAX] {
+                for wide in [false, true] {
+                    let p = params(n_q, n_k, wide, multiplier);
+                    let mut operand = |rows: u32| random.values(Dtype::I8, (rows * HEADS * DIM) as usize);
+                    let (q, k, v) = (operand(n_q), operand(n_k), operand(n_k));
+                    let mut bias: Vec<i32> = (0..n_k).map(|_| random.below(900) as i32 - 450).collect();
+                    bias.iter_mut().skip(1).step_by(5).for_each(|b| *b = i32::from(MASKED));
+                    let operands = [q, k, v, bias];
+                    let types = [Dtype::I8, Dtype::I8, Dtype::I8, Dtype::I16];
+                    let inputs: Vec<(Dtype, &[i32])> = types.into_iter().zip(operands.iter().map(Vec::as_slice)).collect();
+                    let len = (n_q * HEADS * DIM) as usize;
+                    let (_, y) = run(&Attention { attention: p }, &Weights::default(), &inputs, (Dtype::I8, len)).unwrap();
+                    let ratio = f64::from(p.ratio_m) / 2f64.powi(p.ratio_shift as i32);
+                    for (index, &y) in y.iter().enumerate() {
+                        let index = index as u32;
+                        let (row, head, column) = (index / DIM / HEADS, index / DIM % HEADS, index % DIM);
+                        let (exact, range) = exact(&p, &operands, row, head, column);
+                        let exact = exact * ratio;
+                        // Exponentials, the rounding of the scores, the division, the last rounding.
+                        let weights = f64::from(sum_error(n_k, wide)) / 65536.0 + 2f64.powf(1.0 / 256.0) - 1.0;
+                        let bound = range * ratio * weights + exact.abs() / 16384.0 + 0.5;
+                        let unlimited = exact + f64::from(p.zero_point);
+                        let error = f64::from(y) - unlimited.clamp(-128.0, 127.0);
+                        assert!(error.abs() <= bound, "n_k {n_k} wide {wide} {multiplier}: {y} {unlimited} {bound}");
+                    }
+                }
+            }
+        }
+    }
+}
