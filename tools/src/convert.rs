@@ -223,9 +223,10 @@ pub fn convert(
 ) -> Result<Converted, ConvertError> {
     let mut graph = graph.clone();
     check_weights(&graph)?;
-    let fixed = qdq::absorb(&mut graph)?;
     let ivit = options.profile == Profile::Ivit;
+    // First of all, so that whoever has the fused graph can number its tensors alike.
     let mut notes = if ivit { ivit::take_attention_apart(&mut graph) } else { Vec::new() };
+    let fixed = qdq::absorb(&mut graph)?;
     let data = real_inputs(&graph, samples, options.normalization)?;
     progress("calibrating");
     let second_moments = options.weights != WeightBits::Eight && !samples.is_empty();

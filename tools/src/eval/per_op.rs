@@ -4,11 +4,12 @@ use super::{EvalError, float_inputs, sample_bytes};
 use crate::data::Dataset;
 use crate::float_exec;
 use crate::graph::{Graph, TensorId};
+use crate::ivit;
 use crate::metrics::sqnr_db;
 use crate::model_file::{ModelFile, dequantize, integers};
 use crate::pack::HumanTensor;
 use serde::Serialize;
-use shiftformer::format::{NO_TENSOR, TensorRecord};
+use shiftformer::format::{NO_TENSOR, Profile, TensorRecord};
 use shiftformer::kernels::Portable;
 use shiftformer::ops::OpKind;
 use shiftformer::{Model, Observer, RunFault, Session};
@@ -102,6 +103,12 @@ struct Sums {
 /// [`EvalError`], the first met.
 pub fn per_op(model: &ModelFile, graph: &Graph, data: &Dataset, selection: &[usize]) -> Result<Vec<OpError>, EvalError> {
     let opened = model.open::<Portable>().map_err(crate::backend::BackendError::from)?;
+    let mut graph = graph.clone();
+    if opened.profile() == Profile::Ivit {
+        // As the converter did: the parts are tensors of their own.
+        ivit::take_attention_apart(&mut graph);
+    }
+    let graph = &graph;
     let sources = sources(model, graph, &opened);
     let mut sums: HashMap<usize, Sums> = HashMap::new();
     for &sample in selection {
@@ -243,7 +250,7 @@ fn cause(error: &OpError, kind: OpKind, clip_share: f64) -> Cause {
         return Cause::Inherited;
     }
     match kind {
-        OpKind::Attention | OpKind::AttentionExp | OpKind::Softmax => Cause::SoftmaxTail,
+        OpKind::Attention | OpKind::AttentionExp | OpKind::Softmax | OpKind::Shiftmax => Cause::SoftmaxTail,
         _ => Cause::Arithmetic,
     }
 }
