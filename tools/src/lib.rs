@@ -10,6 +10,7 @@ pub mod fit;
 pub mod float_exec;
 pub mod fuse;
 pub mod graph;
+pub mod import;
 pub mod ivit;
 pub mod lower;
 pub mod metrics;

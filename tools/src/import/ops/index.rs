@@ -1,0 +1,336 @@
+//! Indexing: gather, scatter and what is computed of constants only.
+
+use super::super::builder::Builder;
+use super::super::node::{Call, OpResult, Outputs, axis_index, invalid, one, unsupported};
+use crate::graph::{Data, DataType, Op, TensorId, contiguous_strides};
+
+/// `index`, which may count from the end, below `size`.
+fn position(index: i64, size: usize) -> OpResult<usize> {
+    let positive = if index < 0 { index.saturating_add(size as i64) } else { index };
+    match usize::try_from(positive) {
+        Ok(positive) if positive < size => Ok(positive),
+        _ => invalid(format!("index {index} is outside a dimension of {size}")),
+    }
+}
+
+pub fn gather(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let (x, indices) = (call.input(0)?, call.input(1)?);
+    let axis = axis_index(call.int_or("axis", 0)?, builder.rank(x))?;
+    one(take(builder, x, indices, axis)?)
+}
+
+/// `x` with dimension `axis` replaced by the dimensions of `indices`. Constant indices at equal distances give a slice.
+pub fn take(builder: &mut Builder, x: TensorId, indices: TensorId, axis: usize) -> OpResult<TensorId> {
+    let shape = builder.shape(x);
+    let mut out = shape[..axis].to_vec();
+    out.extend(builder.graph.shape(indices));
+    out.extend(&shape[axis + 1..]);
+    let Some(Data::Int(values)) = builder.graph.constant(indices) else {
+        if builder.dtype(indices) != DataType::Int {
+            return invalid("indices must be integers");
+        }
+        return builder.emit(Op::Gather { axis }, &[x, indices], out);
+    };
+    let places = values.iter().map(|&i| position(i, shape[axis])).collect::<OpResult<Vec<_>>>()?;
+    if let Some((start, step)) = progression(&places).filter(|_| !builder.is_constant(x)) {
+        let (mut starts, mut steps, mut sliced) = (vec![0; shape.len()], vec![1; shape.len()], shape.clone());
+        (starts[axis], steps[axis], sliced[axis]) = (start, step, places.len());
+        let part = builder.slice(x, starts, steps, sliced)?;
+        return builder.reshape(part, &out);
+    }
+    let indices_shape = builder.shape(indices);
+    let indices = builder.constant(&indices_shape, Data::Int(places.into_iter().map(|i| i as i64).collect()))?;
+    builder.emit(Op::Gather { axis }, &[x, indices], out)
+}
+
+/// First element and difference of an arithmetic progression.
+fn progression(places: &[usize]) -> Option<(usize, isize)> {
+    let start = *places.first()?;
+    let step = if places.len() > 1 { places[1] as isize - start as isize } else { 1 };
+    let even = step != 0 && places.windows(2).all(|pair| pair[1] as isize - pair[0] as isize == step);
+    even.then_some((start, step))
+}
+
+/// Element `places[i]` of `x` in row-major order, in the shape `out`.
+fn take_elements(builder: &mut Builder, x: TensorId, places: Vec<i64>, out: &[usize]) -> OpResult<TensorId> {
+    let count = builder.graph.shape(x).iter().product();
+    let flat = builder.reshape(x, &[count])?;
+    let indices = builder.constant(out, Data::Int(places))?;
+    builder.emit(Op::Gather { axis: 0 }, &[flat, indices], out.to_vec())
+}
+
+/// Each index tuple of `shape` in row-major order.
+fn for_each_index(shape: &[usize], mut visit: impl FnMut(&[usize]) -> OpResult<()>) -> OpResult<()> {
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let mut index = vec![0; shape.len()];
+    loop {
+        visit(&index)?;
+        let Some(d) = (0..shape.len()).rev().find(|&d| index[d] + 1 < shape[d]) else { return Ok(()) };
+        index[d] += 1;
+        index[d + 1..].fill(0);
+    }
+}
+
+/// Where each element of `indices` points in a tensor of `shape`, for GatherElements and ScatterElements.
+fn element_places(indices: &[i64], indices_shape: &[usize], shape: &[usize], axis: usize) -> OpResult<Vec<usize>> {
+    let fits = indices_shape.len() == shape.len() && (0..shape.len()).all(|d| d == axis || indices_shape[d] <= shape[d]);
+    if !fits {
+        return invalid(format!("indices of shape {indices_shape:?} do not fit a tensor of shape {shape:?}"));
+    }
+    let strides = contiguous_strides(shape);
+    let mut places = Vec::with_capacity(indices.len());
+    for_each_index(indices_shape, |index| {
+        let along = position(indices[places.len()], shape[axis])?;
+        places.push((0..shape.len()).map(|d| strides[d] * if d == axis { along } else { index[d] }).sum());
+        Ok(())
+    })?;
+    Ok(places)
+}
+
+/// Where each tuple of `indices [.., depth]` points in a tensor of `shape` behind `skip` leading batch dimensions: the
+/// first element of a run of the remaining dimensions.
+fn tuple_places(indices: &[i64], depth: usize, shape: &[usize], skip: usize, per_batch: usize) -> OpResult<Vec<usize>> {
+    if depth == 0 || skip + depth > shape.len() {
+        return invalid(format!("index tuples of {depth} do not fit a tensor of shape {shape:?}"));
+    }
+    let strides = contiguous_strides(shape);
+    let batch_stride: usize = shape[skip..].iter().product();
+    let tuples = indices.chunks_exact(depth).enumerate();
+    tuples
+        .map(|(i, tuple)| {
+            let mut place = i / per_batch.max(1) * batch_stride;
+            for (d, &index) in tuple.iter().enumerate() {
+                place += position(index, shape[skip + d])? * strides[skip + d];
+            }
+            Ok(place)
+        })
+        .collect()
+}
+
+const CONSTANT_INDICES: &str = "the indices of this operator (Gather takes computed ones)";
+
+pub fn gather_elements(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let (x, indices) = (call.input(0)?, call.input(1)?);
+    let axis = axis_index(call.int_or("axis", 0)?, builder.rank(x))?;
+    let values = builder.ints(indices, CONSTANT_INDICES)?;
+    let out = builder.shape(indices);
+    builder.charge(values.len())?;
+    let places = element_places(&values, &out, builder.graph.shape(x), axis)?;
+    one(take_elements(builder, x, places.into_iter().map(|p| p as i64).collect(), &out)?)
+}
+
+pub fn gather_nd(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let (x, indices) = (call.input(0)?, call.input(1)?);
+    let skip = usize::try_from(call.int_or("batch_dims", 0)?).unwrap_or(usize::MAX);
+    let values = builder.ints(indices, CONSTANT_INDICES)?;
+    let (shape, indices_shape) = (builder.shape(x), builder.shape(indices));
+    let Some((&depth, tuples)) = indices_shape.split_last() else { return invalid("indices must have a dimension") };
+    if skip > tuples.len() || shape.get(..skip) != tuples.get(..skip) || skip.saturating_add(depth) > shape.len() {
+        return invalid(format!("indices of shape {indices_shape:?} do not fit a tensor of shape {shape:?}"));
+    }
+    let starts = tuple_places(&values, depth, &shape, skip, tuples[skip..].iter().product())?;
+    let rest = &shape[skip + depth..];
+    let run: usize = rest.iter().product();
+    let mut out = tuples.to_vec();
+    out.extend(rest);
+    let count = builder.checked_count(&out)?;
+    builder.charge(count)?;
+    let places = starts.iter().flat_map(|&start| (start..start + run).map(|p| p as i64)).collect();
+    one(take_elements(builder, x, places, &out)?)
+}
+
+/// `x` with `updates[i]` at `places[i]`; elements of both are picked from one row.
+fn put_elements(builder: &mut Builder, x: TensorId, updates: TensorId, places: impl Iterator<Item = usize>) -> OpResult<TensorId> {
+    let shape = builder.shape(x);
+    let count: usize = shape.iter().product();
+    let updated: usize = builder.graph.shape(updates).iter().product();
+    builder.charge(count + updated)?;
+    let mut source: Vec<i64> = (0..count as i64).collect();
+    for (i, place) in places.enumerate() {
+        source[place] = (count + i) as i64;
+    }
+    let flat = builder.reshape(x, &[count])?;
+    let flat_updates = builder.reshape(updates, &[updated])?;
+    let both = builder.concat(&[flat, flat_updates], 0)?;
+    take_elements(builder, both, source, &shape)
+}
+
+fn plain_scatter(call: &Call) -> OpResult<()> {
+    match call.text_or("reduction", "none")?.as_str() {
+        "none" => Ok(()),
+        other => unsupported(format!("reduction `{other}`; nearest: `none`")),
+    }
+}
+
+pub fn scatter_elements(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    plain_scatter(call)?;
+    let (x, indices, updates) = (call.input(0)?, call.input(1)?, call.input(2)?);
+    let axis = axis_index(call.int_or("axis", 0)?, builder.rank(x))?;
+    let values = builder.ints(indices, CONSTANT_INDICES)?;
+    let shape = builder.shape(indices);
+    if builder.graph.shape(updates) != shape {
+        return invalid("indices and updates differ in shape");
+    }
+    let places = element_places(&values, &shape, builder.graph.shape(x), axis)?;
+    one(put_elements(builder, x, updates, places.into_iter())?)
+}
+
+pub fn scatter_nd(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    plain_scatter(call)?;
+    let (x, indices, updates) = (call.input(0)?, call.input(1)?, call.input(2)?);
+    let values = builder.ints(indices, CONSTANT_INDICES)?;
+    let (shape, indices_shape) = (builder.shape(x), builder.shape(indices));
+    let Some((&depth, tuples)) = indices_shape.split_last() else { return invalid("indices must have a dimension") };
+    let starts = tuple_places(&values, depth, &shape, 0, usize::MAX)?;
+    let mut expected = tuples.to_vec();
+    expected.extend(&shape[depth..]);
+    if builder.graph.shape(updates) != expected {
+        return invalid(format!("updates must have the shape {expected:?}"));
+    }
+    let run: usize = shape[depth..].iter().product();
+    let places = starts.into_iter().flat_map(move |start| start..start + run);
+    one(put_elements(builder, x, updates, places)?)
+}
+
+/// The upper or lower triangle of the last two dimensions, zeros elsewhere.
+pub fn trilu(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let shape = builder.shape(x);
+    let [.., rows, columns] = shape[..] else { return invalid("the operand must be a matrix") };
+    let k = match call.optional(1) {
+        Some(id) => builder.ints(id, "the diagonal")?.first().copied().unwrap_or(0),
+        None => 0,
+    };
+    let upper = call.int_or("upper", 1)? != 0;
+    builder.charge(rows * columns)?;
+    let kept = (0..rows * columns).map(|i| {
+        let distance = (i % columns) as i64 - (i / columns) as i64;
+        if upper { distance >= k } else { distance <= k }
+    });
+    let mask = builder.constant(&[rows, columns], Data::Bool(kept.collect()))?;
+    let zero = match builder.dtype(x) {
+        DataType::Float => Data::Float(vec![0.0]),
+        DataType::Int => Data::Int(vec![0]),
+        DataType::Bool => Data::Bool(vec![false]),
+    };
+    let zero = builder.constant(&[], zero)?;
+    one(builder.select(mask, x, zero)?)
+}
+
+/// The operand's value, which this operator needs.
+fn known<'b>(builder: &'b Builder, id: TensorId, nearest: &str) -> OpResult<&'b Data> {
+    match builder.graph.constant(id) {
+        Some(data) => Ok(data),
+        None => unsupported(format!("only of constants; nearest: {nearest}")),
+    }
+}
+
+pub fn non_zero(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let values = known(builder, x, "Where with a mask")?.to_f32();
+    let shape = builder.shape(x);
+    let mut found: Vec<Vec<i64>> = vec![Vec::new(); shape.len()];
+    let mut element = 0;
+    for_each_index(&shape, |index| {
+        if values[element] != 0.0 {
+            found.iter_mut().zip(index).for_each(|(row, &i)| row.push(i as i64));
+        }
+        element += 1;
+        Ok(())
+    })?;
+    let count = found.first().map_or(usize::from(values.first().is_some_and(|&v| v != 0.0)), Vec::len);
+    builder.charge(count * shape.len())?;
+    one(builder.constant(&[shape.len(), count], Data::Int(found.concat()))?)
+}
+
+pub fn one_hot(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let (indices, depth, values) = (call.input(0)?, call.input(1)?, call.input(2)?);
+    let depth = builder.float_value(depth, "the depth")?;
+    let depth = builder.checked_count(&[depth as usize])?;
+    let [off, on] = builder.floats(values, "the values")?[..] else { return invalid("two values are expected") };
+    let mut shape = builder.shape(indices);
+    let axis = axis_index(call.int_or("axis", -1)?, shape.len() + 1)?;
+    // Rows of a table, so that computed indices work too; the row then moves to its axis.
+    builder.charge(depth.saturating_mul(depth))?;
+    builder.checked_count(&[depth, depth])?;
+    let table = (0..depth * depth).map(|i| if i / depth == i % depth { on } else { off }).collect();
+    let table = builder.constant(&[depth, depth], Data::Float(table))?;
+    let indices = builder.cast(indices, DataType::Int)?;
+    let rows = take(builder, table, indices, 0)?;
+    shape.push(depth);
+    let mut perm: Vec<usize> = (0..shape.len() - 1).collect();
+    perm.insert(axis, shape.len() - 1);
+    one(builder.transpose(rows, &perm)?)
+}
+
+/// Offset of the first element and distance along `axis` of every line of a tensor.
+fn lines(shape: &[usize], axis: usize) -> (Vec<usize>, usize) {
+    let stride = contiguous_strides(shape)[axis];
+    let block = stride * shape[axis];
+    let total: usize = shape.iter().product();
+    let starts = (0..total / block.max(1)).flat_map(|b| (0..stride).map(move |i| b * block + i));
+    (starts.collect(), stride)
+}
+
+pub fn cumulative_sum(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let shape = builder.shape(x);
+    let axis = builder.ints(call.input(1)?, "the axis")?.first().copied().unwrap_or(0);
+    let axis = axis_index(axis, shape.len())?;
+    let (exclusive, reverse) = (call.int_or("exclusive", 0)? != 0, call.int_or("reverse", 0)? != 0);
+    let (starts, stride) = lines(&shape, axis);
+    let order = |i: usize| if reverse { shape[axis] - 1 - i } else { i };
+    let mut data = known(builder, x, "MatMul with a triangular matrix")?.clone();
+    builder.charge(data.len())?;
+    macro_rules! accumulate {
+        ($values:expr, $zero:expr, $add:expr) => {
+            for start in starts {
+                let mut sum = $zero;
+                for i in 0..shape[axis] {
+                    let value = &mut $values[start + order(i) * stride];
+                    let next = $add(sum, *value);
+                    *value = if exclusive { sum } else { next };
+                    sum = next;
+                }
+            }
+        };
+    }
+    match &mut data {
+        Data::Float(values) => accumulate!(values, 0.0f32, |a, b| a + b),
+        Data::Int(values) => accumulate!(values, 0i64, i64::wrapping_add),
+        Data::Bool(_) => return invalid("does not take booleans"),
+    }
+    one(builder.constant(&shape, data)?)
+}
+
+pub fn arg_extreme(builder: &mut Builder, call: &Call, greatest: bool) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let mut shape = builder.shape(x);
+    let axis = axis_index(call.int_or("axis", 0)?, shape.len())?;
+    let last = call.int_or("select_last_index", 0)? != 0;
+    let values = known(builder, x, "take the scores as the output and pick on the host")?.to_f32();
+    let (starts, stride) = lines(&shape, axis);
+    if shape[axis] == 0 {
+        return invalid("the dimension is empty");
+    }
+    let best = |start: usize| {
+        let mut best = 0;
+        for i in 1..shape[axis] {
+            let (value, record) = (values[start + i * stride], values[start + best * stride]);
+            let better = if greatest { value > record } else { value < record };
+            if better || last && value == record {
+                best = i;
+            }
+        }
+        best as i64
+    };
+    let found = starts.into_iter().map(best).collect();
+    if call.int_or("keepdims", 1)? != 0 {
+        shape[axis] = 1;
+    } else {
+        shape.remove(axis);
+    }
+    one(builder.constant(&shape, Data::Int(found))?)
+}

@@ -1,0 +1,161 @@
+//! Normalizations.
+
+use super::super::builder::{Builder, broadcast};
+use super::super::node::{Call, OpResult, Outputs, axis_index, invalid, one, unsupported};
+use crate::graph::{Binary, Data, Op, Reduce, TensorId, Unary};
+
+/// LayerNorm, or RMSNorm where `rms`, over the dimensions of `x` from `axis` on.
+pub fn normalize(builder: &mut Builder, x: TensorId, axis: usize, gamma: Option<TensorId>, beta: Option<TensorId>, eps: f32, rms: bool) -> OpResult<TensorId> {
+    let shape = builder.shape(x);
+    let n: usize = shape[axis..].iter().product();
+    let mut flat_shape = shape[..axis].to_vec();
+    flat_shape.push(n);
+    let mut inputs = vec![builder.reshape(x, &flat_shape)?];
+    let scaled = gamma.map(|gamma| weights(builder, gamma, &shape[axis..])).transpose()?.flatten();
+    let shifted = beta.map(|beta| weights(builder, beta, &shape[axis..])).transpose()?.flatten();
+    // The node takes a beta only behind a gamma, and both only as constants.
+    let fused = match (gamma, scaled, beta, shifted) {
+        (_, Some(gamma), None, _) => vec![gamma],
+        (_, Some(gamma), _, Some(beta)) if !rms => vec![gamma, beta],
+        _ => vec![],
+    };
+    inputs.extend(&fused);
+    let op = if rms { Op::RmsNorm { eps } } else { Op::LayerNorm { eps } };
+    let y = builder.emit(op, &inputs, flat_shape)?;
+    let mut y = builder.reshape(y, &shape)?;
+    if fused.is_empty() {
+        if let Some(gamma) = gamma {
+            y = builder.binary(Binary::Mul, y, gamma)?;
+        }
+    }
+    if fused.len() < 2 {
+        if let Some(beta) = beta {
+            y = builder.binary(Binary::Add, y, beta)?;
+        }
+    }
+    Ok(y)
+}
+
+/// The constant `id` as one value for each element of `shape`.
+fn weights(builder: &mut Builder, id: TensorId, shape: &[usize]) -> OpResult<Option<TensorId>> {
+    if broadcast(builder.graph.shape(id), shape)? != shape || !builder.is_constant(id) {
+        return Ok(None);
+    }
+    let name = builder.graph.tensors[id].name.clone();
+    let full = builder.expand(id, shape)?;
+    let flat = builder.reshape(full, &[shape.iter().product()])?;
+    builder.graph.tensors[flat].name = name;
+    Ok(Some(flat))
+}
+
+pub fn layer(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let axis = axis_index(call.int_or("axis", -1)?, builder.rank(x))?;
+    let eps = call.float_or("epsilon", 1e-5)?;
+    one(normalize(builder, x, axis, call.optional(1), call.optional(2), eps, false)?)
+}
+
+pub fn rms(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let axis = axis_index(call.int_or("axis", -1)?, builder.rank(x))?;
+    let eps = call.float_or("epsilon", 1e-5)?;
+    one(normalize(builder, x, axis, call.optional(1), None, eps, true)?)
+}
+
+/// A value per channel as `[c, 1, ..]`, for a tensor of `rank` dimensions with channels second.
+fn per_channel(builder: &mut Builder, id: TensorId, rank: usize) -> OpResult<TensorId> {
+    let [channels] = builder.shape(id)[..] else { return invalid("one value per channel is expected") };
+    let mut shape = vec![1; rank.saturating_sub(1)];
+    match shape.first_mut() {
+        Some(first) => *first = channels,
+        None => return invalid("the operand has no channels"),
+    }
+    builder.reshape(id, &shape)
+}
+
+fn scale_and_shift(builder: &mut Builder, x: TensorId, gamma: TensorId, beta: TensorId) -> OpResult<TensorId> {
+    let rank = builder.rank(x);
+    let (gamma, beta) = (per_channel(builder, gamma, rank)?, per_channel(builder, beta, rank)?);
+    let scaled = builder.binary(Binary::Mul, x, gamma)?;
+    builder.binary(Binary::Add, scaled, beta)
+}
+
+/// `x * a + b` with `a = gamma / sqrt(variance + eps)` and `b = beta - mean * a`.
+pub fn batch(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    if call.int_or("training_mode", 0)? != 0 {
+        return unsupported("training mode; export the model in evaluation mode");
+    }
+    let x = call.input(0)?;
+    let param = |index, what| builder.floats(call.input(index)?, what);
+    let (gamma, beta) = (param(1, "the scale")?, param(2, "the bias")?);
+    let (mean, variance) = (param(3, "the mean")?, param(4, "the variance")?);
+    let channels = builder.graph.shape(x).get(1).copied().unwrap_or(1);
+    if [&gamma, &beta, &mean, &variance].iter().any(|v| v.len() != channels) {
+        return invalid(format!("{channels} values per parameter are expected"));
+    }
+    let eps = f64::from(call.float_or("epsilon", 1e-5)?);
+    let factor: Vec<f64> = gamma.iter().zip(&variance).map(|(&g, &v)| f64::from(g) / (f64::from(v) + eps).sqrt()).collect();
+    let offset = beta.iter().zip(&mean).zip(&factor).map(|((&b, &m), f)| (f64::from(b) - f64::from(m) * f) as f32).collect();
+    if factor.iter().any(|f| !f.is_finite()) {
+        return invalid("a variance is negative or not finite");
+    }
+    let factor = builder.constant(&[channels], Data::Float(factor.iter().map(|&f| f as f32).collect()))?;
+    let offset = builder.constant(&[channels], Data::Float(offset))?;
+    one(scale_and_shift(builder, x, factor, offset)?)
+}
+
+/// LayerNorm over each of `groups` groups of channels.
+fn grouped(builder: &mut Builder, x: TensorId, groups: usize, eps: f32) -> OpResult<TensorId> {
+    let shape = builder.shape(x);
+    let [batch, channels, rest @ ..] = &shape[..] else { return invalid("the operand has no channels") };
+    if groups == 0 || channels % groups != 0 {
+        return invalid(format!("{channels} channels do not split into {groups} groups"));
+    }
+    let row = channels / groups * rest.iter().product::<usize>();
+    let rows = builder.reshape(x, &[*batch, groups, row])?;
+    let normal = normalize(builder, rows, 2, None, None, eps, false)?;
+    builder.reshape(normal, &shape)
+}
+
+pub fn instance(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let channels = builder.graph.shape(x).get(1).copied().unwrap_or(0);
+    let normal = grouped(builder, x, channels, call.float_or("epsilon", 1e-5)?)?;
+    one(scale_and_shift(builder, normal, call.input(1)?, call.input(2)?)?)
+}
+
+pub fn group(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let groups = usize::try_from(call.int_or("num_groups", 0)?).unwrap_or(0);
+    let normal = grouped(builder, x, groups, call.float_or("epsilon", 1e-5)?)?;
+    let channels = builder.graph.shape(x)[1];
+    let mut weights = [call.input(1)?, call.input(2)?];
+    if call.version < 21 {
+        // One value per group.
+        for id in &mut weights {
+            let column = builder.reshape(*id, &[groups, 1])?;
+            let repeated = builder.expand(column, &[groups, channels / groups])?;
+            *id = builder.reshape(repeated, &[channels])?;
+        }
+    }
+    one(scale_and_shift(builder, normal, weights[0], weights[1])?)
+}
+
+/// `x` divided by its norm along an axis.
+pub fn lp(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let axis = axis_index(call.int_or("axis", -1)?, builder.rank(x))?;
+    let norm = match call.int_or("p", 2)? {
+        1 => {
+            let size = builder.unary(Unary::Abs, x)?;
+            builder.reduce(Reduce::Sum, size, vec![axis], true)?
+        }
+        2 => {
+            let square = builder.binary(Binary::Mul, x, x)?;
+            let sum = builder.reduce(Reduce::Sum, square, vec![axis], true)?;
+            builder.unary(Unary::Sqrt, sum)?
+        }
+        p => return unsupported(format!("norm of order {p}; nearest: 1 and 2")),
+    };
+    one(builder.binary(Binary::Div, x, norm)?)
+}
