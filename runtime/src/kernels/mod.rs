@@ -138,6 +138,56 @@ pub struct ScoreScale {
     pub multiplier: i32,
 }
 
+/// Query rows of one head against all its keys: see [`crate::ops::attention`] for the formula.
+#[derive(Clone, Copy)]
+pub struct AttentionJob<'a> {
+    /// `[rows, head_dim]`, rows `q_stride` elements apart.
+    pub q: &'a [i8],
+    /// `[n_k, head_dim]`, rows `k_stride` apart.
+    pub k: &'a [i8],
+    /// `[n_k, v_dim]`, rows `v_stride` apart.
+    pub v: &'a [i8],
+    /// Query rows.
+    pub rows: usize,
+    /// Keys.
+    pub n_k: usize,
+    /// Width of a query and of a key.
+    pub head_dim: usize,
+    /// Width of a value and of an output row.
+    pub v_dim: usize,
+    /// Elements between rows of `q`.
+    pub q_stride: usize,
+    /// Elements between rows of `k`.
+    pub k_stride: usize,
+    /// Elements between rows of `v`.
+    pub v_stride: usize,
+    /// Elements between rows of the output.
+    pub out_stride: usize,
+    /// Sums to scores.
+    pub scale: ScoreScale,
+    /// Added to the scores.
+    pub biases: [Option<ScoreBias<'a>>; 2],
+    /// 16-bit exponentials instead of 8-bit.
+    pub wide_exp: bool,
+    /// See [`RowScale::new`].
+    pub ratio_m: u32,
+    /// See [`RowScale::new`].
+    pub ratio_shift: u32,
+    /// Zero point of the output.
+    pub zero_point: i32,
+}
+
+/// A bias of scores: that of query row `i` and key `j` is at `i * row + j * column`.
+#[derive(Clone, Copy)]
+pub struct ScoreBias<'a> {
+    /// From the bias of the first query row and key on.
+    pub values: &'a [i16],
+    /// Elements between query rows; 0 repeats.
+    pub row: usize,
+    /// Elements between keys; 0 repeats.
+    pub column: usize,
+}
+
 /// Exponentials of one row, in the width the operator asks for.
 pub enum ExpRow<'a> {
     /// Largest value 255.
@@ -241,6 +291,17 @@ pub trait Kernels: 'static {
     /// `out[c][r] = x[r][c]` for `rows` x `cols` elements; the rest of each output row, up to `out_stride`, becomes 0.
     fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
         portable::transpose(x, x_stride, rows, cols, out, out_stride);
+    }
+
+    /// Whether [`attention`](Self::attention) may take a job.
+    const ATTENDS: bool = false;
+
+    /// Attention of many query rows of a head at once, where the kernels have memory of their own for it (a host's
+    /// stack). `false`: nothing was written, the operator goes on in blocks of [`ROW_BLOCK`] rows. The answer does not
+    /// depend on `rows`.
+    fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
+        let _ = (job, out);
+        false
     }
 
     /// LayerNorm or RMSNorm of one row.

@@ -10,6 +10,7 @@ const PANEL_GROUP_8: usize = PANEL * GROUP;
 const PANEL_GROUP_4: usize = PANEL * GROUP / 2;
 
 /// [`super::Kernels::linear`].
+#[inline(always)]
 pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
     match out {
         LinearOut::I8 { out, lut } => linear_rows(job, x, out, |acc, ch, out| {
@@ -143,6 +144,7 @@ pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]
 }
 
 /// [`super::Kernels::scale_scores`].
+#[inline(always)]
 pub fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
     for s in scores {
         *s = requant::mulhi_round(*s << scale.acc_shift, scale.multiplier);
@@ -150,6 +152,7 @@ pub fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
 }
 
 /// [`super::Kernels::exp_row`].
+#[inline(always)]
 pub fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
     let max = scores.iter().copied().fold(i32::MIN, i32::max);
     let distance = |s: i32| max.wrapping_sub(s) as u32;
@@ -172,6 +175,7 @@ pub fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
 }
 
 /// [`super::Kernels::scale_row`].
+#[inline(always)]
 pub fn scale_row(acc: &[i32], scale: exp::RowScale, zero_point: i32, out: &mut [i8]) {
     for (&acc, out) in acc.iter().zip(out) {
         *out = requant::sat_i8(zero_point.wrapping_add(scale.apply(acc)));
@@ -179,6 +183,7 @@ pub fn scale_row(acc: &[i32], scale: exp::RowScale, zero_point: i32, out: &mut [
 }
 
 /// [`super::Kernels::transpose`].
+#[inline(always)]
 pub fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
     for (col, out) in out.chunks_mut(out_stride.max(1)).take(cols).enumerate() {
         let (body, pad) = out.split_at_mut(rows.min(out.len()));
@@ -193,6 +198,7 @@ pub fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut 
 }
 
 /// [`super::Kernels::norm_row`].
+#[inline(always)]
 pub fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
     match x {
         NormRow::I8(x) => norm_row_of(job, x, out),
@@ -200,6 +206,7 @@ pub fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
     }
 }
 
+#[inline(always)]
 fn norm_row_of<T: Copy + Into<i32>>(job: &NormJob<'_>, x: &[T], out: NormOut<'_>) {
     let row = norm::RowNorm::new(x.iter().map(|&v| v.into()), x.len() as u32, job.rms, job.eps);
     let affine = job.gamma.iter().zip(job.beta);
@@ -218,6 +225,7 @@ fn norm_row_of<T: Copy + Into<i32>>(job: &NormJob<'_>, x: &[T], out: NormOut<'_>
 }
 
 /// [`super::Kernels::lut_in_place`].
+#[inline(always)]
 pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
     for value in data {
         *value = lut_value(table, *value);
@@ -225,6 +233,7 @@ pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
 }
 
 /// [`super::Kernels::add_i16_in_place`].
+#[inline(always)]
 pub fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
     for (out, &b) in out.iter_mut().zip(b) {
         let sum = (i32::from(*out) * ma).wrapping_add(i32::from(b) * mb).wrapping_add(bias);

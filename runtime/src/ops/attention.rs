@@ -13,7 +13,7 @@
 use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::exp::RowScale;
 use crate::format::op_params;
-use crate::kernels::{DotJob, ExpRow, Kernels, ROW_BLOCK, ScoreScale, linear_scratch_bytes};
+use crate::kernels::{AttentionJob, DotJob, ExpRow, Kernels, ROW_BLOCK, ScoreBias, ScoreScale, linear_scratch_bytes};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -107,10 +107,13 @@ impl BiasView {
     /// A view that is not used.
     pub const NONE: BiasView = BiasView { offset: 0, batch: 0, head: 0, row: 0, column: 0 };
 
-    fn add(&self, bias: &[i16], unit: Unit, scores: &mut [i32]) {
+    fn start(&self, unit: Unit) -> usize {
         let at = |stride: u32, index: u32| stride as usize * index as usize;
-        let start = self.offset as usize + at(self.batch, unit.batch) + at(self.head, unit.head) + at(self.row, unit.row);
-        let row = bias.get(start..).unwrap_or(&[]);
+        self.offset as usize + at(self.batch, unit.batch) + at(self.head, unit.head) + at(self.row, unit.row)
+    }
+
+    fn add(&self, bias: &[i16], unit: Unit, scores: &mut [i32]) {
+        let row = bias.get(self.start(unit)..).unwrap_or(&[]);
         if self.column == 0 {
             let value = row.first().copied().unwrap_or(0);
             scores.iter_mut().for_each(|s| *s = s.wrapping_add(i32::from(value)));
@@ -189,6 +192,23 @@ impl AttentionParams {
         (self.n_k as usize).next_multiple_of(16)
     }
 
+    /// Query rows from `first` on, and the keys of its head.
+    fn queries_and_keys<'a>(&self, inputs: &Inputs<'a>, first: Unit) -> Result<(&'a [i8], &'a [i8]), RunFault> {
+        let kv_head = first.head.checked_div(self.kv_group).unwrap_or(0);
+        let q_start = self.q.start(first.batch, first.head) + first.row as usize * self.q.row as usize;
+        let q = inputs.get::<i8>(0)?.get(q_start..).ok_or(RunFault::Memory)?;
+        let k = inputs.get::<i8>(1)?.get(self.k.start(first.batch, kv_head)..).ok_or(RunFault::Memory)?;
+        Ok((q, k))
+    }
+
+    /// The biases there are, with their views.
+    fn biases<'a>(&self, inputs: &Inputs<'a>) -> [Option<(&'a [i16], BiasView)>; 2] {
+        [(3, self.bias0), (4, self.bias1)].map(|(index, view)| match inputs.record(index) {
+            Some(_) => inputs.get::<i16>(index).ok().map(|bias| (bias, view)),
+            None => None,
+        })
+    }
+
     /// Scores of `rows` query rows from row `first`, scaled and biased, into `to`.
     fn scores<B: Kernels>(
         &self,
@@ -197,11 +217,7 @@ impl AttentionParams {
         rows: usize,
         to: ScoreRows<'_>,
     ) -> Result<(), RunFault> {
-        let (q, k) = (inputs.get::<i8>(0)?, inputs.get::<i8>(1)?);
-        let kv_head = first.head.checked_div(self.kv_group).unwrap_or(0);
-        let q_start = self.q.start(first.batch, first.head) + first.row as usize * self.q.row as usize;
-        let q = q.get(q_start..).ok_or(RunFault::Memory)?;
-        let k = k.get(self.k.start(first.batch, kv_head)..).ok_or(RunFault::Memory)?;
+        let (q, k) = self.queries_and_keys(inputs, first)?;
         let job = DotJob {
             rows,
             cols: self.n_k as usize,
@@ -212,10 +228,7 @@ impl AttentionParams {
         };
         let scale = ScoreScale { acc_shift: self.acc_shift, multiplier: self.score_multiplier };
         B::scores(&job, scale, q, k, to.scores, to.scratch);
-        let biases = [(3, self.bias0), (4, self.bias1)].map(|(index, view)| match inputs.record(index) {
-            Some(_) => inputs.get::<i16>(index).ok().map(|bias| (bias, view)),
-            None => None,
-        });
+        let biases = self.biases(inputs);
         for (row, scores) in to.scores.chunks_mut(to.stride.max(1)).take(rows).enumerate() {
             let Some(scores) = scores.get_mut(..self.n_k as usize) else { continue };
             for (bias, view) in biases.iter().flatten() {
@@ -254,11 +267,76 @@ impl AttentionParams {
         DotJob { rows, cols: self.v_dim as usize, k: self.n_k as usize, x_stride: padded, y_stride: padded, out_stride }
     }
 
+    /// Values of the head of `unit`.
+    fn head_values<'a>(&self, inputs: &Inputs<'a>, unit: Unit) -> Result<&'a [i8], RunFault> {
+        let kv_head = unit.head.checked_div(self.kv_group).unwrap_or(0);
+        inputs.get::<i8>(2)?.get(self.v.start(unit.batch, kv_head)..).ok_or(RunFault::Memory)
+    }
+
     /// Values of one head, transposed to `[v_dim, padded keys]`.
     fn transpose_values<B: Kernels>(&self, inputs: &Inputs<'_>, unit: Unit, out: &mut [i8]) -> Result<(), RunFault> {
-        let kv_head = unit.head.checked_div(self.kv_group).unwrap_or(0);
-        let v = inputs.get::<i8>(2)?.get(self.v.start(unit.batch, kv_head)..).ok_or(RunFault::Memory)?;
+        let v = self.head_values(inputs, unit)?;
         B::transpose(v, self.v.row as usize, self.n_k as usize, self.v_dim as usize, out, self.padded_keys());
+        Ok(())
+    }
+
+    /// Offers `rows` query rows from `first` on to the kernels as one job; whether they did it.
+    fn attend<B: Kernels>(&self, memory: &mut Memory<'_>, first: Unit, rows: usize) -> Result<bool, RunFault> {
+        let (q, k) = self.queries_and_keys(&memory.inputs, first)?;
+        let biases = self.biases(&memory.inputs).map(|bias| {
+            let (values, view) = bias?;
+            Some(ScoreBias {
+                values: values.get(view.start(first)..).unwrap_or(&[]),
+                row: view.row as usize,
+                column: view.column as usize,
+            })
+        });
+        let job = AttentionJob {
+            q,
+            k,
+            v: self.head_values(&memory.inputs, first)?,
+            rows,
+            n_k: self.n_k as usize,
+            head_dim: self.head_dim as usize,
+            v_dim: self.v_dim as usize,
+            q_stride: self.q.row as usize,
+            k_stride: self.k.row as usize,
+            v_stride: self.v.row as usize,
+            out_stride: self.out.row as usize,
+            scale: ScoreScale { acc_shift: self.acc_shift, multiplier: self.score_multiplier },
+            biases,
+            wide_exp: self.wide_exp,
+            ratio_m: self.ratio_m,
+            ratio_shift: self.ratio_shift,
+            zero_point: self.zero_point,
+        };
+        let start = self.out.start(first.batch, first.head) + first.row as usize * self.out.row as usize;
+        let out: &mut [i8] = super::memory::cast_mut(memory.out)?;
+        Ok(B::attention(&job, out.get_mut(start..).ok_or(RunFault::Memory)?))
+    }
+
+    /// The block of [`ROW_BLOCK`] query rows from `first` on.
+    fn block<B: Kernels>(&self, memory: &mut Memory<'_>, first: Unit) -> Result<(), RunFault> {
+        let (padded, v_dim) = (self.padded_keys(), (self.v_dim as usize).max(1));
+        let scratch = Scratch::split(self, memory.scratch)?;
+        // The transposed values stay in the scratch for the other blocks of the head.
+        if first.row == 0 {
+            self.transpose_values::<B>(&memory.inputs, first, scratch.values)?;
+        }
+        let rows = self.rows_from(first.row);
+        let to = ScoreRows { scores: &mut *scratch.scores, stride: padded, scratch: &mut *scratch.acc };
+        self.scores::<B>(&memory.inputs, first, rows, to)?;
+        let mut sums = [0u32; ROW_BLOCK];
+        let exps = scratch.exps.chunks_exact_mut(self.exp_bytes().max(1));
+        for ((scores, exps), sum) in scratch.scores.chunks_exact(padded.max(1)).zip(exps).zip(&mut sums).take(rows) {
+            *sum = exp_row::<B>(self.wide_exp, scores.get(..self.n_k as usize).unwrap_or(&[]), exps)?;
+        }
+        let job = self.value_job(rows, v_dim);
+        let acc = dot_exps::<B>(self.wide_exp, &job, scratch.exps, scratch.values, scratch.scores, scratch.acc)?;
+        let out: &mut [i8] = super::memory::cast_mut(memory.out)?;
+        for (row, (acc, sum)) in acc.chunks_exact(v_dim).zip(sums).take(rows).enumerate() {
+            self.values::<B>(acc, sum, Unit { row: first.row + row as u32, ..first }, out)?;
+        }
         Ok(())
     }
 
@@ -381,29 +459,19 @@ impl Operator for Attention {
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
         let p = &self.attention;
-        let padded = p.padded_keys();
-        let v_dim = (p.v_dim as usize).max(1);
-        for piece in pieces {
+        let blocks = p.blocks().max(1);
+        let mut rest = pieces;
+        while let Some(piece) = rest.next() {
             let first = p.unit(piece);
-            let scratch = Scratch::split(p, memory.scratch)?;
-            // The transposed values stay in the scratch for the other blocks of the head.
-            if first.row == 0 {
-                p.transpose_values::<B>(&memory.inputs, first, scratch.values)?;
+            if B::ATTENDS {
+                let others = (blocks - 1 - piece % blocks).min(rest.len() as u32);
+                let rows = p.rows_from(first.row + others * ROW_BLOCK as u32) + others as usize * ROW_BLOCK;
+                if p.attend::<B>(memory, first, rows)? {
+                    rest.start += others;
+                    continue;
+                }
             }
-            let rows = p.rows_from(first.row);
-            let to = ScoreRows { scores: &mut *scratch.scores, stride: padded, scratch: &mut *scratch.acc };
-            p.scores::<B>(&memory.inputs, first, rows, to)?;
-            let mut sums = [0u32; ROW_BLOCK];
-            let exps = scratch.exps.chunks_exact_mut(p.exp_bytes().max(1));
-            for ((scores, exps), sum) in scratch.scores.chunks_exact(padded.max(1)).zip(exps).zip(&mut sums).take(rows) {
-                *sum = exp_row::<B>(p.wide_exp, scores.get(..p.n_k as usize).unwrap_or(&[]), exps)?;
-            }
-            let job = p.value_job(rows, v_dim);
-            let acc = dot_exps::<B>(p.wide_exp, &job, scratch.exps, scratch.values, scratch.scores, scratch.acc)?;
-            let out: &mut [i8] = super::memory::cast_mut(memory.out)?;
-            for (row, (acc, sum)) in acc.chunks_exact(v_dim).zip(sums).take(rows).enumerate() {
-                p.values::<B>(acc, sum, Unit { row: first.row + row as u32, ..first }, out)?;
-            }
+            p.block::<B>(memory, first)?;
         }
         Ok(())
     }
