@@ -4,7 +4,7 @@ use crate::digest;
 use crate::gpu::{Gpu, GpuError};
 use crate::layout::{Layout, Region, decode};
 use crate::ops::Builder;
-use crate::step::{Buffer, Step, Tensor};
+use crate::step::{Buffer, Step, Tensor, Work};
 use shiftformer::format::SectionKind;
 use shiftformer::ops::Op;
 use shiftformer::{Model, RunFault};
@@ -46,7 +46,7 @@ pub struct GpuModel {
 struct Dispatch {
     pipeline: Arc<wgpu::ComputePipeline>,
     params_offset: u32,
-    groups: [u32; 2],
+    work: Work,
 }
 
 /// What it takes to explain an index fault.
@@ -98,7 +98,7 @@ impl GpuModel {
         let mut dispatches = Vec::with_capacity(steps.len());
         for step in &steps {
             let params_offset = params.len() as u32;
-            dispatches.push(Dispatch { pipeline: gpu.pipeline(step.shader)?, params_offset, groups: step.groups });
+            dispatches.push(Dispatch { pipeline: gpu.pipeline(step.shader)?, params_offset, work: step.work });
             params.extend(step.params.iter().flat_map(|w| w.to_le_bytes()));
             params.resize(params_offset as usize + PARAM_BYTES as usize, 0);
         }
@@ -194,8 +194,9 @@ impl GpuModel {
                 for dispatch in &self.dispatches {
                     pass.set_pipeline(&dispatch.pipeline);
                     pass.set_bind_group(0, bindings, &[dispatch.params_offset]);
-                    let [x, y] = dispatch.groups;
-                    pass.dispatch_workgroups(x, y, batch.len() as u32);
+                    // A step is made for a full batch: fewer samples fit as well.
+                    let [x, y, z] = dispatch.work.groups(batch.len() as u64).unwrap_or([0; 3]);
+                    pass.dispatch_workgroups(x, y, z);
                 }
             }
             for (region, at) in self.readback_regions() {

@@ -1,6 +1,6 @@
 //! Adapters, the device, and the cache of pipelines.
 
-use crate::step::Shader;
+use crate::step::{Products, Shader};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -179,15 +179,23 @@ pub struct Gpu {
     summary: AdapterSummary,
     pub(crate) bindings: wgpu::BindGroupLayout,
     layout: wgpu::PipelineLayout,
+    products: Products,
     pipelines: Mutex<HashMap<&'static str, Arc<wgpu::ComputePipeline>>>,
 }
 
 impl Gpu {
-    /// Opens an adapter.
+    /// Opens an adapter. 64-bit products use its 64-bit integers where it has them.
     ///
     /// # Errors
     /// [`GpuError::NoAdapter`], [`GpuError::UnknownAdapter`], [`GpuError::Device`].
     pub fn new(selection: &Selection) -> Result<Self, GpuError> {
+        let (summary, adapter) = Self::select(selection)?;
+        let products = if summary.int64 { Products::Native } else { Products::Halves };
+        Self::open(summary, &adapter, products)
+    }
+
+    /// The adapter of a selection.
+    pub(crate) fn select(selection: &Selection) -> Result<(AdapterSummary, wgpu::Adapter), GpuError> {
         let mut found = enumerate();
         if found.is_empty() {
             return Err(GpuError::NoAdapter);
@@ -205,14 +213,18 @@ impl Gpu {
             Selection::Index(index) => GpuError::UnknownAdapter(index.to_string()),
             Selection::Best => GpuError::NoAdapter,
         };
-        let (summary, adapter) = found.swap_remove(index.ok_or_else(unknown)?);
-        Self::open(summary, &adapter)
+        Ok(found.swap_remove(index.ok_or_else(unknown)?))
     }
 
-    fn open(summary: AdapterSummary, adapter: &wgpu::Adapter) -> Result<Self, GpuError> {
+    /// Opens an adapter with one form of products, which it must have.
+    pub(crate) fn open(summary: AdapterSummary, adapter: &wgpu::Adapter, products: Products) -> Result<Self, GpuError> {
         let offered = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("shiftformer"),
+            required_features: match products {
+                Products::Halves => wgpu::Features::empty(),
+                Products::Native => wgpu::Features::SHADER_INT64,
+            },
             required_limits: wgpu::Limits {
                 max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
                 max_buffer_size: offered.max_buffer_size,
@@ -240,7 +252,7 @@ impl Gpu {
             bind_group_layouts: &[Some(&bindings)],
             ..Default::default()
         });
-        Ok(Self { device, queue, summary, bindings, layout, pipelines: Mutex::default() })
+        Ok(Self { device, queue, summary, bindings, layout, products, pipelines: Mutex::default() })
     }
 
     /// The adapter in use.
@@ -262,7 +274,7 @@ impl Gpu {
         let pipeline = self.checked(|device| {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(shader.name),
-                source: wgpu::ShaderSource::Wgsl(shader.source.into()),
+                source: wgpu::ShaderSource::Wgsl(format!("{}{}", self.products.source(), shader.source).into()),
             });
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(shader.name),

@@ -7,8 +7,27 @@ use shiftformer::format::Word;
 pub struct Shader {
     /// Unique name.
     pub name: &'static str,
-    /// WGSL.
+    /// WGSL, but for the product of two words: see [`Products`].
     pub source: &'static str,
+}
+
+/// How shaders form the 64-bit product of two words: the same bits either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// From 16-bit halves, on any adapter.
+    Halves,
+    /// With the adapter's 64-bit integers.
+    Native,
+}
+
+impl Products {
+    /// The piece of WGSL that comes first in every shader.
+    pub fn source(self) -> &'static str {
+        match self {
+            Products::Halves => include_str!("wgsl/product_halves.wgsl"),
+            Products::Native => include_str!("wgsl/product_native.wgsl"),
+        }
+    }
 }
 
 /// A shader made of shared pieces and the operator's own file.
@@ -33,20 +52,46 @@ pub struct Step {
     pub shader: &'static Shader,
     /// Words of its `Params`.
     pub params: Vec<u32>,
-    /// Workgroups along x and y; z is the sample.
-    pub groups: [u32; 2],
+    /// How much of it.
+    pub work: Work,
+}
+
+/// Workgroups of a dispatch.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// So many for every sample; z is the sample.
+    PerSample(u64),
+    /// Tiles over the rows of all samples as one matrix.
+    Tiles {
+        /// Rows of a sample.
+        rows: u64,
+        /// Rows of a tile.
+        size: u64,
+        /// Tiles side by side.
+        columns: u64,
+    },
+}
+
+impl Work {
+    /// Workgroups along x, y and z for a batch of `samples`; the shader numbers them `y * groups.x + x` and skips those
+    /// beyond its count. `None` where a dispatch cannot hold them.
+    pub fn groups(&self, samples: u64) -> Option<[u32; 3]> {
+        let (count, z) = match *self {
+            Work::PerSample(count) => (count, samples),
+            Work::Tiles { rows, size, columns } => ((rows * samples).div_ceil(size) * columns, 1),
+        };
+        let x = count.clamp(1, MAX_GROUPS);
+        let y = count.div_ceil(x).max(1);
+        (y <= MAX_GROUPS && z <= MAX_GROUPS).then_some([x as u32, y as u32, z as u32])
+    }
 }
 
 impl Step {
-    /// `count` workgroups, numbered `y * groups.x + x`; the shader skips numbers beyond the count.
-    pub fn new(shader: &'static Shader, params: Params, count: u64) -> Result<Self, GpuError> {
-        let x = count.clamp(1, MAX_GROUPS);
-        let y = count.div_ceil(x).max(1);
-        let op = params.op;
-        if y > MAX_GROUPS {
-            return Err(GpuError::Op { op, reason: "it is too large for one dispatch" });
-        }
-        Ok(Self { shader, params: params.words, groups: [x as u32, y as u32] })
+    /// `work` for a batch of up to `capacity` samples.
+    pub fn new(shader: &'static Shader, params: Params, work: Work, capacity: u64) -> Result<Self, GpuError> {
+        let too_large = GpuError::Op { op: params.op, reason: "it is too large for one dispatch" };
+        work.groups(capacity).ok_or(too_large)?;
+        Ok(Self { shader, params: params.words, work })
     }
 }
 

@@ -1,11 +1,13 @@
 //! What holds for the crate as a whole.
 
+use crate::step::Products;
 use crate::testing::{Random, TestModel, gpu};
 use crate::{Gpu, GpuError, GpuModel, Selection};
 use shiftformer::Model;
-use shiftformer::ops::{Extent, Op, copy::Copy, requant::Requant};
+use shiftformer::ops::{Extent, Op, copy::Copy, dyadic_requant::DyadicRequant, requant::Requant};
 use shiftformer::tensor::Dtype;
 use std::path::Path;
+use std::sync::Arc;
 
 fn shaders(folder: &Path, found: &mut Vec<(String, String)>) {
     for entry in std::fs::read_dir(folder).expect("the sources are here").flatten() {
@@ -75,6 +77,34 @@ fn batches_of_any_size_give_the_same_traces() {
     for (sample, trace) in samples.iter().zip(&one_by_one) {
         let expected = crate::testing::portable(&model, sample).expect("the runtime runs");
         assert_eq!(trace.outputs, [expected[1].clone()]);
+    }
+}
+
+/// Products of all pairs of extreme values, in both forms the shaders have.
+#[test]
+fn products_are_exact_in_both_forms() {
+    if gpu().is_none() {
+        return;
+    }
+    let (summary, adapter) = Gpu::select(&Selection::Best).expect("there is an adapter");
+    let extremes = [i32::MIN + 1, -65537, -65536, -65535, -1, 0, 1, 65535, 65536, 65537, 1 << 30, i32::MAX];
+    let ratios: Vec<i32> = extremes.iter().flat_map(|&m| [m, 31]).collect();
+    let n = extremes.len() as u32;
+    let mut test = TestModel::default();
+    let x = test.input(Dtype::I32, &[n, n]);
+    let y = test.output(Dtype::I16, &[n, n]);
+    let ratios = test.blob_i32(ratios);
+    let requant = DyadicRequant { rows: n, n, ratios, identity_multiplier: 0, identity_shift: 0 };
+    test.op(Op::DyadicRequant(requant), &[Some(x)], y);
+    let file = test.file().expect("the operator is admitted");
+    let model = Model::open(file.bytes()).expect("the model opens");
+    let sample = vec![extremes.iter().flat_map(|&x| x.to_le_bytes().repeat(n as usize)).collect()];
+    let expected = crate::testing::portable(&model, &sample).expect("the runtime runs");
+    let forms = if summary.int64 { &[Products::Halves, Products::Native][..] } else { &[Products::Halves] };
+    for &products in forms {
+        let gpu = Arc::new(Gpu::open(summary.clone(), &adapter, products).expect("the adapter opens"));
+        let mut uploaded = GpuModel::upload(&gpu, &model, 1).expect("the model fits the device");
+        assert_eq!(uploaded.op_output(&sample, 0).expect("the device runs"), expected[0], "{products:?}");
     }
 }
 

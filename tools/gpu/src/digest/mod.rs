@@ -2,7 +2,7 @@
 
 use crate::gpu::GpuError;
 use crate::layout::Layout;
-use crate::step::{Params, Shader, Step, shader};
+use crate::step::{Params, Shader, Step, Work, shader};
 
 static SHADER: Shader = shader!("digest", ["memory", "reduce"], "shader.wgsl");
 
@@ -19,7 +19,7 @@ pub fn table(layout: &Layout, capacity: u64) -> Vec<u32> {
 pub fn step(layout: &Layout, capacity: u64, table: u32) -> Result<Step, GpuError> {
     let ops = layout.ops.len();
     let params = Params::new(ops, &[layout.digests.tensor(capacity)]).with(table).with(ops as u32);
-    Step::new(&SHADER, params, ops as u64)
+    Step::new(&SHADER, params, Work::PerSample(ops as u64), capacity)
 }
 
 #[cfg(test)]

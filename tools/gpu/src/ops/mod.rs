@@ -4,7 +4,7 @@
 
 use crate::gpu::GpuError;
 use crate::layout::{Operands, Region, Source};
-use crate::step::{self, Buffer, Params, Shader, Step, Tensor};
+use crate::step::{self, Buffer, Params, Shader, Step, Tensor, Work};
 use shiftformer::ops::Op;
 use shiftformer::tensor::Dtype;
 
@@ -120,7 +120,23 @@ impl<'l> Builder<'l> {
 
     /// A shader that takes `count` workgroups.
     fn groups(&mut self, shader: &'static Shader, params: Params, count: u64) -> Result<(), GpuError> {
-        self.steps.push(Step::new(shader, params, count)?);
+        self.push(shader, params, Work::PerSample(count))
+    }
+
+    /// A shader that takes `columns` workgroups for every `size` rows of all samples together, `rows` each.
+    fn batch_tiles(
+        &mut self,
+        shader: &'static Shader,
+        params: Params,
+        rows: u64,
+        size: u64,
+        columns: u64,
+    ) -> Result<(), GpuError> {
+        self.push(shader, params, Work::Tiles { rows, size, columns })
+    }
+
+    fn push(&mut self, shader: &'static Shader, params: Params, work: Work) -> Result<(), GpuError> {
+        self.steps.push(Step::new(shader, params, work, self.capacity)?);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Convolution: windows are gathered into scratch memory, then each group is a dense layer.
 
+use super::linear::{self, Matrix};
 use super::{Builder, product};
 use crate::gpu::GpuError;
-use crate::step::{Shader, shader};
+use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::conv2d::Conv2d;
 use shiftformer::tensor::Dtype;
 
@@ -20,6 +21,11 @@ pub(super) fn steps(build: &mut Builder<'_>, op: &Conv2d) -> Result<(), GpuError
     let gathered = build.scratch(len, Dtype::I8)?;
     let params = build.params(&[x, gathered]).with(len as u32).with(padded_k as u32).with(*op);
     build.elements(&GATHER, params, len, Dtype::I8)?;
+    if op.groups == 1 && op.n.is_multiple_of(4) {
+        let k = product(&[op.window.kernel_h, op.window.kernel_w, op.channels]) as u32;
+        let size = Matrix { rows: pixels as u32, x_stride: padded_k as u32, k, n: op.n, residual_shift: 0 };
+        return linear::tiles(build, [gathered, Tensor::ABSENT, out], size, op.dense);
+    }
     let len = pixels * u64::from(op.n);
     let params = build.params(&[gathered, out]).with(len as u32).with(padded_k as u32).with(*op);
     build.elements(&SHADER, params, len, out.dtype)

@@ -1,17 +1,54 @@
-//! Dense layer.
+//! Dense layers: in tiles over the rows of the whole batch where output rows are whole words, else word by word.
 
-use super::Builder;
+use super::{Builder, product};
 use crate::gpu::GpuError;
-use crate::step::{Shader, shader};
-use shiftformer::ops::linear::Linear;
+use crate::step::{Shader, Tensor, shader};
+use shiftformer::ops::linear::{Dense, Linear};
 
 static SHADER: Shader = shader!("linear", ["memory", "arith", "dense", "elementwise"], "shader.wgsl");
+static TILE: Shader = shader!("linear tile", ["memory", "arith", "dense"], "tile.wgsl");
+
+/// Rows and channels of a tile.
+const TILE_SIZE: u64 = 64;
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &Linear) -> Result<(), GpuError> {
-    let out = build.output();
-    let len = u64::from(op.rows) * u64::from(op.n);
-    let params = build.params(&[build.input(0), build.input(1), out]).with(len as u32).with(*op);
+    let (x, residual, out) = (build.input(0), build.input(1), build.output());
+    if op.n.is_multiple_of(4) {
+        let matrix = Matrix { rows: op.rows, x_stride: op.k, k: op.k, n: op.n, residual_shift: op.residual_shift };
+        return tiles(build, [x, residual, out], matrix, op.dense);
+    }
+    let len = product(&[op.rows, op.n]);
+    let params = build.params(&[x, residual, out]).with(len as u32).with(*op);
     build.elements(&SHADER, params, len, out.dtype)
+}
+
+/// Sizes of a dense layer over one sample.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix {
+    /// Rows.
+    pub rows: u32,
+    /// Bytes between rows of the input.
+    pub x_stride: u32,
+    /// Length of the sums.
+    pub k: u32,
+    /// Channels, a multiple of 4.
+    pub n: u32,
+    /// Right shift of the residual.
+    pub residual_shift: u32,
+}
+
+/// The layer `dense` from `x` (with an optional residual) to `out`, in tiles.
+pub(super) fn tiles(
+    build: &mut Builder<'_>,
+    [x, residual, out]: [Tensor; 3],
+    size: Matrix,
+    dense: Dense,
+) -> Result<(), GpuError> {
+    let Matrix { rows, x_stride, k, n, residual_shift } = size;
+    let params = build.params(&[x, residual, out]);
+    let params = params.with(rows).with(build.capacity as u32).with(x_stride).with(k).with(n).with(residual_shift);
+    let columns = u64::from(n).div_ceil(TILE_SIZE);
+    build.batch_tiles(&TILE, params.with(dense), u64::from(rows), TILE_SIZE, columns)
 }
 
 #[cfg(test)]

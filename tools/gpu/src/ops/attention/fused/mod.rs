@@ -1,13 +1,15 @@
-//! Attention without the score matrix: one workgroup per query row.
+//! Attention without the score matrix: one workgroup for every four query rows.
 
-use super::{AttentionParams, Builder, contiguous_rows, place_rows, row_scratch, rows};
+use super::{AttentionParams, Builder, contiguous_rows, place_rows, product, row_scratch};
 use crate::gpu::GpuError;
 use crate::step::{Shader, shader};
 
-static SHADER: Shader = shader!("attention", ["memory", "arith", "exp", "reduce", "attention"], "shader.wgsl");
+static SHADER: Shader = shader!("attention", ["memory", "arith", "exp", "attention"], "shader.wgsl");
 
-/// Most invocations side by side over the columns of a row.
-const MAX_LANES: u32 = 64;
+/// Query rows of a workgroup.
+const ROWS: u32 = 4;
+/// Most invocations side by side over the columns of a row: with one for each row they fill the workgroup.
+const MAX_LANES: u32 = 16;
 
 pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Result<(), GpuError> {
     // Rows that start and end at whole words are written in place, others by way of scratch memory.
@@ -17,11 +19,12 @@ pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Re
     let lanes = op.v_dim.div_ceil(4).next_power_of_two().min(MAX_LANES);
     let tensors = [0, 1, 2, 3, 4].map(|i| build.input(i));
     let [q, k, v, bias0, bias1] = tensors;
+    let blocks = product(&[op.batch, op.heads, op.n_q.div_ceil(ROWS)]);
     let params = build
         .params(&[q, k, v, bias0, bias1, out])
-        .with(rows(op) as u32)
+        .with(blocks as u32)
         .with(lanes)
         .with(AttentionParams { out: view, ..*op });
-    build.groups(&SHADER, params, rows(op))?;
+    build.groups(&SHADER, params, blocks)?;
     if whole { Ok(()) } else { place_rows(build, op, out) }
 }

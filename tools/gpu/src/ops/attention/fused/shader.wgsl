@@ -1,10 +1,18 @@
-// Attention of one query row per workgroup, without the score matrix.
+// Attention of four query rows per workgroup, without the score matrix.
 //
-// Keys are taken in chunks of CHUNK: a first pass finds the row's maximum, a second makes exponentials and sums the
-// values. A row that fits one chunk keeps its scores between the passes. In the value phase the 64 invocations are
-// `lanes` words of columns times `64 / lanes` shares of the keys.
+// A vector over the four rows holds their scores for one key, or the exponentials of four keys as bytes. Keys are taken
+// in chunks of CHUNK: a first pass finds the rows' maxima, a second makes exponentials and sums the values. Rows that fit
+// one chunk keep their scores between the passes. In the value phase the 64 invocations are `lanes` words of columns
+// times `64 / lanes` shares of the keys.
+//
+// Packed products are of signed bytes: an exponential is 256 * high + low, and its low byte enters as low - 128, which
+// 128 times the sum of the values sets right. Values behind the last key meet the same 128 on both sides.
 
-const CHUNK: u32 = 1024u;
+const CHUNK: u32 = 512u;
+const ROWS: u32 = 4u;
+// Words of a query row held in workgroup memory; longer rows are read again for their rest.
+const QUERY_WORDS: u32 = 64u;
+const LEAST: i32 = i32(-2147483648);
 
 struct Params {
     q: Tensor,
@@ -13,77 +21,191 @@ struct Params {
     bias0: Tensor,
     bias1: Tensor,
     out: Tensor,
-    rows: u32,
-    // Invocations side by side over the columns, a power of two up to 64.
+    // Blocks of rows of all heads and batches.
+    blocks: u32,
+    // Invocations side by side over the columns, a power of two up to 16: one invocation for each word of
+    // columns of each row fills the workgroup.
     lanes: u32,
     a: Attention,
 }
 @group(0) @binding(2) var<storage, read> p: Params;
 
-var<workgroup> weights_of_keys: array<i32, 1024>;
-var<workgroup> partial_sums: array<vec4<i32>, 64>;
+var<workgroup> queries: array<vec4<u32>, 64>;
+// Scores per key; partial sums per invocation and row once they are exponentials.
+var<workgroup> keys: array<vec4<i32>, 512>;
+var<workgroup> low_bytes: array<vec4<u32>, 128>;
+var<workgroup> high_bytes: array<vec4<u32>, 128>;
+var<workgroup> reduced: array<vec4<i32>, 64>;
 
-fn score(sample: u32, unit: Unit, key: u32) -> i32 {
-    let q = row_start(p.a.q, unit.batch, unit.head, unit.row);
-    let k = row_start(p.a.k, unit.batch, unit.head / p.a.kv_group, key);
-    let whole = p.a.head_dim >> 2u;
-    var acc = 0i;
-    for (var i = 0u; i < whole; i++) {
-        acc += dot4I8Packed(bytes4(p.q, sample, q + 4u * i), bytes4(p.k, sample, k + 4u * i));
+fn reduce_max4(lane: u32, value: vec4<i32>) -> vec4<i32> {
+    reduced[lane] = value;
+    for (var half = 32u; half > 0u; half = half >> 1u) {
+        workgroupBarrier();
+        if lane < half {
+            reduced[lane] = max(reduced[lane], reduced[lane + half]);
+        }
     }
-    for (var i = whole * 4u; i < p.a.head_dim; i++) {
-        acc += element_i8(p.q, sample, q + i) * element_i8(p.k, sample, k + i);
-    }
-    var s = mulhi_round(acc << p.a.acc_shift, p.a.score_multiplier);
-    if present(p.bias0) {
-        s += element(p.bias0, sample, bias_index(p.a.bias0, unit, key));
-    }
-    if present(p.bias1) {
-        s += element(p.bias1, sample, bias_index(p.a.bias1, unit, key));
-    }
-    return s;
+    return workgroupUniformLoad(&reduced[0]);
 }
 
-// Scores of the chunk from `first` into `weights_of_keys`; the greatest of this invocation's.
-fn score_chunk(sample: u32, unit: Unit, first: u32, lane: u32) -> i32 {
-    var largest = bitcast<i32>(0x80000000u);
+fn reduce_sum4(lane: u32, value: vec4<i32>) -> vec4<i32> {
+    reduced[lane] = value;
+    for (var half = 32u; half > 0u; half = half >> 1u) {
+        workgroupBarrier();
+        if lane < half {
+            reduced[lane] = reduced[lane] + reduced[lane + half];
+        }
+    }
+    return workgroupUniformLoad(&reduced[0]);
+}
+
+// Query row `row` of the block; rows beyond the last repeat it and are not written.
+fn block_row(unit: Unit, row: u32) -> u32 {
+    return min(unit.row + row, p.a.n_q - 1u);
+}
+
+// Word `index` of a query row, zero beyond its end.
+fn query_word(sample: u32, unit: Unit, row: u32, index: u32) -> u32 {
+    let start = row_start(p.a.q, unit.batch, unit.head, block_row(unit, row));
+    let left = p.a.head_dim - 4u * index;
+    let mask = select((1u << (8u * (left & 3u))) - 1u, 0xffffffffu, left >= 4u);
+    return bytes4(p.q, sample, start + 4u * index) & mask;
+}
+
+fn query_words(sample: u32, unit: Unit, index: u32) -> vec4<u32> {
+    return vec4(
+        query_word(sample, unit, 0u, index),
+        query_word(sample, unit, 1u, index),
+        query_word(sample, unit, 2u, index),
+        query_word(sample, unit, 3u, index),
+    );
+}
+
+fn dot_rows(q: vec4<u32>, k: u32) -> vec4<i32> {
+    return vec4(dot4I8Packed(q.x, k), dot4I8Packed(q.y, k), dot4I8Packed(q.z, k), dot4I8Packed(q.w, k));
+}
+
+fn biases(sample: u32, unit: Unit, key: u32, bias: Tensor, view: BiasView) -> vec4<i32> {
+    if !present(bias) {
+        return vec4<i32>(0i);
+    }
+    var result: vec4<i32>;
+    for (var row = 0u; row < ROWS; row++) {
+        let at = Unit(unit.batch, unit.head, block_row(unit, row));
+        result[row] = element(bias, sample, bias_index(view, at, key));
+    }
+    return result;
+}
+
+fn scores(sample: u32, unit: Unit, key: u32) -> vec4<i32> {
+    let start = row_start(p.a.k, unit.batch, unit.head / p.a.kv_group, key);
+    let words = (p.a.head_dim + 3u) >> 2u;
+    var acc = vec4<i32>(0i);
+    for (var i = 0u; i < min(words, QUERY_WORDS); i++) {
+        acc += dot_rows(queries[i], bytes4(p.k, sample, start + 4u * i));
+    }
+    for (var i = QUERY_WORDS; i < words; i++) {
+        acc += dot_rows(query_words(sample, unit, i), bytes4(p.k, sample, start + 4u * i));
+    }
+    var s: vec4<i32>;
+    for (var row = 0u; row < ROWS; row++) {
+        s[row] = mulhi_round(acc[row] << p.a.acc_shift, p.a.score_multiplier);
+    }
+    s += biases(sample, unit, key, p.bias0, p.a.bias0);
+    return s + biases(sample, unit, key, p.bias1, p.a.bias1);
+}
+
+// Scores of the chunk from `first` into `keys`; the greatest of this invocation's.
+fn score_chunk(sample: u32, unit: Unit, first: u32, lane: u32) -> vec4<i32> {
+    var largest = vec4<i32>(LEAST);
     for (var i = lane; i < min(CHUNK, p.a.n_k - first); i += 64u) {
-        let s = score(sample, unit, first + i);
-        weights_of_keys[i] = s;
+        let s = scores(sample, unit, first + i);
+        keys[i] = s;
         largest = max(largest, s);
     }
     return largest;
 }
 
-// Turns the chunk's scores into exponentials; the sum of this invocation's.
-fn exp_chunk(first: u32, largest: i32, lane: u32) -> u32 {
-    var sum = 0u;
-    for (var i = lane; i < min(CHUNK, p.a.n_k - first); i += 64u) {
-        let e = exponential(p.a, bitcast<u32>(largest - weights_of_keys[i]));
-        weights_of_keys[i] = bitcast<i32>(e);
-        sum += e;
+fn exponentials(distance: vec4<i32>) -> vec4<u32> {
+    var e: vec4<u32>;
+    for (var row = 0u; row < ROWS; row++) {
+        e[row] = exponential(p.a, bitcast<u32>(distance[row]));
     }
-    return sum;
+    return e;
 }
 
-fn weighted_values(sample: u32, unit: Unit, first: u32, column: u32, share: u32, shares: u32) -> vec4<i32> {
-    var acc = vec4<i32>(0i);
-    let start = row_start(p.a.v, unit.batch, unit.head / p.a.kv_group, first) + column;
-    for (var i = share; i < min(CHUNK, p.a.n_k - first); i += shares) {
-        let v = bytes4(p.v, sample, start + i * p.a.v.row);
-        let e = weights_of_keys[i];
-        acc += e * vec4(signed_byte(v, 0u), signed_byte(v, 1u), signed_byte(v, 2u), signed_byte(v, 3u));
+// Packs the exponentials of the chunk, four keys to the word, zero behind the last; the sum of this invocation's.
+fn exp_chunk(first: u32, largest: vec4<i32>, lane: u32) -> vec4<i32> {
+    let count = min(CHUNK, p.a.n_k - first);
+    var sum = vec4<u32>(0u);
+    for (var quad = lane; quad < (count + 3u) / 4u; quad += 64u) {
+        var low = vec4<u32>(0u);
+        var high = vec4<u32>(0u);
+        for (var i = 0u; i < min(4u, count - 4u * quad); i++) {
+            let e = exponentials(largest - keys[4u * quad + i]);
+            low |= (e & vec4(0xffu)) << vec4(8u * i);
+            high |= (e >> vec4(8u)) << vec4(8u * i);
+            sum += e;
+        }
+        low_bytes[quad] = low ^ vec4(0x80808080u);
+        high_bytes[quad] = high;
     }
-    return acc;
+    return bitcast<vec4<i32>>(sum);
 }
 
-fn write_columns(sample: u32, unit: Unit, column: u32, scale: vec2<u32>, acc: vec4<i32>) {
+// Four words of four columns, one for each of four keys, as four words of four keys.
+fn transposed(w: vec4<u32>) -> vec4<u32> {
+    let even = vec2((w.x & 0xff00ffu) | ((w.y & 0xff00ffu) << 8u), (w.z & 0xff00ffu) | ((w.w & 0xff00ffu) << 8u));
+    let odd = vec2(((w.x >> 8u) & 0xff00ffu) | (w.y & 0xff00ff00u), ((w.z >> 8u) & 0xff00ffu) | (w.w & 0xff00ff00u));
+    return vec4(
+        (even.x & 0xffffu) | (even.y << 16u),
+        (odd.x & 0xffffu) | (odd.y << 16u),
+        (even.x >> 16u) | (even.y & 0xffff0000u),
+        (odd.x >> 16u) | (odd.y & 0xffff0000u),
+    );
+}
+
+fn dot_columns(e: u32, columns: vec4<u32>) -> vec4<i32> {
+    return vec4(
+        dot4I8Packed(e, columns.x),
+        dot4I8Packed(e, columns.y),
+        dot4I8Packed(e, columns.z),
+        dot4I8Packed(e, columns.w),
+    );
+}
+
+// Adds the share of the chunk's weighted values in four columns from byte `start` of the chunk's first value row.
+fn add_values(acc: ptr<function, array<vec4<i32>, 4>>, sample: u32, start: u32, count: u32, share: u32, shares: u32) {
+    for (var quad = share; quad < (count + 3u) / 4u; quad += shares) {
+        var rows: vec4<u32>;
+        for (var i = 0u; i < 4u; i++) {
+            rows[i] = bytes4(p.v, sample, start + min(4u * quad + i, count - 1u) * p.a.v.row);
+        }
+        let columns = transposed(rows);
+        let low = low_bytes[quad];
+        let offset = 128 * dot_columns(0x01010101u, columns);
+        (*acc)[0] += dot_columns(low.x, columns) + offset;
+        (*acc)[1] += dot_columns(low.y, columns) + offset;
+        (*acc)[2] += dot_columns(low.z, columns) + offset;
+        (*acc)[3] += dot_columns(low.w, columns) + offset;
+        if p.a.wide_exp != 0u {
+            let high = high_bytes[quad];
+            (*acc)[0] += 256 * dot_columns(high.x, columns);
+            (*acc)[1] += 256 * dot_columns(high.y, columns);
+            (*acc)[2] += 256 * dot_columns(high.z, columns);
+            (*acc)[3] += 256 * dot_columns(high.w, columns);
+        }
+    }
+}
+
+fn write_columns(sample: u32, unit: Unit, row: u32, column: u32, sum: i32, acc: vec4<i32>) {
+    let scale = row_scale(bitcast<u32>(sum), p.a.ratio_m, p.a.ratio_shift);
     var packed = 0u;
     for (var i = 0u; i < min(4u, p.a.v_dim - column); i++) {
         packed |= placed(I8, i, p.a.zero_point + apply_row_scale(scale, acc[i]));
     }
     // The output rows start at whole words: the host sees to it.
-    let to = row_start(p.a.out, unit.batch, unit.head, unit.row) + column;
+    let to = row_start(p.a.out, unit.batch, unit.head, unit.row + row) + column;
     set_word(p.out, sample, to >> 2u, packed);
 }
 
@@ -94,42 +216,58 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if index >= p.rows {
+    if index >= p.blocks {
         return;
     }
     let sample = group.z;
-    let unit = unit_of(p.a, index);
-    var largest = bitcast<i32>(0x80000000u);
+    let blocks_of_head = (p.a.n_q + ROWS - 1u) / ROWS;
+    let head = index / blocks_of_head;
+    let unit = Unit(head / p.a.heads, head % p.a.heads, (index % blocks_of_head) * ROWS);
+    if lane < min((p.a.head_dim + 3u) >> 2u, QUERY_WORDS) {
+        queries[lane] = query_words(sample, unit, lane);
+    }
+    workgroupBarrier();
+    var largest = vec4<i32>(LEAST);
     for (var first = 0u; first < p.a.n_k; first += CHUNK) {
         largest = max(largest, score_chunk(sample, unit, first, lane));
     }
-    largest = reduce_max(lane, largest);
+    largest = reduce_max4(lane, largest);
     let shares = 64u / p.lanes;
     let share = lane / p.lanes;
     for (var block = 0u; block < p.a.v_dim; block += 4u * p.lanes) {
         let column = block + 4u * (lane % p.lanes);
-        var sum = 0u;
-        var acc = vec4<i32>(0i);
+        var sum = vec4<i32>(0i);
+        var acc = array<vec4<i32>, 4>(vec4<i32>(0i), vec4<i32>(0i), vec4<i32>(0i), vec4<i32>(0i));
         for (var first = 0u; first < p.a.n_k; first += CHUNK) {
-            // One chunk still holds its scores from the first pass, and only the first block may take them.
+            // One chunk still holds its scores from the first pass, for the first block to take.
             if p.a.n_k > CHUNK || block > 0u {
                 workgroupBarrier();
                 score_chunk(sample, unit, first, lane);
+                workgroupBarrier();
             }
             sum += exp_chunk(first, largest, lane);
             workgroupBarrier();
             if column < p.a.v_dim {
-                acc += weighted_values(sample, unit, first, column, share, shares);
+                let start = row_start(p.a.v, unit.batch, unit.head / p.a.kv_group, first) + column;
+                add_values(&acc, sample, start, min(CHUNK, p.a.n_k - first), share, shares);
             }
         }
-        sum = reduce_sum(lane, sum);
-        partial_sums[lane] = acc;
+        sum = reduce_sum4(lane, sum);
+        for (var row = 0u; row < ROWS; row++) {
+            keys[ROWS * lane + row] = acc[row];
+        }
         workgroupBarrier();
-        if share == 0u && column < p.a.v_dim {
-            for (var other = 1u; other < shares; other++) {
-                acc += partial_sums[other * p.lanes + lane];
+        // The shares of a column are summed and written by as many invocations as there are rows.
+        if lane < ROWS * p.lanes {
+            let row = lane / p.lanes;
+            let at = block + 4u * (lane % p.lanes);
+            if at < p.a.v_dim && unit.row + row < p.a.n_q {
+                var total = vec4<i32>(0i);
+                for (var other = 0u; other < shares; other++) {
+                    total += keys[ROWS * (other * p.lanes + lane % p.lanes) + row];
+                }
+                write_columns(sample, unit, row, at, sum[row], total);
             }
-            write_columns(sample, unit, column, row_scale(sum, p.a.ratio_m, p.a.ratio_shift), acc);
         }
         workgroupBarrier();
     }

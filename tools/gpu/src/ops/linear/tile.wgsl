@@ -1,0 +1,139 @@
+// Dense layers in tiles of 64 rows by 64 channels, for a channel count divisible by 4.
+//
+// The rows of all samples of the batch count as one matrix: row `r` is row `r % rows` of sample `r / rows`. A workgroup
+// of 16 x 16 invocations takes slabs of 64 K through workgroup memory; each invocation sums 4 rows by 4 channels (one
+// panel). A vector holds one word of K of those 4 rows, or of those 4 channels. Rows of vectors are 17 long, so that
+// neighbouring invocations store to different banks.
+
+struct Params {
+    x: Tensor,
+    residual: Tensor,
+    out: Tensor,
+    // Rows of a sample, and samples there is room for.
+    rows: u32,
+    capacity: u32,
+    // Bytes between rows of `x`.
+    x_stride: u32,
+    k: u32,
+    n: u32,
+    residual_shift: u32,
+    dense: Dense,
+}
+@group(0) @binding(2) var<storage, read> p: Params;
+
+var<workgroup> x_tile: array<vec4<u32>, 272>;
+var<workgroup> w_tile: array<vec4<u32>, 272>;
+
+// Word `word_of_k` of row `row` of the batch; rows beyond the batch are zero.
+fn x_word(row: u32, word_of_k: u32) -> u32 {
+    let sample = row / p.rows;
+    if sample >= p.capacity {
+        return 0u;
+    }
+    return bytes4(p.x, sample, (row - sample * p.rows) * p.x_stride + 4u * word_of_k);
+}
+
+fn load_slab(first_row: u32, first_channel: u32, first_word: u32, lane: u32) {
+    let word_of_k = first_word + (lane & 15u);
+    let at = (lane & 15u) * 17u + (lane >> 4u);
+    let row = first_row + (lane >> 4u) * 4u;
+    let channel = first_channel + (lane >> 4u) * 4u;
+    var x = vec4<u32>(0u);
+    var w = vec4<u32>(0u);
+    // Beyond the padded K both are zero; between K and the padding the weights are.
+    if word_of_k < ((p.k + 15u) >> 4u) * 4u {
+        x = vec4(x_word(row, word_of_k), x_word(row + 1u, word_of_k), x_word(row + 2u, word_of_k), x_word(row + 3u, word_of_k));
+        if channel < p.n {
+            let matrix = p.dense.weights.offset;
+            w = vec4(
+                packed_weights(p.dense, matrix, p.k, channel, word_of_k),
+                packed_weights(p.dense, matrix, p.k, channel + 1u, word_of_k),
+                packed_weights(p.dense, matrix, p.k, channel + 2u, word_of_k),
+                packed_weights(p.dense, matrix, p.k, channel + 3u, word_of_k),
+            );
+        }
+    }
+    x_tile[at] = x;
+    w_tile[at] = w;
+}
+
+fn dot_channels(x: u32, w: vec4<u32>) -> vec4<i32> {
+    return vec4(dot4I8Packed(x, w.x), dot4I8Packed(x, w.y), dot4I8Packed(x, w.z), dot4I8Packed(x, w.w));
+}
+
+// Writes the sums of 4 channels of one row.
+fn write_row(row: u32, channel: u32, acc: vec4<i32>) {
+    let sample = row / p.rows;
+    if sample >= p.capacity {
+        return;
+    }
+    let index = (row - sample * p.rows) * p.n + channel;
+    if p.out.dtype == I32 {
+        for (var i = 0u; i < 4u; i++) {
+            set_word(p.out, sample, index + i, bitcast<u32>(acc[i]));
+        }
+        return;
+    }
+    var packed = vec2(0u);
+    for (var i = 0u; i < 4u; i++) {
+        let multiplier = blob_i32(p.dense.multipliers, channel + i);
+        if p.out.dtype == I8 {
+            packed.x |= placed(I8, i, requantized_i8(p.dense, acc[i], multiplier));
+        } else {
+            var y = mulhi_round(acc[i] << p.dense.acc_shift, multiplier);
+            if present(p.residual) {
+                y += rshift_round(element(p.residual, sample, index + i), p.residual_shift);
+            }
+            packed[i >> 1u] |= placed(I16, i & 1u, y);
+        }
+    }
+    if p.out.dtype == I8 {
+        set_word(p.out, sample, index >> 2u, packed.x);
+    } else {
+        set_word(p.out, sample, index >> 1u, packed.x);
+        set_word(p.out, sample, (index >> 1u) + 1u, packed.y);
+    }
+}
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let tiles = (p.n + 63u) / 64u;
+    let index = group.y * groups.x + group.x;
+    let first_channel = (index % tiles) * 64u;
+    let first_row = (index / tiles) * 64u;
+    let channel = first_channel + (lane & 15u) * 4u;
+    let row = first_row + (lane >> 4u) * 4u;
+    var acc0 = vec4<i32>(0i);
+    var acc1 = vec4<i32>(0i);
+    var acc2 = vec4<i32>(0i);
+    var acc3 = vec4<i32>(0i);
+    for (var first_word = 0u; first_word < ((p.k + 3u) >> 2u); first_word += 16u) {
+        load_slab(first_row, first_channel, first_word, lane);
+        workgroupBarrier();
+        for (var i = 0u; i < 16u; i++) {
+            let x = x_tile[i * 17u + (lane >> 4u)];
+            let w = w_tile[i * 17u + (lane & 15u)];
+            acc0 += dot_channels(x.x, w);
+            acc1 += dot_channels(x.y, w);
+            acc2 += dot_channels(x.z, w);
+            acc3 += dot_channels(x.w, w);
+        }
+        workgroupBarrier();
+    }
+    if channel < p.n {
+        let bias = vec4(
+            blob_i32(p.dense.bias, channel),
+            blob_i32(p.dense.bias, channel + 1u),
+            blob_i32(p.dense.bias, channel + 2u),
+            blob_i32(p.dense.bias, channel + 3u),
+        );
+        write_row(row, channel, acc0 + bias);
+        write_row(row + 1u, channel, acc1 + bias);
+        write_row(row + 2u, channel, acc2 + bias);
+        write_row(row + 3u, channel, acc3 + bias);
+    }
+}
