@@ -9,16 +9,20 @@ use crate::arith::exp::RowScale;
 mod armv6m;
 #[cfg(arm_dsp)]
 mod armv7em;
+#[cfg(arm_mve)]
+mod helium;
 pub mod portable;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
-#[cfg(not(any(target_arch = "x86_64", arm_dsp, arm_v6m)))]
+#[cfg(not(any(target_arch = "x86_64", arm_dsp, arm_v6m, arm_mve)))]
 pub use Portable as Native;
 #[cfg(arm_v6m)]
 pub use armv6m::Armv6m as Native;
 #[cfg(arm_dsp)]
 pub use armv7em::Armv7em as Native;
+#[cfg(arm_mve)]
+pub use helium::Helium as Native;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
 
