@@ -9,6 +9,7 @@ pub use gpu::Gpu;
 pub use host::Host;
 pub use qemu::Qemu;
 use shiftformer::ModelError;
+use shiftformer::kernels::{Native, Portable};
 
 /// The bytes of every input of one sample, in the order of the model's inputs.
 pub type Sample = Vec<Vec<u8>>;
@@ -95,6 +96,7 @@ pub trait Backend {
 /// Names of all backends.
 pub const NAMES: &[&str] = &[
     "portable",
+    "native",
     "gpu",
     "qemu:mps2-an386",
     "qemu:mps2-an500",
@@ -119,7 +121,8 @@ pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendEr
     }
     match name {
         "gpu" => Ok(Box::new(Gpu::open(name, None, model)?)),
-        "portable" => Ok(Box::new(Host::<shiftformer::kernels::Portable>::new(name, model))),
+        "portable" => Ok(Box::new(Host::<Portable>::new(name, model))),
+        "native" => Ok(Box::new(Host::<Native>::new(name, model))),
         _ => Err(BackendError::Unknown(name.to_owned(), NAMES.join(", "))),
     }
 }
