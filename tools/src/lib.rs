@@ -21,6 +21,7 @@ pub mod parts;
 pub mod plan;
 pub mod program;
 pub mod quantize;
+pub mod report;
 pub mod summary;
 pub mod text;
 pub mod timeline;

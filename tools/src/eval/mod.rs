@@ -93,7 +93,10 @@ pub fn sample_values(model: &ModelFile, data: &Dataset, sample: usize) -> Result
 /// # Errors
 /// [`EvalError`] when the data set lacks an input or a value does not fit.
 pub fn sample_bytes(model: &ModelFile, data: &Dataset, sample: usize) -> Result<Sample, EvalError> {
-    let values = sample_values(model, data, sample)?;
+    encode(model, sample, &sample_values(model, data, sample)?)
+}
+
+fn encode(model: &ModelFile, sample: usize, values: &[Values]) -> Result<Sample, EvalError> {
     let encode = |(index, values)| model.encode(index, values).map_err(|source| EvalError::Sample { sample, source });
     values.iter().enumerate().map(encode).collect()
 }
@@ -137,7 +140,7 @@ fn float_outputs(
             Ok(model.outputs().iter().map(|output| stored(&output.name)).collect())
         }
         Reference::Graph(graph) => {
-            let inputs = float_inputs(model, data, graph, sample)?;
+            let inputs = float_inputs(model, graph, sample, sample_values(model, data, sample)?)?;
             let outputs =
                 float_exec::run(graph, &inputs, &mut |_, _| {}).map_err(|source| EvalError::Float { sample, source })?;
             Ok(Some(outputs.iter().map(Data::to_f32).collect()))
@@ -146,13 +149,10 @@ fn float_outputs(
 }
 
 /// The inputs of the float graph for one sample: real numbers where it takes floats, raw pixels normalised.
-///
-/// # Errors
-/// [`EvalError::MissingInput`] when the data set lacks an input.
-pub fn float_inputs(model: &ModelFile, data: &Dataset, graph: &Graph, sample: usize) -> Result<Vec<Data>, EvalError> {
-    let values = sample_values(model, data, sample)?;
+fn float_inputs(model: &ModelFile, graph: &Graph, sample: usize, values: Vec<Values>) -> Result<Vec<Data>, EvalError> {
     let normalization = model.inputs().iter().find_map(|input| input.normalization);
-    let mut inputs = real_inputs(graph, &[values], normalization).map_err(|source| EvalError::Input { sample, source: Box::new(source) })?;
+    let inputs = real_inputs(graph, &[values], normalization);
+    let mut inputs = inputs.map_err(|source| EvalError::Input { sample, source: Box::new(source) })?;
     Ok(inputs.pop().unwrap_or_default())
 }
 
@@ -162,6 +162,14 @@ fn labels(data: &Dataset, sample: usize) -> Vec<i64> {
         Some(Values::Int(labels)) => labels,
         Some(values) => values.to_real(None).iter().map(|&v| v as i64).collect(),
         None => Vec::new(),
+    }
+}
+
+/// The label of one sample, where there is exactly one.
+pub fn label(data: &Dataset, sample: usize) -> Option<i64> {
+    match labels(data, sample)[..] {
+        [label] => Some(label),
+        _ => None,
     }
 }
 

@@ -1,12 +1,11 @@
 //! Where the accuracy goes: every intermediate tensor against the float model.
 
-use super::{EvalError, float_inputs, sample_bytes};
-use crate::data::Dataset;
+use super::{EvalError, encode, float_inputs};
 use crate::float_exec;
 use crate::graph::{Graph, TensorId};
 use crate::ivit;
 use crate::metrics::sqnr_db;
-use crate::model_file::{ModelFile, dequantize, integers};
+use crate::model_file::{ModelFile, Values, dequantize, integers};
 use crate::pack::HumanTensor;
 use serde::Serialize;
 use shiftformer::format::{NO_TENSOR, Profile, TensorRecord};
@@ -95,13 +94,14 @@ struct Sums {
     channel_max: Vec<f32>,
 }
 
-/// Compares the samples `selection`, operator by operator. `graph` is the fused graph the model was made from.
+/// Compares `samples` (the values of every input), operator by operator. `graph` is the fused graph the model was made
+/// from, as it was before the conversion.
 ///
 /// Operators whose result has no counterpart (copies, scores inside attention) are left out.
 ///
 /// # Errors
 /// [`EvalError`], the first met.
-pub fn per_op(model: &ModelFile, graph: &Graph, data: &Dataset, selection: &[usize]) -> Result<Vec<OpError>, EvalError> {
+pub fn per_op(model: &ModelFile, graph: &Graph, samples: &[Vec<Values>]) -> Result<Vec<OpError>, EvalError> {
     let opened = model.open::<Portable>().map_err(crate::backend::BackendError::from)?;
     let mut graph = graph.clone();
     if opened.profile() == Profile::Ivit {
@@ -111,17 +111,17 @@ pub fn per_op(model: &ModelFile, graph: &Graph, data: &Dataset, selection: &[usi
     let graph = &graph;
     let sources = sources(model, graph, &opened);
     let mut sums: HashMap<usize, Sums> = HashMap::new();
-    for &sample in selection {
+    for (sample, values) in samples.iter().enumerate() {
         let wanted: HashSet<TensorId> = sources.values().copied().collect();
         let mut floats: HashMap<TensorId, Vec<f32>> = HashMap::new();
-        let inputs = float_inputs(model, data, graph, sample)?;
+        let inputs = float_inputs(model, graph, sample, values.clone())?;
         float_exec::run(graph, &inputs, &mut |id, data| {
             if wanted.contains(&id) {
                 floats.insert(id, data.to_f32());
             }
         })
         .map_err(|source| EvalError::Float { sample, source })?;
-        let bytes = sample_bytes(model, data, sample)?;
+        let bytes = encode(model, sample, values)?;
         let mut watch = Watch { model, opened: &opened, sources: &sources, floats: &floats, sums: &mut sums };
         run(&opened, &bytes, &mut watch).map_err(|why| crate::backend::BackendError::Run {
             backend: "portable".to_owned(),

@@ -17,6 +17,11 @@ pub const RUNTIME_FLASH_BYTES: usize = 32 * 1024;
 /// RAM that stack and statics take besides the arena: the deepest path of an inference and a margin for interrupts.
 pub const RUNTIME_RAM_BYTES: usize = 2048;
 
+/// What the latency column stands on.
+pub const BASIS: &str = "latency = instructions x cycles per instruction / clock; instructions are counted in the emulator \
+    (for this model where marked, else estimated from counts of other models per operator kind), cycles per instruction are \
+    assumed per core (M0 1.44, M0+ 1.38, M4 1.25, M33 1.2, M7 0.7, M55 1.4; no flash wait states)";
+
 /// What a model asks of a board.
 #[derive(Clone, Debug, Serialize)]
 pub struct Demand {
