@@ -1,2 +1,7 @@
 //! The `shiftformer` command.
-fn main() {}
+
+mod commands;
+
+fn main() -> std::process::ExitCode {
+    commands::main()
+}

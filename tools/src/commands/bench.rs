@@ -1,0 +1,332 @@
+//! `shiftformer bench`.
+
+use super::inspect::read_model;
+use super::{Failure, Verdict, data, output};
+use rayon::prelude::*;
+use serde::Serialize;
+use shiftformer::kernels::{Kernels, Native, Portable};
+use shiftformer::{Model, Observer, RunFault, Session};
+use shiftformer_tools::backend::{self, Backend, BackendError, Sample};
+use shiftformer_tools::model_file::ModelFile;
+use shiftformer_tools::summary::{OpSummary, summarize};
+use shiftformer_tools::text;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model.
+    file: PathBuf,
+    /// Where to run: native, portable, gpu, qemu:BOARD.
+    #[arg(long, default_value = "native")]
+    backend: String,
+    /// Samples to run, as npz; by default those stored in the model.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Threads for throughput; the latency is that of one thread.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Samples per batch on a GPU.
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Least time spent on each measurement.
+const TIME: Duration = Duration::from_secs(1);
+/// Least and greatest number of runs of each measurement.
+const RUNS: (usize, usize) = (11, 2000);
+
+#[derive(Serialize)]
+struct HostOutput {
+    backend: String,
+    threads: usize,
+    runs: usize,
+    median_ms: f64,
+    samples_per_s: f64,
+    macs: u64,
+    gmacs_per_s: f64,
+    ops: Vec<HostOp>,
+}
+
+#[derive(Serialize)]
+struct HostOp {
+    name: String,
+    kind: &'static str,
+    macs: u64,
+    median_us: f64,
+    ps_per_mac: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct CountOutput {
+    backend: String,
+    instructions: u64,
+    macs: u64,
+    instructions_per_mac: f64,
+    stack_bytes: u32,
+    ops: Vec<CountOp>,
+}
+
+#[derive(Serialize)]
+struct CountOp {
+    name: String,
+    kind: &'static str,
+    macs: u64,
+    instructions: u64,
+    instructions_per_mac: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct BatchOutput {
+    backend: String,
+    adapter: String,
+    batch: usize,
+    runs: usize,
+    median_ms: f64,
+    samples_per_s: f64,
+    macs: u64,
+    /// Two operations per multiplication with accumulation.
+    integer_tops: f64,
+}
+
+pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    if args.threads == 0 || args.batch == 0 {
+        return Err(Failure::Usage("--threads and --batch must be at least 1".to_owned()));
+    }
+    let model = read_model(&args.file)?;
+    let samples = match &args.data {
+        Some(path) => {
+            let data = data::open(path)?;
+            data::samples(&model, &data, &data::first(&data, Some(args.batch.max(16)))?)?
+        }
+        None => vec![data::stand_in(&model)?],
+    };
+    match args.backend.as_str() {
+        "native" => host::<Native>(args, &model, &samples),
+        "portable" => host::<Portable>(args, &model, &samples),
+        name => {
+            let mut backend = backend::open(name, &model)?;
+            match backend.counts(&samples[0])? {
+                Some(counts) => counted(args, &model, &counts),
+                None => batches(args, &model, backend.as_mut(), &samples),
+            }
+        }
+    }
+}
+
+fn summaries(model: &ModelFile) -> Result<Vec<OpSummary>, Failure> {
+    let opened = model.open::<Portable>().map_err(|e| Failure::Backend(e.into()))?;
+    Ok(summarize(&opened, model.human()).ops)
+}
+
+fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Sample]) -> Result<Verdict, Failure> {
+    let model = file.open::<B>().map_err(|e| Failure::Backend(e.into()))?;
+    let fault = |why: RunFault| BackendError::Run { backend: args.backend.clone(), why: why.to_string() };
+    let ops = summaries(file)?;
+    let macs: u64 = ops.iter().map(|op| op.macs).sum();
+    let mut bench = Bench::new(&model);
+    let latencies = repeat(|run| bench.run(&samples[run % samples.len()], &mut ())).map_err(fault)?;
+    let mut watch = OpTimes { started: Instant::now(), times: vec![Vec::new(); ops.len()] };
+    repeat(|run| bench.run(&samples[run % samples.len()], &mut watch)).map_err(fault)?;
+    let median_ms = median(&latencies) * 1e3;
+    let samples_per_s = if args.threads == 1 { 1e3 / median_ms } else { throughput::<B>(args, file, samples, median_ms)? };
+    let ops = ops.iter().zip(&watch.times).map(|(op, times)| HostOp {
+        name: op.name.clone(),
+        kind: op.kind,
+        macs: op.macs,
+        median_us: median(times) * 1e6,
+        ps_per_mac: (op.macs > 0).then(|| median(times) * 1e12 / op.macs as f64),
+    });
+    let result = HostOutput {
+        backend: args.backend.clone(),
+        threads: args.threads,
+        runs: latencies.len(),
+        median_ms,
+        samples_per_s,
+        macs,
+        gmacs_per_s: macs as f64 / median_ms / 1e6,
+        ops: ops.collect(),
+    };
+    if args.json { output::json(&result)? } else { output::print(&result.text(B::NAME)) }
+    Ok(Verdict::Passed)
+}
+
+/// One session's memory.
+struct Bench<'m, B: Kernels> {
+    model: &'m Model<'m, B>,
+    arena: Vec<u128>,
+}
+
+impl<'m, B: Kernels> Bench<'m, B> {
+    fn new(model: &'m Model<'m, B>) -> Self {
+        Self { model, arena: vec![0; model.arena_bytes().div_ceil(16)] }
+    }
+
+    /// Time of one inference, input copied in, in seconds.
+    fn run(&mut self, sample: &Sample, observer: &mut impl Observer) -> Result<f64, RunFault> {
+        let started = Instant::now();
+        let mut session = Session::new(self.model, bytemuck::cast_slice_mut(&mut self.arena)).map_err(|_| RunFault::Memory)?;
+        for (index, bytes) in sample.iter().enumerate() {
+            let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
+            input.ok_or(RunFault::Memory)?.copy_from_slice(bytes);
+        }
+        session.run_with(observer)?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+}
+
+struct OpTimes {
+    started: Instant,
+    times: Vec<Vec<f64>>,
+}
+
+impl Observer for OpTimes {
+    fn before(&mut self, _op: usize) {
+        self.started = Instant::now();
+    }
+    fn after(&mut self, op: usize, _output: &[u8]) {
+        let elapsed = self.started.elapsed().as_secs_f64();
+        if let Some(times) = self.times.get_mut(op) {
+            times.push(elapsed);
+        }
+    }
+}
+
+/// Times of runs, after one that warms the caches.
+fn repeat<E>(mut run: impl FnMut(usize) -> Result<f64, E>) -> Result<Vec<f64>, E> {
+    run(0)?;
+    let (started, mut times) = (Instant::now(), Vec::new());
+    while times.len() < RUNS.0 || (started.elapsed() < TIME && times.len() < RUNS.1) {
+        times.push(run(times.len())?);
+    }
+    Ok(times)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Samples per second of several threads, each with a session of its own.
+fn throughput<B: Kernels + Sync + Send>(
+    args: &Args,
+    file: &ModelFile,
+    samples: &[Sample],
+    median_ms: f64,
+) -> Result<f64, Failure> {
+    let run_failed = |why: String| BackendError::Run { backend: args.backend.clone(), why };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().map_err(|e| run_failed(e.to_string()))?;
+    let per_thread = ((1e3 / median_ms.max(1e-3)) as usize).clamp(RUNS.0, RUNS.1);
+    let started = Instant::now();
+    let work = |_thread: usize| -> Result<(), RunFault> {
+        let model = file.open::<B>().map_err(|_| RunFault::Memory)?;
+        let mut bench = Bench::new(&model);
+        (0..per_thread).try_for_each(|run| bench.run(&samples[run % samples.len()], &mut ()).map(|_| ()))
+    };
+    pool.install(|| (0..args.threads).into_par_iter().try_for_each(work)).map_err(|e| run_failed(e.to_string()))?;
+    Ok((per_thread * args.threads) as f64 / started.elapsed().as_secs_f64())
+}
+
+fn counted(args: &Args, file: &ModelFile, counts: &backend::Counts) -> Result<Verdict, Failure> {
+    let ops = summaries(file)?;
+    let macs: u64 = ops.iter().map(|op| op.macs).sum();
+    let ratio = |instructions: u64, macs: u64| (macs > 0).then(|| instructions as f64 / macs as f64);
+    let ops = ops.iter().zip(&counts.ops).map(|(op, &instructions)| CountOp {
+        name: op.name.clone(),
+        kind: op.kind,
+        macs: op.macs,
+        instructions,
+        instructions_per_mac: ratio(instructions, op.macs),
+    });
+    let result = CountOutput {
+        backend: args.backend.clone(),
+        instructions: counts.total,
+        macs,
+        instructions_per_mac: ratio(counts.total, macs).unwrap_or(0.0),
+        stack_bytes: counts.stack_bytes,
+        ops: ops.collect(),
+    };
+    if args.json { output::json(&result)? } else { output::print(&result.text()) }
+    Ok(Verdict::Passed)
+}
+
+fn batches(args: &Args, file: &ModelFile, backend: &mut dyn Backend, samples: &[Sample]) -> Result<Verdict, Failure> {
+    let batch: Vec<Sample> = (0..args.batch).map(|i| samples[i % samples.len()].clone()).collect();
+    let times = repeat(|_| -> Result<f64, BackendError> {
+        let started = Instant::now();
+        backend.run(&batch)?;
+        Ok(started.elapsed().as_secs_f64())
+    })?;
+    let macs: u64 = summaries(file)?.iter().map(|op| op.macs).sum();
+    let samples_per_s = args.batch as f64 / median(&times);
+    let result = BatchOutput {
+        backend: args.backend.clone(),
+        adapter: backend.device().unwrap_or_default(),
+        batch: args.batch,
+        runs: times.len(),
+        median_ms: median(&times) * 1e3 / args.batch as f64,
+        samples_per_s,
+        macs,
+        integer_tops: samples_per_s * macs as f64 * 2.0 / 1e12,
+    };
+    if args.json {
+        output::json(&result)?;
+    } else {
+        output::print(&format!(
+            "{} ({}): {:.1} samples/s in batches of {}, {:.3} integer TOPS\n",
+            result.backend, result.adapter, result.samples_per_s, result.batch, result.integer_tops
+        ));
+    }
+    Ok(Verdict::Passed)
+}
+
+impl HostOutput {
+    fn text(&self, kernels: &str) -> String {
+        let mut table = text::table(&["op>", "kind", "name", "MACs>", "time>", "share>", "ps/MAC>"]);
+        let total: f64 = self.ops.iter().map(|op| op.median_us).sum();
+        for (index, op) in self.ops.iter().enumerate() {
+            table.add_row([
+                index.to_string(),
+                op.kind.to_owned(),
+                text::tail(&op.name, 44),
+                text::count(op.macs as f64),
+                text::milliseconds(op.median_us / 1e3),
+                format!("{:.1} %", op.median_us / total.max(1e-9) * 100.0),
+                op.ps_per_mac.map_or_else(|| "-".to_owned(), |ps| format!("{ps:.0}")),
+            ]);
+        }
+        format!(
+            "{table}\n\n{} ({kernels}): median {} over {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n",
+            self.backend,
+            text::milliseconds(self.median_ms),
+            self.runs,
+            self.gmacs_per_s,
+            self.samples_per_s,
+            self.threads
+        )
+    }
+}
+
+impl CountOutput {
+    fn text(&self) -> String {
+        let mut table = text::table(&["op>", "kind", "name", "MACs>", "instructions>", "per MAC>"]);
+        for (index, op) in self.ops.iter().enumerate() {
+            table.add_row([
+                index.to_string(),
+                op.kind.to_owned(),
+                text::tail(&op.name, 44),
+                op.macs.to_string(),
+                op.instructions.to_string(),
+                op.instructions_per_mac.map_or_else(|| "-".to_owned(), |n| format!("{n:.2}")),
+            ]);
+        }
+        format!(
+            "{table}\n\n{}: {} instructions, {:.2} per MAC; {} bytes of stack\n",
+            self.backend, self.instructions, self.instructions_per_mac, self.stack_bytes
+        )
+    }
+}

@@ -1,0 +1,119 @@
+//! The command line: one file per command; this one holds what they share.
+//!
+//! A command prints its result on stdout (one JSON object under `--json`), everything else on stderr. Exit codes: 0 ok,
+//! 1 a check failed, 2 bad usage or input, with one line on stderr that says what to do.
+
+mod adapters;
+mod bench;
+mod codegen;
+mod convert;
+mod data;
+mod demo;
+mod eval;
+mod failure;
+mod fit;
+mod inspect;
+mod merge;
+mod output;
+mod parity;
+mod picture;
+mod run;
+mod source;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+pub use failure::{Failure, Verdict};
+use std::process::ExitCode;
+
+/// Integer-only transformers: convert ONNX models to .sfm files, check them, measure them.
+#[derive(Parser)]
+#[command(name = "shiftformer", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Quantize an ONNX model into a .sfm file.
+    Convert(convert::Args),
+    /// Show what a .sfm file holds: sizes, operators, proven bounds, the arena over time.
+    Inspect(inspect::Args),
+    /// Run a model on one sample.
+    Run(run::Args),
+    /// Measure accuracy and error against the float model.
+    Eval(eval::Args),
+    /// Join the results of `eval --shard`.
+    Merge(merge::Args),
+    /// Measure speed on this machine, or count instructions on an emulated board.
+    Bench(bench::Args),
+    /// Take the bundled digits model through everything.
+    Demo(demo::Args),
+    /// Compare the bytes of every operator between backends.
+    Parity(parity::Args),
+    /// List the GPUs and software adapters.
+    Adapters(adapters::Args),
+    /// Say which boards a model fits, and how fast it would be there.
+    Fit(fit::Args),
+    /// Write source code for a firmware.
+    Codegen(codegen::Args),
+}
+
+/// Runs the command in the arguments of the process.
+pub fn main() -> ExitCode {
+    report_panics_in_one_line();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match dispatch(cli.command) {
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(1),
+        Err(failure) => {
+            output::status(&format!("error: {}", one_line(&failure.to_string())));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Verdict, Failure> {
+    match command {
+        Command::Convert(args) => convert::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Merge(args) => merge::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Parity(args) => parity::run(&args),
+        Command::Adapters(args) => adapters::run(&args),
+        Command::Fit(args) => fit::run(&args),
+        Command::Codegen(args) => codegen::run(&args),
+    }
+}
+
+/// Help and version go to stdout; what is wrong with the arguments goes to stderr in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        output::print(&error.to_string());
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let cause = text.split("\n\nUsage:").next().unwrap_or(&text).split("\n\nFor more").next().unwrap_or(&text);
+    output::status(&format!("{}; see `shiftformer --help`", one_line(cause)));
+    ExitCode::from(2)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A panic is a bug of this program: say so in one line and end with the code for bad input.
+fn report_panics_in_one_line() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
+        let message = panic.payload_as_str().unwrap_or("unknown cause");
+        output::status(&format!("error: internal error{place}: {}; please report it", one_line(message)));
+        std::process::exit(2);
+    }));
+}

@@ -1,0 +1,120 @@
+//! `shiftformer parity`.
+
+use super::inspect::read_model;
+use super::output::OutputFile;
+use super::{Failure, Verdict, data, output};
+use serde::Serialize;
+use shiftformer_tools::backend::Sample;
+use shiftformer_tools::model_file::ModelFile;
+use shiftformer_tools::parity::{Comparison, Contestant, Difference, Reproducer, compare};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model.
+    file: PathBuf,
+    /// Samples, as npz.
+    #[arg(long)]
+    data: PathBuf,
+    /// Backends to compare, the first is the reference: portable, native, gpu, qemu:BOARD. `NAME@corrupt-weight:OFFSET`
+    /// runs NAME on a copy of the model with one bit of one weight flipped, to see that the difference is found.
+    #[arg(long, value_delimiter = ',', required = true)]
+    backends: Vec<String>,
+    /// Use only the first N samples.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Where to save a minimal reproducer of the first difference: STEM.sfm and STEM.npz.
+    #[arg(long, value_name = "STEM", default_value = "parity-difference")]
+    save: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct ParityOutput<'a> {
+    #[serde(flatten)]
+    comparison: &'a Comparison,
+    reproducer: Option<Saved>,
+}
+
+#[derive(Serialize)]
+struct Saved {
+    model: PathBuf,
+    data: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    if args.backends.len() < 2 {
+        return Err(Failure::Usage("--backends needs at least two names, e.g. --backends portable,native".to_owned()));
+    }
+    let model = read_model(&args.file)?;
+    let data = data::open(&args.data)?;
+    let samples = data::samples(&model, &data, &data::first(&data, args.limit)?)?;
+    let parse = |name: &String| Contestant::parse(name, &model);
+    let contestants: Vec<Contestant> = args.backends.iter().map(parse).collect::<Result<_, _>>()?;
+    let spinner = data::spinner();
+    let comparison = compare(&model, &contestants, &samples, |name| {
+        spinner.set_message(format!("{} samples on {name}", samples.len()));
+    })?;
+    spinner.finish_and_clear();
+    let reproducer = match comparison.differences.first() {
+        Some(difference) => save(args, &model, &contestants[0], difference, &samples[difference.sample])?,
+        None => None,
+    };
+    let equal = comparison.equal;
+    if args.json {
+        output::json(&ParityOutput { comparison: &comparison, reproducer })?;
+    } else {
+        output::print(&report(&comparison, reproducer.as_ref()));
+    }
+    Ok(if equal { Verdict::Passed } else { Verdict::Failed })
+}
+
+fn save(
+    args: &Args,
+    model: &ModelFile,
+    reference: &Contestant,
+    difference: &Difference,
+    sample: &Sample,
+) -> Result<Option<Saved>, Failure> {
+    let Some(reproducer) = Reproducer::of(model, reference, difference, sample)? else { return Ok(None) };
+    let saved = Saved { model: args.save.with_extension("sfm"), data: args.save.with_extension("npz") };
+    OutputFile::create(&saved.model)?.finish(&reproducer.model)?;
+    OutputFile::create(&saved.data)?.finish(&reproducer.data)?;
+    Ok(Some(saved))
+}
+
+fn report(comparison: &Comparison, saved: Option<&Saved>) -> String {
+    let Comparison { samples, ops, backends, .. } = comparison;
+    if comparison.equal {
+        return format!("equal: {ops} operators x {samples} samples on {}\n", backends.join(", "));
+    }
+    let mut text: String = comparison.differences.iter().map(|d| difference_text(d, &backends[0])).collect();
+    if let Some(saved) = saved {
+        text += &format!("reproduce with {} and {}\n", saved.model.display(), saved.data.display());
+    }
+    text
+}
+
+fn difference_text(d: &Difference, reference: &str) -> String {
+    let mut text = format!(
+        "{} differs from {reference} on {} samples\n  first at operator {} `{}` ({}), sample {}",
+        d.backend, d.samples_that_differ, d.op, d.name, d.kind, d.sample
+    );
+    match (d.element, d.reference_value, d.value) {
+        (Some(element), Some(ours), Some(theirs)) => {
+            text += &format!(
+                "\n  element {element} {:?}: {ours} on {reference}, {theirs} on {}; {} elements differ",
+                d.index, d.backend, d.elements_that_differ
+            );
+        }
+        _ => text += "\n  the operator alone gives equal bytes: the difference does not repeat",
+    }
+    match (d.reference_accumulator, d.accumulator) {
+        (Some(a), Some(b)) if a == b => text += &format!("\n  both sums are {a} before requantization: the requantization differs"),
+        (Some(a), Some(b)) => text += &format!("\n  sums before requantization: {a} on {reference}, {b} on {}", d.backend),
+        _ => {}
+    }
+    text + "\n"
+}
