@@ -6,8 +6,8 @@
 
 use crate::arith::exp::{MASKED, RowScale};
 use crate::kernels::{
-    DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PackedWeights, Portable, ROW_BLOCK,
-    ScoreScale, linear_scratch_bytes,
+    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PackedWeights, Portable,
+    ROW_BLOCK, ScoreBias, ScoreScale, linear_scratch_bytes,
 };
 
 /// Bytes of memory that the table needs.
@@ -209,17 +209,22 @@ pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) ->
         let lut = (output == Output::Lut).then(|| (&*table).try_into().expect("256 entries"));
         let out = match output {
             // Half of the memory, from an odd address.
-            Output::I8 | Output::Lut => LinearOut::I8 {
-                out: &mut bytemuck::cast_slice_mut(out)[skew % 2..][..rows * out_stride - skew % 2],
-                lut,
-            },
+            Output::I8 | Output::Lut => {
+                LinearOut::I8 { out: &mut bytemuck::cast_slice_mut(out)[skew % 2..][..rows * out_stride], lut }
+            }
             Output::I16 => LinearOut::I16 { out },
             Output::Residual(residual_shift) => LinearOut::I16Residual { out, residual_shift },
         };
         if index == 0 { Portable::linear(&job, x, out, scratch) } else { B::linear(&job, x, out, scratch) }
     }
     let [expected, actual] = both;
-    compare("linear", index, bytemuck::cast_slice::<i16, u8>(expected), bytemuck::cast_slice::<i16, u8>(actual))
+    compare("linear", index, bytemuck::cast_slice::<i16, u8>(expected), bytemuck::cast_slice::<i16, u8>(actual))?;
+    let [expected, actual] = [arena.take::<i32>(rows * out_stride, 0), arena.take::<i32>(rows * out_stride, 0)];
+    expected.fill(1);
+    actual.fill(1);
+    Portable::linear_acc(&job, x, expected, scratch);
+    B::linear_acc(&job, x, actual, scratch);
+    compare("linear_acc", index, expected, actual)
 }
 
 /// A multiplier that takes a random sum of `k` products to about 128 steps of 8 bits, or as many of 16 bits as fit:
@@ -454,6 +459,136 @@ pub fn transpose<B: Kernels>(index: usize, case: &[usize; 4], memory: &mut [u8])
     compare("transpose", index, expected, actual)
 }
 
+/// Attention of query rows of one head.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionCase {
+    /// Query rows, keys, width of a key, width of a value.
+    pub size: [usize; 4],
+    /// Elements between rows beyond their width: of `q`, `k`, `v` and the output.
+    pub gaps: [usize; 4],
+    /// Strides of the biases there are: between rows and between keys.
+    pub biases: [Option<[usize; 2]>; 2],
+    /// 16-bit exponentials.
+    pub wide_exp: bool,
+}
+
+impl AttentionCase {
+    const fn new(size: [usize; 4], wide_exp: bool) -> Self {
+        Self { size, gaps: [0; 4], biases: [None; 2], wide_exp }
+    }
+}
+
+/// Attention that every instruction set is checked with, where it takes whole heads.
+pub const ATTENTION_CASES: &[AttentionCase] = &[
+    AttentionCase::new([1, 1, 1, 1], false),
+    AttentionCase::new([1, 2, 3, 5], true),
+    AttentionCase::new([7, 16, 16, 16], false),
+    AttentionCase { gaps: [3, 1, 2, 5], biases: [Some([17, 1]), None], ..AttentionCase::new([6, 17, 18, 17], false) },
+    AttentionCase { gaps: [32; 4], biases: [Some([0, 1]), Some([1, 0])], ..AttentionCase::new([5, 33, 16, 16], true) },
+    AttentionCase { biases: [Some([3, 3]), Some([40, 2])], ..AttentionCase::new([9, 20, 7, 33], false) },
+    AttentionCase::new([13, 49, 32, 32], true),
+    AttentionCase { gaps: [1; 4], ..AttentionCase::new([14, 50, 65, 20], false) },
+];
+
+/// Compares attention with its parts, each portable. Nothing is compared where `B` does not take the job.
+///
+/// # Errors
+/// [`Difference`].
+///
+/// # Panics
+/// When `memory` is too small.
+pub fn attention<B: Kernels>(
+    index: usize,
+    case: &AttentionCase,
+    fill: Fill,
+    memory: &mut [u8],
+) -> Result<(), Difference> {
+    let AttentionCase { size: [rows, n_k, head_dim, v_dim], gaps, biases, wide_exp } = *case;
+    let mut numbers = Numbers::new(index as u64 + 3000);
+    let mut arena = Arena(memory);
+    let [q_stride, k_stride, v_stride, out_stride] =
+        [head_dim + gaps[0], head_dim + gaps[1], v_dim + gaps[2], v_dim + gaps[3]];
+    let [q, k, v] = [rows * q_stride, n_k * k_stride, n_k * v_stride].map(|len| {
+        let values = arena.take::<i8>(len, 1);
+        values.fill_with(|| fill.i8(&mut numbers));
+        &*values
+    });
+    let biases = biases.map(|strides| {
+        let [row, column] = strides?;
+        let values = arena.take::<i16>((rows - 1) * row + (n_k - 1) * column + 1, 0);
+        values.fill_with(|| if numbers.bits() % 8 == 0 { MASKED } else { numbers.within(-2000, 2000) as i16 });
+        Some(ScoreBias { values, row, column })
+    });
+    // Scores within some twenty octaves.
+    let scale = ScoreScale { acc_shift: 3, multiplier: (1 << 29) / (16 * head_dim as i32) };
+    let (ratio_m, ratio_shift, zero_point) = (30_000, 14, -3);
+    let shape = [rows, n_k, head_dim, v_dim];
+    let strides = [q_stride, k_stride, v_stride, out_stride];
+    let job = AttentionJob {
+        q,
+        k,
+        v,
+        rows,
+        n_k,
+        head_dim,
+        v_dim,
+        q_stride,
+        k_stride,
+        v_stride,
+        out_stride,
+        scale,
+        biases,
+        wide_exp,
+        ratio_m,
+        ratio_shift,
+        zero_point,
+    };
+    let [expected, actual] = [arena.take::<i8>(rows * out_stride, 1), arena.take::<i8>(rows * out_stride, 1)];
+    expected.fill(1);
+    actual.fill(1);
+    if !B::attention(&job, actual) {
+        return Ok(());
+    }
+    attention_by_parts(&job, shape, strides, expected, &mut arena);
+    compare("attention", index, expected, actual)
+}
+
+fn attention_by_parts(
+    job: &AttentionJob<'_>,
+    [rows, n_k, head_dim, v_dim]: [usize; 4],
+    [q_stride, k_stride, v_stride, out_stride]: [usize; 4],
+    out: &mut [i8],
+    arena: &mut Arena<'_>,
+) {
+    let scores = arena.take::<i32>(n_k, 0);
+    let (exps, wide) = (arena.take::<u8>(n_k, 0), arena.take::<u16>(n_k, 0));
+    let transposed = arena.take::<i8>(n_k * v_dim, 0);
+    let acc = arena.take::<i32>(v_dim, 0);
+    Portable::transpose(job.v, v_stride, n_k, v_dim, transposed, n_k);
+    for row in 0..rows {
+        let q = &job.q[row * q_stride..];
+        let one = DotJob { rows: 1, cols: n_k, k: head_dim, x_stride: q_stride, y_stride: k_stride, out_stride: n_k };
+        Portable::scores(&one, job.scale, q, job.k, scores, &mut []);
+        for (key, score) in scores.iter_mut().enumerate() {
+            for bias in job.biases.iter().flatten() {
+                *score += i32::from(bias.values[row * bias.row + key * bias.column]);
+            }
+        }
+        let one = DotJob { rows: 1, cols: v_dim, k: n_k, x_stride: n_k, y_stride: n_k, out_stride: v_dim };
+        let sum = if job.wide_exp {
+            let sum = Portable::exp_row(scores, ExpRow::U16(wide));
+            Portable::dot_u16(&one, wide, transposed, acc, &mut []);
+            sum
+        } else {
+            let sum = Portable::exp_row(scores, ExpRow::U8(exps));
+            Portable::dot_u8(&one, exps, transposed, acc, &mut []);
+            sum
+        };
+        let scale = RowScale::new(sum, job.ratio_m, job.ratio_shift);
+        Portable::scale_row(acc, scale, job.zero_point, &mut out[row * out_stride..][..v_dim]);
+    }
+}
+
 /// Runs the whole table; returns the number of comparisons. `memory` has [`TABLE_BYTES`].
 ///
 /// # Errors
@@ -472,6 +607,10 @@ pub fn check<B: Kernels>(memory: &mut [u8]) -> Result<usize, Difference> {
             dots::<B>(index, case, fill, memory)?;
             count += 1;
         }
+        for (index, case) in ATTENTION_CASES.iter().enumerate() {
+            attention::<B>(index, case, fill, memory)?;
+            count += 1;
+        }
         for &n in ROW_CASES {
             rows::<B>(n, fill, memory)?;
             count += 1;
@@ -482,4 +621,54 @@ pub fn check<B: Kernels>(memory: &mut [u8]) -> Result<usize, Difference> {
         count += 1;
     }
     Ok(count)
+}
+
+/// Larger shapes: many rows, long sums, rows beyond the buffers of a kernel.
+pub const LARGE_LINEAR_CASES: &[LinearCase] = &[
+    LinearCase::new([270, 24, 50], 8, Output::I8),
+    LinearCase::new([197, 192, 100], 8, Output::Lut),
+    LinearCase { gaps: [3, 5], skew: 1, ..LinearCase::new([31, 770, 72], 8, Output::Residual(4)) },
+    LinearCase::new([20, 2100, 40], 8, Output::I16),
+    LinearCase::new([40, 515, 33], 4, Output::Lut),
+    LinearCase { fill: Fill::Least, ..LinearCase::new([33, 1040, 36], 8, Output::I16) },
+];
+
+/// Larger heads, the last ones beyond what a kernel keeps on its stack.
+pub const LARGE_ATTENTION_CASES: &[AttentionCase] = &[
+    AttentionCase { gaps: [512, 512, 512, 128], ..AttentionCase::new([197, 197, 64, 64], false) },
+    AttentionCase { gaps: [512, 512, 512, 128], ..AttentionCase::new([31, 197, 64, 64], true) },
+    AttentionCase::new([11, 501, 64, 48], false),
+    AttentionCase::new([7, 1030, 16, 16], false),
+    AttentionCase::new([5, 40, 300, 300], false),
+];
+
+/// Bytes of memory that the larger shapes need.
+pub const LARGE_BYTES: usize = 4 << 20;
+
+/// Runs the larger shapes; `memory` has [`LARGE_BYTES`].
+///
+/// # Errors
+/// The first [`Difference`].
+///
+/// # Panics
+/// When `memory` is too small.
+pub fn check_large<B: Kernels>(memory: &mut [u8]) -> Result<(), Difference> {
+    for (index, case) in LARGE_LINEAR_CASES.iter().enumerate() {
+        linear::<B>(1000 + index, case, memory)?;
+    }
+    for (index, case) in LARGE_ATTENTION_CASES.iter().enumerate() {
+        attention::<B>(1000 + index, case, Fill::Random, memory)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_fits_the_memory_it_names() {
+        let mut memory = std::vec![0u8; TABLE_BYTES];
+        assert!(check::<Portable>(&mut memory).is_ok());
+    }
 }

@@ -1,14 +1,18 @@
-//! x86-64: the level is chosen once, by what the processor has (feature `std`) or by the target features alone.
+//! x86-64: the level is chosen by what the processor has (feature `std`, detected once) or by the target features alone.
 //!
-//! Functions of a level carry its target features; the only way to them is a check of the level in this file.
+//! Functions of a level carry its target features; the only way to them is a check of the level in this file. What has
+//! no code of its own is the portable code, compiled with the features of the level.
 
 #![allow(unsafe_code)]
 
 mod avx512;
 
-use super::{Kernels, LinearJob, LinearOut, portable};
+use super::{
+    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, ScoreScale, portable,
+};
+use crate::arith::exp::RowScale;
 
-/// `feature!("avx2", ...)`: whether code for all of these features may run.
+/// `features!("avx2", ...)`: whether code for all of these features may run.
 macro_rules! features {
     ($($name:tt),*) => {{
         #[cfg(feature = "std")]
@@ -17,6 +21,29 @@ macro_rules! features {
         let all = true $(&& cfg!(target_feature = $name))*;
         all
     }};
+}
+
+/// The portable code, compiled with target features.
+macro_rules! compiled_for {
+    ($features:literal) => {
+        use super::{DotJob, portable};
+
+        /// [`portable::dot`].
+        #[target_feature(enable = $features)]
+        pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]) {
+            portable::dot(job, x, y, out);
+        }
+
+        /// [`portable::transpose`].
+        #[target_feature(enable = $features)]
+        pub fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+            portable::transpose(x, x_stride, rows, cols, out, out_stride);
+        }
+    };
+}
+
+mod compiled_for_avx512 {
+    compiled_for!("avx512bw,avx512vl,avx512vnni");
 }
 
 /// AVX-512 with VNNI (Ice Lake, Zen 4 and later). Portable where the processor lacks them.
@@ -30,33 +57,99 @@ impl Avx512 {
     }
 }
 
+/// Calls a function of a level where the level is available, the portable function elsewhere.
+macro_rules! available {
+    ($level:ident, $fast:expr, $portable:expr) => {
+        if $level::is_available() {
+            // SAFETY: the processor has the features of the function.
+            unsafe { $fast }
+        } else {
+            $portable
+        }
+    };
+}
+
 impl Kernels for Avx512 {
     const NAME: &'static str = "avx512";
+    const ATTENDS: bool = true;
 
     fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
-        if !Self::is_available() {
-            return portable::linear(job, x, out);
-        }
-        // SAFETY: the level is available.
-        unsafe { avx512::linear(job, x, out) }
+        available!(Avx512, avx512::linear::linear(job, x, out), portable::linear(job, x, out))
+    }
+
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+        available!(Avx512, avx512::linear::linear_acc(job, x, out), portable::linear_acc(job, x, out))
+    }
+
+    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+        available!(Avx512, compiled_for_avx512::dot(job, x, y, out), portable::dot(job, x, y, out))
+    }
+
+    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+        available!(Avx512, compiled_for_avx512::dot(job, x, y, out), portable::dot(job, x, y, out))
+    }
+
+    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+        available!(Avx512, compiled_for_avx512::dot(job, x, y, out), portable::dot(job, x, y, out))
+    }
+
+    fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
+        available!(Avx512, avx512::rows::scale_scores(scores, scale), portable::scale_scores(scores, scale))
+    }
+
+    fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
+        available!(Avx512, avx512::rows::exp_row(scores, out), portable::exp_row(scores, out))
+    }
+
+    fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
+        available!(
+            Avx512,
+            avx512::rows::scale_row(acc, scale, zero_point, out),
+            portable::scale_row(acc, scale, zero_point, out)
+        )
+    }
+
+    fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+        available!(
+            Avx512,
+            compiled_for_avx512::transpose(x, x_stride, rows, cols, out, out_stride),
+            portable::transpose(x, x_stride, rows, cols, out, out_stride)
+        )
+    }
+
+    fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
+        available!(Avx512, avx512::attention::attention(job, out), false)
+    }
+
+    fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
+        available!(Avx512, avx512::rows::norm_row(job, x, out), portable::norm_row(job, x, out))
+    }
+
+    fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
+        lut_in_place(data, table);
+    }
+
+    fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
+        available!(
+            Avx512,
+            avx512::rows::add_i16_in_place(out, b, ma, mb, bias, shift),
+            portable::add_i16_in_place(out, b, ma, mb, bias, shift)
+        )
     }
 }
 
+/// Table look-ups: byte permutations where the processor has them, which not every AVX-512 has.
 fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
-    portable::lut_in_place(data, table);
+    if features!("avx512bw", "avx512vl", "avx512vbmi") {
+        // SAFETY: the processor has the features of the function.
+        unsafe { avx512::rows::lut_in_place(data, table) }
+    } else {
+        portable::lut_in_place(data, table);
+    }
 }
 
 /// The fastest kernels of this processor.
-#[derive(Clone, Copy, Debug)]
-pub struct Native;
-
-impl Kernels for Native {
-    const NAME: &'static str = "native";
-
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        Avx512::linear(job, x, out, scratch);
-    }
-}
+pub type Native = Avx512;
 
 #[cfg(test)]
 mod tests {
@@ -64,23 +157,18 @@ mod tests {
     use crate::testing;
     use std::vec;
 
-    /// Runs the table and larger shapes.
-    fn check<B: Kernels>() {
-        let mut memory = vec![0u8; 4 << 20];
+    fn check<B: Kernels>(available: bool) {
+        if !available {
+            std::eprintln!("SKIPPED: this processor has no {}", B::NAME);
+            return;
+        }
+        let mut memory = vec![0u8; testing::LARGE_BYTES];
         testing::check::<B>(&mut memory).unwrap_or_else(|d| panic!("{}: {d:?}", B::NAME));
+        testing::check_large::<B>(&mut memory).unwrap_or_else(|d| panic!("{}: {d:?}", B::NAME));
     }
 
     #[test]
     fn avx512_is_portable() {
-        if Avx512::is_available() {
-            check::<Avx512>();
-        } else {
-            std::eprintln!("SKIPPED: no AVX-512-VNNI here");
-        }
-    }
-
-    #[test]
-    fn native_is_portable() {
-        check::<Native>();
+        check::<Avx512>(Avx512::is_available());
     }
 }

@@ -1,7 +1,5 @@
-//! AVX-512 with VNNI: `vpdpbusd` adds four products of `u8` and `i8` to each of sixteen `i32`.
-//!
-//! The unsigned factor is the weight plus 128 (its sign bit flipped), so that the activations can be broadcast from
-//! memory as they are. `sum (w + 128) x - 128 sum x` is the exact sum; `128 sum x` is made once per row and the
+//! Dense layers. The unsigned factor is the weight plus 128 (its sign bit flipped), so that activations can be
+//! broadcast from memory as they are. `sum (w + 128) x - 128 sum x` is the exact sum; `128 sum x` is made once per row and the
 //! accumulators start from its negative.
 //!
 //! Two ways to the same sums:
@@ -12,12 +10,12 @@
 //!   6 rows x 4 panels: 24 accumulators, 4 weights, 1 broadcast, and nine instructions per row and 16 channels at the
 //!   end to add up the quarters.
 
-use super::super::{GROUP, LinearJob, LinearOut, PANEL};
+use super::factors::WEIGHTS_UNSIGNED;
+use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_sum, rshift_round, with_rows};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
-/// Lanes of `i32`.
-const LANES: usize = 16;
 /// Panels whose channels fill a vector of sums.
 const PANELS: usize = LANES / PANEL;
 /// Bytes of a group of one panel, 8 bits.
@@ -26,16 +24,12 @@ const PANEL_GROUP: usize = PANEL * GROUP;
 const VECTORS: usize = 2;
 /// Channels in a block of sums.
 const BLOCK: usize = VECTORS * LANES;
-/// Rows of a tile.
-const TILE_ROWS: usize = 6;
 /// Rearranged weights kept on the stack: 32 channels of K up to 2048.
 const PACKED_BYTES: usize = 64 * 1024;
 /// Fewest rows for which rearranging the weights pays.
 const PACK_FROM: usize = 12;
 /// Rows whose sums are kept at a time.
 const ROW_CHUNK: usize = 256;
-/// Flips the sign bit of every byte: `w + 128` as unsigned.
-const SIGN: i32 = 0x8080_8080u32 as i32;
 
 /// Weights of a block, rearranged: `[k / 4][VECTORS][LANES][4]`.
 #[repr(align(64))]
@@ -45,48 +39,16 @@ struct Packed(MaybeUninit<[u8; PACKED_BYTES]>);
 #[repr(align(64))]
 struct Sums([i32; TILE_ROWS * BLOCK]);
 
-/// Rows of activations: row `r` is at `first + r * stride` and has `k` readable elements.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    pub first: *const i8,
-    pub stride: usize,
-    pub k: usize,
-}
-
-impl Rows {
-    /// # Safety
-    /// There must be a row `row`.
-    unsafe fn from(self, row: usize) -> Self {
-        // SAFETY: the row exists.
-        Self { first: unsafe { self.first.add(row * self.stride) }, ..self }
-    }
-}
-
 /// The output, with room for every row and channel of the job.
 #[derive(Clone, Copy)]
 enum Sink {
     I8(*mut i8),
     I16(*mut i16),
     Residual(*mut i16, u32),
+    Acc(*mut i32),
 }
 
-/// Evaluates a call with the count of rows, 1 to [`TILE_ROWS`], as the constant `$r`.
-macro_rules! with_rows {
-    ($rows:expr, $r:ident => $call:expr) => {
-        with_rows!(@ $rows, $r, $call, 1, 2, 3, 4, 5, 6)
-    };
-    (@ $rows:expr, $r:ident, $call:expr, $($count:literal),*) => {
-        match $rows {
-            $($count => {
-                const $r: usize = $count;
-                $call
-            })*
-            _ => {}
-        }
-    };
-}
-
-/// [`super::super::Kernels::linear`].
+/// [`crate::kernels::Kernels::linear`].
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
     let (len, sink, lut) = match out {
@@ -96,6 +58,23 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
             (out.len(), Sink::Residual(out.as_mut_ptr(), residual_shift), None)
         }
     };
+    let (rows, n) = dense(job, x, len, sink);
+    if let Some((out, lut)) = lut {
+        for row in out.chunks_mut(job.out_stride.max(1)).take(rows) {
+            crate::kernels::x86::lut_in_place(row.get_mut(..n).unwrap_or(&mut []), lut);
+        }
+    }
+}
+
+/// [`crate::kernels::Kernels::linear_acc`].
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32]) {
+    dense(job, x, out.len(), Sink::Acc(out.as_mut_ptr()));
+}
+
+/// Fills `len` elements at `sink`; returns the rows and channels written.
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn dense(job: &LinearJob<'_>, x: &[i8], len: usize, sink: Sink) -> (usize, usize) {
     let (rows, n) = job.fit(x.len(), len);
     let all = Rows { first: x.as_ptr(), stride: job.x_stride, k: job.k };
     let dense = Dense { job, n, sink };
@@ -104,11 +83,7 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
         // SAFETY: `fit` counts only rows and channels that `x`, the output and the weights hold.
         unsafe { dense.chunk(all, rows) };
     }
-    if let Some((out, lut)) = lut {
-        for row in out.chunks_mut(job.out_stride.max(1)).take(rows) {
-            super::lut_in_place(row.get_mut(..n).unwrap_or(&mut []), lut);
-        }
-    }
+    (rows, n)
 }
 
 /// A dense layer whose slices have been checked.
@@ -151,9 +126,9 @@ impl Dense<'_> {
                     if packs {
                         let w: *const u8 = packed.0.as_ptr().cast();
                         if vectors == 1 {
-                            with_rows!(count, R => packed_tile::<R, 1, true>(w, x, init, out, BLOCK));
+                            with_rows!(count, R => packed_tile::<R, 1, WEIGHTS_UNSIGNED>(w, x, init, out, BLOCK));
                         } else {
-                            with_rows!(count, R => packed_tile::<R, 2, true>(w, x, init, out, BLOCK));
+                            with_rows!(count, R => packed_tile::<R, 2, WEIGHTS_UNSIGNED>(w, x, init, out, BLOCK));
                         }
                     } else {
                         for vector in 0..vectors {
@@ -238,7 +213,11 @@ impl Dense<'_> {
             // SAFETY: masked lanes are channels below `n`, for which bias, multipliers and output have room.
             unsafe {
                 let bias = _mm512_maskz_loadu_epi32(mask, job.bias.as_ptr().add(channel));
-                let multiplier = Multiplier::new(_mm512_maskz_loadu_epi32(mask, job.multipliers.as_ptr().add(channel)));
+                let multiplier = match self.sink {
+                    Sink::Acc(_) => _mm512_setzero_si512(),
+                    _ => _mm512_maskz_loadu_epi32(mask, job.multipliers.as_ptr().add(channel)),
+                };
+                let multiplier = Multiplier::new(multiplier);
                 for (index, row) in rows.clone().enumerate() {
                     let acc = _mm512_add_epi32(load(sums.add(index * BLOCK + vector * LANES)), bias);
                     let y = multiplier.mulhi_round(_mm512_sll_epi32(acc, acc_shift));
@@ -248,6 +227,7 @@ impl Dense<'_> {
                             let y = _mm512_cvtsepi32_epi8(_mm512_add_epi32(y, zero_point));
                             _mm_mask_storeu_epi8(out.add(at), mask, y);
                         }
+                        Sink::Acc(out) => _mm512_mask_storeu_epi32(out.add(at), mask, acc),
                         Sink::I16(out) => _mm256_mask_storeu_epi16(out.add(at), mask, _mm512_cvtsepi32_epi16(y)),
                         Sink::Residual(out, shift) => {
                             let residual = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, out.add(at)));
@@ -295,7 +275,7 @@ unsafe fn panel_group<const BITS: u32>(panel: *const u8, group: usize) -> __m512
     if BITS == 8 {
         // SAFETY: the caller's contract.
         let w = unsafe { _mm512_loadu_si512(panel.add(group * PANEL_GROUP).cast()) };
-        return _mm512_xor_si512(w, _mm512_set1_epi32(SIGN));
+        return _mm512_xor_si512(w, super::sign_bits());
     }
     // SAFETY: the caller's contract.
     let nibbles = unsafe { _mm256_loadu_si256(panel.add(group * PANEL_GROUP / 2).cast()) };
@@ -305,64 +285,6 @@ unsafe fn panel_group<const BITS: u32>(panel: *const u8, group: usize) -> __m512
     let unsigned = _mm512_and_si512(shifted, _mm512_set1_epi8(15));
     // (n ^ 8) - 8 is the signed nibble, 128 more is the unsigned factor.
     _mm512_add_epi8(_mm512_xor_si512(unsigned, _mm512_set1_epi8(8)), _mm512_set1_epi8(120))
-}
-
-/// `out[r][v * 16 + lane] = init[r] + sum_k w[k / 4][v][lane][k % 4] * x[r][k]`.
-///
-/// With `SIGNED` rows `w` is unsigned and `x` signed; otherwise `x` is unsigned and `w` signed.
-///
-/// # Safety
-/// `w` has `ceil(k / 4) * V` vectors, aligned to 64; `x` has `R` rows, `init` `R` values, `out` `R` rows of `V * 16`
-/// values, `stride` apart.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn packed_tile<const R: usize, const V: usize, const SIGNED: bool>(
-    w: *const u8,
-    x: Rows,
-    init: *const i32,
-    out: *mut i32,
-    stride: usize,
-) {
-    let mut acc = [[_mm512_setzero_si512(); V]; R];
-    let (quads, tail) = (x.k / 4, x.k % 4);
-    // SAFETY: the caller's contract; the last quad reads only `tail` bytes of each row.
-    unsafe {
-        for (r, acc) in acc.iter_mut().enumerate() {
-            *acc = [_mm512_set1_epi32(*init.add(r)); V];
-        }
-        for quad in 0..quads {
-            let mut weights = [_mm512_setzero_si512(); V];
-            for (v, weights) in weights.iter_mut().enumerate() {
-                *weights = _mm512_load_si512(w.add((quad * V + v) * 64).cast());
-            }
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let x = _mm512_set1_epi32(x.first.add(r * x.stride + quad * 4).cast::<i32>().read_unaligned());
-                for (acc, &w) in acc.iter_mut().zip(&weights) {
-                    *acc = dot::<SIGNED>(*acc, w, x);
-                }
-            }
-        }
-        if tail != 0 {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let bytes = _mm_maskz_loadu_epi8((1 << tail) - 1, x.first.add(r * x.stride + quads * 4));
-                let x = _mm512_broadcastd_epi32(bytes);
-                for (v, acc) in acc.iter_mut().enumerate() {
-                    *acc = dot::<SIGNED>(*acc, _mm512_load_si512(w.add((quads * V + v) * 64).cast()), x);
-                }
-            }
-        }
-        for (r, acc) in acc.iter().enumerate() {
-            for (v, acc) in acc.iter().enumerate() {
-                _mm512_storeu_si512(out.add(r * stride + v * LANES).cast(), *acc);
-            }
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn dot<const SIGNED: bool>(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-    if SIGNED { _mm512_dpbusd_epi32(acc, w, x) } else { _mm512_dpbusd_epi32(acc, x, w) }
 }
 
 /// `out[r][lane] = init[r] + sum_k (w[lane][k] + 128) * x[r][k]` for the sixteen channels of four panels; rows of `out`
@@ -426,69 +348,4 @@ fn add_quarters([a, b, c, d]: [__m512i; PANELS]) -> __m512i {
     let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
     let sums = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
     _mm512_permutexvar_epi32(channel_order(), sums)
-}
-
-/// Sum of the first row.
-///
-/// # Safety
-/// There must be a row.
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-unsafe fn row_sum(x: Rows) -> i32 {
-    let ones = _mm512_set1_epi8(1);
-    let mut sum = _mm512_setzero_si512();
-    for at in (0..x.k).step_by(64) {
-        let mask = if x.k - at >= 64 { u64::MAX } else { (1 << (x.k - at)) - 1 };
-        // SAFETY: masked lanes are elements of the row.
-        let bytes = unsafe { _mm512_maskz_loadu_epi8(mask, x.first.add(at)) };
-        sum = _mm512_dpbusd_epi32(sum, ones, bytes);
-    }
-    _mm512_reduce_add_epi32(sum)
-}
-
-/// Mask of the first `count` of sixteen lanes.
-#[inline(always)]
-pub(super) fn lanes(count: usize) -> __mmask16 {
-    if count >= LANES { u16::MAX } else { (1 << count) - 1 }
-}
-
-/// # Safety
-/// Sixteen values can be read.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn load(values: *const i32) -> __m512i {
-    // SAFETY: the caller's contract.
-    unsafe { _mm512_loadu_si512(values.cast()) }
-}
-
-/// Factors of [`crate::arith::requant::mulhi_round`], for even and odd lanes.
-#[derive(Clone, Copy)]
-pub(super) struct Multiplier {
-    even: __m512i,
-    odd: __m512i,
-}
-
-impl Multiplier {
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn new(values: __m512i) -> Self {
-        Self { even: values, odd: _mm512_srli_epi64::<32>(values) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn mulhi_round(self, x: __m512i) -> __m512i {
-        let half = _mm512_set1_epi64(1 << 31);
-        let even = _mm512_add_epi64(_mm512_mul_epi32(x, self.even), half);
-        let odd = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64::<32>(x), self.odd), half);
-        // High halves: of the even lanes from above themselves, of the odd ones where they are.
-        _mm512_mask_shuffle_epi32::<0b11_11_01_01>(odd, 0x5555, even)
-    }
-}
-
-/// [`crate::arith::requant::rshift_round`].
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn rshift_round(x: __m512i, shift: u32) -> __m512i {
-    let half = if shift == 0 { 0 } else { 1 << (shift - 1) };
-    _mm512_sra_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(half)), _mm_cvtsi32_si128(shift as i32))
 }
