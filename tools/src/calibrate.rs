@@ -1,10 +1,11 @@
-//! What the samples say about a graph: extents and histograms of every tensor, moments of the inputs of linear layers.
+//! What the samples say about a graph: extents and histograms of every tensor, moments of the inputs of dense layers.
 
 use crate::float_exec::{self, ExecError};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
 use crate::quantize::gptq::Hessian;
 use crate::quantize::range::{BINS, TensorStats};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Statistics of a fused graph over the calibration samples, and the quantization it came with.
@@ -18,9 +19,9 @@ pub struct Calibration {
     pub fixed: HashMap<TensorId, (f64, f64)>,
     /// Scale per output channel of weights that came quantized.
     pub fixed_weights: HashMap<TensorId, Vec<f64>>,
-    /// Mean of every input column of a linear layer, by node name.
+    /// Mean of every input column of a dense layer, by node name.
     means: HashMap<String, Vec<f64>>,
-    /// Second moments of the input columns of a linear layer, by node name.
+    /// Second moments of the input columns of a dense layer, by node name.
     hessians: HashMap<String, Hessian>,
 }
 
@@ -48,12 +49,12 @@ impl Calibration {
         self.stats.get(id).unwrap_or(&self.unseen)
     }
 
-    /// Mean of the input columns of the linear node `name`.
+    /// Mean of the input columns of the dense node `name`.
     pub fn input_means(&self, name: &str) -> Option<&[f64]> {
         self.means.get(name).map(Vec::as_slice)
     }
 
-    /// Second moments of the input of the linear node `name`, where they were asked for.
+    /// Second moments of the input of the dense node `name`, where they were asked for.
     pub fn hessian(&self, name: &str) -> Option<&Hessian> {
         self.hessians.get(name)
     }
@@ -63,7 +64,7 @@ impl Calibration {
     /// # Errors
     /// [`CalibrateError`] when a node cannot be evaluated or a tensor is not finite.
     pub fn run(graph: &Graph, samples: &[Vec<Data>], second_moments: bool) -> Result<Self, CalibrateError> {
-        let readers = linear_readers(graph);
+        let readers = dense_readers(graph);
         let empty = || First { stats: vec![TensorStats::default(); graph.tensors.len()], sums: HashMap::new(), rows: HashMap::new() };
         let first = samples
             .par_iter()
@@ -93,15 +94,32 @@ impl Calibration {
     }
 }
 
-/// For every tensor the linear nodes that read it as their activations.
-fn linear_readers(graph: &Graph) -> HashMap<TensorId, Vec<usize>> {
+/// For every tensor the linear and ungrouped convolution nodes that read it as their activations.
+fn dense_readers(graph: &Graph) -> HashMap<TensorId, Vec<usize>> {
     let mut readers: HashMap<TensorId, Vec<usize>> = HashMap::new();
     for (index, node) in graph.nodes.iter().enumerate() {
-        if node.op == Op::Linear {
+        let dense = match &node.op {
+            Op::Linear => true,
+            Op::Conv2d(window) => window.groups == 1,
+            _ => false,
+        };
+        if dense {
             readers.entry(node.inputs[0]).or_default().push(index);
         }
     }
     readers
+}
+
+/// The rows a dense node multiplies its weights with, and their width.
+fn dense_rows<'a>(graph: &Graph, node: usize, values: &'a [f32]) -> (Cow<'a, [f32]>, usize) {
+    let node = &graph.nodes[node];
+    let x = graph.shape(node.inputs[0]);
+    if let Op::Conv2d(window) = &node.op {
+        let width = graph.shape(node.inputs[1]).iter().skip(1).product::<usize>().max(1);
+        let rows = float_exec::patches(x, values, window, graph.shape(node.output)).unwrap_or_default();
+        return (Cow::Owned(rows), width);
+    }
+    (Cow::Borrowed(values), x.last().copied().unwrap_or(1).max(1))
 }
 
 struct First {
@@ -152,12 +170,12 @@ fn first_pass(
         let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
         first.stats[id].extend(&finite);
         for &node in readers.get(&id).into_iter().flatten() {
-            let k = graph.shape(id).last().copied().unwrap_or(1).max(1);
+            let (rows, k) = dense_rows(graph, node, &values);
             let sums = first.sums.entry(node).or_insert_with(|| vec![0.0; k]);
-            for row in values.chunks_exact(k) {
+            for row in rows.chunks_exact(k) {
                 sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
             }
-            *first.rows.entry(node).or_default() += (values.len() / k) as u64;
+            *first.rows.entry(node).or_default() += (rows.len() / k) as u64;
         }
     })?;
     match bad {
@@ -212,8 +230,8 @@ fn second_pass(
             return;
         }
         for &node in readers.get(&id).into_iter().flatten() {
-            let k = graph.shape(id).last().copied().unwrap_or(1).max(1);
-            part.hessians.entry(node).or_insert_with(|| Hessian::new(k)).add(values);
+            let (rows, k) = dense_rows(graph, node, values);
+            part.hessians.entry(node).or_insert_with(|| Hessian::new(k)).add(&rows);
         }
     })?;
     Ok(part)

@@ -515,6 +515,22 @@ fn taps(window: &Window, y: usize, x: usize, h: usize, w: usize) -> impl Iterato
     })
 }
 
+/// The window contents of every output pixel of an ungrouped convolution: rows of `kernel_h * kernel_w * channels`,
+/// channels fastest, zeros outside the image. `None` where `x` (`[batch, c, h, w]`) does not fit `out` (`[.., oh, ow]`).
+pub fn patches(shape: &[usize], x: &[f32], window: &Window, out: &[usize]) -> Option<Vec<f32>> {
+    let ([_, c, h, w], [_, _, oh, ow]) = (shape, out) else { return None };
+    let n_taps = window.kernel[0] * window.kernel[1];
+    let mut rows = Vec::with_capacity(x.len() / (c * h * w).max(1) * oh * ow * n_taps * c);
+    for image in x.chunks_exact((c * h * w).max(1)) {
+        for pixel in 0..oh * ow {
+            for at in taps(window, pixel / ow, pixel % ow, *h, *w) {
+                rows.extend((0..*c).map(|channel| at.map_or(0.0, |(row, column)| image[channel * h * w + row * w + column])));
+            }
+        }
+    }
+    Some(rows)
+}
+
 fn conv2d(x: Image<'_>, w: Image<'_>, bias: Option<&[f32]>, window: &Window, shape: &[usize]) -> Option<Data> {
     let ([batch, c, h, width], [n, group_c, ..], [_, _, oh, ow]) = (x.0, w.0, shape) else { return None };
     let groups = window.groups.max(1);
