@@ -237,11 +237,14 @@ impl Lowering<'_> {
     pub(super) fn binary(&mut self, node: &Node, kind: Binary) -> Result<(), LowerError> {
         match kind {
             Binary::Add | Binary::Sub | Binary::Mul => {}
+            // Flags are 0 and 1: both is their product, either their saturated sum.
+            Binary::And => return self.binary(node, Binary::Mul),
+            Binary::Or => return self.either(node),
             Binary::Div => {
                 // Division by a constant tensor is a product; by a computed one it has no single rounding.
                 return Err(self.unsupported(node, "division by a computed tensor; use a product with its reciprocal"));
             }
-            _ => return Err(self.unsupported(node, "between two tensors only Add, Sub and Mul have an integer form")),
+            _ => return Err(self.unsupported(node, "between two tensors only Add, Sub, Mul, And and Or have an integer form")),
         }
         let shape = self.graph.shape(node.output).to_vec();
         let (mut first, mut second) = (node.inputs[0], node.inputs[1]);
@@ -289,6 +292,18 @@ impl Lowering<'_> {
             ops::Op::Add(ops::add::Add { dims, a: extents[0], b: extents[1], ma, mb, bias, shift: shift as u32 })
         };
         self.push(&node.name, op, &[Some(a.tensor), Some(b.tensor)], to);
+        Ok(())
+    }
+
+    /// `a or b` of flags: 0, 1 or 2 by their sum, then a table.
+    fn either(&mut self, node: &Node) -> Result<(), LowerError> {
+        self.binary(node, Binary::Add)?;
+        let sum = self.get(node.output, Form::Narrow)?;
+        let table: Vec<i8> = (-128..=127).map(|v: i32| i8::from(v > 0)).collect();
+        let table = self.program.weights.add_i8(&table);
+        let to = self.output(node.output, Dtype::I8, 1.0, 0.0);
+        let op = ops::lut::Lut { len: sum.len() as u32, table };
+        self.push(&format!("{}/either", node.name), ops::Op::Lut(op), &[Some(sum.tensor)], to);
         Ok(())
     }
 

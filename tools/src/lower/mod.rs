@@ -265,6 +265,10 @@ impl<'g> Lowering<'g> {
 
     /// Scale and zero point of `id` in 8 bits.
     fn narrow_units(&mut self, id: TensorId, asymmetric: bool) -> (f64, f64) {
+        if self.graph.tensors[id].dtype != DataType::Float {
+            // Masks and flags stand for themselves.
+            return (1.0, 0.0);
+        }
         if let Some((scale, zero)) = self.fixed_units(id) {
             if asymmetric || zero == 0.0 {
                 return (scale, zero);
@@ -298,6 +302,9 @@ impl<'g> Lowering<'g> {
 
     /// Scale of `id` in 16 bits.
     fn wide_scale(&mut self, id: TensorId) -> f64 {
+        if self.graph.tensors[id].dtype != DataType::Float {
+            return 1.0;
+        }
         if self.calibration.stats(id).count == 0 {
             if let Some((scale, _)) = self.fixed_units(id) {
                 return scale * 256.0 / WIDE_TOP;
@@ -506,7 +513,9 @@ impl<'g> Lowering<'g> {
                 Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => ask(node.inputs[0], wide),
                 Op::Unary(_) | Op::Where => node.inputs.iter().for_each(|&id| ask(id, narrow)),
                 Op::Binary(_) => {
-                    let inner = if self.chains.contains_key(&index) || self.absorbed[index] { narrow } else { wide };
+                    let flags = self.graph.tensors[node.output].dtype == DataType::Bool;
+                    let table = self.chains.contains_key(&index) || self.absorbed[index];
+                    let inner = if table || flags { narrow } else { wide };
                     node.inputs.iter().for_each(|&id| ask(id, inner));
                 }
                 Op::Gather { .. } => {
