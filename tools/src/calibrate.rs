@@ -2,8 +2,8 @@
 
 use crate::float_exec::{self, ExecError};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
-use crate::quantize::gptq::Hessian;
 use crate::quantize::range::{BINS, TensorStats};
+use crate::quantize::sequential::Rounded;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,8 +21,8 @@ pub struct Calibration {
     pub fixed_weights: HashMap<TensorId, Vec<f64>>,
     /// Mean of every input column of a dense layer, by node name.
     means: HashMap<String, Vec<f64>>,
-    /// Second moments of the input columns of a dense layer, by node name.
-    hessians: HashMap<String, Hessian>,
+    /// Layers rounded to fewer than 8 bits, by node name.
+    pub rounded: HashMap<String, Rounded>,
 }
 
 /// Why calibration failed.
@@ -54,16 +54,11 @@ impl Calibration {
         self.means.get(name).map(Vec::as_slice)
     }
 
-    /// Second moments of the input of the dense node `name`, where they were asked for.
-    pub fn hessian(&self, name: &str) -> Option<&Hessian> {
-        self.hessians.get(name)
-    }
-
-    /// Runs `samples` through `graph`. `second_moments` collects what error-compensated rounding needs.
+    /// Runs `samples` through `graph`.
     ///
     /// # Errors
     /// [`CalibrateError`] when a node cannot be evaluated or a tensor is not finite.
-    pub fn run(graph: &Graph, samples: &[Vec<Data>], second_moments: bool) -> Result<Self, CalibrateError> {
+    pub fn run(graph: &Graph, samples: &[Vec<Data>]) -> Result<Self, CalibrateError> {
         let readers = dense_readers(graph);
         let empty = || First { stats: vec![TensorStats::default(); graph.tensors.len()], sums: HashMap::new(), rows: HashMap::new() };
         let first = samples
@@ -72,12 +67,11 @@ impl Calibration {
             .try_fold(empty, |first, (index, sample)| first_pass(graph, &readers, first, index, sample))
             .try_reduce(empty, |a, b| Ok(a.merge(b)))?;
         let mut stats = first.stats;
-        let second = Second { histograms: HashMap::new(), hessians: HashMap::new() };
-        let second = samples
+        let histograms = samples
             .par_iter()
-            .try_fold(|| second.clone(), |part, sample| second_pass(graph, &readers, &stats, part, sample, second_moments))
-            .try_reduce(|| second.clone(), |a, b| Ok(a.merge(b)))?;
-        for (id, histogram) in second.histograms {
+            .try_fold(HashMap::new, |part, sample| second_pass(graph, &stats, part, sample))
+            .try_reduce(HashMap::new, |a, b| Ok(merge_histograms(a, b)))?;
+        for (id, histogram) in histograms {
             stats[id].histogram = histogram;
         }
         let names = |node: usize| graph.nodes[node].name.clone();
@@ -89,8 +83,7 @@ impl Calibration {
                 (names(node), sums.iter().map(|s| s / rows).collect())
             })
             .collect();
-        let hessians = second.hessians.into_iter().map(|(node, h)| (names(node), h)).collect();
-        Ok(Self { stats, means, hessians, ..Self::default() })
+        Ok(Self { stats, means, ..Self::default() })
     }
 }
 
@@ -111,7 +104,7 @@ fn dense_readers(graph: &Graph) -> HashMap<TensorId, Vec<usize>> {
 }
 
 /// The rows a dense node multiplies its weights with, and their width.
-fn dense_rows<'a>(graph: &Graph, node: usize, values: &'a [f32]) -> (Cow<'a, [f32]>, usize) {
+pub fn dense_rows<'a>(graph: &Graph, node: usize, values: &'a [f32]) -> (Cow<'a, [f32]>, usize) {
     let node = &graph.nodes[node];
     let x = graph.shape(node.inputs[0]);
     if let Op::Conv2d(window) = &node.op {
@@ -187,52 +180,24 @@ fn first_pass(
     }
 }
 
-#[derive(Clone)]
-struct Second {
-    histograms: HashMap<TensorId, Vec<u32>>,
-    hessians: HashMap<usize, Hessian>,
-}
+type Histograms = HashMap<TensorId, Vec<u32>>;
 
-impl Second {
-    fn merge(mut self, other: Self) -> Self {
-        for (id, counts) in other.histograms {
-            match self.histograms.get_mut(&id) {
-                Some(own) => own.iter_mut().zip(counts).for_each(|(a, b)| *a = a.saturating_add(b)),
-                None => {
-                    self.histograms.insert(id, counts);
-                }
+fn merge_histograms(mut a: Histograms, b: Histograms) -> Histograms {
+    for (id, counts) in b {
+        match a.get_mut(&id) {
+            Some(own) => own.iter_mut().zip(counts).for_each(|(a, b)| *a = a.saturating_add(b)),
+            None => {
+                a.insert(id, counts);
             }
         }
-        for (node, hessian) in other.hessians {
-            match self.hessians.get_mut(&node) {
-                Some(own) => own.merge(&hessian),
-                None => {
-                    self.hessians.insert(node, hessian);
-                }
-            }
-        }
-        self
     }
+    a
 }
 
-fn second_pass(
-    graph: &Graph,
-    readers: &HashMap<TensorId, Vec<usize>>,
-    stats: &[TensorStats],
-    mut part: Second,
-    sample: &[Data],
-    second_moments: bool,
-) -> Result<Second, CalibrateError> {
+fn second_pass(graph: &Graph, stats: &[TensorStats], mut part: Histograms, sample: &[Data]) -> Result<Histograms, CalibrateError> {
     float_exec::run(graph, sample, &mut |id, data| {
         let Some(values) = data.floats() else { return };
-        stats[id].fill(values, part.histograms.entry(id).or_insert_with(|| vec![0; BINS]));
-        if !second_moments {
-            return;
-        }
-        for &node in readers.get(&id).into_iter().flatten() {
-            let (rows, k) = dense_rows(graph, node, values);
-            part.hessians.entry(node).or_insert_with(|| Hessian::new(k)).add(&rows);
-        }
+        stats[id].fill(values, part.entry(id).or_insert_with(|| vec![0; BINS]));
     })?;
     Ok(part)
 }

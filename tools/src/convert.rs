@@ -17,6 +17,7 @@ use crate::program::Program;
 use crate::quantize::equalize::equalize;
 use crate::quantize::qdq;
 use crate::quantize::range::RangeMethod;
+use crate::quantize::sequential;
 use shiftformer::arith::exp::sum_error;
 use shiftformer::format::Profile;
 use shiftformer::kernels::Portable;
@@ -229,8 +230,11 @@ pub fn convert(
     let fixed = qdq::absorb(&mut graph)?;
     let data = real_inputs(&graph, samples, options.normalization)?;
     progress("calibrating");
-    let second_moments = options.weights != WeightBits::Eight && !samples.is_empty();
-    let base = Site::new(graph, &data, &fixed, HashMap::new(), second_moments)?;
+    if options.weights != WeightBits::Eight && samples.is_empty() {
+        return Err(ConvertError::NeedsSamples("fewer than 8 bits per weight"));
+    }
+    let four = options.weights == WeightBits::Four;
+    let base = Site::new(graph, &data, &fixed, HashMap::new(), four)?;
     let trials = data.len().min(TRIAL_SAMPLES);
     let mut reference = Vec::new();
     for sample in &data[..trials] {
@@ -250,13 +254,11 @@ pub fn convert(
     let (mut site, mut chosen) = (base, start);
     if trials > 0 {
         search.range(&site, &mut chosen)?;
-        search.migration(&mut site, &mut chosen, &data, &fixed, second_moments)?;
+        search.migration(&mut site, &mut chosen, &data, &fixed, four)?;
         search.exponentials(&site, &mut chosen)?;
-    } else if second_moments || matches!(options.weights, WeightBits::Mixed { .. }) {
-        return Err(ConvertError::NeedsSamples("--weights mixed"));
     }
     let curve = match options.weights {
-        WeightBits::Mixed { flash_budget } => search.mixed(&site, &mut chosen, flash_budget)?,
+        WeightBits::Mixed { flash_budget } => search.mixed(&mut site, &mut chosen, &data, flash_budget)?,
         _ => Vec::new(),
     };
     (search.progress)("planning and packing");
@@ -294,11 +296,14 @@ impl Site {
         data: &[Vec<Data>],
         fixed: &qdq::Fixed,
         factors: HashMap<TensorId, Vec<f64>>,
-        second_moments: bool,
+        four: bool,
     ) -> Result<Self, ConvertError> {
-        let mut calibration = Calibration::run(&graph, data, second_moments)?;
+        let mut calibration = Calibration::run(&graph, data)?;
         calibration.fixed = fixed.activations.clone();
         calibration.fixed_weights = fixed.weights.clone();
+        if four {
+            calibration.rounded = sequential::round(&graph, data, &|_| 4)?;
+        }
         Ok(Self { graph, calibration, factors })
     }
 }
@@ -355,7 +360,7 @@ impl Search<'_> {
         chosen: &mut LowerOptions,
         data: &[Vec<Data>],
         fixed: &qdq::Fixed,
-        second_moments: bool,
+        four: bool,
     ) -> Result<(), ConvertError> {
         // A quantized model keeps its scales.
         if self.options.equalize == Switch::Off || !fixed.activations.is_empty() {
@@ -374,7 +379,7 @@ impl Search<'_> {
             if factors.is_empty() {
                 return Ok(());
             }
-            let candidate = Site::new(graph, data, fixed, factors, second_moments)?;
+            let candidate = Site::new(graph, data, fixed, factors, four)?;
             let sqnr = self.measure(&candidate, chosen)?;
             results.push((format!("alpha {alpha}"), sqnr));
             if sqnr > bar && best.as_ref().is_none_or(|(b, _)| sqnr > *b) {
@@ -409,7 +414,13 @@ impl Search<'_> {
     }
 
     /// Chooses bits per layer from the measured damage of each layer at 4 bits.
-    fn mixed(&mut self, site: &Site, chosen: &mut LowerOptions, budget: usize) -> Result<Vec<BitsPoint>, ConvertError> {
+    fn mixed(
+        &mut self,
+        site: &mut Site,
+        chosen: &mut LowerOptions,
+        data: &[Vec<Data>],
+        budget: usize,
+    ) -> Result<Vec<BitsPoint>, ConvertError> {
         let layers: Vec<(String, usize)> = site
             .graph
             .nodes
@@ -420,6 +431,8 @@ impl Search<'_> {
         let noise = |sqnr: f64| 10f64.powf(-sqnr / 10.0);
         let base = noise(self.measure(site, chosen)?);
         let mut damage = Vec::new();
+        // Layers apart: rounded against the inputs of the float model.
+        site.calibration.rounded = sequential::round(&site.graph, &data[..data.len().min(TRIAL_SAMPLES)], &|_| 4)?;
         for (index, (name, weights)) in layers.iter().enumerate() {
             (self.progress)(&format!("sensitivity of layer {} of {}", index + 1, layers.len()));
             let bits = HashMap::from([(name.clone(), 4)]);
@@ -448,14 +461,19 @@ impl Search<'_> {
         let mut counts: Vec<usize> = (0..=CURVE_POINTS).map(|i| i * order.len() / CURVE_POINTS).chain([low]).collect();
         counts.sort_unstable();
         counts.dedup();
+        let rounded = |site: &Site, count: usize| {
+            sequential::round(&site.graph, data, &|name| if order[..count].iter().any(|n| n == name) { 4 } else { 8 })
+        };
         let mut curve = Vec::new();
         for count in counts {
             (self.progress)(&format!("measuring {count} layers at 4 bits"));
+            site.calibration.rounded = rounded(site, count)?;
             let file = assemble(site, &with(count, chosen), self.options)?;
             let sqnr_db = self.sqnr(&file)?;
             let four_bit_layers = order[..count].to_vec();
             curve.push(BitsPoint { four_bit_layers, file_bytes: file.len(), sqnr_db, kept: count == low });
         }
+        site.calibration.rounded = rounded(site, low)?;
         *chosen = with(low, chosen);
         Ok(curve)
     }

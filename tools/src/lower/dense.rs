@@ -97,10 +97,10 @@ impl Lowering<'_> {
             });
             return QWeights { values: rounded.collect(), scales: scales.clone(), n, k, bits };
         }
-        if bits < 8
-            && let Some(hessian) = self.calibration.hessian(&node.name)
-        {
-            return crate::quantize::gptq::quantize(values, n, k, bits, floor, hessian);
+        let rounded = self.calibration.rounded.get(&node.name).filter(|r| bits < 8 && r.weights.bits == bits);
+        let fits = |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, least)| scale >= least);
+        if let Some(rounded) = rounded.filter(|r| fits(&r.weights)) {
+            return rounded.weights.clone();
         }
         weights::quantize(values, n, k, bits, floor)
     }
@@ -110,12 +110,16 @@ impl Lowering<'_> {
         // The mean of the input times the rounding error of the weights is a known error: take it out of the bias.
         let means = if self.options.bias_correction { self.calibration.input_means(&node.name) } else { None };
         let means = means.filter(|m| m.len() == k).map(<[f64]>::to_vec);
+        // Error-compensated rounding comes with its own correction.
+        let corrected = self.calibration.rounded.get(&node.name).filter(|r| r.weights.values == q.values).map(|r| r.bias.clone());
         let biases: Vec<i32> = (0..n)
             .map(|c| {
                 let row = &q.values[c * k..(c + 1) * k];
                 let sum: i64 = row.iter().map(|&w| i64::from(w)).sum();
                 let mut real = f64::from(bias.get(c).copied().unwrap_or(0.0));
-                if let Some(means) = &means {
+                if let Some(corrected) = corrected.as_ref().filter(|_| self.options.bias_correction) {
+                    real = corrected[c];
+                } else if let Some(means) = &means {
                     let exact = &exact[c * k..(c + 1) * k];
                     let lost = row.iter().zip(exact).zip(means).map(|((&w, &e), m)| (f64::from(e) - f64::from(w) * q.scales[c]) * m);
                     real += lost.sum::<f64>();

@@ -60,9 +60,48 @@ impl Hessian {
         damped
     }
 
+    /// Takes the means out: `H - s s^T / rows`, `s` the sums of the columns.
+    pub fn centre(&mut self, sums: &[f64], rows: f64) {
+        for i in 0..self.k {
+            let row = &mut self.sums[i * self.k..(i + 1) * self.k];
+            row.iter_mut().zip(sums).for_each(|(h, s)| *h -= sums[i] * s / rows);
+        }
+    }
+
+    /// For linear systems with the damped matrix; `None` where it is not positive.
+    pub fn solver(&self) -> Option<Solver> {
+        let mut factor = self.damped().sums;
+        cholesky(&mut factor, self.k)?;
+        Some(Solver { factor, k: self.k })
+    }
+
     /// `(row) H (row)^T`.
     pub fn energy(&self, row: &[f64]) -> f64 {
         (0..self.k).map(|i| row[i] * (0..self.k).map(|j| self.at(i, j) * row[j]).sum::<f64>()).sum()
+    }
+}
+
+/// The Cholesky factor of a damped [`Hessian`].
+#[derive(Clone, Debug)]
+pub struct Solver {
+    factor: Vec<f64>,
+    k: usize,
+}
+
+impl Solver {
+    /// `x` with `x H = right`.
+    pub fn solve(&self, right: &[f64]) -> Vec<f64> {
+        let (l, k) = (&self.factor, self.k);
+        let mut x = right.to_vec();
+        for i in 0..k {
+            let sum: f64 = (0..i).map(|j| l[i * k + j] * x[j]).sum();
+            x[i] = (x[i] - sum) / l[i * k + i];
+        }
+        for i in (0..k).rev() {
+            let sum: f64 = (i + 1..k).map(|j| l[j * k + i] * x[j]).sum();
+            x[i] = (x[i] - sum) / l[i * k + i];
+        }
+        x
     }
 }
 

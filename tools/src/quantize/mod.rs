@@ -6,4 +6,5 @@ pub mod gptq;
 pub mod multiplier;
 pub mod qdq;
 pub mod range;
+pub mod sequential;
 pub mod weights;
