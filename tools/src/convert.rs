@@ -20,7 +20,7 @@ use crate::quantize::range::RangeMethod;
 use crate::quantize::sequential;
 use shiftformer::arith::exp::sum_error;
 use shiftformer::format::Profile;
-use shiftformer::kernels::Portable;
+use shiftformer::kernels::{Native, Portable};
 use shiftformer::ops;
 use std::collections::HashMap;
 
@@ -542,7 +542,7 @@ fn encode(model: &ModelFile, samples: &[Vec<Values>]) -> Result<Vec<Sample>, Mod
 
 fn run_samples(model: &ModelFile, samples: &[Vec<Values>]) -> Result<Vec<Trace>, ConvertError> {
     let inputs = encode(model, samples)?;
-    Ok(Host::<Portable>::new("portable", model).run(&inputs)?)
+    Ok(Host::<Native>::new("native", model).run(&inputs)?)
 }
 
 /// `10 log10(signal / noise)`, the ratio averaged over the outputs so that none drowns in another.
