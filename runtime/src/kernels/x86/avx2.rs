@@ -1,7 +1,8 @@
 //! AVX2, and the 256-bit form of VNNI: dense layers over the weights as they lie, two panels of four channels at a time.
 //!
-//! - [`madd_tile`]: both factors widened to `i16`, `vpmaddwd` and an addition: exact. 3 rows x 4 channels: 12 accumulators,
-//!   3 activations, 1 weight. Per 16 of K: 12 `vpmaddwd`, 12 additions and 7 widening loads for 192 MACs.
+//! - [`madd_tile`]: both factors widened to `i16`, `vpmaddwd` and an addition: exact. 2 rows x 4 channels: 8 accumulators,
+//!   2 activations, 1 weight. Per 16 of K: 8 `vpmaddwd`, 8 additions and 6 widening loads for 128 MACs (a third row
+//!   spills).
 //! - [`vnni_tiles`]: `vpdpbusd` with the weight plus 128 as the unsigned factor, as in [`super::avx512::linear`]. 4 rows x
 //!   2 vectors of 2 channels: 8 accumulators, 2 weights, 1 activation. Per 16 of K: 8 `vpdpbusd`, 2 loads and 4
 //!   broadcasts for 256 MACs.
@@ -47,7 +48,7 @@ pub struct Tiles {
 }
 
 /// Tiles by `vpmaddwd`.
-pub const MADD: Tiles = Tiles { rows: 3, sums: madd_tile };
+pub const MADD: Tiles = Tiles { rows: 2, sums: madd_tile };
 
 #[derive(Clone, Copy)]
 enum Sink {
@@ -243,23 +244,30 @@ impl Multiplier {
     }
 }
 
-/// The sixteen activations of group `group`, zeros beyond K.
+/// The last activations of a row whose K is not whole groups, then zeros.
 ///
 /// # Safety
-/// The row has `k` elements and the group starts below.
+/// The row has `k` elements.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn activations(row: *const i8, k: usize, group: usize) -> __m128i {
-    let left = k - group * GROUP;
-    // SAFETY: the caller's contract; a last group that is not whole is copied.
+unsafe fn last_activations(row: *const i8, k: usize) -> __m128i {
+    let mut bytes = [0i8; GROUP];
+    // SAFETY: the caller's contract; less than a group is left.
     unsafe {
-        if left >= GROUP {
-            return _mm_loadu_si128(row.add(group * GROUP).cast());
-        }
-        let mut bytes = [0i8; GROUP];
-        core::ptr::copy_nonoverlapping(row.add(group * GROUP), bytes.as_mut_ptr(), left);
+        core::ptr::copy_nonoverlapping(row.add(k / GROUP * GROUP), bytes.as_mut_ptr(), k % GROUP);
         _mm_loadu_si128(bytes.as_ptr().cast())
     }
+}
+
+/// Calls `$tile::<rows, bits>(tile)` with rows and bits as constants.
+macro_rules! with_constants {
+    ($rows:expr, $tile:expr, $function:ident, $($count:literal),*) => {
+        match ($rows, $tile.bits) {
+            $(($count, 8) => $function::<$count, 8>($tile),)*
+            $(($count, _) => $function::<$count, 4>($tile),)*
+            _ => {}
+        }
+    };
 }
 
 /// See [`Tiles::sums`].
@@ -269,39 +277,57 @@ unsafe fn activations(row: *const i8, k: usize, group: usize) -> __m128i {
 #[target_feature(enable = "avx2")]
 unsafe fn madd_tile(rows: usize, tile: Tile) {
     // SAFETY: the caller's contract.
-    unsafe {
-        match rows {
-            1 => madd_rows::<1>(tile),
-            2 => madd_rows::<2>(tile),
-            _ => madd_rows::<3>(tile),
-        }
-    }
+    unsafe { with_constants!(rows, tile, madd_rows, 1, 2) }
 }
 
 /// # Safety
-/// As [`madd_tile`], for `R` rows.
+/// As [`madd_tile`], for `R` rows of `BITS`-bit weights.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn madd_rows<const R: usize>(tile: Tile) {
+unsafe fn madd_rows<const R: usize, const BITS: u32>(tile: Tile) {
     let mut acc = [[_mm256_setzero_si256(); PANEL]; R];
     // SAFETY: the caller's contract.
     unsafe {
-        for group in 0..tile.k.div_ceil(GROUP) {
+        for group in 0..tile.k / GROUP {
             let mut x = [_mm256_setzero_si256(); R];
             for (r, x) in x.iter_mut().enumerate() {
-                *x = _mm256_cvtepi8_epi16(activations(tile.x.add(r * tile.stride), tile.k, group));
+                *x = _mm256_cvtepi8_epi16(_mm_loadu_si128(tile.x.add(r * tile.stride + group * GROUP).cast()));
             }
-            for channel in 0..PANEL {
-                let w = _mm256_cvtepi8_epi16(channel_weights(tile, group * PANEL + channel));
-                for (acc, &x) in acc.iter_mut().zip(&x) {
-                    acc[channel] = _mm256_add_epi32(acc[channel], _mm256_madd_epi16(x, w));
-                }
+            madd_group::<R, BITS>(tile, group, x, &mut acc);
+        }
+        if !tile.k.is_multiple_of(GROUP) {
+            let group = tile.k / GROUP;
+            let mut x = [_mm256_setzero_si256(); R];
+            for (r, x) in x.iter_mut().enumerate() {
+                *x = _mm256_cvtepi8_epi16(last_activations(tile.x.add(r * tile.stride), tile.k));
             }
+            madd_group::<R, BITS>(tile, group, x, &mut acc);
         }
         for (r, &[a, b, c, d]) in acc.iter().enumerate() {
             let sums = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
             let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
             _mm_storeu_si128(tile.out.add(r * LANES).cast(), sums);
+        }
+    }
+}
+
+/// Adds the products of one group of four channels.
+///
+/// # Safety
+/// The panel has the group.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn madd_group<const R: usize, const BITS: u32>(
+    tile: Tile,
+    group: usize,
+    x: [__m256i; R],
+    acc: &mut [[__m256i; PANEL]; R],
+) {
+    for channel in 0..PANEL {
+        // SAFETY: the caller's contract.
+        let w = _mm256_cvtepi8_epi16(unsafe { channel_weights::<BITS>(tile, group * PANEL + channel) });
+        for (acc, &x) in acc.iter_mut().zip(&x) {
+            acc[channel] = _mm256_add_epi32(acc[channel], _mm256_madd_epi16(x, w));
         }
     }
 }
@@ -312,10 +338,10 @@ unsafe fn madd_rows<const R: usize>(tile: Tile) {
 /// The panel must have them.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn channel_weights(tile: Tile, index: usize) -> __m128i {
+unsafe fn channel_weights<const BITS: u32>(tile: Tile, index: usize) -> __m128i {
     // SAFETY: the caller's contract.
     unsafe {
-        if tile.bits == 8 {
+        if BITS == 8 {
             return _mm_loadu_si128(tile.panel.add(index * GROUP).cast());
         }
         let nibbles = _mm_loadu_si64(tile.panel.add(index * GROUP / 2));
@@ -331,10 +357,10 @@ unsafe fn channel_weights(tile: Tile, index: usize) -> __m128i {
 /// The panel must have them.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn pair_weights(tile: Tile, index: usize) -> __m256i {
+unsafe fn pair_weights<const BITS: u32>(tile: Tile, index: usize) -> __m256i {
     // SAFETY: the caller's contract.
     unsafe {
-        if tile.bits == 8 {
+        if BITS == 8 {
             let w = _mm256_loadu_si256(tile.panel.add(index * 2 * GROUP).cast());
             return _mm256_xor_si256(w, _mm256_set1_epi8(i8::MIN));
         }
@@ -361,36 +387,31 @@ macro_rules! vnni_tiles {
         #[target_feature(enable = $features)]
         unsafe fn sums(rows: usize, tile: Tile) {
             // SAFETY: the caller's contract.
-            unsafe {
-                match rows {
-                    1 => vnni_rows::<1>(tile),
-                    2 => vnni_rows::<2>(tile),
-                    3 => vnni_rows::<3>(tile),
-                    _ => vnni_rows::<4>(tile),
-                }
-            }
+            unsafe { with_constants!(rows, tile, vnni_rows, 1, 2, 3, 4) }
         }
 
         /// # Safety
-        /// As [`sums`], for `R` rows.
+        /// As [`sums`], for `R` rows of `BITS`-bit weights.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn vnni_rows<const R: usize>(tile: Tile) {
-            let zero = _mm256_setzero_si256();
-            let ones = _mm256_set1_epi8(1);
+        unsafe fn vnni_rows<const R: usize, const BITS: u32>(tile: Tile) {
             // The last vector sums the activations themselves.
-            let mut acc = [[zero; 3]; R];
+            let mut acc = [[_mm256_setzero_si256(); 3]; R];
             // SAFETY: the caller's contract.
             unsafe {
-                for group in 0..tile.k.div_ceil(GROUP) {
-                    let w = [pair_weights(tile, group * 2), pair_weights(tile, group * 2 + 1)];
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let x = activations(tile.x.add(r * tile.stride), tile.k, group);
-                        let x = _mm256_broadcastsi128_si256(x);
-                        acc[0] = $dot(acc[0], w[0], x);
-                        acc[1] = $dot(acc[1], w[1], x);
-                        acc[2] = $dot(acc[2], ones, x);
+                for group in 0..tile.k / GROUP {
+                    let mut x = [_mm_setzero_si128(); R];
+                    for (r, x) in x.iter_mut().enumerate() {
+                        *x = _mm_loadu_si128(tile.x.add(r * tile.stride + group * GROUP).cast());
                     }
+                    vnni_group::<R, BITS>(tile, group, x, &mut acc);
+                }
+                if !tile.k.is_multiple_of(GROUP) {
+                    let mut x = [_mm_setzero_si128(); R];
+                    for (r, x) in x.iter_mut().enumerate() {
+                        *x = last_activations(tile.x.add(r * tile.stride), tile.k);
+                    }
+                    vnni_group::<R, BITS>(tile, tile.k / GROUP, x, &mut acc);
                 }
                 for (r, &[ab, cd, x]) in acc.iter().enumerate() {
                     // Lanes: a, c, sum of x, sum of x; and b, d, the same.
@@ -400,6 +421,28 @@ macro_rules! vnni_tiles {
                     let (ac, bd) = (_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
                     _mm_storeu_si128(tile.out.add(r * LANES).cast(), _mm_unpacklo_epi32(ac, bd));
                 }
+            }
+        }
+
+        /// Adds the products of one group of four channels, and the activations.
+        ///
+        /// # Safety
+        /// The panel has the group.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn vnni_group<const R: usize, const BITS: u32>(
+            tile: Tile,
+            group: usize,
+            x: [__m128i; R],
+            acc: &mut [[__m256i; 3]; R],
+        ) {
+            // SAFETY: the caller's contract.
+            let w = unsafe { [pair_weights::<BITS>(tile, group * 2), pair_weights::<BITS>(tile, group * 2 + 1)] };
+            for (acc, x) in acc.iter_mut().zip(x) {
+                let x = _mm256_broadcastsi128_si256(x);
+                acc[0] = $dot(acc[0], w[0], x);
+                acc[1] = $dot(acc[1], w[1], x);
+                acc[2] = $dot(acc[2], _mm256_set1_epi8(1), x);
             }
         }
     };
