@@ -2,10 +2,11 @@
 
 use shiftformer_tools::data::Dataset;
 use shiftformer_tools::float_exec;
-use shiftformer_tools::graph::{Data, Graph, Op};
-use shiftformer_tools::import::{ImportOptions, import};
+use shiftformer_tools::graph::{Data, DataType, Graph, Op};
+use shiftformer_tools::import::{ImportError, ImportOptions, import, import_bytes};
 use shiftformer_tools::model_file::Values;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Samples that are compared; the float executor is no fast one.
 const SAMPLES: usize = 8;
@@ -103,6 +104,168 @@ fn shared_models_give_their_reference_outputs() {
         let labelled = Dataset::open(&data).unwrap();
         if labelled.output(&graph.tensors[graph.outputs[0]].name).is_some() {
             check(&model, &data, Some((0.1307, 0.3081)), FLOAT);
+        }
+    }
+}
+
+/// Cases whose results differ on purpose.
+const DIFFERENT: [&str; 11] = [
+    // Rows that are masked out everywhere become uniform, not zero.
+    "test_attention_23_boolmask_fullymasked_row_nan_robustness",
+    "test_attention_causal_boolmask_nan_robustness",
+    // A vector of zeros has no direction.
+    "test_l2normalization_axis_0",
+    // Division by infinity.
+    "test_mod_float_edge_cases_fmod_0_float16",
+    "test_mod_float_edge_cases_fmod_0_float32",
+    "test_mod_float_edge_cases_fmod_0_float64",
+    // Inputs without elements: their size 0 reads as a dynamic dimension.
+    "test_split_zero_size_splits_opset13",
+    "test_split_zero_size_splits_opset18",
+    "test_triu_zero",
+    "test_reshape_allowzero_reordered",
+    // An index outside a table is an error.
+    "test_onehot_out_of_range_indices",
+];
+
+/// Whether two values agree to `f32` rounding; infinities and NaN must be the same.
+fn close(a: f32, b: f32) -> bool {
+    a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= 1e-3 * b.abs().max(1.0)
+}
+
+/// `None` where the importer refuses the case, else what is wrong with it.
+fn node_case(model: &Path) -> Option<Result<(), String>> {
+    let graph = match import(model, &ImportOptions::default()) {
+        Ok(graph) => graph,
+        Err(ImportError::Unsupported(_) | ImportError::Opset(_) | ImportError::Tensor { .. } | ImportError::DynamicDims(_)) => return None,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let data = match Dataset::open(&model.with_extension("npz")) {
+        Ok(data) => data,
+        // Element types that a data set does not hold.
+        Err(_) => return None,
+    };
+    let inputs = graph.inputs.iter().map(|&id| {
+        let values = real(data.input(&graph.tensors[id].name)?.sample(0), None);
+        Some(match (graph.tensors[id].dtype, values) {
+            (DataType::Bool, values) => Data::Bool(values.to_f32().iter().map(|&v| v != 0.0).collect()),
+            (_, values) => values,
+        })
+    });
+    let Some(inputs) = inputs.collect::<Option<Vec<_>>>() else { return Some(Err("an input is missing".into())) };
+    let outputs = match float_exec::run(&graph, &inputs, &mut |_, _| ()) {
+        Ok(outputs) => outputs,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    for (&id, output) in graph.outputs.iter().zip(outputs) {
+        let Some(expected) = data.output(&graph.tensors[id].name) else { return Some(Err("no such output".into())) };
+        let (output, shape) = (output.to_f32(), &expected.shape[1..]);
+        let expected = real(expected.sample(0), None).to_f32();
+        if graph.shape(id) != shape || !output.iter().zip(&expected).all(|(&a, &b)| close(a, b)) {
+            return Some(Err(format!("{:?} {:?} instead of {shape:?} {:?}", graph.shape(id), &output[..output.len().min(6)], &expected[..expected.len().min(6)])));
+        }
+    }
+    Some(Ok(()))
+}
+
+/// The single-node cases of the ONNX standard, written by `scripts/export_onnx_nodes.py`.
+#[test]
+fn onnx_node_cases_give_the_results_of_the_standard() {
+    let Some(folder) = std::env::var_os("SHIFTFORMER_ONNX_NODES") else {
+        eprintln!("SKIPPED: set SHIFTFORMER_ONNX_NODES to a folder written by scripts/export_onnx_nodes.py");
+        return;
+    };
+    let mut models: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    models.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
+    models.sort();
+    let (mut right, mut refused, mut wrong) = (0, Vec::new(), Vec::new());
+    for model in &models {
+        let name = model.file_stem().unwrap().display().to_string();
+        match node_case(model) {
+            None => refused.push(name),
+            Some(Ok(())) => right += 1,
+            Some(Err(reason)) => wrong.push(format!("{name}: {reason}")),
+        }
+    }
+    wrong.retain(|case| !DIFFERENT.iter().any(|name| case.starts_with(&format!("{name}:"))));
+    eprintln!("{right} right, {} refused: {}", refused.len(), refused.join(" "));
+    assert!(wrong.is_empty(), "{} of {} cases are wrong:\n{}", wrong.len(), models.len(), wrong.join("\n"));
+}
+
+/// A small generator of repeatable mutations (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit.max(1) as u64) as usize
+    }
+
+    /// Changed, removed, repeated or cut bytes.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len());
+            let run = self.below(64).min(bytes.len() - at);
+            match self.below(8) {
+                0 => drop(bytes.drain(at..at + run)),
+                1 => {
+                    let copy = bytes[at..at + run].to_vec();
+                    bytes.splice(at..at, copy).for_each(drop);
+                }
+                2 if self.below(8) == 0 => bytes.truncate(at.max(1)),
+                3 => bytes[at] = 0xff,
+                4 => bytes[at] = 0,
+                _ => bytes[at] ^= 1 << self.below(8),
+            }
+            if bytes.is_empty() {
+                bytes.push(0);
+            }
+        }
+    }
+}
+
+/// The graph structure of a model, where a random byte rarely hits: everything but long runs of weights.
+fn without_weights(bytes: &[u8]) -> Vec<usize> {
+    (0..bytes.len()).filter(|&i| bytes[i.saturating_sub(6)..(i + 6).min(bytes.len())].iter().filter(|b| b.is_ascii_graphic()).count() >= 7).collect()
+}
+
+/// Imports mutations of `model`; each must end soon, with a graph that can be executed or an error.
+fn mutations_end(model: &Path, rounds: usize, seed: u64) {
+    let original = std::fs::read(model).unwrap();
+    let structure = without_weights(&original);
+    let mut random = Random(seed);
+    let (mut graphs, mut slowest) = (0, Duration::ZERO);
+    for round in 0..rounds {
+        let mut bytes = original.clone();
+        if round % 2 == 0 {
+            let at = structure[random.below(structure.len())];
+            bytes[at] = random.below(256) as u8;
+        } else {
+            random.mutate(&mut bytes);
+        }
+        let start = Instant::now();
+        match import_bytes(&bytes, None, &ImportOptions::default()) {
+            Ok(graph) => {
+                graphs += 1;
+                assert!(graph.nodes.iter().all(|n| n.inputs.iter().all(|&id| id < graph.tensors.len())));
+            }
+            Err(error) => assert!(!matches!(error, ImportError::Internal(_)), "round {round}: {error}"),
+        }
+        slowest = slowest.max(start.elapsed());
+    }
+    eprintln!("{}: {graphs} of {rounds} mutations still give a graph, slowest {slowest:.1?}", model.file_name().unwrap().display());
+    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+}
+
+#[test]
+fn mutated_models_end_with_a_graph_or_an_error() {
+    mutations_end(&digits("digits-vit.onnx"), 400, 0x5eed);
+    mutations_end(&digits("digits-vit-qdq.onnx"), 200, 0x5eee);
+    for name in ["zoo/vit_timm.onnx", "zoo/swin_timm.onnx", "zoo/bert_hf.onnx"] {
+        if let Some(model) = shared(name) {
+            mutations_end(&model, 200, 0x5eef);
         }
     }
 }

@@ -9,10 +9,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Most elements of one tensor: 1 GiB of floats.
-const MAX_ELEMENTS: usize = 1 << 28;
+/// Most elements of one tensor: 512 MiB of floats.
+const MAX_ELEMENTS: usize = 1 << 27;
 /// Most elements of all folded constants together.
-const MAX_FOLDED: usize = 1 << 28;
+const MAX_FOLDED: usize = 1 << 27;
 /// Most multiplications and moves spent on folding.
 const MAX_WORK: usize = 1 << 32;
 /// Most dimensions of a tensor on the way; the integer program takes six after merging.
@@ -479,6 +479,10 @@ impl Builder {
     pub fn finish(mut self, outputs: &[(&str, TensorId)]) -> Result<Graph, ImportError> {
         self.skip_identities();
         for &(name, id) in outputs {
+            if self.quantized.contains_key(&id) {
+                let reason = "the output is quantized integers; end the model with DequantizeLinear".into();
+                return Err(ImportError::Tensor { name: name.into(), reason });
+            }
             let source = self.graph.nodes.iter().find(|n| n.output == id && self.is_identity(n)).map_or(id, |n| n.inputs[0]);
             let own = !self.graph.inputs.contains(&source) && !self.graph.outputs.contains(&source) && !self.is_constant(source);
             let output = if own { source } else { self.copy(source, name) };

@@ -14,6 +14,8 @@ mod ops;
 mod order;
 mod signature;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use crate::graph::Graph;

@@ -1,6 +1,7 @@
 //! What a handler sees of its ONNX node: operands, attributes, and the ways to fail.
 
 use crate::graph::TensorId;
+use std::cell::RefCell;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
@@ -36,6 +37,24 @@ pub fn one(id: TensorId) -> OpResult<Outputs> {
     Ok(vec![Some(id)])
 }
 
+/// Attributes that do not change the values of an inference in `f32`, and those of cases that are refused by operand.
+const WITHOUT_EFFECT: [&str; 14] = [
+    "consumed_inputs",
+    "is_test",
+    "mask_filter_value",
+    "momentum",
+    "past_present_share_buffer",
+    "precision",
+    "ratio",
+    "rotary_embedding_dim",
+    "saturate",
+    "seed",
+    "softmax_precision",
+    "spatial",
+    "stash_type",
+    "storage_order",
+];
+
 /// An ONNX node with its operands.
 pub struct Call<'a> {
     /// The node.
@@ -46,6 +65,8 @@ pub struct Call<'a> {
     pub inputs: Vec<Option<TensorId>>,
     /// Whether something reads output `i`.
     pub wanted: Vec<bool>,
+    /// Attributes that the handler has asked for.
+    pub asked: RefCell<Vec<String>>,
 }
 
 impl Call<'_> {
@@ -67,7 +88,23 @@ impl Call<'_> {
         self.wanted.get(index).copied().unwrap_or(false)
     }
 
+    /// Refuses attributes that nothing has asked for: newer opsets give old operators new meanings.
+    pub fn check_attributes(&self) -> OpResult<()> {
+        let asked = self.asked.borrow();
+        let unknown = |name: &&str| !asked.iter().any(|a| a == name) && !WITHOUT_EFFECT.contains(name);
+        match self.proto.attribute.iter().map(|a| a.name.as_str()).find(unknown) {
+            Some(name) => unsupported(format!("attribute `{name}` has no counterpart; export without it")),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of attributes that have no effect in this case.
+    pub fn ignore(&self, names: &[&str]) {
+        self.asked.borrow_mut().extend(names.iter().map(|&name| name.to_owned()));
+    }
+
     fn attribute(&self, name: &str, kind: AttributeType) -> OpResult<Option<&AttributeProto>> {
+        self.ignore(&[name]);
         let Some(attribute) = self.proto.attribute.iter().find(|a| a.name == name) else { return Ok(None) };
         if !attribute.ref_attr_name.is_empty() {
             return invalid(format!("attribute `{name}` refers to `{}` outside a function", attribute.ref_attr_name));

@@ -5,6 +5,7 @@ use super::node::{Call, OpError, OpResult, Outputs};
 use super::tensor::{self, data_type};
 use super::{ImportError, ImportOptions, OPSETS, UnsupportedNode, ops, order, signature};
 use crate::graph::{Data, Graph, TensorId};
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use tract_onnx::pb::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
@@ -180,7 +181,7 @@ impl Walker {
         let domain = normal_domain(&node.domain);
         let version = self.frame().opsets.get(domain).copied().unwrap_or(1);
         let wanted = node.output.iter().map(|name| read.contains(name)).collect();
-        let call = Call { proto: node, version, inputs, wanted };
+        let call = Call { proto: node, version, inputs, wanted, asked: RefCell::default() };
         let before = self.builder.graph.tensors.len();
         let outcome = self.outputs(&call, domain, unknown);
         if let Some(outputs) = self.resolve(outcome, &call, domain, &label)? {
@@ -220,7 +221,11 @@ impl Walker {
         match ops::handler(domain, &call.proto.op_type) {
             None => Err(OpError::Unsupported(ops::hint(domain, &call.proto.op_type).into())),
             Some(_) if unknown => Ok(None),
-            Some(handler) => handler(&mut self.builder, call).map(Some),
+            Some(handler) => {
+                let outputs = handler(&mut self.builder, call)?;
+                call.check_attributes()?;
+                Ok(Some(outputs))
+            }
         }
     }
 

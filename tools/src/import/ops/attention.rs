@@ -117,6 +117,7 @@ fn refuse_extras(call: &Call) -> OpResult<()> {
 
 pub fn attention(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     refuse_extras(call)?;
+    call.ignore(&["q_num_heads", "kv_num_heads", "qk_matmul_output_mode"]);
     let flat = builder.rank(call.input(0)?) == 3;
     let q = operand(builder, call, 0, "q_num_heads")?;
     let k = operand(builder, call, 1, "kv_num_heads")?;

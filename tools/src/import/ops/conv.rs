@@ -3,7 +3,7 @@
 use super::super::builder::Builder;
 use super::super::node::{Call, OpResult, Outputs, invalid, one, unsupported};
 use super::matmul::activated;
-use crate::graph::{Binary, Op, Reduce, TensorId, Window};
+use crate::graph::{Binary, DataType, Op, Reduce, TensorId, Window};
 
 /// Sizes of a window over `rank` dimensions, and of its result.
 struct Geometry {
@@ -34,6 +34,7 @@ fn pair(values: Option<Vec<i64>>, rank: usize, default: usize, unit: usize, what
 fn geometry(call: &Call, rank: usize, kernel: [usize; 2], size: [usize; 2], groups: usize) -> OpResult<Geometry> {
     let strides = pair(call.ints("strides")?, rank, 1, 1, "strides")?;
     let dilations = pair(call.ints("dilations")?, rank, 1, 1, "dilations")?;
+    call.ignore(&["ceil_mode", "kernel_shape", "count_include_pad"]);
     let ceil = call.int_or("ceil_mode", 0)? != 0;
     let explicit = call.ints("pads")?;
     let mode = call.text_or("auto_pad", "NOTSET")?;
@@ -142,6 +143,9 @@ pub fn fused_conv(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 fn pool_geometry(builder: &mut Builder, call: &Call) -> OpResult<(TensorId, usize, Geometry)> {
     let (x, rank) = as_image(builder, call.input(0)?)?;
     let shape = builder.shape(x);
+    if builder.dtype(x) != DataType::Float {
+        return unsupported("pooling of integers; nearest: Cast to float before");
+    }
     let Some(kernel) = call.ints("kernel_shape")? else { return invalid("kernel_shape is missing") };
     let kernel = pair(Some(kernel), rank, 1, 1, "kernel_shape")?;
     let geometry = geometry(call, rank, kernel, [shape[2], shape[3]], 1)?;

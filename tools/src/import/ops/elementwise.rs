@@ -169,7 +169,8 @@ pub fn leaky_relu(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 }
 
 pub fn is_inf(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
-    if call.int_or("detect_negative", 1)? == 0 || call.int_or("detect_positive", 1)? == 0 {
+    let (negative, positive) = (call.int_or("detect_negative", 1)?, call.int_or("detect_positive", 1)?);
+    if negative == 0 || positive == 0 {
         return unsupported("detects one sign only; nearest: IsInf with both");
     }
     let size = builder.unary(Unary::Abs, call.input(0)?)?;

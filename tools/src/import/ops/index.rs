@@ -248,15 +248,21 @@ pub fn non_zero(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 pub fn one_hot(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let (indices, depth, values) = (call.input(0)?, call.input(1)?, call.input(2)?);
     let depth = builder.float_value(depth, "the depth")?;
+    if !builder.is_constant(values) || builder.graph.shape(values) != [2] {
+        return unsupported("the values must be two constants");
+    }
+    if builder.graph.constant(indices).is_some_and(|data| data.to_f32().iter().any(|&i| i < -depth || i >= depth)) {
+        return unsupported("indices outside the depth; nearest: indices below it");
+    }
     let depth = builder.checked_count(&[depth as usize])?;
-    let [off, on] = builder.floats(values, "the values")?[..] else { return invalid("two values are expected") };
     let mut shape = builder.shape(indices);
     let axis = axis_index(call.int_or("axis", -1)?, shape.len() + 1)?;
     // Rows of a table, so that computed indices work too; the row then moves to its axis.
-    builder.charge(depth.saturating_mul(depth))?;
-    builder.checked_count(&[depth, depth])?;
-    let table = (0..depth * depth).map(|i| if i / depth == i % depth { on } else { off }).collect();
-    let table = builder.constant(&[depth, depth], Data::Float(table))?;
+    let elements = builder.checked_count(&[depth, depth])?;
+    builder.charge(elements)?;
+    let table = (0..depth * depth).map(|i| i64::from(i / depth == i % depth)).collect();
+    let table = builder.constant(&[depth, depth], Data::Int(table))?;
+    let table = builder.emit(Op::Gather { axis: 0 }, &[values, table], vec![depth, depth])?;
     let indices = builder.cast(indices, DataType::Int)?;
     let rows = take(builder, table, indices, 0)?;
     shape.push(depth);

@@ -118,6 +118,7 @@ pub fn fused_gemm(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 
 /// The activation that a fused operator of onnxruntime ends with.
 pub fn activated(builder: &mut Builder, call: &Call, y: TensorId) -> OpResult<TensorId> {
+    call.ignore(&["activation_alpha", "activation_beta", "activation_gamma"]);
     let params = call.floats("activation_params")?.unwrap_or_default();
     let param = |index: usize, name: &str, default: f32| -> OpResult<f32> {
         Ok(match call.float(name)? {

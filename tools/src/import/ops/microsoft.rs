@@ -19,6 +19,7 @@ pub fn biased_gelu(builder: &mut Builder, call: &Call, tanh: bool) -> OpResult<O
 
 /// Softmax of a sum, over all dimensions from `axis` on.
 pub fn bias_softmax(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    call.ignore(&["is_inner_broadcast"]);
     let sum = builder.binary(Binary::Add, call.input(0)?, call.input(1)?)?;
     let rank = builder.rank(sum);
     let axis = super::super::node::axis_index(call.int_or("axis", 1)?, rank)?;
@@ -41,6 +42,7 @@ pub fn skip_norm(builder: &mut Builder, call: &Call, rms: bool) -> OpResult<Outp
 
 /// The sum of word, position and segment embeddings, normalized; output 1 counts the tokens shown by the mask.
 pub fn embed_layer_norm(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    call.ignore(&["mask_index_type"]);
     let ids = call.input(0)?;
     let [batch, n] = builder.shape(ids)[..] else { return invalid("ids must have two dimensions") };
     let positions = match call.optional(8) {

@@ -82,6 +82,7 @@ fn scale_and_shift(builder: &mut Builder, x: TensorId, gamma: TensorId, beta: Te
 
 /// `x * a + b` with `a = gamma / sqrt(variance + eps)` and `b = beta - mean * a`.
 pub fn batch(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    call.ignore(&["epsilon"]);
     if call.int_or("training_mode", 0)? != 0 {
         return unsupported("training mode; export the model in evaluation mode");
     }

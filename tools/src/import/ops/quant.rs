@@ -10,6 +10,7 @@ use crate::graph::{Binary, Data, DataType, FakeQuant, TensorId};
 
 /// Scales and zero points from operands 1 and 2 for a tensor of `shape` with integers of type `elem`.
 fn parameters(builder: &Builder, call: &Call, shape: &[usize], elem: Elem) -> OpResult<FakeQuant> {
+    call.ignore(&["axis", "output_dtype"]);
     let Some(range) = integer_range(elem) else {
         return unsupported(format!("integers of type {}; nearest: INT8, UINT8, INT16, UINT16", elem.as_str_name()));
     };
@@ -68,6 +69,7 @@ pub fn dequantize(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let x = call.input(0)?;
     let shape = builder.shape(x);
     if let Some(held) = builder.quantization(x).cloned() {
+        call.ignore(&["axis", "output_dtype", "block_size"]);
         let elem = call.optional(2).map_or(Elem::Undefined, |id| builder.elem(id));
         let range = integer_range(elem).unwrap_or(held.range);
         let same = builder.floats(call.input(1)?, "the scale")? == held.scale && range == held.range;

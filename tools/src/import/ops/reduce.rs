@@ -6,13 +6,14 @@ use crate::graph::{Binary, DataType, Reduce, TensorId, Unary};
 
 /// The reduced dimensions: attribute or operand, all where there are none.
 fn axes(builder: &Builder, call: &Call, rank: usize) -> OpResult<Vec<usize>> {
+    let noop = call.int_or("noop_with_empty_axes", 0)? != 0;
     let axes = match call.optional(1) {
         Some(id) => Some(builder.ints(id, "the axes")?),
         None => call.ints("axes")?,
     };
     match axes {
         Some(axes) if !axes.is_empty() => axis_indices(&axes, rank),
-        _ if call.int_or("noop_with_empty_axes", 0)? != 0 => Ok(vec![]),
+        _ if noop => Ok(vec![]),
         _ => Ok((0..rank).collect()),
     }
 }
