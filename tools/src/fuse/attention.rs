@@ -3,7 +3,7 @@
 use super::layout::{self, Factor, Layout};
 use super::rewriter::{NodeId, Rewriter};
 use super::{inverse, orders};
-use crate::graph::{Attention, Binary, Data, DataType, FakeQuant, Op, TensorId};
+use crate::graph::{Attention, Binary, Data, DataType, FakeQuant, Node, Op, TensorId};
 
 /// Movements followed from an operand to where it comes from, and from the result to where it goes.
 const MAX_MOVES: usize = 24;
@@ -30,6 +30,74 @@ pub(super) fn attention(r: &mut Rewriter, id: NodeId) -> bool {
     match found {
         Some((attention, operands, out)) => rewrite(r, id, &parts, attention, &operands, &out),
         None => false,
+    }
+}
+
+/// A factor per head behind a product of queries and keys is applied to the queries: fewer numbers, and the product can
+/// be part of an attention, which has one factor.
+pub(super) fn scale_queries(r: &mut Rewriter, id: NodeId) -> bool {
+    let Some(node) = r.node(id).filter(|node| node.op == Op::Binary(Binary::Mul)) else { return false };
+    let found = orders(&node.inputs).find_map(|(scores, factor)| {
+        let id = scaled_product(r, scores)?;
+        let product = r.node(id)?;
+        let q = product.inputs[0];
+        let per_head = matches!(r.shape(factor), [.., 1, 1]) && r.constant(factor).is_some();
+        let fits = super::broadcast(r.shape(q), r.shape(factor)).as_deref() == Some(r.shape(q));
+        let matches = per_head && fits && r.shape(scores) == r.shape(node.output);
+        matches.then(|| (scores, id, product.op.clone(), q, product.inputs[1], factor))
+    });
+    let Some((scores, product, op, q, k, factor)) = found else { return false };
+    let (name, shape) = (r.name(q).to_owned(), r.shape(q).to_vec());
+    let scaled = r.add(product, &name, Op::Binary(Binary::Mul), vec![q, factor], shape);
+    r.replace(product, op, vec![scaled, k]);
+    r.bypass(id, scores)
+}
+
+/// The product of two computed tensors that makes `tensor`, perhaps times a constant.
+fn scaled_product(r: &Rewriter, mut tensor: TensorId) -> Option<NodeId> {
+    loop {
+        let node = r.producer(tensor).filter(|_| r.used_once(tensor))?;
+        match node.op {
+            Op::Binary(kind @ (Binary::Mul | Binary::Div)) => {
+                tensor = constant_factor(r, kind, &node.inputs, r.shape(tensor))?.0;
+            }
+            Op::MatMul { .. } => {
+                let computed = node.inputs.iter().all(|&operand| r.weights(operand).is_none());
+                return r.producer_id(tensor).filter(|_| computed);
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Drops reshapes before and behind an attention, whose views count elements and know no dimensions.
+pub(super) fn absorb_reshape(r: &mut Rewriter, id: NodeId) -> bool {
+    let Some(node) = r.node(id) else { return false };
+    match &node.op {
+        Op::Reshape => {
+            let x = node.inputs[0];
+            let Some(before) = r.producer(x).filter(|_| r.used_once(x)) else { return false };
+            let Op::Attention(attention) = &before.op else { return false };
+            let (op, inputs, name) = (Op::Attention(attention.clone()), before.inputs.clone(), before.name.clone());
+            r.replace(id, op, inputs);
+            r.rename(id, name);
+            true
+        }
+        Op::Attention(_) => {
+            let mut inputs = node.inputs.clone();
+            for input in inputs.iter_mut().take(3) {
+                if let Some(Node { op: Op::Reshape, inputs, .. }) = r.producer(*input) {
+                    *input = inputs[0];
+                }
+            }
+            let changed = inputs != node.inputs;
+            if changed {
+                let op = node.op.clone();
+                r.replace(id, op, inputs);
+            }
+            changed
+        }
+        _ => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Identities, duplicates and constants: what an exporter leaves behind.
 
 use super::rewriter::{NodeId, Rewriter};
-use super::{broadcast, swapped};
+use super::{broadcast, orders, swapped};
 use crate::float_exec::eval_node;
 use crate::graph::{Binary, Data, Node, Op, TensorId, Unary};
 
@@ -33,9 +33,16 @@ pub(super) fn fold_constant(r: &mut Rewriter, id: NodeId) -> bool {
 /// Removes a node that returns an operand as it is.
 pub(super) fn drop_identity(r: &mut Rewriter, id: NodeId) -> bool {
     let Some(node) = r.node(id) else { return false };
-    let Some(same) = identity_of(r, node) else { return false };
-    let unchanged = r.shape(same) == r.shape(node.output) && r.dtype(same) == r.dtype(node.output);
-    unchanged && r.bypass(id, same)
+    let Some(same) = identity_of(r, node).filter(|&same| r.dtype(same) == r.dtype(node.output)) else { return false };
+    if r.shape(same) == r.shape(node.output) {
+        return r.bypass(id, same);
+    }
+    // The other operands only broadcast it.
+    let elementwise = matches!(node.op, Op::Binary(_) | Op::Where);
+    if elementwise {
+        r.replace(id, Op::Expand, vec![same]);
+    }
+    elementwise
 }
 
 /// The operand that `node` returns, if shapes are equal.
@@ -146,6 +153,28 @@ pub(super) fn merge_movement(r: &mut Rewriter, id: NodeId) -> bool {
     };
     let Some(source) = source else { return false };
     r.replace(id, joint, vec![source]);
+    true
+}
+
+/// Joins two constants that are added to a tensor, or multiply it, one after the other.
+pub(super) fn merge_constants(r: &mut Rewriter, id: NodeId) -> bool {
+    let Some(node) = r.node(id) else { return false };
+    let op = node.op.clone();
+    let Op::Binary(kind @ (Binary::Add | Binary::Mul)) = op else { return false };
+    let is_constant = |tensor: TensorId| r.constant(tensor).is_some_and(|data| data.floats().is_some());
+    let parts = |node: &Node| orders(&node.inputs).find(|&(x, c)| is_constant(c) && !is_constant(x));
+    let Some((y, second)) = parts(node) else { return false };
+    let before = r.producer(y).filter(|before| before.op == op && r.used_once(y));
+    let Some((x, first)) = before.and_then(parts) else { return false };
+    let len = |tensor: TensorId| r.shape(tensor).iter().product::<usize>();
+    let Some(shape) = broadcast(r.shape(first), r.shape(second)) else { return false };
+    // A joint constant must not be larger than both.
+    if shape.iter().product::<usize>() > len(first).max(len(second)) {
+        return false;
+    }
+    let name = node.name.clone();
+    let joint = r.add(id, &name, Op::Binary(kind), vec![first, second], shape);
+    r.replace(id, op, vec![x, joint]);
     true
 }
 

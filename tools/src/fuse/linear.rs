@@ -93,6 +93,28 @@ fn linear_weights(r: &mut Rewriter, id: NodeId, w: TensorId, transposed: bool) -
     })
 }
 
+/// Moves a reshape that keeps the channels before the linear layer whose result it takes: where it meets the one that
+/// exporters put there to have two dimensions, or stands between the layer and an elementwise operation.
+pub(super) fn raise_reshape(r: &mut Rewriter, id: NodeId) -> bool {
+    let Some(Node { op: Op::Reshape, inputs, output, .. }) = r.node(id) else { return false };
+    let (y, output) = (inputs[0], *output);
+    let Some(layer) = r.producer(y).filter(|node| node.op == Op::Linear && r.used_once(y)) else { return false };
+    let (mut operands, name, mut shape) = (layer.inputs.clone(), layer.name.clone(), r.shape(output).to_vec());
+    let meets = r.producer(operands[0]).is_some_and(|node| node.op == Op::Reshape);
+    let separates = r.uses(output).iter().filter_map(|&user| r.node(user)).any(|user| {
+        matches!(user.op, Op::Binary(_) | Op::Unary(_))
+    });
+    let (Some(last), Some(&k)) = (shape.last_mut(), r.shape(operands[0]).last()) else { return false };
+    if Some(&*last) != r.shape(y).last() || !(meets || separates) {
+        return false;
+    }
+    *last = k;
+    operands[0] = r.add(id, &name, Op::Reshape, vec![operands[0]], shape);
+    r.replace(id, Op::Linear, operands);
+    r.rename(id, name);
+    true
+}
+
 /// A linear layer as the rewrites below need it.
 pub(super) struct Layer {
     /// Name of its node.
@@ -140,6 +162,26 @@ pub(super) fn fold_bias(r: &mut Rewriter, id: NodeId) -> bool {
     let bias = r.add_constant(&format!("{}/bias", layer.name), vec![layer.channels], bias);
     r.replace(id, Op::Linear, vec![layer.inputs[0], layer.inputs[1], bias]);
     r.rename(id, layer.name);
+    true
+}
+
+/// A constant added behind the sum of a linear layer and a residual goes into the layer's bias, as onnxruntime writes it
+/// in `SkipLayerNormalization`.
+pub(super) fn fold_bias_of_sum(r: &mut Rewriter, id: NodeId) -> bool {
+    let Some(node) = r.node(id).filter(|node| node.op == Op::Binary(Binary::Add)) else { return false };
+    let Some(&n) = r.shape(node.output).last() else { return false };
+    let Some(affine) = Affine::of(r, node, n, 0) else { return false };
+    let Some(sum) = r.inner(affine.x).filter(|sum| sum.op == Op::Binary(Binary::Add)) else { return false };
+    let shape = r.shape(sum.output);
+    let found = super::orders(&sum.inputs).find_map(|(y, residual)| {
+        let computed = r.weights(residual).is_none() && r.shape(y) == shape;
+        Some((y, residual, Layer::before(r, y).filter(|_| computed)?))
+    });
+    let Some((y, residual, layer)) = found else { return false };
+    let constant = r.add_constant(&format!("{}/bias", layer.name), vec![n], affine.offset);
+    let shape = r.shape(y).to_vec();
+    let biased = r.add(id, &layer.name, Op::Binary(Binary::Add), vec![y, constant], shape);
+    r.replace(id, Op::Binary(Binary::Add), vec![biased, residual]);
     true
 }
 

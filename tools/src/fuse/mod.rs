@@ -30,6 +30,7 @@ const CLEANUP: &[Rewrite] = &[
     cleanup::drop_identity,
     cleanup::simplify_movement,
     cleanup::merge_movement,
+    cleanup::merge_constants,
     cleanup::lower_expand,
     cleanup::raise_fake_quant,
     cleanup::merge_duplicate,
@@ -43,13 +44,17 @@ const LAYERS: &[Rewrite] = &[
     linear::matmul_to_linear,
     affine::sink,
     linear::fold_bias,
+    linear::fold_bias_of_sum,
     linear::fold_scale,
     linear::fold_input,
     conv::fold_output,
     conv::fold_input,
 ];
 
-const ATTENTION: &[Rewrite] = &[attention::attention];
+const ATTENTION: &[Rewrite] = &[attention::scale_queries, attention::attention];
+
+/// Movement that no attention took in.
+const MOVEMENT: &[Rewrite] = &[linear::raise_reshape, attention::absorb_reshape];
 
 /// Sweeps of one group, and rounds of all groups, after which the graph is taken as it is. Every rewrite leads towards
 /// fewer nodes or moves one nearer to its place, so that real models need a handful.
@@ -61,7 +66,7 @@ pub fn fuse(graph: Graph) -> Graph {
     let mut rewriter = Rewriter::new(graph);
     for _ in 0..MAX_SWEEPS {
         let mut changed = false;
-        for group in [CLEANUP, FUNCTIONS, LAYERS, ATTENTION] {
+        for group in [CLEANUP, FUNCTIONS, LAYERS, ATTENTION, MOVEMENT] {
             changed |= exhaust(&mut rewriter, group);
         }
         if !changed {

@@ -244,6 +244,27 @@ mod layers {
     }
 
     #[test]
+    fn a_linear_layer_needs_no_reshapes_around_it() {
+        let mut b = Builder::new();
+        let (x, residual) = (b.input(&[1, 6, 4]), b.input(&[1, 6, 5]));
+        let y = b.reshape(x, &[6, 4]);
+        let y = b.linear(y, 5);
+        let y = b.reshape(y, &[1, 6, 5]);
+        let y = b.binary(Binary::Add, residual, y);
+        assert_eq!(b.ops(&[y]), ["Linear", "Binary"]);
+    }
+
+    #[test]
+    fn a_bias_behind_the_residual_reaches_the_linear_layer() {
+        let mut b = Builder::new();
+        let (x, residual) = (b.input(&[1, 3, 4]), b.input(&[1, 3, 5]));
+        let y = b.linear(x, 5);
+        let (y, bias) = (b.binary(Binary::Add, residual, y), b.weight(&[5]));
+        let y = b.binary(Binary::Add, y, bias);
+        assert_eq!(b.ops(&[y]), ["Linear", "Binary"]);
+    }
+
+    #[test]
     fn a_position_table_stays_a_sum() {
         let mut b = Builder::new();
         let x = b.input(&[1, 3, 4]);
@@ -640,6 +661,30 @@ mod cleanup {
     }
 
     #[test]
+    fn neutral_constants_leave_a_broadcast_at_most() {
+        let mut b = Builder::new();
+        let (x, mask) = (b.input(&[1, 4, 4]), b.typed_input(&[1, 1, 4], DataType::Bool));
+        let all = b.graph.add_constant("all", vec![4, 1], Data::Bool(vec![true; 4]));
+        let mask = b.graph.add_node("and", Op::Binary(Binary::And), vec![mask, all], vec![1, 4, 4], DataType::Bool);
+        let (zero, small) = (b.scalar(0.0), b.scalar(-9.0));
+        let bias = b.node(Op::Where, &[mask, zero, small], &[1, 4, 4]);
+        let y = b.binary(Binary::Add, x, bias);
+        let graph = b.fused(&[y]);
+        assert_eq!(names(&graph), ["Where", "Binary"]);
+        assert_eq!(graph.shape(graph.nodes[0].output), [1, 1, 4]);
+    }
+
+    #[test]
+    fn constants_added_one_after_the_other_are_one() {
+        let mut b = Builder::new();
+        let x = b.input(&[1, 3, 4]);
+        let (positions, kind) = (b.weight(&[1, 3, 4]), b.weight(&[4]));
+        let y = b.binary(Binary::Add, positions, x);
+        let y = b.binary(Binary::Add, y, kind);
+        assert_eq!(b.ops(&[y]), ["Binary"]);
+    }
+
+    #[test]
     fn equal_nodes_are_computed_once() {
         let mut b = Builder::new();
         let x = b.input(&[1, 3]);
@@ -808,6 +853,23 @@ mod attention {
     }
 
     #[test]
+    fn reshapes_around_an_attention_disappear() {
+        let mut b = Builder::new();
+        let x = b.input(&[1, 5, 6]);
+        let parts = [0, 1, 2].map(|_| b.linear(x, 8)).map(|part| b.reshape(part, &[5, 8])).map(|part| {
+            let part = b.reshape(part, &[5, 2, 4]);
+            b.transpose(part, &[1, 0, 2])
+        });
+        let y = products(&mut b, parts, Scale::OnQuery, &|_, s| s);
+        let y = b.transpose(y, &[1, 0, 2]);
+        let y = b.reshape(y, &[5, 8]);
+        let y = b.linear(y, 6);
+        let y = b.reshape(y, &[1, 5, 6]);
+        let y = b.binary(Binary::Add, x, y);
+        assert_eq!(b.ops(&[y]), ["Linear", "Linear", "Linear", "Attention", "Linear", "Binary"]);
+    }
+
+    #[test]
     fn shared_key_heads_are_not_repeated() {
         let mut b = Builder::new();
         let x = b.input(&[1, 5, 6]);
@@ -858,6 +920,18 @@ mod attention {
         });
         let graph = b.fused(&[y]);
         attention_of(&graph);
+    }
+
+    #[test]
+    fn a_factor_per_head_is_applied_to_the_queries() {
+        let mut b = Builder::new();
+        let x = b.input(&[1, 5, 6]);
+        let factors = b.weight(&[2, 1, 1]);
+        let parts = [0, 1, 2].map(|_| b.linear(x, 8)).map(|part| to_heads(&mut b, part, 2));
+        let y = products(&mut b, parts, Scale::OnScores, &|b, s| b.binary(Binary::Mul, factors, s));
+        let graph = b.fused(&[y]);
+        attention_of(&graph);
+        assert_eq!(names(&graph).iter().filter(|op| *op == "Binary").count(), 1);
     }
 
     #[test]
