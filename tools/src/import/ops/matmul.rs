@@ -40,12 +40,17 @@ pub fn matmul(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 }
 
 pub fn fused_matmul(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
-    if call.int_or("transBatchA", 0)? != 0 || call.int_or("transBatchB", 0)? != 0 {
-        return unsupported("moved batch dimensions; nearest: Transpose and MatMul");
-    }
-    let (mut a, b) = (call.input(0)?, call.input(1)?);
+    let (mut a, mut b) = (call.input(0)?, call.input(1)?);
     if builder.rank(a) < 2 || builder.rank(b) < 2 {
         return invalid("operands must be matrices");
+    }
+    // The first dimension stands before those of the batch.
+    for (operand, attribute) in [(&mut a, "transBatchA"), (&mut b, "transBatchB")] {
+        if call.int_or(attribute, 0)? != 0 {
+            let last = builder.rank(*operand) - 1;
+            let perm: Vec<usize> = (1..last).chain([0, last]).collect();
+            *operand = builder.transpose(*operand, &perm)?;
+        }
     }
     if call.int_or("transA", 0)? != 0 {
         a = builder.transpose_last(a)?;
