@@ -79,7 +79,12 @@ fn build_linux_runner() -> Result<(), Error> {
 
 /// Compiler flags of a board.
 pub fn flags(machine: &Machine) -> Vec<String> {
-    vec![format!("-Ctarget-cpu={}", machine.cpu)]
+    let mut flags = vec![format!("-Ctarget-cpu={}", machine.cpu)];
+    if machine.target.starts_with("thumbv8m.main") {
+        // Optional in the architecture, so that the compiler wants it named, whatever the core.
+        flags.push("-Ctarget-feature=+dsp".to_owned());
+    }
+    flags
 }
 
 /// Copies a program from cargo's folder, which boards of one target share, to the board's own.
