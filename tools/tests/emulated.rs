@@ -141,8 +141,8 @@ fn instruction_counts_are_repeatable_and_add_up() {
         let again = board.counts(&samples[0]).expect("the model runs").expect("boards count");
         assert_eq!(counts, again, "{name}");
         let sum: u64 = counts.ops.iter().sum();
-        // Around its operators a run does little: the loop over them.
-        assert!(sum <= counts.total && counts.total - sum < 200 * counts.ops.len() as u64, "{name}: {counts:?}");
+        // Finding an operator's output for the observer is counted with the operator, and is all that differs.
+        assert!(sum.abs_diff(counts.total) < 200 * counts.ops.len() as u64, "{name}: {counts:?}");
         assert!((200..16 * 1024).contains(&counts.stack_bytes), "{name}: {counts:?}");
     }
 }

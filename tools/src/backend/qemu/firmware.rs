@@ -3,12 +3,15 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// A folder of programs to use instead of the repository's: `$SHIFTFORMER_FIRMWARE/BOARD/runner`.
 const OVERRIDE: &str = "SHIFTFORMER_FIRMWARE";
 /// What the program is made of, from the root of the repository.
-const SOURCES: [&str; 3] = ["runtime/src", "tools/job", "firmware"];
+const SOURCES: [&str; 4] = ["runtime/src", "tools/job", "firmware/board", "firmware/runner"];
+/// Held while a program is built: backends may be opened from several threads.
+static BUILDING: Mutex<()> = Mutex::new(());
 
 /// Whether a program is in the search path.
 pub fn in_search_path(program: &str) -> bool {
@@ -25,6 +28,7 @@ pub fn runner(board: &str) -> Result<PathBuf, String> {
     let command = format!("cargo xtask firmware --board {board} --program runner");
     let root = repository().ok_or_else(|| format!("no firmware found; run `{command}` in the repository"))?;
     let path = root.join("target/firmware").join(&file);
+    let _guard = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let built = modified(&path);
     if built.is_none_or(|built| SOURCES.iter().any(|folder| newest(&root.join(folder)) > Some(built))) {
         let words = command.split(' ').skip(1);

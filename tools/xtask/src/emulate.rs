@@ -1,0 +1,89 @@
+//! `cargo xtask emulate` and `cargo xtask demo`: runs a program of the firmware and shows its log.
+
+use crate::error::Error;
+use crate::firmware;
+use crate::process::{run, shown};
+use crate::{process, setup};
+use defmt_decoder::{DecodeError, Table};
+use shiftformer_job::{Machine, machine};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// 1 instruction takes `2^8` ns: instruction counts of the program are exact and repeatable.
+const ICOUNT_SHIFT: &str = "shift=8";
+/// Bytes read from the program at a time.
+const CHUNK: usize = 1024;
+
+/// Builds the digits demo for `board` and runs it.
+///
+/// # Errors
+/// [`Error::Check`] when the demo finds a difference.
+pub fn demo(board: &str) -> Result<(), Error> {
+    let machine = by_name(board)?;
+    firmware::build(Some(board), Some("digits"))?;
+    emulate(machine, &firmware::path(board, "digits"))
+}
+
+/// The machine of this name.
+///
+/// # Errors
+/// [`Error::Usage`] when there is none.
+pub fn by_name(board: &str) -> Result<&'static Machine, Error> {
+    let names = || Machine::ALL.map(|machine| machine.name).join(", ");
+    Machine::by_name(board).ok_or_else(|| Error::Usage(format!("unknown board {board}; known: {}", names())))
+}
+
+/// The machine that runs programs of the target a path goes through: what `cargo run` knows.
+///
+/// # Errors
+/// [`Error::Usage`] when the path names no target.
+pub fn by_path(elf: &Path) -> Result<&'static Machine, Error> {
+    let boards: [&'static Machine; 3] = [&machine::MPS2_AN386, &machine::MPS2_AN505, &machine::MICROBIT];
+    let is_part = |machine: &&&Machine| elf.components().any(|part| part.as_os_str() == machine.target);
+    let found = boards.iter().find(is_part).copied();
+    found.ok_or_else(|| Error::Usage(format!("{} is in no target's folder; give --board", elf.display())))
+}
+
+/// Runs `elf` on `machine` until it exits, printing what it logs.
+///
+/// # Errors
+/// [`Error::Check`] when it exits with a failure.
+pub fn emulate(machine: &Machine, elf: &Path) -> Result<(), Error> {
+    if process::find("qemu-system-arm").is_none() {
+        setup::install(&["qemu-system-arm"])?;
+    }
+    let bytes = fs::read(elf).map_err(Error::io(format!("read {}", elf.display())))?;
+    let mut command = Command::new("qemu-system-arm");
+    command.args(["-machine", machine.qemu, "-display", "none", "-monitor", "none", "-serial", "none"]);
+    command.args(["-semihosting-config", "enable=on,target=native", "-icount", ICOUNT_SHIFT, "-kernel"]).arg(elf);
+    let table = Table::parse(&bytes).map_err(|e| Error::Usage(format!("{}: {e}", elf.display())))?;
+    let Some(table) = table else { return run(&mut command) };
+    let doing = format!("run `{}`", shown(&command));
+    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().map_err(Error::io(doing.clone()))?;
+    if let Some(log) = child.stdout.take() {
+        print_log(&table, log).map_err(Error::io(doing.clone()))?;
+    }
+    let status = child.wait().map_err(Error::io(doing))?;
+    if status.success() { Ok(()) } else { Err(Error::Check(format!("the program on {} failed", machine.name))) }
+}
+
+fn print_log(table: &Table, mut log: impl Read) -> std::io::Result<()> {
+    let mut decoder = table.new_stream_decoder();
+    let mut chunk = [0; CHUNK];
+    loop {
+        let bytes = log.read(&mut chunk)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        decoder.received(&chunk[..bytes]);
+        loop {
+            match decoder.decode() {
+                Ok(frame) => println!("{} {}", frame.level().map_or("", |level| level.as_str()), frame.display_message()),
+                Err(DecodeError::UnexpectedEof) => break,
+                Err(DecodeError::Malformed) => println!("(an unreadable log frame)"),
+            }
+        }
+    }
+}
