@@ -79,3 +79,16 @@ pub fn job() -> &'static [u8] {
     // nothing writes to it.
     unsafe { core::slice::from_raw_parts(from, crate::MACHINE.job_bytes as usize) }
 }
+
+/// The memory of the job, to be used as plain memory by programs that take no job; `None` where it is flash, and but for
+/// the first call.
+pub fn take_job_memory() -> Option<&'static mut [u8]> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let machine = crate::MACHINE;
+    if cfg!(feature = "microbit") || TAKEN.load(Ordering::Relaxed) {
+        return None;
+    }
+    TAKEN.store(true, Ordering::Relaxed);
+    // SAFETY: the region is RAM outside of the linker's memory map, and the flag hands it out once.
+    Some(unsafe { core::slice::from_raw_parts_mut(machine.job_address as *mut u8, machine.job_bytes as usize) })
+}
