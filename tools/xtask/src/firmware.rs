@@ -1,5 +1,6 @@
 //! `cargo xtask firmware`: builds the programs of the boards.
 
+use crate::digits;
 use crate::error::Error;
 use crate::process::{root, run};
 use crate::setup::AARCH64;
@@ -7,18 +8,45 @@ use crate::toolchain::Toolchain;
 use shiftformer_job::{Machine, machine};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// A program of the firmware workspace.
+/// A package of the firmware workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Package and file name.
+    /// Package.
     pub name: &'static str,
+    /// Files it is built into.
+    pub files: &'static [&'static str],
     /// Boards it is built for.
     pub boards: &'static [Machine],
+    /// Nothing but the inference: no panic machinery may be linked at all.
+    pub only_inference: bool,
 }
 
 /// All programs.
-pub const PROGRAMS: [Program; 1] = [Program { name: "runner", boards: &Machine::ALL }];
+pub const PROGRAMS: [Program; 4] = [
+    Program { name: "runner", files: &["runner"], boards: &Machine::ALL, only_inference: false },
+    Program {
+        name: "inference",
+        files: &["inference-all", "inference-vit"],
+        boards: &Machine::ALL,
+        only_inference: true,
+    },
+    Program {
+        name: "digits",
+        files: &["digits"],
+        boards: &[machine::MPS2_AN386, machine::MICROBIT],
+        only_inference: false,
+    },
+    Program { name: "kernel-tests", files: &["kernel-tests"], boards: &LARGE_BOARDS, only_inference: false },
+];
+
+/// Boards with memory for models of any size.
+pub const LARGE_BOARDS: [Machine; 5] =
+    [machine::MPS2_AN386, machine::MPS2_AN500, machine::MPS2_AN505, machine::MPS3_AN547, machine::M0_LARGE];
+
+/// Place of the inference in [`PROGRAMS`].
+pub const INFERENCE: usize = 1;
 
 /// The board that is no microcontroller: a Linux process on another architecture.
 pub const LINUX_BOARD: &str = "aarch64";
@@ -55,17 +83,39 @@ pub fn build(board: Option<&str>, program: Option<&str>) -> Result<(), Error> {
 }
 
 fn build_program(program: &Program, machine: &Machine) -> Result<(), Error> {
-    let toolchain = Toolchain::ensure(machine.target)?;
     eprintln!("xtask: building {} for {} ({})", program.name, machine.name, machine.core);
-    let mut cargo = toolchain.cargo("build", machine.target, &flags(machine));
+    let mut cargo = cargo(program, machine)?;
+    if program.name == "digits" {
+        cargo.env("SHIFTFORMER_DIGITS", digits::module()?);
+    }
+    run(&mut cargo)?;
+    program.files.iter().try_for_each(|file| keep(machine.target, file, machine.name, file))
+}
+
+/// Builds the inference for `machine` with a fault in it (a feature of its package); returns the ELF file.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_planted(machine: &Machine, feature: &str) -> Result<PathBuf, Error> {
+    let program = &PROGRAMS[INFERENCE];
+    let mut cargo = cargo(program, machine)?;
+    cargo.arg("--features").arg(feature);
+    run(&mut cargo)?;
+    let file = program.files[0];
+    keep(machine.target, file, "planted", feature)?;
+    Ok(path("planted", feature))
+}
+
+fn cargo(program: &Program, machine: &Machine) -> Result<Command, Error> {
+    let mut cargo = Toolchain::ensure(machine.target)?.cargo("build", machine.target, &flags(machine));
     cargo.args(["--quiet", "--release", "--package", program.name]);
     cargo.arg("--features").arg(format!("board/{}", machine.name));
     if machine.name == machine::MICROBIT.name {
         // Program and model share 256 KB; counts for this core come from `m0-large`.
         cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s");
     }
-    run(cargo.current_dir(root().join("firmware")))?;
-    keep(machine.target, program.name, machine.name, program.name)
+    cargo.current_dir(root().join("firmware"));
+    Ok(cargo)
 }
 
 fn build_linux_runner() -> Result<(), Error> {
@@ -79,12 +129,11 @@ fn build_linux_runner() -> Result<(), Error> {
 
 /// Compiler flags of a board.
 pub fn flags(machine: &Machine) -> Vec<String> {
-    let mut flags = vec![format!("-Ctarget-cpu={}", machine.cpu)];
-    if machine.target.starts_with("thumbv8m.main") {
-        // Optional in the architecture, so that the compiler wants it named, whatever the core.
-        flags.push("-Ctarget-feature=+dsp".to_owned());
+    if machine.cpu == machine::MPS2_AN505.cpu {
+        // Naming the core does not let the assembler have its DSP instructions, naming the feature does.
+        return vec!["-Ctarget-feature=+dsp".to_owned()];
     }
-    flags
+    vec![format!("-Ctarget-cpu={}", machine.cpu)]
 }
 
 /// Copies a program from cargo's folder, which boards of one target share, to the board's own.

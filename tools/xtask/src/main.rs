@@ -1,10 +1,15 @@
 //! Developer tasks.
 
+mod audit;
+mod check;
+mod digits;
+mod emulate;
 mod error;
 mod firmware;
 mod golden;
 mod process;
 mod setup;
+mod size;
 mod toolchain;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +42,34 @@ enum Task {
         #[arg(long)]
         program: Option<String>,
     },
+    /// Build the digits demo for a board and run it in the emulator.
+    Demo {
+        /// Board.
+        #[arg(long, default_value = "mps2-an386")]
+        board: String,
+    },
+    /// Run a program of the firmware in the emulator and print its log.
+    Emulate {
+        /// The program.
+        elf: PathBuf,
+        /// Board; without it, the one the program's folder names.
+        #[arg(long)]
+        board: Option<String>,
+    },
+    /// Look for floats, allocators and panics in the firmware and the runtime.
+    Audit {
+        /// Audit the programs as they were built last.
+        #[arg(long)]
+        no_build: bool,
+    },
+    /// Weigh the programs and check their budgets.
+    Size {
+        /// Weigh the programs as they were built last.
+        #[arg(long)]
+        no_build: bool,
+    },
+    /// Set up, build, test and audit everything.
+    Test,
     /// Compare golden vectors (index.json and .npz files) with the integer operators.
     Golden {
         /// Folder that holds index.json.
@@ -48,6 +81,14 @@ fn run(task: Task) -> Result<ExitCode, Error> {
     match task {
         Task::Setup { dry_run } => setup::run_setup(dry_run)?,
         Task::Firmware { board, program } => firmware::build(board.as_deref(), program.as_deref())?,
+        Task::Demo { board } => emulate::demo(&board)?,
+        Task::Emulate { elf, board } => {
+            let machine = board.map_or_else(|| emulate::by_path(&elf), |board| emulate::by_name(&board))?;
+            emulate::emulate(machine, &elf)?;
+        }
+        Task::Audit { no_build } => audit::run(!no_build)?,
+        Task::Size { no_build } => size::run(!no_build)?,
+        Task::Test => check::run_all()?,
         Task::Golden { folder } => return Ok(golden::run(&folder)),
     }
     Ok(ExitCode::SUCCESS)

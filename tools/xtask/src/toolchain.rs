@@ -81,7 +81,11 @@ impl Toolchain {
             }
             Self::BuildStd { rustc, cargo, linker } => {
                 let mut command = Command::new(cargo);
-                let crates = if hosted { "std,panic_abort" } else { "core" };
+                let crates = match (hosted, subcommand) {
+                    (true, "test") => "std,test,panic_unwind,panic_abort",
+                    (true, _) => "std,panic_abort",
+                    (false, _) => "core",
+                };
                 command.args([subcommand, "--target", target, &format!("-Zbuild-std={crates}")]);
                 command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
                 if !hosted {

@@ -1,0 +1,142 @@
+//! `cargo xtask test`: everything that must hold, in the order from cheap to dear.
+
+use crate::error::Error;
+use crate::firmware::{self, LARGE_BOARDS};
+use crate::process::{find, root, run};
+use crate::setup::{self, AARCH64};
+use crate::toolchain::Toolchain;
+use crate::{audit, digits, emulate, size};
+use shiftformer_job::{Machine, machine};
+use std::process::Command;
+use std::time::Instant;
+
+/// Emulated cores that the aarch64 tests run on: all features, and none beyond the architecture's first version.
+const AARCH64_CORES: [&str; 2] = ["max", "cortex-a53"];
+/// Test images whose every operator is compared between this machine and the boards.
+const PARITY_IMAGES: &str = "16";
+/// Features of the runtime, each of which must build alone on every target without an operating system.
+const FEATURES: [&str; 3] = ["", "defmt", "testing"];
+
+/// Something that must hold.
+struct Step {
+    name: String,
+    check: Box<dyn Fn() -> Result<(), Error>>,
+}
+
+fn step(name: impl Into<String>, check: impl Fn() -> Result<(), Error> + 'static) -> Step {
+    Step { name: name.into(), check: Box::new(check) }
+}
+
+/// Runs all steps, also after one has failed, and closes with `N passed, N failed`.
+///
+/// # Errors
+/// [`Error::Check`] when a step failed.
+pub fn run_all() -> Result<(), Error> {
+    let (mut passed, mut failed) = (0, Vec::new());
+    for step in steps() {
+        let start = Instant::now();
+        println!("== {}", step.name);
+        let done = (step.check)();
+        let seconds = start.elapsed().as_secs();
+        match done {
+            Ok(()) => passed += 1,
+            Err(error) => {
+                println!("error: {error}");
+                failed.push(step.name.clone());
+            }
+        }
+        println!("== {}: {} ({seconds} s)", step.name, if failed.last() == Some(&step.name) { "FAILED" } else { "ok" });
+    }
+    for name in &failed {
+        println!("failed: {name}");
+    }
+    println!("{passed} passed, {} failed", failed.len());
+    if failed.is_empty() { Ok(()) } else { Err(Error::Check("not everything holds".to_owned())) }
+}
+
+fn steps() -> Vec<Step> {
+    let mut steps = vec![
+        step("setup", || setup::run_setup(false)),
+        step("format", format),
+        step("clippy", clippy),
+        // The development profile checks arithmetic for overflow.
+        step("runtime tests", || cargo(&["test", "--quiet", "--package", "shiftformer"])),
+        step("tools tests", tools_tests),
+    ];
+    for target in bare_targets() {
+        steps.push(step(format!("runtime for {target}"), move || build_runtime(target)));
+    }
+    steps.push(step("firmware", || firmware::build(None, None)));
+    for machine in LARGE_BOARDS {
+        steps.push(step(format!("kernels on {}", machine.name), move || {
+            emulate::emulate(&machine, &firmware::path(machine.name, "kernel-tests"))
+        }));
+    }
+    for core in AARCH64_CORES {
+        steps.push(step(format!("kernels on aarch64 {core}"), move || aarch64_tests(core)));
+    }
+    for board in [machine::MPS2_AN386, machine::MICROBIT] {
+        steps.push(step(format!("digits on {}", board.name), move || {
+            emulate::emulate(&board, &firmware::path(board.name, "digits"))
+        }));
+    }
+    steps.push(step("digits: every operator the same on all machines", parity));
+    steps.push(step("audit", || audit::run(false)));
+    steps.push(step("size", || size::run(false)));
+    steps
+}
+
+fn bare_targets() -> Vec<&'static str> {
+    let mut targets = Machine::ALL.map(|machine| machine.target).to_vec();
+    targets.sort_unstable();
+    targets.dedup();
+    targets
+}
+
+fn cargo(args: &[&str]) -> Result<(), Error> {
+    run(Command::new("cargo").args(args).current_dir(root()))
+}
+
+fn format() -> Result<(), Error> {
+    cargo(&["fmt", "--check"])?;
+    run(Command::new("cargo").args(["fmt", "--all", "--check"]).current_dir(root().join("firmware")))
+}
+
+fn clippy() -> Result<(), Error> {
+    cargo(&["clippy", "--quiet", "--release", "--workspace", "--all-targets", "--", "--deny", "warnings"])
+}
+
+fn tools_tests() -> Result<(), Error> {
+    cargo(&["test", "--quiet", "--release", "--workspace", "--exclude", "shiftformer"])
+}
+
+fn build_runtime(target: &str) -> Result<(), Error> {
+    let toolchain = Toolchain::ensure(target)?;
+    for feature in FEATURES {
+        let mut build = toolchain.cargo("build", target, &["-Dwarnings".to_owned()]);
+        build.args(["--quiet", "--release", "--package", "shiftformer", "--features", feature]);
+        run(build.current_dir(root()))?;
+    }
+    Ok(())
+}
+
+/// The tests of the runtime on an emulated aarch64.
+fn aarch64_tests(core: &str) -> Result<(), Error> {
+    let mut test = Toolchain::ensure(AARCH64)?.cargo("test", AARCH64, &[]);
+    let emulator = format!("qemu-aarch64 -cpu {core} -L /usr/aarch64-linux-gnu");
+    test.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", emulator);
+    test.args(["--quiet", "--release", "--package", "shiftformer", "--lib", "--features", "std"]);
+    run(test.current_dir(root()))
+}
+
+fn parity() -> Result<(), Error> {
+    let boards = [machine::MPS2_AN386, machine::MPS2_AN505, machine::MPS3_AN547, machine::MICROBIT];
+    let mut backends = vec!["portable".to_owned(), "native".to_owned()];
+    backends.extend(boards.map(|board| format!("qemu:{}", board.name)));
+    if find("qemu-aarch64").is_some() {
+        backends.push(format!("qemu:{}", firmware::LINUX_BOARD));
+    }
+    let mut parity = digits::shiftformer();
+    parity.arg("parity").arg(digits::model()).arg("--data").arg(root().join("models/digits/eval.npz"));
+    run(parity.args(["--backends", &backends.join(","), "--limit", PARITY_IMAGES]))
+}
