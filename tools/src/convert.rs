@@ -207,6 +207,8 @@ const TRIAL_SAMPLES: usize = 16;
 const CURVE_POINTS: usize = 10;
 /// A choice must win by this much over the simpler one, in dB.
 const MARGIN_DB: f64 = 0.15;
+/// Half of the range of values, as [`sum_error`] counts.
+const HALF_RANGE: u32 = 32768;
 /// Exponents of scale migration that are tried.
 const ALPHAS: [f64; 3] = [0.35, 0.5, 0.65];
 /// Magnitudes this many times the median are reported as outliers.
@@ -406,8 +408,11 @@ impl Search<'_> {
         (self.progress)("trying 16-bit exponentials");
         let narrow = self.measure(site, chosen)?;
         let wide = self.measure(site, &LowerOptions { wide_exp: true, ..chosen.clone() })?;
-        // Twice the scratch and slower products: they must be worth half a decibel.
-        chosen.wide_exp = wide > narrow + 0.5;
+        // Twice the scratch and slower products: they must be worth half a decibel, unless rows are so long that the worst
+        // case of 8 bits is half of the values' range.
+        let long = |op: &Op| matches!(op, Op::Attention(a) if sum_error(a.n_k as u32, false) > HALF_RANGE);
+        let worth = if site.graph.nodes.iter().any(|n| long(&n.op)) { 0.0 } else { 0.5 };
+        chosen.wide_exp = wide > narrow + worth;
         let results = [("8 bit".to_owned(), narrow), ("16 bit".to_owned(), wide)];
         self.record("exponentials", &results, usize::from(chosen.wide_exp));
         Ok(())

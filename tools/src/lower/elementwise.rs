@@ -95,7 +95,7 @@ impl Lowering<'_> {
     }
 
     /// Positive factor of a chain of multiplications and divisions by positive scalars.
-    fn scalar_factor(&self, chain: &Chain) -> Option<f64> {
+    pub(super) fn scalar_factor(&self, chain: &Chain) -> Option<f64> {
         let mut argument = chain.base;
         let mut factor = 1.0;
         for &index in &chain.nodes {

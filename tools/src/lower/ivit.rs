@@ -20,6 +20,8 @@ const GELU_FACTOR: f64 = 1.702;
 const MAX_WIDE_SUM: usize = 511;
 /// A rounded period this far from `1 / S` is reported.
 const COARSE: f64 = 0.02;
+/// So is one of so few steps: the exponential has hardly any values between its halvings.
+const COARSE_PERIOD: u32 = 8;
 /// Greatest magnitude of an I-LayerNorm bias, see [`ops::i_layer_norm::ILayerNorm`].
 const MAX_BIAS: f64 = (1u64 << 52) as f64;
 
@@ -109,7 +111,29 @@ impl Lowering<'_> {
             let percent = error * 100.0;
             let note = format!("`{name}`: S = {scale:.4} is coarse for {operator}: 1/S is rounded to {period} ({percent:+.1} %)");
             self.notes.push(note);
+        } else if period < COARSE_PERIOD {
+            self.notes.push(format!("`{name}`: S = {scale:.4} is coarse for {operator}: a halving takes only {period} steps"));
         }
+    }
+
+    /// `scale` of `id`, enlarged so that the exponential of its only reader has a period without rounding: `S = 1 / period`.
+    pub(super) fn whole_period(&self, id: TensorId, scale: f64) -> f64 {
+        let Some(factor) = self.exponential_factor(id).filter(|_| self.is_ivit()) else { return scale };
+        let period = (1.0 / (scale * factor) + 1e-9).floor();
+        // The division and product round: a hair above, so that `-floor(-1 / S)` is this period and not the next.
+        if period >= 1.0 { (1.0 + 1e-12) / period / factor } else { scale }
+    }
+
+    /// What the only reader of `id` multiplies its scale with before it takes an exponential.
+    fn exponential_factor(&self, id: TensorId) -> Option<f64> {
+        let index = self.only_consumer(id)?;
+        if let Some(chain) = self.chains.values().find(|chain| chain.nodes.first() == Some(&index)) {
+            return match self.scalar_factor(chain) {
+                Some(factor) => self.exponential_factor(chain.output).map(|behind| factor * behind),
+                None => self.is_gelu(chain).then_some(GELU_FACTOR),
+            };
+        }
+        (self.graph.nodes[index].op == Op::Softmax).then_some(1.0)
     }
 
     /// Shiftmax; `false` where the scale is out of range.

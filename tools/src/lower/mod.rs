@@ -283,7 +283,7 @@ impl<'g> Lowering<'g> {
             let scale = (high - low) / 255.0;
             (scale, (-128.0 - low / scale.max(1e-30)).round().clamp(-128.0, 127.0))
         } else {
-            (stats.symmetric(self.options.range) / 127.0, 0.0)
+            (self.whole_period(id, stats.symmetric(self.options.range) / 127.0), 0.0)
         };
         self.sane(id, units)
     }
