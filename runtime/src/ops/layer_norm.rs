@@ -9,7 +9,8 @@ use crate::tensor::Dtype;
 use core::ops::Range;
 
 op_params! {
-    /// `x: [rows, n] i8 | i16` to `y: [rows, n] i8 | i16`; an `i16` output may lie in the memory of an `i16` input.
+    /// `x: [rows, n] i8 | i16` to `y: [rows, n] i8 | i16`; an output may lie in the memory of an input of its
+    /// type.
     LayerNorm {
         /// Rows (tokens).
         rows: u32,
@@ -33,8 +34,10 @@ impl Operator for LayerNorm {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let len = u64::from(self.rows) * u64::from(self.n);
         require(self.n > 0 && self.n <= norm::MAX_WIDTH && self.eps <= norm::MAX_EPS, OpFault::Range)?;
-        io.need_input(0, &[Dtype::I8, Dtype::I16], len)?;
-        io.need_output(&[Dtype::I8, Dtype::I16], len)?;
+        let input = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?;
+        let out = io.need_output(&[Dtype::I8, Dtype::I16], len)?;
+        let aliased = out.offset == input.offset && out.place == input.place;
+        require(!aliased || out.dtype == input.dtype, OpFault::Alias)?;
         io.need_blob(self.gamma, u64::from(self.n) * 4)?;
         let beta = io.need_blob(self.beta, u64::from(self.n) * 4)?;
         let small = |b: &[u8; 4]| i32::from_le_bytes(*b).unsigned_abs() <= MAX_BETA as u32;
@@ -53,17 +56,18 @@ impl Operator for LayerNorm {
         let input = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
         for row in pieces {
             let range = row as usize * n..(row as usize + 1) * n;
-            let x = if memory.inputs.is_in_place(0) {
+            let size = input.bytes();
+            let bytes = range.start * size..range.end * size;
+            let row: &[u8] = if memory.inputs.is_in_place(0) {
                 // The row is overwritten while it is read: work from a copy.
-                let row = cast::<i16>(memory.out)?.get(range.clone()).ok_or(RunFault::Memory)?;
-                let copy = cast_mut::<i16>(memory.scratch)?.get_mut(..n).ok_or(RunFault::Memory)?;
+                let row = memory.out.get(bytes).ok_or(RunFault::Memory)?;
+                let copy = memory.scratch.get_mut(..n * size).ok_or(RunFault::Memory)?;
                 copy.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
-                NormRow::I16(copy)
-            } else if input == Dtype::I8 {
-                NormRow::I8(memory.inputs.get(0)?.get(range.clone()).ok_or(RunFault::Memory)?)
+                copy
             } else {
-                NormRow::I16(memory.inputs.get(0)?.get(range.clone()).ok_or(RunFault::Memory)?)
+                memory.inputs.bytes(0)?.get(bytes).ok_or(RunFault::Memory)?
             };
+            let x = if input == Dtype::I8 { NormRow::I8(cast(row)?) } else { NormRow::I16(cast(row)?) };
             let out = if memory.output.dtype == Dtype::I8 {
                 NormOut::I8(cast_mut(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?)
             } else {
@@ -84,5 +88,43 @@ impl Operator for LayerNorm {
 
     fn pieces(&self) -> u32 {
         self.rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Random, Weights, run, run_in_place};
+    use super::*;
+
+    fn norm(weights: &mut Weights) -> LayerNorm {
+        let (gamma, beta) = (weights.add(&[1i32 << 20; 5]), weights.add(&[(3i32 << 8) + 128; 5]));
+        LayerNorm { rows: 2, n: 5, rms: false, eps: 1, gamma, beta }
+    }
+
+    #[test]
+    fn constant_rows_give_beta() {
+        let mut weights = Weights::default();
+        let op = norm(&mut weights);
+        let (_, y) = run(&op, &weights, &[(Dtype::I8, &[-128; 10])], (Dtype::I8, 10)).unwrap();
+        assert_eq!(y, [3; 10]);
+    }
+
+    #[test]
+    fn in_place_gives_the_same_in_both_widths() {
+        let mut weights = Weights::default();
+        let op = norm(&mut weights);
+        for dtype in [Dtype::I8, Dtype::I16] {
+            let x = Random(3).values(dtype, 10);
+            let apart = run(&op, &weights, &[(dtype, &x)], (dtype, 10)).unwrap();
+            assert_eq!(run_in_place(&op, &weights, &[(dtype, &x)], (dtype, 10)).unwrap(), apart);
+        }
+    }
+
+    #[test]
+    fn other_widths_may_not_share_memory() {
+        let mut weights = Weights::default();
+        let op = norm(&mut weights);
+        let fault = run_in_place(&op, &weights, &[(Dtype::I16, &[0; 10])], (Dtype::I8, 10)).unwrap_err();
+        assert_eq!(fault, OpFault::Alias);
     }
 }

@@ -28,18 +28,38 @@ pub fn run(
     inputs: &[(Dtype, &[i32])],
     output: (Dtype, usize),
 ) -> Result<(Proof, Vec<i32>), OpFault> {
+    run_at(op, weights, inputs, output, None)
+}
+
+/// [`run`] with the output in the memory of the input the operator names for it.
+pub fn run_in_place(
+    op: &impl Operator,
+    weights: &Weights,
+    inputs: &[(Dtype, &[i32])],
+    output: (Dtype, usize),
+) -> Result<(Proof, Vec<i32>), OpFault> {
+    run_at(op, weights, inputs, output, op.in_place())
+}
+
+fn run_at(
+    op: &impl Operator,
+    weights: &Weights,
+    inputs: &[(Dtype, &[i32])],
+    output: (Dtype, usize),
+    in_place: Option<usize>,
+) -> Result<(Proof, Vec<i32>), OpFault> {
     let (mut tensors, mut offset) = (Vec::new(), 0);
-    let mut add = |dtype: Dtype, len: usize| {
+    let mut add = |dtype: Dtype, len: usize, shared: Option<usize>| {
         let mut dims = [1; MAX_RANK];
         dims[0] = len as u32;
-        let record = TensorRecord { dtype, place: Place::Arena, rank: 1, offset, dims, zero_point: 0 };
+        let at = shared.unwrap_or(offset as usize);
+        let record = TensorRecord { dtype, place: Place::Arena, rank: 1, offset: at as u32, dims, zero_point: 0 };
         record.encode(&mut |word: u32| tensors.extend_from_slice(&word.to_le_bytes()));
-        let at = offset as usize;
         offset += align_up(record.bytes()) as u32;
         at..at + record.bytes()
     };
-    let places: Vec<_> = inputs.iter().map(|(dtype, values)| add(*dtype, values.len())).collect();
-    let out = add(output.0, output.1);
+    let places: Vec<_> = inputs.iter().map(|(dtype, values)| add(*dtype, values.len(), None)).collect();
+    let out = add(output.0, output.1, in_place.and_then(|index| places.get(index)).map(|place| place.start));
     let scratch_bytes = align_up(op.scratch_bytes() as usize) as u32;
     let mut record = OpRecord {
         kind: 0,
