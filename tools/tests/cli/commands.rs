@@ -1,0 +1,145 @@
+//! The stable interface: commands, keys, exit codes.
+
+use crate::harness::{Folder, bundled, digits_arg, shiftformer};
+use serde_json::Value;
+
+fn has_keys(object: &Value, keys: &[&str]) {
+    for key in keys {
+        assert!(object.get(key).is_some(), "`{key}` is missing in {object}");
+    }
+}
+
+#[test]
+fn inspect_states_sizes_operators_and_bounds() {
+    let shown = shiftformer(&["inspect", &digits_arg(), "--json"]).json();
+    has_keys(&shown, &["format_version", "params", "weight_bytes", "file_bytes", "arena_bytes", "arena_lower_bound_bytes"]);
+    has_keys(&shown, &["macs", "inputs", "outputs", "ops"]);
+    let ops = shown["ops"].as_array().unwrap();
+    ops.iter().for_each(|op| has_keys(op, &["name", "kind", "macs", "in", "out", "acc_bits"]));
+    let macs: u64 = ops.iter().map(|op| op["macs"].as_u64().unwrap()).sum();
+    assert_eq!(Some(macs), shown["macs"].as_u64());
+    assert_eq!(shown["params"], 35242);
+    assert_eq!(shown["file_bytes"].as_u64(), Some(std::fs::metadata(digits_arg()).unwrap().len()));
+    let (arena, bound) = (shown["arena_bytes"].as_f64().unwrap(), shown["arena_lower_bound_bytes"].as_f64().unwrap());
+    assert!(bound <= arena && arena <= 1.05 * bound, "{arena} bytes, bound {bound}");
+    assert!(ops.iter().all(|op| op["acc_bits"].as_u64().unwrap() <= 32));
+}
+
+#[test]
+fn eval_reaches_the_float_accuracy() {
+    let shown = shiftformer(&["eval", &digits_arg(), "--data", &bundled("eval.npz"), "--json"]).json();
+    has_keys(&shown, &["samples", "accuracy", "float_accuracy", "agreement", "sqnr_db", "cosine"]);
+    assert_eq!(shown["samples"], 360);
+    assert!(shown["accuracy"].as_f64() >= shown["float_accuracy"].as_f64());
+    assert!(shown["sqnr_db"].as_f64().unwrap() > 34.0, "{shown}");
+}
+
+#[test]
+fn the_onnx_model_and_the_stored_outputs_are_the_same_reference() {
+    let (model, data, onnx) = (digits_arg(), bundled("eval.npz"), bundled("digits-vit.onnx"));
+    let stored = shiftformer(&["eval", &model, "--data", &data, "--limit", "40", "--json"]).json();
+    let run = shiftformer(&["eval", &model, "--data", &data, "--limit", "40", "--float", &onnx, "--per-op", "--json"]).json();
+    let difference = stored["sqnr_db"].as_f64().unwrap() - run["sqnr_db"].as_f64().unwrap();
+    // The two float implementations differ by 1e-6 of the signal, the integer model by 1e-2.
+    assert!(difference.abs() < 0.01, "{difference} dB");
+    let worst = run["worst"].as_array().unwrap();
+    assert_eq!(worst.len(), 5);
+    worst.iter().for_each(|w| has_keys(w, &["op", "name", "sqnr_db", "cause", "remedy"]));
+}
+
+#[test]
+fn merged_shards_equal_the_whole() {
+    let (model, data, folder) = (digits_arg(), bundled("eval.npz"), Folder::new());
+    let whole = shiftformer(&["eval", &model, "--data", &data, "--json"]).json();
+    let shard = |part: &str| {
+        let ended = shiftformer(&["eval", &model, "--data", &data, "--shard", part, "--json"]);
+        folder.write(&format!("{}.json", part.replace('/', "of")), ended.stdout.as_bytes())
+    };
+    let parts: Vec<String> = ["3/3", "1/3", "2/3"].map(shard).to_vec();
+    let merged = shiftformer(&["merge", &parts[0], &parts[1], &parts[2], "--json"]).json();
+    for key in ["samples", "accuracy", "float_accuracy", "agreement", "sqnr_db", "cosine"] {
+        assert_eq!(merged[key], whole[key], "{key}");
+    }
+    shiftformer(&["merge", &parts[0], &parts[0]]).is_refused(&["repeats a shard"]);
+}
+
+#[test]
+fn run_shows_the_class() {
+    let shown = shiftformer(&["run", &digits_arg(), "--data", &bundled("eval.npz"), "--index", "3", "--top", "2", "--json"]).json();
+    assert_eq!(shown["top"][0]["class"], shown["label"]);
+    assert_eq!(shown["top"].as_array().unwrap().len(), 2);
+    assert_eq!(shown["outputs"][0]["values"].as_array().unwrap().len(), 10);
+}
+
+#[test]
+fn bench_times_every_operator() {
+    let shown = shiftformer(&["bench", &digits_arg(), "--backend", "portable", "--json"]).json();
+    has_keys(&shown, &["backend", "median_ms", "samples_per_s", "ops"]);
+    assert!(shown["median_ms"].as_f64().unwrap() > 0.0);
+    let ops = shown["ops"].as_array().unwrap();
+    ops.iter().for_each(|op| has_keys(op, &["name", "kind", "macs", "median_us"]));
+}
+
+#[test]
+fn fit_says_what_is_missing() {
+    let shown = shiftformer(&["fit", &digits_arg(), "--json"]).json();
+    let boards = shown["boards"].as_array().unwrap();
+    assert!(boards.len() >= 12);
+    boards.iter().for_each(|b| has_keys(b, &["key", "name", "core", "clock_mhz", "flash_kib", "ram_kib", "source", "fits", "latency_ms"]));
+    assert_eq!(shiftformer(&["fit", &digits_arg(), "--board", "microbit"]).code, Some(0));
+}
+
+#[test]
+fn the_report_stands_alone() {
+    let folder = Folder::new();
+    let (model, calib) = (bundled("digits-vit.onnx"), bundled("calib.npz"));
+    let (out, report) = (folder.path("m.sfm"), folder.path("m.html"));
+    let args = ["convert", &model, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376", "--report", &report, "--json"];
+    let shown = shiftformer(&args).json();
+    has_keys(&shown, &["file", "sqnr_db", "arena_bytes", "file_bytes", "notes"]);
+    let page = std::fs::read_to_string(&report).unwrap();
+    for part in ["Accuracy along the depth", "Memory over time", "Boards", "overflow certificate", "Activations", "Weights"] {
+        assert!(page.contains(part), "{part}");
+    }
+    for reference in ["http:", "https:", "<script", "<link", "@import", "url("] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+    assert_eq!(folder.files(), ["m.html", "m.sfm"]);
+}
+
+#[test]
+fn a_stripped_model_computes_the_same() {
+    let folder = Folder::new();
+    let (model, calib) = (bundled("digits-vit.onnx"), bundled("calib.npz"));
+    let convert = |name: &str, more: &[&str]| {
+        let out = folder.path(name);
+        let base = ["convert", &model, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376", "--range", "mse", "--equalize", "off"];
+        assert_eq!(shiftformer(&[&base[..], more].concat()).code, Some(0));
+        out
+    };
+    let (whole, stripped) = (convert("whole.sfm", &[]), convert("stripped.sfm", &["--strip"]));
+    let shown = |path: &str| shiftformer(&["inspect", path, "--json"]).json();
+    let (bytes, promised) = (shown(&stripped)["file_bytes"].as_u64(), shown(&whole)["flash_bytes"].as_u64());
+    // An entry of the section table and its padding go too.
+    assert!(bytes <= promised && bytes >= promised.map(|p| p - 32), "{bytes:?} bytes, {promised:?} promised");
+    assert_eq!(shown(&stripped)["macs"], shown(&whole)["macs"]);
+}
+
+#[test]
+fn demo_passes_in_time() {
+    let started = std::time::Instant::now();
+    let ended = shiftformer(&["demo"]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert!(started.elapsed().as_secs() < 20 || cfg!(debug_assertions), "{:?}", started.elapsed());
+    for part in ["accuracy", "all bytes equal", "BBC micro:bit v1", "-> "] {
+        assert!(ended.stdout.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn help_is_no_error() {
+    for args in [&["--help"][..], &["--version"], &["convert", "--help"]] {
+        let ended = shiftformer(args);
+        assert!(ended.code == Some(0) && ended.stderr.is_empty() && !ended.stdout.is_empty());
+    }
+}

@@ -1,0 +1,7 @@
+//! The `shiftformer` command as users meet it: arguments in, exit code, stdout, stderr and files out.
+
+mod bad_input;
+mod codegen;
+mod commands;
+mod harness;
+mod parity;

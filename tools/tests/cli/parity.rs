@@ -1,0 +1,47 @@
+//! The judge: equal bytes are reported as equal, and a single wrong bit is found, named and saved.
+
+use crate::harness::{Folder, bundled, digits_arg, shiftformer};
+
+#[test]
+fn portable_and_native_kernels_agree() {
+    let data = bundled("eval.npz");
+    let shown = shiftformer(&["parity", &digits_arg(), "--data", &data, "--backends", "portable,native", "--limit", "16", "--json"]).json();
+    assert_eq!((shown["equal"].as_bool(), shown["samples"].as_u64()), (Some(true), Some(16)));
+}
+
+#[test]
+fn one_flipped_weight_bit_is_found_and_named() {
+    let folder = Folder::new();
+    let (model, data, stem) = (digits_arg(), bundled("eval.npz"), folder.path("found"));
+    let (mut found, mut sums) = (0, 0);
+    for offset in ["400", "9000", "20000", "33000"] {
+        let backends = format!("portable,portable@corrupt-weight:{offset}");
+        let args = ["parity", &model, "--data", &data, "--backends", &backends, "--limit", "8", "--save", &stem, "--json"];
+        let ended = shiftformer(&args);
+        let shown: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        if shown["equal"] == true {
+            // A bit of padding, or of a bias too small to matter.
+            assert_eq!(ended.code, Some(0));
+            continue;
+        }
+        found += 1;
+        assert_eq!(ended.code, Some(1));
+        let difference = &shown["differences"][0];
+        assert_ne!(difference["reference_value"], difference["value"]);
+        assert!(difference["name"].as_str().unwrap().starts_with('/'), "{difference}");
+        // A bit of a multiplier leaves the sum as it is.
+        let read = difference["accumulator"].is_i64();
+        sums += u32::from(read && difference["reference_accumulator"] != difference["accumulator"]);
+        // The reproducer is a model of its own that shows the same difference.
+        let (small, samples) = (folder.path("found.sfm"), folder.path("found.npz"));
+        let again = shiftformer(&["parity", &small, "--data", &samples, "--backends", &backends, "--save", &folder.path("again"), "--json"]);
+        assert_eq!(again.code, Some(1), "{}", again.stderr);
+        let again: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+        for key in ["element", "reference_value", "value", "reference_accumulator", "accumulator"] {
+            assert_eq!(again["differences"][0][key], difference[key], "{key} at {offset}");
+        }
+        let clean = shiftformer(&["parity", &small, "--data", &samples, "--backends", "portable,native"]);
+        assert_eq!(clean.code, Some(0), "{}", clean.stderr);
+    }
+    assert!(found >= 2 && sums >= 1, "only {found} of the flipped bits had an effect, {sums} of them on a sum");
+}
