@@ -44,7 +44,7 @@ impl OutputFile {
             // As for any new file; the umask of the user takes from it.
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
-        Ok(Self { temporary: builder.tempfile_in(folder).map_err(fail)?, path: path.to_owned() })
+        Ok(Self { temporary: builder.tempfile_in(folder).map_err(|e| fail(e.kind().into()))?, path: path.to_owned() })
     }
 
     /// Writes `bytes` and puts the file in its place.

@@ -10,7 +10,7 @@ use crate::pack::HumanTensor;
 use serde::Serialize;
 use shiftformer::format::{NO_TENSOR, Profile, TensorRecord};
 use shiftformer::kernels::Portable;
-use shiftformer::ops::OpKind;
+use shiftformer::ops::{Op, OpKind};
 use shiftformer::{Model, Observer, RunFault, Session};
 use std::collections::{HashMap, HashSet};
 
@@ -53,8 +53,12 @@ pub enum Cause {
     CoarseScale,
     /// Small probabilities are lost.
     SoftmaxTail,
-    /// The rounding of weights, or of a nonlinearity inside the operator.
-    Arithmetic,
+    /// The weights have 4 bits.
+    FewWeightBits,
+    /// The 8-bit value that a table inside the operator takes is coarse, or a nonlinearity is approximated.
+    Activation,
+    /// The rounding of 8-bit weights.
+    Weights,
 }
 
 impl Cause {
@@ -66,7 +70,9 @@ impl Cause {
             Cause::OutlierChannel => "convert with equalization on (the default), or train with weight decay on that layer",
             Cause::CoarseScale => "convert with `--range mse` or `--range auto`",
             Cause::SoftmaxTail => "convert with `--wide-exp`: 16-bit exponentials",
-            Cause::Arithmetic => "use 8-bit weights here (`--weights 8` or `mixed`)",
+            Cause::FewWeightBits => "give this layer 8 bits: `--weights mixed` with a larger budget",
+            Cause::Activation => "try `--range auto` on more samples, or `--profile lut`",
+            Cause::Weights => "nothing short of fine-tuning: this is the limit of 8-bit weights",
         }
     }
 
@@ -78,7 +84,9 @@ impl Cause {
             Cause::OutlierChannel => "outlier channel",
             Cause::CoarseScale => "coarse scale",
             Cause::SoftmaxTail => "softmax tail",
-            Cause::Arithmetic => "arithmetic",
+            Cause::FewWeightBits => "4-bit weights",
+            Cause::Activation => "activation",
+            Cause::Weights => "weight rounding",
         }
     }
 }
@@ -227,9 +235,10 @@ fn results(model: &ModelFile, opened: &Model<'_>, sums: &HashMap<usize, Sums>) -
             clipped: sums.clipped as f64 / sums.count.max(1) as f64,
             channel_spread: sums.channel_spread(),
             rounding_share: if sums.noise > 0.0 { (rounding / sums.noise).min(1.0) } else { 0.0 },
-            cause: Cause::Arithmetic,
+            cause: Cause::Weights,
         };
-        error.cause = cause(&error, kind, sums.clip_noise / sums.noise.max(f64::MIN_POSITIVE));
+        let op = opened.op_params(op).and_then(|words| Op::decode(kind, words));
+        error.cause = cause(&error, kind, op.as_ref(), sums.clip_noise / sums.noise.max(f64::MIN_POSITIVE));
         by_tensor.insert(tensor, sqnr);
         results.push(error);
     }
@@ -239,7 +248,7 @@ fn results(model: &ModelFile, opened: &Model<'_>, sums: &HashMap<usize, Sums>) -
 /// Channels this much larger than the median leave less than 5 of 8 bits to the others.
 const OUTLIER_SPREAD: f64 = 8.0;
 
-fn cause(error: &OpError, kind: OpKind, clip_share: f64) -> Cause {
+fn cause(error: &OpError, kind: OpKind, op: Option<&Op>, clip_share: f64) -> Cause {
     if clip_share > 0.3 {
         return Cause::Clipping;
     }
@@ -249,9 +258,16 @@ fn cause(error: &OpError, kind: OpKind, clip_share: f64) -> Cause {
     if error.input_sqnr_db.is_some_and(|input| input <= error.sqnr_db + 1.5) {
         return Cause::Inherited;
     }
-    match kind {
-        OpKind::Attention | OpKind::AttentionExp | OpKind::Softmax | OpKind::Shiftmax => Cause::SoftmaxTail,
-        _ => Cause::Arithmetic,
+    let dense = match op {
+        Some(Op::Linear(linear)) => Some(&linear.dense),
+        Some(Op::Conv2d(conv)) => Some(&conv.dense),
+        _ => None,
+    };
+    match (kind, dense) {
+        (OpKind::Attention | OpKind::AttentionExp | OpKind::Softmax | OpKind::Shiftmax, _) => Cause::SoftmaxTail,
+        (_, Some(dense)) if dense.weight_bits == 4 => Cause::FewWeightBits,
+        (_, Some(dense)) if !dense.lut.is_some() => Cause::Weights,
+        _ => Cause::Activation,
     }
 }
 
@@ -278,19 +294,19 @@ mod tests {
             clipped: 0.0,
             channel_spread,
             rounding_share,
-            cause: Cause::Arithmetic,
+            cause: Cause::Weights,
         }
     }
 
     #[test]
     fn causes_follow_from_where_the_noise_sits() {
-        let of = |e: &OpError, kind, clip| cause(e, kind, clip);
+        let of = |e: &OpError, kind, clip| cause(e, kind, None, clip);
         assert_eq!(of(&error(20.0, None, 0.9, 1.0), OpKind::Linear, 0.5), Cause::Clipping);
         assert_eq!(of(&error(20.0, None, 0.9, 20.0), OpKind::Linear, 0.0), Cause::OutlierChannel);
         assert_eq!(of(&error(20.0, None, 0.9, 2.0), OpKind::Linear, 0.0), Cause::CoarseScale);
         assert_eq!(of(&error(20.0, Some(21.0), 0.1, 2.0), OpKind::Attention, 0.0), Cause::Inherited);
         assert_eq!(of(&error(20.0, Some(40.0), 0.1, 2.0), OpKind::Attention, 0.0), Cause::SoftmaxTail);
-        assert_eq!(of(&error(20.0, Some(40.0), 0.1, 2.0), OpKind::Linear, 0.0), Cause::Arithmetic);
+        assert_eq!(of(&error(20.0, Some(40.0), 0.1, 2.0), OpKind::Lut, 0.0), Cause::Activation);
     }
 
     #[test]

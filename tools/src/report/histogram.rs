@@ -11,16 +11,14 @@ const BARS: usize = 64;
 pub(super) struct Histogram {
     /// Name of the tensor or layer.
     pub name: String,
-    /// Element type, or bits of the weights.
-    pub kind: String,
+    /// Element type and extent, or bits and channels.
+    pub caption: String,
     /// Least and greatest value.
     pub extent: (f64, f64),
     /// Values the integers reach.
     pub range: (f64, f64),
     /// Counts over equal parts of the extent.
     pub counts: Vec<f64>,
-    /// Share of values outside the range.
-    pub outside: f64,
 }
 
 impl Histogram {
@@ -45,9 +43,14 @@ pub(super) fn activations(converted: &Converted) -> Vec<Histogram> {
         let range = (real(low), real(high));
         let per_bar = stats.histogram.len().div_ceil(BARS).max(1);
         let counts = stats.histogram.chunks(per_bar).map(|c| c.iter().map(|&n| f64::from(n)).sum()).collect();
-        let out = stats.bins().filter(|(x, _)| *x < range.0 || *x > range.1).map(|(_, n)| n).sum::<f64>();
+        // A bin is known by its centre, and half a step beyond the range still rounds into it.
+        let slack = (extent.1 - extent.0) / (2 * stats.histogram.len()) as f64 + tensor.scale / 2.0;
+        let beyond = |x: f64| x < range.0 - slack || x > range.1 + slack;
+        let out = stats.bins().filter(|(x, _)| beyond(*x)).map(|(_, n)| n).sum::<f64>();
         let outside = out / (stats.count as f64).max(1.0);
-        Some(Histogram { name: tensor.name.clone(), kind: tensor.dtype.name().to_owned(), extent, range, counts, outside })
+        let clipped = if outside > 0.0 { format!(", {:.3} % outside", outside * 100.0) } else { String::new() };
+        let caption = format!("{}, {:.3} to {:.3}{clipped}", tensor.dtype.name(), extent.0, extent.1);
+        Some(Histogram { name: tensor.name.clone(), caption, extent, range, counts })
     };
     converted.program.tensors.iter().filter_map(of).collect()
 }
@@ -71,8 +74,9 @@ pub(super) fn weights(converted: &Converted) -> Vec<Histogram> {
                 counts[(place as usize).min(BARS - 1)] += 1.0;
             }
         }
-        let kind = format!("{bits} bit, {channels} channels");
-        Some(Histogram { name: node.name.clone(), kind, extent: (-1.0, 1.0), range: (-1.0, 1.0), counts, outside: 0.0 })
+        let top = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let caption = format!("{bits} bit, {channels} channels, up to {top:.3}");
+        Some(Histogram { name: node.name.clone(), caption, extent: (-1.0, 1.0), range: (-1.0, 1.0), counts })
     };
     graph.nodes.iter().filter_map(of).collect()
 }

@@ -107,10 +107,10 @@ fn header(content: &Content) -> String {
     let ratio = s.arena_bytes as f64 / s.arena_lower_bound_bytes.max(1) as f64;
     let fitting = content.boards.iter().filter(|b| b.fits).count();
     let cards = [
-        ("SQNR of the outputs", text::decibels(content.sqnr_db), format!("on {} calibration samples", content.samples)),
+        ("Output SQNR", text::decibels(content.sqnr_db), format!("on {} calibration samples", content.samples)),
         ("Flash", size(s.flash_bytes), format!("weights {}", size(s.weight_bytes))),
         ("RAM (arena)", size(s.arena_bytes), format!("{ratio:.3} x the lower bound")),
-        ("Work", format!("{} MACs", text::count(s.macs as f64)), format!("{} operators", s.ops.len())),
+        ("MACs", text::count(s.macs as f64), format!("in {} operators", s.ops.len())),
         ("Parameters", text::count(s.params as f64), format!("profile {}", s.profile)),
         ("Boards", format!("{fitting} of {}", content.boards.len()), "fit the model".to_owned()),
     ];
@@ -245,7 +245,7 @@ fn boards(content: &Content) -> String {
         let b = &line.board;
         let class = if line.fits { "yes" } else { "no" };
         format!(
-            "<tr class=\"{class}\"><td>{}<small>{}</small></td><td>{}</td><td class=\"n\">{} MHz</td><td class=\"n\">{}</td>\
+            "<tr class=\"{class}\"><td>{}<small>{}</small></td><td class=\"w\">{}</td><td class=\"n\">{} MHz</td><td class=\"n\">{}</td>\
              <td class=\"n\">{}</td><td><b>{}</b></td><td class=\"n\">~{}</td><td><small>{}</small></td></tr>",
             escape(b.name),
             escape(b.chip),
@@ -297,14 +297,11 @@ fn histograms(all: &[Histogram]) -> String {
         return String::new();
     }
     let figure = |h: &Histogram| {
-        let outside = if h.outside > 0.0 { format!(", {:.3} % outside", h.outside * 100.0) } else { String::new() };
         format!(
-            "<figure>{}<figcaption title=\"{name}\"><b>{}</b><small>{} &middot; {:.3} to {:.3}{outside}</small></figcaption></figure>",
+            "<figure>{}<figcaption title=\"{name}\"><b>{}</b><small>{}</small></figcaption></figure>",
             sparkline(&h.counts, h.kept()),
             escape(&text::tail(&h.name, 34)),
-            escape(&h.kind),
-            h.extent.0,
-            h.extent.1,
+            escape(&h.caption),
             name = escape(&h.name),
         )
     };
