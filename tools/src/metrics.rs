@@ -143,7 +143,8 @@ impl Score {
         self.samples += 1;
         let chosen = ours.classes();
         let expected = float.map(|f| f.classes());
-        let hits = |classes: &[usize]| classes.iter().zip(labels).filter(|&(&c, &l)| i64::try_from(c) == Ok(l)).count() as u64;
+        let hits =
+            |classes: &[usize]| classes.iter().zip(labels).filter(|&(&c, &l)| i64::try_from(c) == Ok(l)).count() as u64;
         if labels.len() == chosen.len() {
             self.labelled += labels.len() as u64;
             self.correct += hits(&chosen);
@@ -230,7 +231,11 @@ mod tests {
         let sample = |score: &mut Score, s: usize| {
             let float: Vec<f32> = (0..10).map(|i| value(s * 10 + i)).collect();
             let ours: Vec<f32> = float.iter().enumerate().map(|(i, v)| v + value(i + s) * 1e-3).collect();
-            score.sample(Logits { values: &ours, rows: 1 }, Some(Logits { values: &float, rows: 1 }), &[(s % 10) as i64]);
+            score.sample(
+                Logits { values: &ours, rows: 1 },
+                Some(Logits { values: &float, rows: 1 }),
+                &[(s % 10) as i64],
+            );
             score.difference(&ours, &float);
         };
         let mut whole = Score::default();

@@ -78,7 +78,13 @@ impl Parts {
         };
         let old = self.human.as_ref();
         let name = old.and_then(|h| h.ops.get(op)).cloned().unwrap_or_else(|| format!("operator {op}"));
-        let raw = |n: usize| HumanTensor { name: format!("tensor{n}"), scale: 1.0, zero: 0.0, source: None, column_factors: Vec::new() };
+        let raw = |n: usize| HumanTensor {
+            name: format!("tensor{n}"),
+            scale: 1.0,
+            zero: 0.0,
+            source: None,
+            column_factors: Vec::new(),
+        };
         let human = Human {
             producer: old.map_or_else(String::new, |h| h.producer.clone()),
             source: format!("operator {op} of {}", old.map_or("", |h| &h.source)),

@@ -144,11 +144,8 @@ fn format_version(file: &[u8]) -> String {
 }
 
 fn endpoints<B: Kernels>(model: &Model<'_, B>, human: &Human, inputs: bool) -> Vec<EndpointSummary> {
-    let (count, known, word) = if inputs {
-        (model.n_inputs(), &human.inputs, "input")
-    } else {
-        (model.n_outputs(), &human.outputs, "output")
-    };
+    let (count, known, word) =
+        if inputs { (model.n_inputs(), &human.inputs, "input") } else { (model.n_outputs(), &human.outputs, "output") };
     let summary = |index: usize| {
         let (record, tensor) = if inputs {
             (model.input(index)?, model.input_tensor(index)?)

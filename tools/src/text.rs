@@ -59,7 +59,11 @@ pub fn table(headers: &[&str]) -> Table {
 /// The end of `text` within `width` characters.
 pub fn tail(text: &str, width: usize) -> String {
     let length = text.chars().count();
-    if length <= width { text.to_owned() } else { format!("~{}", text.chars().skip(length - width + 1).collect::<String>()) }
+    if length <= width {
+        text.to_owned()
+    } else {
+        format!("~{}", text.chars().skip(length - width + 1).collect::<String>())
+    }
 }
 
 #[cfg(test)]

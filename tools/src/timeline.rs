@@ -81,7 +81,8 @@ pub fn draw(blocks: &[Block], n_ops: usize, arena_bytes: usize, columns: usize, 
     let mut picture = String::new();
     for row in (0..rows).rev() {
         let (low, high) = (arena_bytes * row / rows, (arena_bytes * (row + 1) / rows).max(1));
-        picture.push_str(&format!("{:>9} |", if row + 1 == rows || row == 0 { low.to_string() } else { String::new() }));
+        picture
+            .push_str(&format!("{:>9} |", if row + 1 == rows || row == 0 { low.to_string() } else { String::new() }));
         for column in 0..columns {
             let op = column * n_ops / columns;
             let here = |b: &Block| b.first <= op && op <= b.last && b.offset < high && low < b.offset + b.bytes;

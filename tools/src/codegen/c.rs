@@ -101,7 +101,10 @@ static inline {qualifier}{c_type} *{prefix}_{}({qualifier}uint8_t *arena) {{
 }
 
 fn model_bytes(out: &mut String, (prefix, upper): (&str, &str), file: &[u8]) {
-    let _ = write!(out, "\n/* The model, read in place. */\nstatic const uint8_t {prefix}_model[{upper}_MODEL_BYTES] {upper}_ALIGN16 = {{");
+    let _ = write!(
+        out,
+        "\n/* The model, read in place. */\nstatic const uint8_t {prefix}_model[{upper}_MODEL_BYTES] {upper}_ALIGN16 = {{"
+    );
     for (index, byte) in file.iter().enumerate() {
         out.push_str(if index % 24 == 0 { "\n    " } else { "" });
         let _ = write!(out, "{byte},");

@@ -3,11 +3,11 @@
 /// Words that are neither Rust nor C identifiers, and the names the generated code uses itself.
 const RESERVED: &[&str] = &[
     "abstract", "as", "async", "auto", "await", "become", "box", "break", "case", "char", "const", "continue", "crate",
-    "default", "do", "double", "dyn", "else", "enum", "extern", "false", "final", "float", "fn", "for", "gen", "goto", "if",
-    "impl", "in", "inline", "int", "let", "long", "loop", "macro", "match", "mod", "model", "move", "mut", "open", "override",
-    "priv", "pub", "ref", "register", "restrict", "return", "self", "session", "short", "signed", "sizeof", "static", "struct",
-    "super", "switch", "trait", "true", "try", "type", "typedef", "typeof", "union", "unsafe", "unsized", "unsigned", "use",
-    "virtual", "void", "volatile", "where", "while", "yield",
+    "default", "do", "double", "dyn", "else", "enum", "extern", "false", "final", "float", "fn", "for", "gen", "goto",
+    "if", "impl", "in", "inline", "int", "let", "long", "loop", "macro", "match", "mod", "model", "move", "mut",
+    "open", "override", "priv", "pub", "ref", "register", "restrict", "return", "self", "session", "short", "signed",
+    "sizeof", "static", "struct", "super", "switch", "trait", "true", "try", "type", "typedef", "typeof", "union",
+    "unsafe", "unsized", "unsigned", "use", "virtual", "void", "volatile", "where", "while", "yield",
 ];
 
 /// `name` as an identifier in snake case that is not in `taken`; it is added there.
@@ -45,8 +45,16 @@ mod tests {
 
     #[test]
     fn any_name_becomes_an_identifier() {
-        let cases = [("image", "image"), ("input.1", "input_1"), ("/head/Gemm", "head_gemm"), ("1", "tensor_1"),
-            ("type", "tensor_type"), ("", "tensor"), ("日本", "tensor"), ("a--b", "a_b")];
+        let cases = [
+            ("image", "image"),
+            ("input.1", "input_1"),
+            ("/head/Gemm", "head_gemm"),
+            ("1", "tensor_1"),
+            ("type", "tensor_type"),
+            ("", "tensor"),
+            ("日本", "tensor"),
+            ("a--b", "a_b"),
+        ];
         for (name, expected) in cases {
             assert_eq!(identifier(name), expected);
         }

@@ -21,7 +21,9 @@ pub fn rust_module<B: Kernels>(model: &Model<'_, B>, summary: &Summary, file: &s
         out.push('\n');
     }
     out.push_str("\nuse core::marker::PhantomData;\nuse shiftformer::kernels::Kernels;\n");
-    out.push_str("use shiftformer::ops::{self, Entry, OpKind};\nuse shiftformer::{Aligned, Model, ModelError, Session};\n\n");
+    out.push_str(
+        "use shiftformer::ops::{self, Entry, OpKind};\nuse shiftformer::{Aligned, Model, ModelError, Session};\n\n",
+    );
     constants(&mut out, summary, include_path);
     operators(&mut out, model);
     out.push_str(OPEN);
@@ -66,7 +68,9 @@ fn operators<B: Kernels>(out: &mut String, model: &Model<'_, B>) {
     let codes: BTreeSet<u16> = (0..model.n_ops()).filter_map(|op| Some(model.op_record(op)?.kind)).collect();
     out.push_str("/// The operators the model uses: no other is linked.\n");
     out.push_str("pub struct Operators<B>(PhantomData<B>);\n\n");
-    out.push_str("impl<B: Kernels> Operators<B> {\n    /// One entry per kind.\n    pub const TABLE: &'static [Entry<B>] = &[\n");
+    out.push_str(
+        "impl<B: Kernels> Operators<B> {\n    /// One entry per kind.\n    pub const TABLE: &'static [Entry<B>] = &[\n",
+    );
     for kind in codes.into_iter().filter_map(OpKind::from_code) {
         let _ = writeln!(out, "        Entry::of::<ops::{}>(OpKind::{kind:?}),", kind.type_path());
     }

@@ -132,7 +132,8 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
     let mut watch = OpTimes { started: Instant::now(), times: vec![Vec::new(); ops.len()] };
     repeat(|run| bench.run(&samples[run % samples.len()], &mut watch)).map_err(fault)?;
     let median_ms = median(&latencies) * 1e3;
-    let samples_per_s = if args.threads == 1 { 1e3 / median_ms } else { throughput::<B>(args, file, samples, median_ms)? };
+    let samples_per_s =
+        if args.threads == 1 { 1e3 / median_ms } else { throughput::<B>(args, file, samples, median_ms)? };
     let ops = ops.iter().zip(&watch.times).map(|(op, times)| HostOp {
         name: op.name.clone(),
         kind: op.kind,
@@ -150,7 +151,11 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
         gmacs_per_s: macs as f64 / median_ms / 1e6,
         ops: ops.collect(),
     };
-    if args.json { output::json(&result)? } else { output::print(&result.text(B::NAME)) }
+    if args.json {
+        output::json(&result)?
+    } else {
+        output::print(&result.text(B::NAME))
+    }
     Ok(Verdict::Passed)
 }
 
@@ -168,7 +173,8 @@ impl<'m, B: Kernels> Bench<'m, B> {
     /// Time of one inference, input copied in, in seconds.
     fn run(&mut self, sample: &Sample, observer: &mut impl Observer) -> Result<f64, RunFault> {
         let started = Instant::now();
-        let mut session = Session::new(self.model, bytemuck::cast_slice_mut(&mut self.arena)).map_err(|_| RunFault::Memory)?;
+        let mut session =
+            Session::new(self.model, bytemuck::cast_slice_mut(&mut self.arena)).map_err(|_| RunFault::Memory)?;
         for (index, bytes) in sample.iter().enumerate() {
             let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
             input.ok_or(RunFault::Memory)?.copy_from_slice(bytes);
@@ -219,7 +225,8 @@ fn throughput<B: Kernels + Sync + Send>(
     median_ms: f64,
 ) -> Result<f64, Failure> {
     let run_failed = |why: String| BackendError::Run { backend: args.backend.clone(), why };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().map_err(|e| run_failed(e.to_string()))?;
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().map_err(|e| run_failed(e.to_string()))?;
     let per_thread = ((1e3 / median_ms.max(1e-3)) as usize).clamp(RUNS.0, RUNS.1);
     let started = Instant::now();
     let work = |_thread: usize| -> Result<(), RunFault> {
@@ -250,7 +257,11 @@ fn counted(args: &Args, file: &ModelFile, counts: &backend::Counts) -> Result<Ve
         stack_bytes: counts.stack_bytes,
         ops: ops.collect(),
     };
-    if args.json { output::json(&result)? } else { output::print(&result.text()) }
+    if args.json {
+        output::json(&result)?
+    } else {
+        output::print(&result.text())
+    }
     Ok(Verdict::Passed)
 }
 

@@ -122,10 +122,11 @@ struct ConvertOutput<'a> {
 /// A number of bytes, with an optional suffix.
 fn parse_size(text: &str) -> Result<usize, String> {
     let lower = text.to_lowercase();
-    let (digits, unit) = match lower.strip_suffix('k').map(|d| (d, 1024)).or(lower.strip_suffix('m').map(|d| (d, 1024 * 1024))) {
-        Some((digits, unit)) => (digits, unit),
-        None => (lower.as_str(), 1),
-    };
+    let (digits, unit) =
+        match lower.strip_suffix('k').map(|d| (d, 1024)).or(lower.strip_suffix('m').map(|d| (d, 1024 * 1024))) {
+            Some((digits, unit)) => (digits, unit),
+            None => (lower.as_str(), 1),
+        };
     let value = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
     value.ok_or_else(|| format!("`{text}` is not a size; write e.g. 65536 or 64k"))
 }
@@ -160,7 +161,9 @@ impl Args {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        if self.std.is_some_and(|std| !(std.is_finite() && std > 0.0)) || self.mean.is_some_and(|mean| !mean.is_finite()) {
+        if self.std.is_some_and(|std| !(std.is_finite() && std > 0.0))
+            || self.mean.is_some_and(|mean| !mean.is_finite())
+        {
             return Err(Failure::Usage("--mean and --std must be finite, --std above 0".to_owned()));
         }
         if self.calib_samples == 0 {
@@ -256,7 +259,11 @@ fn describe(args: &Args, converted: &Converted, summary: &Summary, file_bytes: u
     for point in &converted.curve {
         let mark = if point.kept { "*" } else { " " };
         let layers = point.four_bit_layers.len();
-        out += &format!("  {mark} {layers:>3} layers at 4 bits {:>10}  {:>6.2} dB\n", size(point.file_bytes), point.sqnr_db);
+        out += &format!(
+            "  {mark} {layers:>3} layers at 4 bits {:>10}  {:>6.2} dB\n",
+            size(point.file_bytes),
+            point.sqnr_db
+        );
     }
     summary.notes.iter().for_each(|note| out += &format!("note: {note}\n"));
     out

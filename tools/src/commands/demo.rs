@@ -66,7 +66,8 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     ));
 
     output::print(&pictures(&file, &images, native.as_mut())?);
-    let values = all.iter().take(PER_OP_IMAGES).map(|&s| sample_values(&file, &images, s)).collect::<Result<Vec<_>, _>>()?;
+    let values =
+        all.iter().take(PER_OP_IMAGES).map(|&s| sample_values(&file, &images, s)).collect::<Result<Vec<_>, _>>()?;
     let errors = per_op(&file, &graph, &values)?;
     output::print(&operators(&summary, &errors));
     output::print(&format!("\n{}\n{}\n", fit_command::table(&fit(&demand(&model), None)), BASIS));
@@ -86,7 +87,9 @@ fn converted(graph: &Graph, calibration: &Dataset) -> Result<Converted, Failure>
         ..ConvertOptions::default()
     };
     let spinner = super::data::spinner();
-    let converted = shiftformer_tools::convert::convert(graph, &samples, &options, &mut |what| spinner.set_message(what.to_owned()))?;
+    let converted = shiftformer_tools::convert::convert(graph, &samples, &options, &mut |what| {
+        spinner.set_message(what.to_owned())
+    })?;
     spinner.finish_and_clear();
     Ok(converted)
 }
@@ -130,7 +133,8 @@ fn pictures(file: &ModelFile, images: &Dataset, backend: &mut dyn backend::Backe
             _ => Vec::new(),
         };
         let class = argmax(&logits);
-        let truth = label(images, sample).map_or_else(String::new, |l| if l == class as i64 { " ok".to_owned() } else { format!(" not {l}") });
+        let truth = label(images, sample)
+            .map_or_else(String::new, |l| if l == class as i64 { " ok".to_owned() } else { format!(" not {l}") });
         pictures.push(Picture { width: 8, pixels, caption: format!("-> {class}{truth}") });
     }
     Ok(row(&pictures) + "\n")

@@ -141,7 +141,11 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     .with_score(score);
     let Some(graph) = graph.as_ref().filter(|_| args.per_op) else {
-        if args.json { output::json(&whole)? } else { output::print(&whole.text()) }
+        if args.json {
+            output::json(&whole)?
+        } else {
+            output::print(&whole.text())
+        }
         return Ok(Verdict::Passed);
     };
     let few = &selection[..selection.len().min(args.limit.unwrap_or(PER_OP_SAMPLES))];
@@ -165,7 +169,8 @@ impl<'a> Worst<'a> {
 }
 
 fn per_op_text(errors: &[OpError], worst: &[Worst<'_>]) -> String {
-    let mut table = text::table(&["op>", "kind", "name", "out", "SQNR dB>", "operands>", "clipped>", "rounding>", "cause"]);
+    let mut table =
+        text::table(&["op>", "kind", "name", "out", "SQNR dB>", "operands>", "clipped>", "rounding>", "cause"]);
     for e in errors {
         table.add_row([
             e.op.to_string(),

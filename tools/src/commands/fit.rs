@@ -52,7 +52,11 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         output::json(&FitOutput { flash_bytes, ram_bytes, basis: BASIS, boards: &boards })?;
     } else {
         let size = |n: usize| text::bytes(n as f64);
-        output::print(&format!("needs {} flash (runtime included) and {} RAM\n\n", size(demand.flash_bytes), size(demand.ram_bytes)));
+        output::print(&format!(
+            "needs {} flash (runtime included) and {} RAM\n\n",
+            size(demand.flash_bytes),
+            size(demand.ram_bytes)
+        ));
         output::print(&table(&boards));
         output::print(&format!("\n{BASIS}\n"));
     }

@@ -19,7 +19,9 @@ pub struct Args {
 /// Reads a model, naming the file in the error.
 pub fn read_model(path: &Path) -> Result<ModelFile, Failure> {
     ModelFile::read(path).map_err(|source| match source {
-        shiftformer_tools::model_file::ModelFileError::Read { source, .. } => Failure::Read { path: path.to_owned(), source },
+        shiftformer_tools::model_file::ModelFileError::Read { source, .. } => {
+            Failure::Read { path: path.to_owned(), source }
+        }
         source => Failure::Model { path: path.to_owned(), source },
     })
 }
@@ -54,7 +56,12 @@ fn overview(s: &Summary) -> String {
     let mut lines = vec![
         format!("format {}, profile {}, from {}", s.format_version, s.profile, s.source),
         format!("parameters   {:>10}   {} MACs per inference", s.params, text::count(s.macs as f64)),
-        format!("file         {:>10}   weights {}, needed in flash {}", size(s.file_bytes), size(s.weight_bytes), size(s.flash_bytes)),
+        format!(
+            "file         {:>10}   weights {}, needed in flash {}",
+            size(s.file_bytes),
+            size(s.weight_bytes),
+            size(s.flash_bytes)
+        ),
         format!(
             "arena        {:>10}   lower bound {} ({:.3} x)",
             size(s.arena_bytes),

@@ -21,7 +21,8 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let mut shards = Vec::new();
     for path in &args.files {
         let text = std::fs::read_to_string(path).map_err(|source| Failure::Read { path: path.clone(), source })?;
-        let part: EvalOutput = serde_json::from_str(&text).map_err(|source| Failure::Json { path: path.clone(), source })?;
+        let part: EvalOutput =
+            serde_json::from_str(&text).map_err(|source| Failure::Json { path: path.clone(), source })?;
         if let Some(first) = &merged
             && (first.model_crc != part.model_crc || first.data_samples != part.data_samples)
         {
@@ -38,6 +39,10 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     let first = merged.ok_or_else(|| Failure::Usage("give at least one result file".to_owned()))?;
     let whole = EvalOutput { shard: None, ..first }.with_score(score);
-    if args.json { output::json(&whole)? } else { output::print(&whole.text()) }
+    if args.json {
+        output::json(&whole)?
+    } else {
+        output::print(&whole.text())
+    }
     Ok(Verdict::Passed)
 }

@@ -112,8 +112,12 @@ fn difference_text(d: &Difference, reference: &str) -> String {
         _ => text += "\n  the operator alone gives equal bytes: the difference does not repeat",
     }
     match (d.reference_accumulator, d.accumulator) {
-        (Some(a), Some(b)) if a == b => text += &format!("\n  both sums are {a} before requantization: the requantization differs"),
-        (Some(a), Some(b)) => text += &format!("\n  sums before requantization: {a} on {reference}, {b} on {}", d.backend),
+        (Some(a), Some(b)) if a == b => {
+            text += &format!("\n  both sums are {a} before requantization: the requantization differs")
+        }
+        (Some(a), Some(b)) => {
+            text += &format!("\n  sums before requantization: {a} on {reference}, {b} on {}", d.backend)
+        }
         _ => {}
     }
     text + "\n"

@@ -70,8 +70,18 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let values = outputs.get(logits).map_or(&[][..], |o| &o.values);
     let width = values.len() / logit_rows(&model, logits).max(1);
     let label = eval::label(&data, args.index);
-    let result = RunOutput { index: args.index, backend: args.backend.clone(), label, top: top(&values[..width], args.top), outputs };
-    if args.json { output::json(&result)? } else { print(&result) }
+    let result = RunOutput {
+        index: args.index,
+        backend: args.backend.clone(),
+        label,
+        top: top(&values[..width], args.top),
+        outputs,
+    };
+    if args.json {
+        output::json(&result)?
+    } else {
+        print(&result)
+    }
     Ok(Verdict::Passed)
 }
 

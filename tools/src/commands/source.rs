@@ -10,9 +10,12 @@ use std::path::Path;
 pub fn import_options(dims: &[String]) -> Result<ImportOptions, Failure> {
     let mut options = ImportOptions::default();
     for dim in dims {
-        let parsed = dim.split_once('=').and_then(|(name, value)| Some((name.trim(), value.trim().parse::<usize>().ok()?)));
+        let parsed =
+            dim.split_once('=').and_then(|(name, value)| Some((name.trim(), value.trim().parse::<usize>().ok()?)));
         let Some((name, value)) = parsed.filter(|(name, value)| !name.is_empty() && *value > 0) else {
-            return Err(Failure::Usage(format!("--dim {dim} is not NAME=VALUE with a positive value; write e.g. --dim seq=128")));
+            return Err(Failure::Usage(format!(
+                "--dim {dim} is not NAME=VALUE with a positive value; write e.g. --dim seq=128"
+            )));
         };
         options.dims.insert(name.to_owned(), value);
     }

@@ -45,7 +45,9 @@ pub enum EvalError {
         found: String,
     },
     /// The reference has another size than the output.
-    #[error("the reference of output `{name}` has {given} values per sample, the model gives {expected}; use outputs of the same model")]
+    #[error(
+        "the reference of output `{name}` has {given} values per sample, the model gives {expected}; use outputs of the same model"
+    )]
     Reference {
         /// Name of the output.
         name: String,
@@ -82,7 +84,8 @@ pub enum Reference<'a> {
 pub fn sample_values(model: &ModelFile, data: &Dataset, sample: usize) -> Result<Vec<Values>, EvalError> {
     let values = |name: &str| {
         let found = || data.names().collect::<Vec<_>>().join(", ");
-        let array = data.input(name).ok_or_else(|| EvalError::MissingInput { name: name.to_owned(), found: found() })?;
+        let array =
+            data.input(name).ok_or_else(|| EvalError::MissingInput { name: name.to_owned(), found: found() })?;
         Ok(array.sample(sample))
     };
     model.inputs().iter().map(|input| values(&input.name)).collect()
@@ -117,7 +120,8 @@ pub fn evaluate(
     for batch in selection.chunks(BATCH) {
         let samples: Result<Vec<Sample>, EvalError> = batch.iter().map(|&s| sample_bytes(model, data, s)).collect();
         let traces = backend.run(&samples?)?;
-        let float: Result<Vec<_>, EvalError> = batch.par_iter().map(|&s| float_outputs(model, data, reference, s)).collect();
+        let float: Result<Vec<_>, EvalError> =
+            batch.par_iter().map(|&s| float_outputs(model, data, reference, s)).collect();
         for ((&sample, trace), float) in batch.iter().zip(traces).zip(float?) {
             let ours: Vec<Vec<f32>> = trace.outputs.iter().enumerate().map(|(i, b)| model.decode(i, b)).collect();
             count(&mut score, model, &ours, float.as_deref(), &labels(data, sample))?;
@@ -141,8 +145,8 @@ fn float_outputs(
         }
         Reference::Graph(graph) => {
             let inputs = float_inputs(model, graph, sample, sample_values(model, data, sample)?)?;
-            let outputs =
-                float_exec::run(graph, &inputs, &mut |_, _| {}).map_err(|source| EvalError::Float { sample, source })?;
+            let outputs = float_exec::run(graph, &inputs, &mut |_, _| {})
+                .map_err(|source| EvalError::Float { sample, source })?;
             Ok(Some(outputs.iter().map(Data::to_f32).collect()))
         }
     }

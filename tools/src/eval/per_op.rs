@@ -67,7 +67,9 @@ impl Cause {
         match self {
             Cause::Inherited => "look at the operators before it",
             Cause::Clipping => "calibrate on more samples, or convert with `--range minmax`",
-            Cause::OutlierChannel => "convert with equalization on (the default), or train with weight decay on that layer",
+            Cause::OutlierChannel => {
+                "convert with equalization on (the default), or train with weight decay on that layer"
+            }
             Cause::CoarseScale => "convert with `--range mse` or `--range auto`",
             Cause::SoftmaxTail => "convert with `--wide-exp`: 16-bit exponentials",
             Cause::FewWeightBits => "give this layer 8 bits: `--weights mixed` with a larger budget",
@@ -173,7 +175,9 @@ impl Observer for Watch<'_> {
         let tensor = usize::from(record.output);
         let float = self.sources.get(&tensor).and_then(|id| self.floats.get(id));
         let human = self.model.human().tensors.get(tensor);
-        if let (Some(float), Some(record), Some(human), false) = (float, self.opened.tensor(tensor), human, output.is_empty()) {
+        if let (Some(float), Some(record), Some(human), false) =
+            (float, self.opened.tensor(tensor), human, output.is_empty())
+        {
             self.sums.entry(op).or_default().add(&record, output, human, float);
         }
     }

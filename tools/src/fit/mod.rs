@@ -113,9 +113,12 @@ fn line(demand: &Demand, board: &Board) -> Fit {
 impl Fit {
     /// "fits", or what is missing.
     pub fn verdict(&self) -> String {
-        let missing = |left: i64, what: &str| (left < 0).then(|| format!("{} {what} short", crate::text::bytes(-left as f64)));
-        let lacks: Vec<String> =
-            [missing(self.flash_left_bytes, "flash"), missing(self.ram_left_bytes, "RAM")].into_iter().flatten().collect();
+        let missing =
+            |left: i64, what: &str| (left < 0).then(|| format!("{} {what} short", crate::text::bytes(-left as f64)));
+        let lacks: Vec<String> = [missing(self.flash_left_bytes, "flash"), missing(self.ram_left_bytes, "RAM")]
+            .into_iter()
+            .flatten()
+            .collect();
         if lacks.is_empty() { "fits".to_owned() } else { lacks.join(", ") }
     }
 }

@@ -21,7 +21,12 @@ const ACC_SHIFT: u32 = 2;
 
 /// The accumulator of `element` of operator `op`, bias included; `None` where the operator has no such sum, or none that
 /// can be read this way.
-pub(super) fn read(side: &Contestant, op: usize, operands: &Sample, element: usize) -> Result<Option<i64>, ParityError> {
+pub(super) fn read(
+    side: &Contestant,
+    op: usize,
+    operands: &Sample,
+    element: usize,
+) -> Result<Option<i64>, ParityError> {
     let probe = |multiplier: i32, moved: i64| -> Result<Option<i64>, ParityError> {
         let make = |parts: &Parts| probe_model(&parts.single_op(op)?, multiplier, moved);
         let Some(mut backend) = side.open_other(make)? else { return Ok(None) };
@@ -44,9 +49,8 @@ fn probe_model(single: &Parts, multiplier: i32, moved: i64) -> Option<Parts> {
         Op::DepthwiseConv2d(conv) => &mut conv.dense,
         _ => return None,
     };
-    let bias: Option<Vec<i32>> = i32s(dense.bias.of(&single.weights)?)
-        .map(|bias| i32::try_from(i64::from(bias) - moved).ok())
-        .collect();
+    let bias: Option<Vec<i32>> =
+        i32s(dense.bias.of(&single.weights)?).map(|bias| i32::try_from(i64::from(bias) - moved).ok()).collect();
     let bias = bias?;
     dense.multipliers = probe.add_blob(&vec![multiplier; bias.len()]);
     dense.bias = probe.add_blob(&bias);
@@ -65,7 +69,8 @@ fn probe_model(single: &Parts, multiplier: i32, moved: i64) -> Option<Parts> {
 /// Makes tensor `output`, the last in the arena before the scratch, 16 bits wide.
 fn widen(probe: &mut Parts, output: usize) -> Option<()> {
     let old: TensorRecord = *probe.tensors.get(output)?;
-    let new = TensorRecord { dtype: Dtype::I16, offset: shiftformer::format::align_up(probe.arena_bytes) as u32, ..old };
+    let new =
+        TensorRecord { dtype: Dtype::I16, offset: shiftformer::format::align_up(probe.arena_bytes) as u32, ..old };
     probe.arena_bytes = new.offset as usize + shiftformer::format::align_up(new.bytes());
     probe.tensors[output] = new;
     Some(())

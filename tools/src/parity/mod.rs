@@ -27,7 +27,9 @@ pub enum ParityError {
     #[error("cannot open a model made for the comparison: {0}")]
     Model(#[from] ModelFileError),
     /// The name of a backend carries an instruction that is not known.
-    #[error("`{0}` is not a backend: behind `@` only `corrupt-weight:OFFSET` is known, with an offset inside the weights")]
+    #[error(
+        "`{0}` is not a backend: behind `@` only `corrupt-weight:OFFSET` is known, with an offset inside the weights"
+    )]
     Modifier(String),
 }
 
@@ -53,7 +55,8 @@ impl Contestant {
             return Ok(Self { name: name.to_owned(), backend: name.to_owned(), model: model.clone() });
         };
         let wrong = || ParityError::Modifier(name.to_owned());
-        let offset = modifier.strip_prefix("corrupt-weight:").and_then(|n| n.parse::<usize>().ok()).ok_or_else(wrong)?;
+        let offset =
+            modifier.strip_prefix("corrupt-weight:").and_then(|n| n.parse::<usize>().ok()).ok_or_else(wrong)?;
         let opened = model.open::<Portable>().map_err(ModelFileError::from)?;
         let mut parts = Parts::of(&opened, model.human());
         *parts.weights.get_mut(offset).ok_or_else(wrong)? ^= 1;
@@ -250,7 +253,12 @@ fn position(element: usize, shape: &[u32]) -> Vec<usize> {
 }
 
 /// The bytes of the arena operands of operator `op`, each once, as `backend` computes them.
-fn operands(model: &ModelFile, backend: &mut Box<dyn Backend>, sample: &Sample, op: usize) -> Result<Sample, ParityError> {
+fn operands(
+    model: &ModelFile,
+    backend: &mut Box<dyn Backend>,
+    sample: &Sample,
+    op: usize,
+) -> Result<Sample, ParityError> {
     let opened = model.open::<Portable>().map_err(ModelFileError::from)?;
     let Some(record) = opened.op_record(op) else { return Ok(Vec::new()) };
     let (mut seen, mut operands) = (Vec::new(), Vec::new());

@@ -41,7 +41,12 @@ impl Content {
     ///
     /// # Errors
     /// [`EvalError`] when a sample does not fit the model.
-    pub fn of(file: &ModelFile, graph: &Graph, converted: &Converted, samples: &[Vec<Values>]) -> Result<Self, EvalError> {
+    pub fn of(
+        file: &ModelFile,
+        graph: &Graph,
+        converted: &Converted,
+        samples: &[Vec<Values>],
+    ) -> Result<Self, EvalError> {
         let model = file.open::<Portable>().map_err(crate::backend::BackendError::from)?;
         let few = &samples[..samples.len().min(PER_OP_SAMPLES)];
         Ok(Self {
@@ -82,15 +87,19 @@ pub fn html(content: &Content) -> String {
     page + "</main></body></html>\n"
 }
 
-const CHOICES: &str = "Each choice was measured by running the integer model on calibration samples; the marked one was kept.";
-const CURVE: &str = "Layers go from 8 to 4 bits in the order of the damage measured for each alone. The ringed point was kept.";
+const CHOICES: &str =
+    "Each choice was measured by running the integer model on calibration samples; the marked one was kept.";
+const CURVE: &str =
+    "Layers go from 8 to 4 bits in the order of the damage measured for each alone. The ringed point was kept.";
 const DEPTH: &str = "Signal to noise of every operator's result against the float model. A fall from one bar to the next is \
     where accuracy goes; a level stretch hands on what came in.";
-const MEMORY: &str = "Each rectangle is a tensor (grey: scratch): where it lies in the arena and while which operators it is needed.";
+const MEMORY: &str =
+    "Each rectangle is a tensor (grey: scratch): where it lies in the arena and while which operators it is needed.";
 const CERTIFICATE: &str = "For any input bytes, no accumulator, product or row sum needs more bits than stated. The bounds \
     follow from the integer weights by interval arithmetic and are checked again when the model is opened.";
 const ACTIVATIONS: &str = "What calibration saw, on a logarithmic scale; the shaded part is what the integers hold.";
-const WEIGHTS: &str = "Weights of each layer over the greatest magnitude of their output channel, which is the end of the integer range.";
+const WEIGHTS: &str =
+    "Weights of each layer over the greatest magnitude of their output channel, which is the end of the integer range.";
 
 /// A section, left out when it has no body.
 fn section(title: &str, lead: &str, body: &str) -> String {
@@ -117,7 +126,8 @@ fn header(content: &Content) -> String {
     let card = |(name, value, note): &(&str, String, String)| {
         format!("<div class=\"card\"><span>{name}</span><b>{value}</b><small>{note}</small></div>")
     };
-    let endpoint = |e: &crate::summary::EndpointSummary| format!("<code>{}</code> {} {:?}", escape(&e.name), e.dtype, e.shape);
+    let endpoint =
+        |e: &crate::summary::EndpointSummary| format!("<code>{}</code> {} {:?}", escape(&e.name), e.dtype, e.shape);
     let list = |all: &[crate::summary::EndpointSummary]| all.iter().map(endpoint).collect::<Vec<_>>().join(", ");
     format!(
         "<header><h1>{}</h1><p>{} &rarr; {}</p><div class=\"cards\">{}</div></header>\n",
@@ -143,7 +153,12 @@ fn trials(content: &Content) -> String {
     }
     let row = |t: &Trial| {
         let mark = if t.kept { " class=\"kept\"" } else { "" };
-        format!("<tr{mark}><td>{}</td><td>{}</td><td class=\"n\">{:.2} dB</td></tr>", escape(&t.what), escape(&t.choice), t.sqnr_db)
+        format!(
+            "<tr{mark}><td>{}</td><td>{}</td><td class=\"n\">{:.2} dB</td></tr>",
+            escape(&t.what),
+            escape(&t.choice),
+            t.sqnr_db
+        )
     };
     let rows: String = content.trials.iter().map(row).collect();
     format!("<table><tr><th>choice</th><th>value</th><th class=\"n\">SQNR</th></tr>{rows}</table>")
@@ -156,7 +171,8 @@ fn curve(content: &Content) -> String {
     }
     let (low, high) = extent(points.iter().map(|p| p.0));
     let (worst, best) = extent(points.iter().map(|p| p.1));
-    let mut chart = Chart::new((900.0, 260.0), (low - (high - low) * 0.04, high + (high - low) * 0.04), (worst - 2.0, best + 2.0));
+    let mut chart =
+        Chart::new((900.0, 260.0), (low - (high - low) * 0.04, high + (high - low) * 0.04), (worst - 2.0, best + 2.0));
     chart.axes("file size, KiB", "SQNR, dB", plain, plain);
     chart.line("line", &points);
     for (point, at) in content.curve.iter().zip(&points) {
@@ -207,7 +223,11 @@ fn depth(content: &Content) -> String {
 /// Operator kinds by what they do, for colours.
 const GROUPS: [(&str, &str, &[&str]); 4] = [
     ("dense", "dense layers", &["linear", "conv2d", "depthwise_conv2d", "matmul"]),
-    ("attend", "attention, softmax", &["attention", "attention_scores", "attention_exp", "attention_values", "softmax", "shiftmax"]),
+    (
+        "attend",
+        "attention, softmax",
+        &["attention", "attention_scores", "attention_exp", "attention_values", "softmax", "shiftmax"],
+    ),
     ("norm", "normalization", &["layer_norm", "i_layer_norm"]),
     ("other", "everything else", &[]),
 ];
@@ -229,8 +249,18 @@ fn memory(content: &Content) -> String {
     chart.axes("operator", "address, KiB", plain, plain);
     for (index, b) in content.blocks.iter().enumerate() {
         let class = if b.scratch { "scratch".to_owned() } else { format!("m{}", index % 6) };
-        let span = if b.first == b.last { format!("operator {}", b.first) } else { format!("operators {} to {}", b.first, b.last) };
-        let hint = format!("{}{}: {} bytes at {}, {span}", if b.scratch { "scratch of " } else { "" }, b.name, b.bytes, b.offset);
+        let span = if b.first == b.last {
+            format!("operator {}", b.first)
+        } else {
+            format!("operators {} to {}", b.first, b.last)
+        };
+        let hint = format!(
+            "{}{}: {} bytes at {}, {span}",
+            if b.scratch { "scratch of " } else { "" },
+            b.name,
+            b.bytes,
+            b.offset
+        );
         let (x0, x1) = (b.first as f64 - 0.47, b.last as f64 + 0.47);
         chart.rect(&class, (x0, kib(b.offset)), (x1, kib(b.offset + b.bytes)), &hint);
     }
@@ -269,7 +299,10 @@ fn certificate(content: &Content) -> String {
     let s = &content.summary;
     let most = s.ops.iter().map(|op| op.macs).max().unwrap_or(0).max(1) as f64;
     let bar = |class: &str, share: f64, text: String| {
-        format!("<td class=\"bar\"><i class=\"{class}\" style=\"width:{:.1}%\"></i><span>{text}</span></td>", share * 100.0)
+        format!(
+            "<td class=\"bar\"><i class=\"{class}\" style=\"width:{:.1}%\"></i><span>{text}</span></td>",
+            share * 100.0
+        )
     };
     let row = |op: &crate::summary::OpSummary| {
         let out = op.output.as_ref().map_or_else(String::new, |o| format!("{} {:?}", o.dtype, o.shape));

@@ -39,7 +39,13 @@ impl Chart {
     }
 
     /// Grid lines and labels along y, labels along x, and what the axes show.
-    pub(super) fn axes(&mut self, x_title: &str, y_title: &str, x_label: fn(f64) -> String, y_label: fn(f64) -> String) {
+    pub(super) fn axes(
+        &mut self,
+        x_title: &str,
+        y_title: &str,
+        x_label: fn(f64) -> String,
+        y_label: fn(f64) -> String,
+    ) {
         let (left, right) = (self.px(self.x.0), self.px(self.x.1));
         for tick in ticks(self.y) {
             let y = self.py(tick);
@@ -96,13 +102,21 @@ impl Chart {
     /// A dot with a text that appears under the pointer.
     pub(super) fn dot(&mut self, class: &str, (x, y): (f64, f64), radius: f64, hint: &str) {
         let (cx, cy) = (self.px(x), self.py(y));
-        let _ = write!(self.svg, "<circle class=\"{class}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"{radius}\">{}</circle>", title(hint));
+        let _ = write!(
+            self.svg,
+            "<circle class=\"{class}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"{radius}\">{}</circle>",
+            title(hint)
+        );
     }
 
     /// A text beside a point.
     pub(super) fn label(&mut self, (x, y): (f64, f64), anchor: &str, text: &str) {
         let (x, y) = (self.px(x), self.py(y) - 5.0);
-        let _ = write!(self.svg, "<text class=\"note\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escape(text));
+        let _ = write!(
+            self.svg,
+            "<text class=\"note\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
+            escape(text)
+        );
     }
 
     /// The picture.
@@ -133,7 +147,11 @@ pub(super) fn sparkline(counts: &[f64], kept: (f64, f64)) -> String {
     let level = |count: f64| if count > 0.0 { (1.0 + count).ln() / (1.0 + top).ln() } else { 0.0 };
     let mut svg = format!("<svg class=\"spark\" viewBox=\"0 0 {width} {height}\" preserveAspectRatio=\"none\">");
     let (from, to) = (kept.0.clamp(0.0, 1.0) * width, kept.1.clamp(0.0, 1.0) * width);
-    let _ = write!(svg, "<rect class=\"kept\" x=\"{from:.1}\" y=\"0\" width=\"{:.1}\" height=\"{height}\"/>", (to - from).max(0.0));
+    let _ = write!(
+        svg,
+        "<rect class=\"kept\" x=\"{from:.1}\" y=\"0\" width=\"{:.1}\" height=\"{height}\"/>",
+        (to - from).max(0.0)
+    );
     let step = width / counts.len().max(1) as f64;
     let mut path = String::new();
     for (index, &count) in counts.iter().enumerate().filter(|(_, c)| **c > 0.0) {

@@ -118,7 +118,12 @@ fn calibration_data_of_the_wrong_range_is_survived() {
         let data = folder.write("calib.npz", &npz("in_image", &[1, 1, 1, 8, 8], values));
         let ended = convert(&folder, &model, Some(&data), &[]);
         assert!(matches!(ended.code, Some(0 | 2)), "{}", ended.stderr);
-        assert!(!ended.stderr.contains("internal error") && !ended.stdout.contains("NaN"), "{}{}", ended.stderr, ended.stdout);
+        assert!(
+            !ended.stderr.contains("internal error") && !ended.stdout.contains("NaN"),
+            "{}{}",
+            ended.stderr,
+            ended.stdout
+        );
     }
 }
 
@@ -127,7 +132,8 @@ fn outputs_that_cannot_be_written() {
     let folder = Folder::new();
     let (model, calib) = (bundled("digits-vit.onnx"), bundled("calib.npz"));
     for out in [folder.path("absent/out.sfm"), folder.path("")] {
-        shiftformer(&["convert", &model, "-o", &out, "--calib", &calib]).is_refused(&["cannot write", "choose another path"]);
+        shiftformer(&["convert", &model, "-o", &out, "--calib", &calib])
+            .is_refused(&["cannot write", "choose another path"]);
     }
     let (out, report) = (folder.path("out.sfm"), folder.path("absent/report.html"));
     shiftformer(&["convert", &model, "-o", &out, "--calib", &calib, "--report", &report]).is_refused(&["report.html"]);

@@ -49,7 +49,10 @@ fn the_rust_module_compiles_and_classifies() {
     let ended = shiftformer(&["codegen", &digits_arg(), "-o", &folder.path("src/model.rs")]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let source = std::fs::read_to_string(folder.path("src/model.rs")).unwrap();
-    assert!(source.contains("OpKind::Attention)") && !source.contains("OpKind::Gather)"), "only used operators are listed");
+    assert!(
+        source.contains("OpKind::Attention)") && !source.contains("OpKind::Gather)"),
+        "only used operators are listed"
+    );
 
     let (pixels, label) = image(3);
     let run = Command::new(env!("CARGO"))

@@ -12,7 +12,10 @@ fn has_keys(object: &Value, keys: &[&str]) {
 #[test]
 fn inspect_states_sizes_operators_and_bounds() {
     let shown = shiftformer(&["inspect", &digits_arg(), "--json"]).json();
-    has_keys(&shown, &["format_version", "params", "weight_bytes", "file_bytes", "arena_bytes", "arena_lower_bound_bytes"]);
+    has_keys(
+        &shown,
+        &["format_version", "params", "weight_bytes", "file_bytes", "arena_bytes", "arena_lower_bound_bytes"],
+    );
     has_keys(&shown, &["macs", "inputs", "outputs", "ops"]);
     let ops = shown["ops"].as_array().unwrap();
     ops.iter().for_each(|op| has_keys(op, &["name", "kind", "macs", "in", "out", "acc_bits"]));
@@ -38,7 +41,8 @@ fn eval_reaches_the_float_accuracy() {
 fn the_onnx_model_and_the_stored_outputs_are_the_same_reference() {
     let (model, data, onnx) = (digits_arg(), bundled("eval.npz"), bundled("digits-vit.onnx"));
     let stored = shiftformer(&["eval", &model, "--data", &data, "--limit", "40", "--json"]).json();
-    let run = shiftformer(&["eval", &model, "--data", &data, "--limit", "40", "--float", &onnx, "--per-op", "--json"]).json();
+    let run =
+        shiftformer(&["eval", &model, "--data", &data, "--limit", "40", "--float", &onnx, "--per-op", "--json"]).json();
     let difference = stored["sqnr_db"].as_f64().unwrap() - run["sqnr_db"].as_f64().unwrap();
     // The two float implementations differ by 1e-6 of the signal, the integer model by 1e-2.
     assert!(difference.abs() < 0.01, "{difference} dB");
@@ -65,7 +69,9 @@ fn merged_shards_equal_the_whole() {
 
 #[test]
 fn run_shows_the_class() {
-    let shown = shiftformer(&["run", &digits_arg(), "--data", &bundled("eval.npz"), "--index", "3", "--top", "2", "--json"]).json();
+    let shown =
+        shiftformer(&["run", &digits_arg(), "--data", &bundled("eval.npz"), "--index", "3", "--top", "2", "--json"])
+            .json();
     assert_eq!(shown["top"][0]["class"], shown["label"]);
     assert_eq!(shown["top"].as_array().unwrap().len(), 2);
     assert_eq!(shown["outputs"][0]["values"].as_array().unwrap().len(), 10);
@@ -85,7 +91,9 @@ fn fit_says_what_is_missing() {
     let shown = shiftformer(&["fit", &digits_arg(), "--json"]).json();
     let boards = shown["boards"].as_array().unwrap();
     assert!(boards.len() >= 12);
-    boards.iter().for_each(|b| has_keys(b, &["key", "name", "core", "clock_mhz", "flash_kib", "ram_kib", "source", "fits", "latency_ms"]));
+    boards.iter().for_each(|b| {
+        has_keys(b, &["key", "name", "core", "clock_mhz", "flash_kib", "ram_kib", "source", "fits", "latency_ms"])
+    });
     assert_eq!(shiftformer(&["fit", &digits_arg(), "--board", "microbit"]).code, Some(0));
 }
 
@@ -94,11 +102,16 @@ fn the_report_stands_alone() {
     let folder = Folder::new();
     let (model, calib) = (bundled("digits-vit.onnx"), bundled("calib.npz"));
     let (out, report) = (folder.path("m.sfm"), folder.path("m.html"));
-    let args = ["convert", &model, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376", "--report", &report, "--json"];
+    let args = [
+        "convert", &model, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376", "--report", &report,
+        "--json",
+    ];
     let shown = shiftformer(&args).json();
     has_keys(&shown, &["file", "sqnr_db", "arena_bytes", "file_bytes", "notes"]);
     let page = std::fs::read_to_string(&report).unwrap();
-    for part in ["Accuracy along the depth", "Memory over time", "Boards", "overflow certificate", "Activations", "Weights"] {
+    for part in
+        ["Accuracy along the depth", "Memory over time", "Boards", "overflow certificate", "Activations", "Weights"]
+    {
         assert!(page.contains(part), "{part}");
     }
     for reference in ["http:", "https:", "<script", "<link", "@import", "url("] {
@@ -113,7 +126,22 @@ fn a_stripped_model_computes_the_same() {
     let (model, calib) = (bundled("digits-vit.onnx"), bundled("calib.npz"));
     let convert = |name: &str, more: &[&str]| {
         let out = folder.path(name);
-        let base = ["convert", &model, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376", "--range", "mse", "--equalize", "off"];
+        let base = [
+            "convert",
+            &model,
+            "-o",
+            &out,
+            "--calib",
+            &calib,
+            "--mean",
+            "0.3057",
+            "--std",
+            "0.376",
+            "--range",
+            "mse",
+            "--equalize",
+            "off",
+        ];
         assert_eq!(shiftformer(&[&base[..], more].concat()).code, Some(0));
         out
     };

@@ -67,7 +67,8 @@ impl Folder {
     /// Names of the files, hidden ones too.
     pub fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.0.path()).expect("readable");
-        let mut names: Vec<String> = entries.map(|e| e.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> =
+            entries.map(|e| e.expect("readable").file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
@@ -80,7 +81,8 @@ pub fn digits() -> &'static Path {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("digits.sfm");
         let (model, calib, out) = (bundled("digits-vit.onnx"), bundled("calib.npz"), path.display().to_string());
-        let ended = shiftformer(&["convert", &model, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376"]);
+        let ended =
+            shiftformer(&["convert", &model, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376"]);
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         (folder, path)
     });

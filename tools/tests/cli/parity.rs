@@ -5,7 +5,18 @@ use crate::harness::{Folder, bundled, digits_arg, shiftformer};
 #[test]
 fn portable_and_native_kernels_agree() {
     let data = bundled("eval.npz");
-    let shown = shiftformer(&["parity", &digits_arg(), "--data", &data, "--backends", "portable,native", "--limit", "16", "--json"]).json();
+    let shown = shiftformer(&[
+        "parity",
+        &digits_arg(),
+        "--data",
+        &data,
+        "--backends",
+        "portable,native",
+        "--limit",
+        "16",
+        "--json",
+    ])
+    .json();
     assert_eq!((shown["equal"].as_bool(), shown["samples"].as_u64()), (Some(true), Some(16)));
 }
 
@@ -16,7 +27,8 @@ fn one_flipped_weight_bit_is_found_and_named() {
     let (mut found, mut sums) = (0, 0);
     for offset in ["400", "9000", "20000", "33000"] {
         let backends = format!("portable,portable@corrupt-weight:{offset}");
-        let args = ["parity", &model, "--data", &data, "--backends", &backends, "--limit", "8", "--save", &stem, "--json"];
+        let args =
+            ["parity", &model, "--data", &data, "--backends", &backends, "--limit", "8", "--save", &stem, "--json"];
         let ended = shiftformer(&args);
         let shown: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
         if shown["equal"] == true {
@@ -34,7 +46,17 @@ fn one_flipped_weight_bit_is_found_and_named() {
         sums += u32::from(read && difference["reference_accumulator"] != difference["accumulator"]);
         // The reproducer is a model of its own that shows the same difference.
         let (small, samples) = (folder.path("found.sfm"), folder.path("found.npz"));
-        let again = shiftformer(&["parity", &small, "--data", &samples, "--backends", &backends, "--save", &folder.path("again"), "--json"]);
+        let again = shiftformer(&[
+            "parity",
+            &small,
+            "--data",
+            &samples,
+            "--backends",
+            &backends,
+            "--save",
+            &folder.path("again"),
+            "--json",
+        ]);
         assert_eq!(again.code, Some(1), "{}", again.stderr);
         let again: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
         for key in ["element", "reference_value", "value", "reference_accumulator", "accumulator"] {
