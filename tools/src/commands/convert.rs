@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "DATA.npz")]
     calib: Option<PathBuf>,
     /// Use at most the first N samples.
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 256)]
     calib_samples: usize,
     /// The device takes raw u8 pixels x; the model wants (x / 255 - MEAN) / STD.
     #[arg(long, requires = "std", value_name = "MEAN", allow_negative_numbers = true)]
