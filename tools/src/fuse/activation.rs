@@ -34,7 +34,9 @@ pub(super) fn activation(r: &mut Rewriter, id: NodeId) -> bool {
     let Some(node) = r.node(id).filter(|node| is_elementwise(r, node) && r.dtype(node.output) == DataType::Float) else {
         return false;
     };
-    if matches!(node.op, Op::Unary(kind) if KNOWN.contains(&kind)) {
+    // A fake quantization behind the function stays: it holds the scale of the result.
+    let last = !matches!(node.op, Op::FakeQuant(_)) && !matches!(node.op, Op::Unary(kind) if KNOWN.contains(&kind));
+    if !last {
         return false;
     }
     let shape = r.shape(node.output).to_vec();
