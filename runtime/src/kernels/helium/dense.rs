@@ -10,15 +10,19 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
     if !fits(job, x, &out) {
         return portable::linear(job, x, out);
     }
+    let pick = |any: Routine, resident: Routine| if quad::RESIDENT_K.contains(&job.k) { resident } else { any };
     match out {
-        LinearOut::I8 { out, lut: None } => rows(job, x, out, quad::dense_i8, job.zero_point, 0),
+        LinearOut::I8 { out, lut: None } => {
+            rows(job, x, out, pick(quad::dense_i8, quad::resident_i8), job.zero_point, 0);
+        }
         LinearOut::I8 { out, lut: Some(table) } => {
             let middle = table.as_ptr().expose_provenance() + table.len() / 2;
-            rows(job, x, out, quad::dense_table, job.zero_point, middle);
+            rows(job, x, out, pick(quad::dense_table, quad::resident_table), job.zero_point, middle);
         }
-        LinearOut::I16 { out } => rows(job, x, out, quad::dense_i16, 0, 0),
+        LinearOut::I16 { out } => rows(job, x, out, pick(quad::dense_i16, quad::resident_i16), 0, 0),
         LinearOut::I16Residual { out, residual_shift } => {
-            rows(job, x, out, quad::dense_residual, -(residual_shift as i32), 0);
+            let routine = pick(quad::dense_residual, quad::resident_residual);
+            rows(job, x, out, routine, -(residual_shift as i32), 0);
         }
     }
 }

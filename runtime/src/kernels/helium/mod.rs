@@ -1,6 +1,6 @@
 //! Cortex-M52, M55 and M85: the vector extension of Armv8.1-M (`VMLADAVA`, `VRMULH`, tail-predicated loops).
 //!
-//! - [`quad`]: one row by four channels, under all products;
+//! - [`quad`]: one row by four channels, under all products; [`scores`]: narrow heads;
 //! - [`softmax`], [`norm`], [`bytes`]: the rows between the products.
 #![allow(unsafe_code)]
 
@@ -9,6 +9,7 @@ mod dense;
 mod dot;
 mod norm;
 mod quad;
+mod scores;
 mod softmax;
 
 use super::{DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, ScoreScale};
@@ -35,6 +36,10 @@ impl Kernels for Helium {
 
     fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], _: &mut [u8]) {
         dot::dot(job, x, y, out);
+    }
+
+    fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], _: &mut [u8]) {
+        dot::scores(job, scale, x, y, out);
     }
 
     fn scale_scores(scores: &mut [i32], scale: ScoreScale) {

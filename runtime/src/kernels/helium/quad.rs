@@ -11,8 +11,8 @@
 //! sign bits; constants in a frame at `sp`.
 //!
 //! # Instructions
-//! Sixteen K steps of four channels: 5 `VLDRB`, 4 `VMLADAVA`, 1 `LETP` = 10 for 64 MACs (0.16). Per four channels of a
-//! dense layer about 15 more, stores included; of plain rows about 20.
+//! Sixteen K steps of four channels: 5 `VLDRB`, 4 `VMLADAVA`, 1 `LETP` = 10 for 64 MACs (0.16); with the row in registers
+//! 8 (0.125). Per four channels of a dense layer about 13 more, stores included; of plain rows about 20.
 
 use core::arch::naked_asm;
 
@@ -47,9 +47,77 @@ macro_rules! core {
         ".cpu cortex-m55"
     };
 }
+pub(super) use core;
 
-macro_rules! dense {
-    ($(#[$meta:meta])* $name:ident, $($epilogue:literal),+) => {
+/// Sums of a panel over any K, from the row at `r10`.
+macro_rules! streamed {
+    () => {
+        "mov r1, r10
+         dlstp.8 lr, r5
+        3:
+         vldrb.8 q0, [r1], #16
+         vldrb.8 q1, [r3, #16]
+         vmladava.s8 r2, q0, q1
+         vldrb.8 q2, [r3, #32]
+         vmladava.s8 r4, q0, q2
+         vldrb.8 q1, [r3, #48]
+         vmladava.s8 r6, q0, q1
+         vldrb.8 q2, [r3], #64
+         vmladava.s8 r0, q0, q2
+         letp lr, 3b
+        "
+    };
+}
+
+/// Brings a row of 49 to 64 values into `q4-q7`.
+macro_rules! fetch_resident {
+    () => {
+        "vldrb.8 q4, [r10]
+         vldrb.8 q5, [r10, #16]
+         vldrb.8 q6, [r10, #32]
+         sub r1, r5, #48
+         vctp.8 r1
+         vpst
+         vldrbt.u8 q7, [r10, #48]
+        "
+    };
+}
+
+/// Sums of a panel over one group of 16.
+macro_rules! resident_group {
+    ($x:literal) => {
+        concat!(
+            "vldrb.8 q0, [r3], #16\nvmladava.s8 r0, ",
+            $x,
+            ", q0\n",
+            "vldrb.8 q1, [r3], #16\nvmladava.s8 r2, ",
+            $x,
+            ", q1\n",
+            "vldrb.8 q2, [r3], #16\nvmladava.s8 r4, ",
+            $x,
+            ", q2\n",
+            "vldrb.8 q3, [r3], #16\nvmladava.s8 r6, ",
+            $x,
+            ", q3\n",
+        )
+    };
+}
+
+/// Sums of a panel over 49 to 64 values, from the row in `q4-q7`.
+macro_rules! resident {
+    () => {
+        concat!(resident_group!("q4"), resident_group!("q5"), resident_group!("q6"), resident_group!("q7"))
+    };
+}
+
+macro_rules! nothing {
+    () => {
+        ""
+    };
+}
+
+macro_rules! dense_routine {
+    ($(#[$meta:meta])* $name:ident, $fetch:ident, $sums:ident, $($epilogue:literal),+) => {
         $(#[$meta])*
         ///
         /// # Safety
@@ -59,6 +127,7 @@ macro_rules! dense {
             naked_asm!(
                 core!(),
                 "push {{r4-r11, lr}}",
+                "vpush {{d8-d15}}",
                 "sub sp, #12",
                 "ldmia r0!, {{r1-r3}}",
                 "stm sp, {{r1-r3}}",
@@ -66,21 +135,10 @@ macro_rules! dense {
                 "mov r7, r10",
                 "mov r10, r1",
                 "mov r5, r2",
+                $fetch!(),
                 "2:",
-                "mov r1, r10",
                 "ldmia r8!, {{r0, r2, r4, r6}}",
-                "dlstp.8 lr, r5",
-                "3:",
-                "vldrb.8 q0, [r1], #16",
-                "vldrb.8 q1, [r3, #16]",
-                "vmladava.s8 r2, q0, q1",
-                "vldrb.8 q2, [r3, #32]",
-                "vmladava.s8 r4, q0, q2",
-                "vldrb.8 q1, [r3, #48]",
-                "vmladava.s8 r6, q0, q1",
-                "vldrb.8 q2, [r3], #64",
-                "vmladava.s8 r0, q0, q2",
-                "letp lr, 3b",
+                $sums!(),
                 "vmov q0[2], q0[0], r0, r4",
                 "vmov q0[3], q0[1], r2, r6",
                 "ldrd r0, r2, [sp]",
@@ -91,15 +149,27 @@ macro_rules! dense {
                 "subs r11, #1",
                 "bne 2b",
                 "add sp, #12",
+                "vpop {{d8-d15}}",
                 "pop {{r4-r11, pc}}",
             )
         }
     };
 }
 
+/// A routine for any K, and one for K from 49 to 64: a common width of small models, and four registers.
+macro_rules! dense {
+    ($(#[$meta:meta])* $any:ident, $resident:ident, $($epilogue:literal),+) => {
+        dense_routine! { $(#[$meta])* $any, nothing, streamed, $($epilogue),+ }
+        dense_routine! { $(#[$meta])* $resident, fetch_resident, resident, $($epilogue),+ }
+    };
+}
+
+/// Values of a row that stays in registers.
+pub const RESIDENT_K: core::ops::RangeInclusive<usize> = 49..=64;
+
 dense! {
     /// 8-bit output without a table.
-    dense_i8,
+    dense_i8, resident_i8,
     "vadd.i32 q0, q0, r2",
     "vqmovnb.s32 q0, q0",
     "vqmovnb.s16 q0, q0",
@@ -107,7 +177,7 @@ dense! {
 }
 dense! {
     /// 8-bit output through a table.
-    dense_table,
+    dense_table, resident_table,
     "vadd.i32 q0, q0, r2",
     "vqmovnb.s32 q0, q0",
     "vqmovnb.s16 q0, q0",
@@ -119,13 +189,13 @@ dense! {
 }
 dense! {
     /// 16-bit output.
-    dense_i16,
+    dense_i16, resident_i16,
     "vqmovnb.s32 q0, q0",
     "vstrh.32 q0, [r7], #8"
 }
 dense! {
     /// 16-bit output added to the residual that is there.
-    dense_residual,
+    dense_residual, resident_residual,
     "vldrh.s32 q1, [r7]",
     "vrshl.s32 q1, r2",
     "vadd.i32 q0, q0, q1",
@@ -244,4 +314,8 @@ rows! {
 rows! {
     /// 16-bit values by signed bytes.
     rows_i16, "16", "vldrh.16 q0, [r1], #16", "", "vldrb.s16", "8", "vmladava.s16"
+}
+rows! {
+    /// Sums of signed bytes times -128, whatever the activations.
+    rows_minus_128, "8", "vmov.i8 q0, #128", "", "vldrb.8", "16", "vmladava.s8"
 }
