@@ -287,6 +287,20 @@ mod tests {
     }
 
     #[test]
+    fn rows_beyond_the_limits_are_counted() {
+        // 2^15 * 1270 for each of 60 equal scores is beyond 2^31; one high score among them is not.
+        let shiftmax = ops::shiftmax::Shiftmax { rows: 2, n: 60, period: 1270, halvings: 15 };
+        let mut scores = vec![0; 120];
+        scores[60] = 127 * 200;
+        let count = Watched::Shiftmax(shiftmax, 8).count(&scores);
+        assert_eq!((count.seen, count.beyond), (2, 1));
+        // Period 10: 23 halvings are 230 scaled, 160 unscaled steps.
+        let shiftgelu = ops::shiftgelu::ShiftGelu { rows: 1, n: 5, period: 10, halvings: 23 };
+        let count = Watched::ShiftGelu(shiftgelu).count(&[200, 100, 30, -5, 0]);
+        assert_eq!((count.seen, count.beyond), (3, 1));
+    }
+
+    #[test]
     fn masked_attention_stays_whole_with_a_remark() {
         let mut graph = graph(false);
         let mask = graph.add_constant("mask", vec![5, 5], Data::Float(vec![0.0; 25]));

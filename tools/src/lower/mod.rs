@@ -447,7 +447,8 @@ impl<'g> Lowering<'g> {
                 let _ = self.copy(&name, &from, &to, 0x80, false);
                 raw
             } else if tensor.dtype == DataType::Float {
-                let (scale, zero) = self.narrow_units(id, true);
+                // The published form is symmetric throughout.
+                let (scale, zero) = self.narrow_units(id, !self.is_ivit());
                 self.output(id, Dtype::I8, scale, zero)
             } else {
                 // Masks and flags.
