@@ -15,6 +15,8 @@ pub mod conv2d;
 pub mod copy;
 pub mod depthwise;
 pub mod dyadic_requant;
+#[cfg(test)]
+mod extremes;
 pub mod gather;
 pub mod i_layer_norm;
 pub mod layer_norm;
