@@ -11,11 +11,13 @@ mod armv6m;
 mod armv7em;
 #[cfg(arm_mve)]
 mod helium;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod portable;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
-#[cfg(not(any(target_arch = "x86_64", arm_dsp, arm_v6m, arm_mve)))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", arm_dsp, arm_v6m, arm_mve)))]
 pub use Portable as Native;
 #[cfg(arm_v6m)]
 pub use armv6m::Armv6m as Native;
@@ -23,6 +25,8 @@ pub use armv6m::Armv6m as Native;
 pub use armv7em::Armv7em as Native;
 #[cfg(arm_mve)]
 pub use helium::Helium as Native;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Native;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
 

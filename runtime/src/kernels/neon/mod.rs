@@ -1,0 +1,244 @@
+//! AArch64: products by SMMLA where the processor has it (Armv8.6 and many of Armv8.4), by SDOT (Cortex-A55, A76 and
+//! later), else by SMULL and SADALP (Cortex-A53, A72).
+//!
+//! The level is chosen by what the processor has (feature `std`, detected once) or by the target features alone. NEON
+//! belongs to the target: what has no code of its own is the portable code, which the compiler turns into NEON.
+
+#![allow(unsafe_code)]
+
+mod tiles;
+
+use super::{DotJob, Kernels, LinearJob, LinearOut, portable};
+use tiles::{Products, Sdot, Smull};
+
+/// Whether code for this feature may run.
+macro_rules! feature {
+    ($name:tt) => {{
+        #[cfg(feature = "std")]
+        let has = std::arch::is_aarch64_feature_detected!($name);
+        #[cfg(not(feature = "std"))]
+        let has = cfg!(target_feature = $name);
+        has
+    }};
+}
+
+/// SMMLA for dense layers, SDOT for the rest. As [`Neon`] where the processor lacks them.
+#[derive(Clone, Copy, Debug)]
+pub struct NeonI8mm;
+
+/// SDOT. As [`Neon`] where the processor lacks it.
+#[derive(Clone, Copy, Debug)]
+pub struct NeonDot;
+
+/// SMULL and SADALP: every AArch64 processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Neon;
+
+impl NeonI8mm {
+    /// Whether this processor has what the level needs.
+    pub fn is_available() -> bool {
+        feature!("i8mm") && feature!("dotprod")
+    }
+}
+
+impl NeonDot {
+    /// Whether this processor has what the level needs.
+    pub fn is_available() -> bool {
+        feature!("dotprod")
+    }
+}
+
+impl Kernels for Neon {
+    const NAME: &'static str = "neon";
+
+    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
+        // SAFETY: SMULL is in every AArch64.
+        unsafe { linear::<Smull>(job, x, out) }
+    }
+
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+        // SAFETY: SMULL is in every AArch64.
+        unsafe { tiles::dense::<Smull>(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len()) };
+    }
+
+    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+        // SAFETY: SMULL is in every AArch64.
+        unsafe { tiles::dots::<Smull, false>(job, x, y, out) }
+    }
+
+    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+        // SAFETY: SMULL is in every AArch64.
+        unsafe { tiles::dots::<Smull, true>(job, bytemuck::cast_slice(x), y, out) }
+    }
+}
+
+impl Kernels for NeonDot {
+    const NAME: &'static str = "neon-dotprod";
+
+    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+        if !Self::is_available() {
+            return Neon::linear(job, x, out, scratch);
+        }
+        // SAFETY: the processor has SDOT.
+        unsafe { linear::<Sdot>(job, x, out) }
+    }
+
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        if !Self::is_available() {
+            return Neon::linear_acc(job, x, out, scratch);
+        }
+        // SAFETY: the processor has SDOT.
+        unsafe { tiles::dense::<Sdot>(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len()) };
+    }
+
+    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        if !Self::is_available() {
+            return Neon::dot_i8(job, x, y, out, scratch);
+        }
+        // SAFETY: the processor has SDOT.
+        unsafe { tiles::dots::<Sdot, false>(job, x, y, out) }
+    }
+
+    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        if !Self::is_available() {
+            return Neon::dot_u8(job, x, y, out, scratch);
+        }
+        // SAFETY: the processor has SDOT.
+        unsafe { tiles::dots::<Sdot, true>(job, bytemuck::cast_slice(x), y, out) }
+    }
+}
+
+impl Kernels for NeonI8mm {
+    const NAME: &'static str = "neon-i8mm";
+
+    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+        if !Self::is_available() || !tiles::pairs_fit(job, scratch) {
+            return NeonDot::linear(job, x, out, scratch);
+        }
+        let (len, sink, lut) = sink(out);
+        // SAFETY: the processor has SMMLA, the scratch the size that `pairs_fit` tests.
+        let (rows, n) = unsafe { tiles::dense_pairs(job, x, sink, len, scratch) };
+        look_up(job, lut, rows, n);
+    }
+
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        if !Self::is_available() || !tiles::pairs_fit(job, scratch) {
+            return NeonDot::linear_acc(job, x, out, scratch);
+        }
+        // SAFETY: the processor has SMMLA, the scratch the size that `pairs_fit` tests.
+        unsafe { tiles::dense_pairs(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len(), scratch) };
+    }
+
+    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        NeonDot::dot_i8(job, x, y, out, scratch);
+    }
+
+    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        NeonDot::dot_u8(job, x, y, out, scratch);
+    }
+}
+
+/// A dense layer by the instructions of `P`.
+///
+/// # Safety
+/// The processor must have them.
+unsafe fn linear<P: Products>(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
+    let (len, sink, lut) = sink(out);
+    // SAFETY: the caller's contract.
+    let (rows, n) = unsafe { tiles::dense::<P>(job, x, sink, len) };
+    look_up(job, lut, rows, n);
+}
+
+/// Outputs that a table still has to be applied to.
+type Lut<'a> = Option<(&'a mut [i8], &'a [i8; 256])>;
+
+/// Elements of an output, where they go, and the table.
+fn sink(out: LinearOut<'_>) -> (usize, tiles::Sink, Lut<'_>) {
+    match out {
+        LinearOut::I8 { out, lut } => (out.len(), tiles::Sink::I8(out.as_mut_ptr()), lut.map(|lut| (out, lut))),
+        LinearOut::I16 { out } => (out.len(), tiles::Sink::I16(out.as_mut_ptr()), None),
+        LinearOut::I16Residual { out, residual_shift } => {
+            (out.len(), tiles::Sink::Residual(out.as_mut_ptr(), residual_shift), None)
+        }
+    }
+}
+
+fn look_up(job: &LinearJob<'_>, lut: Lut<'_>, rows: usize, n: usize) {
+    let Some((out, table)) = lut else { return };
+    for row in out.chunks_mut(job.out_stride.max(1)).take(rows) {
+        portable::lut_in_place(row.get_mut(..n).unwrap_or(&mut []), table);
+    }
+}
+
+/// The fastest kernels of this processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Native;
+
+/// Calls a method of the best level there is. The processor is asked once; the answer is kept by the standard library.
+macro_rules! best {
+    ($method:ident($($arg:expr),*)) => {
+        if NeonI8mm::is_available() {
+            NeonI8mm::$method($($arg),*)
+        } else {
+            // Falls back by itself.
+            NeonDot::$method($($arg),*)
+        }
+    };
+}
+
+impl Kernels for Native {
+    const NAME: &'static str = "native";
+
+    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+        best!(linear(job, x, out, scratch))
+    }
+
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        best!(linear_acc(job, x, out, scratch))
+    }
+
+    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        best!(dot_i8(job, x, y, out, scratch))
+    }
+
+    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        best!(dot_u8(job, x, y, out, scratch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use std::vec;
+
+    fn check<B: Kernels>(available: bool) {
+        if !available {
+            std::eprintln!("SKIPPED: this processor has no {}", B::NAME);
+            return;
+        }
+        let mut memory = vec![0u8; testing::LARGE_BYTES];
+        testing::check::<B>(&mut memory).unwrap_or_else(|d| panic!("{}: {d:?}", B::NAME));
+        testing::check_large::<B>(&mut memory).unwrap_or_else(|d| panic!("{}: {d:?}", B::NAME));
+    }
+
+    #[test]
+    fn neon_is_portable() {
+        check::<Neon>(true);
+    }
+
+    #[test]
+    fn dotprod_is_portable() {
+        check::<NeonDot>(NeonDot::is_available());
+    }
+
+    #[test]
+    fn i8mm_is_portable() {
+        check::<NeonI8mm>(NeonI8mm::is_available());
+    }
+
+    #[test]
+    fn native_is_portable() {
+        check::<Native>(true);
+    }
+}
