@@ -108,6 +108,39 @@ fn shared_models_give_their_reference_outputs() {
     }
 }
 
+/// The data of an export: `vit.npz` belongs to `vit.onnx` and `vit-opset17.onnx`.
+fn data_of(model: &Path) -> Option<PathBuf> {
+    let stem = model.file_stem()?.to_str()?;
+    let cuts = stem.rmatch_indices('-').map(|(at, _)| &stem[..at]);
+    std::iter::once(stem).chain(cuts).map(|name| model.with_file_name(format!("{name}.npz"))).find(|path| path.exists())
+}
+
+/// Models written by `scripts/export_zoo.py`.
+#[test]
+fn exports_of_public_tools_give_their_reference_outputs() {
+    let Some(folder) = std::env::var_os("SHIFTFORMER_ZOO") else {
+        eprintln!("SKIPPED: set SHIFTFORMER_ZOO to a folder written by scripts/export_zoo.py");
+        return;
+    };
+    let mut models: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    models.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
+    models.sort();
+    let mut faults = Vec::new();
+    for model in &models {
+        let name = model.file_name().unwrap().display();
+        let Some(data) = data_of(model) else { panic!("{name}: no data") };
+        match import(model, &ImportOptions::default()) {
+            Err(reason) => faults.push(format!("{name}: {reason}")),
+            Ok(graph) => match error(&graph, &data, None) {
+                e if e < FLOAT => {}
+                e => faults.push(format!("{name}: relative error {e}")),
+            },
+        }
+    }
+    eprintln!("{} of {} exports are right", models.len() - faults.len(), models.len());
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 /// Cases whose results differ on purpose.
 const DIFFERENT: [&str; 11] = [
     // Rows that are masked out everywhere become uniform, not zero.
@@ -259,13 +292,15 @@ fn mutations_end(model: &Path, rounds: usize, seed: u64) {
     assert!(slowest < Duration::from_secs(20), "{slowest:?}");
 }
 
+/// `SHIFTFORMER_MUTATIONS` asks for more than the few hundred rounds of each model that every run makes.
 #[test]
 fn mutated_models_end_with_a_graph_or_an_error() {
-    mutations_end(&digits("digits-vit.onnx"), 400, 0x5eed);
-    mutations_end(&digits("digits-vit-qdq.onnx"), 200, 0x5eee);
+    let rounds = std::env::var("SHIFTFORMER_MUTATIONS").ok().map_or(200, |rounds| rounds.parse().unwrap());
+    mutations_end(&digits("digits-vit.onnx"), rounds, 0x5eed);
+    mutations_end(&digits("digits-vit-qdq.onnx"), rounds, 0x5eee);
     for name in ["zoo/vit_timm.onnx", "zoo/swin_timm.onnx", "zoo/bert_hf.onnx"] {
         if let Some(model) = shared(name) {
-            mutations_end(&model, 200, 0x5eef);
+            mutations_end(&model, rounds, 0x5eef);
         }
     }
 }

@@ -5,7 +5,6 @@ use super::super::node::{Call, OpResult, Outputs, invalid, one, unsupported};
 use super::attention::{HIDDEN, additive, both, causal, core, merge_heads, split_heads};
 use super::index::take;
 use super::norm::normalize;
-use super::softmax;
 use crate::graph::{Binary, Data, DataType, TensorId, Unary};
 
 /// Gelu of `x` plus an optional bias; `tanh` as in FastGelu.
@@ -15,15 +14,6 @@ pub fn biased_gelu(builder: &mut Builder, call: &Call, tanh: bool) -> OpResult<O
         x = builder.binary(Binary::Add, x, bias)?;
     }
     one(builder.unary(Unary::Gelu { tanh }, x)?)
-}
-
-/// Softmax of a sum, over all dimensions from `axis` on.
-pub fn bias_softmax(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
-    call.ignore(&["is_inner_broadcast"]);
-    let sum = builder.binary(Binary::Add, call.input(0)?, call.input(1)?)?;
-    let rank = builder.rank(sum);
-    let axis = super::super::node::axis_index(call.int_or("axis", 1)?, rank)?;
-    one(softmax::flattened(builder, sum, axis)?)
 }
 
 /// LayerNorm or RMSNorm of `input + skip + bias`; output 3 is the sum.

@@ -188,7 +188,6 @@ fn contributed(op: &str) -> Option<Handler> {
         "BiasGelu" => |builder, call| microsoft::biased_gelu(builder, call, false),
         "FastGelu" => |builder, call| microsoft::biased_gelu(builder, call, true),
         "QuickGelu" => elementwise::quick_gelu,
-        "BiasSoftmax" => microsoft::bias_softmax,
         "FusedMatMul" | "TransposeMatMul" => matmul::fused_matmul,
         "FusedConv" => conv::fused_conv,
         "FusedGemm" => matmul::fused_gemm,
