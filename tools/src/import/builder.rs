@@ -222,10 +222,10 @@ impl Builder {
                 self.graph.add_node(&name, op.clone(), inputs.to_vec(), shape, dtype)
             }
         };
-        if moves(&op) {
-            if let Some(&elem) = self.elems.get(&inputs[0]) {
-                self.elems.insert(output, elem);
-            }
+        if moves(&op)
+            && let Some(&elem) = self.elems.get(&inputs[0])
+        {
+            self.elems.insert(output, elem);
         }
         if let Some(quantization) = quantization {
             self.quantized.insert(output, quantization);

@@ -34,7 +34,7 @@ fn repeat_heads(builder: &mut Builder, x: TensorId, heads: usize, kv_heads: usiz
         return Ok(x);
     }
     let [batch, _, t, d] = builder.shape(x)[..] else { return invalid("heads must have four dimensions") };
-    if kv_heads == 0 || heads % kv_heads != 0 {
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
         return invalid(format!("{heads} query heads do not share {kv_heads} key heads"));
     }
     let apart = builder.reshape(x, &[batch, kv_heads, 1, t, d])?;

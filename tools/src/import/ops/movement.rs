@@ -9,10 +9,10 @@ pub fn identity(_: &mut Builder, call: &Call) -> OpResult<Outputs> {
 }
 
 pub fn dropout(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
-    if let Some(training) = call.optional(2) {
-        if builder.float_value(training, "training_mode")? != 0.0 {
-            return unsupported("training mode; export the model in evaluation mode");
-        }
+    if let Some(training) = call.optional(2)
+        && builder.float_value(training, "training_mode")? != 0.0
+    {
+        return unsupported("training mode; export the model in evaluation mode");
     }
     one(call.input(0)?)
 }
@@ -54,7 +54,7 @@ fn resolve_shape(old: &[usize], requested: &[i64], zero_is_zero: bool) -> OpResu
     if let Some(d) = open {
         let total: usize = old.iter().product();
         let known = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size)).unwrap_or(0);
-        if known == 0 || total % known != 0 {
+        if known == 0 || !total.is_multiple_of(known) {
             return invalid(format!("{old:?} cannot be reshaped to {requested:?}"));
         }
         shape[d] = total / known;
@@ -228,7 +228,7 @@ pub fn tile(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         }
         apart.push(size);
         expanded.push(if size == 1 { times } else { size });
-        tiled.push(size.checked_mul(times).unwrap_or(usize::MAX));
+        tiled.push(size.saturating_mul(times));
     }
     let x = builder.reshape(x, &apart)?;
     let x = builder.expand(x, &expanded)?;

@@ -23,15 +23,11 @@ pub fn normalize(builder: &mut Builder, x: TensorId, axis: usize, gamma: Option<
     let op = if rms { Op::RmsNorm { eps } } else { Op::LayerNorm { eps } };
     let y = builder.emit(op, &inputs, flat_shape)?;
     let mut y = builder.reshape(y, &shape)?;
-    if fused.is_empty() {
-        if let Some(gamma) = gamma {
-            y = builder.binary(Binary::Mul, y, gamma)?;
-        }
+    if let Some(gamma) = gamma.filter(|_| fused.is_empty()) {
+        y = builder.binary(Binary::Mul, y, gamma)?;
     }
-    if fused.len() < 2 {
-        if let Some(beta) = beta {
-            y = builder.binary(Binary::Add, y, beta)?;
-        }
+    if let Some(beta) = beta.filter(|_| fused.len() < 2) {
+        y = builder.binary(Binary::Add, y, beta)?;
     }
     Ok(y)
 }
