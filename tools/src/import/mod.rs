@@ -8,6 +8,7 @@
 //! Any bytes give a graph or an [`ImportError`], in bounded time and memory: see the limits in `builder`.
 
 mod builder;
+mod defaults;
 mod isolate;
 mod node;
 mod ops;
@@ -127,7 +128,12 @@ impl fmt::Display for UnsupportedNode {
 /// [`ImportError`]. External data is read from the folder of the model only.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError> {
     let read = |source| ImportError::Read { path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(read)?.len();
+    let metadata = std::fs::metadata(path).map_err(read)?;
+    let length = metadata.len();
+    // A pipe or device has no length to check.
+    if !metadata.is_file() {
+        return Err(read(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file")));
+    }
     if length > MAX_FILE_BYTES {
         return Err(ImportError::TooLong(length));
     }
@@ -143,7 +149,8 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError
 pub fn import_bytes(bytes: &[u8], folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     isolate::run(|| {
         let model = parse(bytes)?;
-        walk::import_model(model, folder, options)
+        let defaults = if model.functions.is_empty() { Default::default() } else { defaults::function_defaults(bytes)? };
+        walk::import_model(model, defaults, folder, options)
     })
     .unwrap_or_else(|message| Err(ImportError::Internal(message)))
 }

@@ -8,7 +8,7 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType as Elem;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{
-    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     type_proto,
 };
 
@@ -254,6 +254,23 @@ fn softmax_before_opset_13_spans_several_dimensions() {
 }
 
 #[test]
+fn weights_may_lie_beside_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
+    let weights = TensorProto { data_location: Some(1), external_data: vec![entry("location", "w.bin")], ..floats("w", &[2, 1], &[]) };
+    let beside = model(&["1", "2"], vec![node("MatMul", &["x", "w"], &["y"])], vec![weights]);
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, beside.encode_to_vec()).unwrap();
+    std::fs::write(folder.path().join("w.bin"), [2.0f32, 3.0].map(f32::to_le_bytes).concat()).unwrap();
+    let graph = import(&path, &ImportOptions::default()).unwrap();
+    assert_eq!(graph.floats(graph.nodes[0].inputs[1]), Some(&[2.0, 3.0][..]));
+    assert!(message(&beside).contains("`w`"));
+    std::fs::write(folder.path().join("w.bin"), [0; 7]).unwrap();
+    assert!(import(&path, &ImportOptions::default()).is_err());
+    assert!(matches!(import(folder.path(), &ImportOptions::default()), Err(ImportError::Read { .. })));
+}
+
+#[test]
 fn gemm_becomes_a_linear_layer_with_bias() {
     let gemm = with(node("Gemm", &["x", "w", "b"], &["y"]), int("transB", 1));
     let model = model(&["1", "2"], vec![gemm], vec![floats("w", &[1, 2], &[2.0, 3.0]), floats("b", &[1], &[10.0])]);
@@ -277,4 +294,115 @@ fn a_pair_of_quantization_and_its_inverse_is_one_node() {
     assert_eq!(run(&pair, &[0.75, -0.2, 100.0]), [1.0, 0.0, 62.0]);
     let arithmetic = vec![node("QuantizeLinear", &["x", "s"], &["q"]), node("Relu", &["q"], &["y"])];
     assert!(message(&model(&["1", "3"], arithmetic, vec![floats("s", &[], &[0.5])])).contains("QDQ"));
+}
+
+/// A small generator of repeatable choices (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit.max(1) as u64) as usize
+    }
+
+    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        &list[self.below(list.len())]
+    }
+
+    /// Integers at which shape arithmetic tends to break.
+    fn number(&mut self) -> i64 {
+        *self.pick(&[0, 1, 2, 3, 7, 64, 65, -1, -2, 1 << 20, 1 << 31, 1 << 62, i64::MAX, i64::MIN])
+    }
+}
+
+const OPS: [&str; 44] = [
+    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "CumSum", "DepthToSpace",
+    "DequantizeLinear", "Div", "Einsum", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Gemm", "GroupNormalization",
+    "LayerNormalization", "MatMul", "MaxPool", "Mod", "NonZero", "OneHot", "Pad", "QuantizeLinear", "Range", "ReduceMean", "Reshape",
+    "ScatterElements", "ScatterND", "Shape", "Slice", "Softmax", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+];
+const ATTRIBUTES: [&str; 19] = [
+    "axes", "axis", "blocksize", "dilations", "ends", "group", "k", "keepdims", "kernel_shape", "num_groups", "num_outputs", "pads", "perm",
+    "split", "starts", "steps", "strides", "to", "ceil_mode",
+];
+
+/// Another operator, operand, attribute, stored integer or declared size at a random place.
+fn mutate(graph: &mut GraphProto, random: &mut Random) {
+    let at = random.below(graph.node.len());
+    let values: Vec<String> = graph.node[..at].iter().flat_map(|n| n.output.clone()).chain(graph.initializer.iter().map(|t| t.name.clone())).collect();
+    let node = &mut graph.node[at];
+    match random.below(7) {
+        0 => node.op_type = (*random.pick(&OPS)).into(),
+        1 if !values.is_empty() => node.input.push(random.pick(&values).clone()),
+        2 if !values.is_empty() && !node.input.is_empty() => {
+            let operand = random.below(node.input.len());
+            node.input[operand] = random.pick(&values).clone();
+        }
+        3 => {
+            let name = (*random.pick(&ATTRIBUTES)).to_owned();
+            let list = (0..random.below(5)).map(|_| random.number()).collect();
+            let kind = *random.pick(&[AttributeType::Int, AttributeType::Ints]);
+            node.attribute.retain(|a| a.name != name);
+            node.attribute.push(AttributeProto { name, r#type: kind as i32, i: random.number(), ints: list, ..AttributeProto::default() });
+        }
+        4 => {
+            let stored = random.below(graph.initializer.len());
+            let values: Vec<i64> = (0..random.below(6)).map(|_| random.number()).collect();
+            graph.initializer[stored] = ints(&graph.initializer[stored].name.clone(), &values);
+        }
+        5 => {
+            let Some(type_proto::Value::TensorType(tensor)) = graph.input[0].r#type.as_mut().and_then(|t| t.value.as_mut()) else { return };
+            let dims = tensor.shape.get_or_insert_default();
+            if let Some(dim) = dims.dim.last_mut() {
+                dim.value = Some(dimension::Value::DimValue(random.number()));
+            }
+        }
+        _ => {
+            for attribute in &mut node.attribute {
+                attribute.i = random.number();
+                attribute.ints.iter_mut().for_each(|v| *v = random.number());
+                if let Some(tensor) = &mut attribute.t {
+                    *tensor = ints("", &[random.number(), random.number()]);
+                }
+            }
+        }
+    }
+}
+
+/// `SHIFTFORMER_MUTATIONS` asks for more rounds.
+#[test]
+fn mutated_structure_gives_a_graph_that_can_be_executed_or_an_error() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/digits/digits-vit.onnx");
+    let original = ModelProto::decode(&std::fs::read(path).unwrap()[..]).unwrap();
+    let mut random = Random(0x5eed);
+    let rounds = std::env::var("SHIFTFORMER_MUTATIONS").ok().map_or(1000, |rounds| rounds.parse().unwrap());
+    let mut graphs = 0;
+    for round in 0..rounds {
+        let mut model = original.clone();
+        let graph = model.graph.as_mut().unwrap();
+        // Without declared shapes more of the nonsense gets through.
+        graph.value_info.clear();
+        graph.output[0].r#type = None;
+        for _ in 0..=random.below(3) {
+            mutate(graph, &mut random);
+        }
+        let start = std::time::Instant::now();
+        let result = read(&model);
+        assert!(start.elapsed().as_secs() < 20, "round {round} took {:?}", start.elapsed());
+        match result {
+            Err(error) => assert!(!matches!(error, ImportError::Internal(_)), "round {round}: {error}"),
+            Ok(graph) => {
+                graphs += 1;
+                // The executor checks every shape that the importer has promised.
+                let size = graph.tensors[graph.inputs[0]].len();
+                if graph.tensors.iter().map(|t| t.len()).max() < Some(1 << 20) {
+                    let result = float_exec::run(&graph, &[Data::Float(vec![0.5; size])], &mut |_, _| ());
+                    assert!(result.is_ok(), "round {round}: {}", result.unwrap_err());
+                }
+            }
+        }
+    }
+    assert!(graphs > rounds / 20, "only {graphs} of {rounds} mutations gave a graph");
 }

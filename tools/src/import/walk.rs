@@ -1,6 +1,7 @@
 //! Walks the protobuf graph: names become tensors, nodes go to their handlers, functions and branches are inlined.
 
 use super::builder::Builder;
+use super::defaults::FunctionKey;
 use super::node::{Call, OpError, OpResult, Outputs};
 use super::tensor::{self, data_type};
 use super::{ImportError, ImportOptions, OPSETS, UnsupportedNode, ops, order, signature};
@@ -40,16 +41,16 @@ struct Walker {
     frames: Vec<Frame>,
     /// Tensors of the model that nothing has read yet.
     stored: HashMap<String, TensorProto>,
-    functions: HashMap<(String, String), FunctionProto>,
+    functions: HashMap<FunctionKey, Function>,
     /// Functions that are being expanded.
-    active: Vec<(String, String)>,
+    active: Vec<FunctionKey>,
     declared: HashMap<String, ValueInfoProto>,
     unsupported: Vec<UnsupportedNode>,
     visits: usize,
 }
 
-/// Imports a parsed model.
-pub fn import_model(mut model: ModelProto, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
+/// Imports a parsed model; `defaults` are the default attributes of its functions.
+pub fn import_model(mut model: ModelProto, mut defaults: HashMap<FunctionKey, Vec<AttributeProto>>, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     let opsets = opsets(&model.opset_import);
     match opsets.get("") {
         Some(version) if OPSETS.contains(version) => {}
@@ -70,7 +71,7 @@ pub fn import_model(mut model: ModelProto, folder: Option<&Path>, options: &Impo
         builder: Builder::new(folder),
         frames: vec![frame],
         stored: graph.initializer.drain(..).map(|t| (t.name.clone(), t)).collect(),
-        functions: functions(model.functions),
+        functions: functions(model.functions, &mut defaults)?,
         active: Vec::new(),
         declared: graph.value_info.drain(..).chain(graph.output.iter().cloned()).map(|v| (v.name.clone(), v)).collect(),
         unsupported: Vec::new(),
@@ -91,9 +92,27 @@ fn normal_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
-fn functions(list: Vec<FunctionProto>) -> HashMap<(String, String), FunctionProto> {
-    let key = |f: &FunctionProto| (normal_domain(f.domain.as_deref().unwrap_or("")).to_owned(), f.name.clone().unwrap_or_default());
-    list.into_iter().map(|function| (key(&function), function)).collect()
+/// A local function.
+struct Function {
+    proto: FunctionProto,
+    /// Attributes that a call may leave out.
+    defaults: Vec<AttributeProto>,
+}
+
+fn functions(
+    list: Vec<FunctionProto>,
+    defaults: &mut HashMap<FunctionKey, Vec<AttributeProto>>,
+) -> Result<HashMap<FunctionKey, Function>, ImportError> {
+    let mut functions = HashMap::new();
+    for proto in list {
+        let written = (proto.domain.clone().unwrap_or_default(), proto.name.clone().unwrap_or_default());
+        let key = (normal_domain(&written.0).to_owned(), written.1.clone());
+        let defaults = defaults.remove(&written).unwrap_or_default();
+        if functions.insert(key, Function { proto, defaults }).is_some() {
+            return Err(ImportError::Graph(format!("two functions are called `{}`; overloads are not supported", written.1)));
+        }
+    }
+    Ok(functions)
 }
 
 impl Walker {
@@ -152,6 +171,11 @@ impl Walker {
 
     /// Visits the nodes that `outputs` need.
     fn walk(&mut self, nodes: &[NodeProto], outputs: &[&str]) -> Result<(), ImportError> {
+        // Nodes that are not needed take time as well.
+        self.visits = self.visits.saturating_add(nodes.len());
+        if self.visits > MAX_VISITS {
+            return Err(ImportError::Graph(format!("more than {MAX_VISITS} nodes with functions expanded")));
+        }
         let order = order::order(nodes, outputs)?;
         for index in order.nodes {
             self.visit(&nodes[index], &order.read)?;
@@ -160,11 +184,7 @@ impl Walker {
     }
 
     fn visit(&mut self, node: &NodeProto, read: &HashSet<String>) -> Result<(), ImportError> {
-        self.visits += 1;
         let label = self.label(node);
-        if self.visits > MAX_VISITS {
-            return Err(ImportError::Graph(format!("more than {MAX_VISITS} nodes with functions expanded")));
-        }
         let mut inputs = Vec::with_capacity(node.input.len());
         let mut unknown = false;
         for name in &node.input {
@@ -275,12 +295,16 @@ impl Walker {
     }
 
     /// Expands a local function in a frame of its own.
-    fn call_function(&mut self, call: &Call, key: (String, String), unknown: bool) -> OpResult<Outputs> {
+    fn call_function(&mut self, call: &Call, key: FunctionKey, unknown: bool) -> OpResult<Outputs> {
         if self.active.contains(&key) || self.frames.len() >= MAX_DEPTH {
             return Err(OpError::Invalid(format!("function `{}` calls itself, or calls are nested more than {MAX_DEPTH} deep", key.1)));
         }
-        let function = self.functions[&key].clone();
-        let nodes: Vec<NodeProto> = function.node.iter().map(|node| with_attributes(node, call.proto)).collect();
+        let Function { proto: function, defaults } = &self.functions[&key];
+        let function = function.clone();
+        let given = |name: &str| call.proto.attribute.iter().any(|a| a.name == name);
+        let mut attributes = call.proto.attribute.clone();
+        attributes.extend(defaults.iter().filter(|default| !given(&default.name)).cloned());
+        let nodes: Vec<NodeProto> = function.node.iter().map(|node| with_attributes(node, &attributes)).collect();
         let mut opsets = self.frame().opsets.clone();
         opsets.extend(self::opsets(&function.opset_import));
         let absent = if unknown { Value::Unknown } else { Value::Absent };
@@ -349,19 +373,19 @@ impl Walker {
 }
 
 /// The node of a function body with the attributes of the call put in.
-fn with_attributes(node: &NodeProto, call: &NodeProto) -> NodeProto {
-    let attribute = node.attribute.iter().filter_map(|attribute| bound_attribute(attribute, call)).collect();
+fn with_attributes(node: &NodeProto, given: &[AttributeProto]) -> NodeProto {
+    let attribute = node.attribute.iter().filter_map(|attribute| bound_attribute(attribute, given)).collect();
     NodeProto { attribute, ..node.clone() }
 }
 
 /// `None` where the attribute refers to one that the call leaves out.
-fn bound_attribute(attribute: &AttributeProto, call: &NodeProto) -> Option<AttributeProto> {
+fn bound_attribute(attribute: &AttributeProto, given: &[AttributeProto]) -> Option<AttributeProto> {
     if !attribute.ref_attr_name.is_empty() {
-        let given = call.attribute.iter().find(|a| a.name == attribute.ref_attr_name)?;
-        return Some(AttributeProto { name: attribute.name.clone(), ..given.clone() });
+        let value = given.iter().find(|a| a.name == attribute.ref_attr_name)?;
+        return Some(AttributeProto { name: attribute.name.clone(), ..value.clone() });
     }
     let body = |graph: &GraphProto| GraphProto {
-        node: graph.node.iter().map(|node| with_attributes(node, call)).collect(),
+        node: graph.node.iter().map(|node| with_attributes(node, given)).collect(),
         ..graph.clone()
     };
     Some(AttributeProto { g: attribute.g.as_ref().map(body), ..attribute.clone() })
