@@ -98,6 +98,7 @@ impl GpuModel {
         let mut dispatches = Vec::with_capacity(steps.len());
         for step in &steps {
             let params_offset = params.len() as u32;
+            debug_assert!(step.params.len() as u64 * 4 <= PARAM_BYTES);
             dispatches.push(Dispatch { pipeline: gpu.pipeline(step.shader)?, params_offset, work: step.work });
             params.extend(step.params.iter().flat_map(|w| w.to_le_bytes()));
             params.resize(params_offset as usize + PARAM_BYTES as usize, 0);

@@ -107,8 +107,8 @@ pub struct AdapterSummary {
     pub driver: String,
     /// Native 64-bit integers in shaders.
     pub int64: bool,
-    /// Packed 4 x i8 dot products reach the driver as one instruction (Vulkan and DirectX have it from their current
-    /// versions on; elsewhere the shader compiler unpacks them).
+    /// The API has packed 4 x i8 dot products; elsewhere the shader compiler unpacks them. Whether they are fast is not
+    /// for the API to say.
     pub dot4: bool,
     /// Subgroup operations, with the least and greatest size.
     pub subgroups: Option<(u32, u32)>,
