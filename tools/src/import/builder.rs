@@ -15,6 +15,10 @@ const MAX_ELEMENTS: usize = 1 << 27;
 const MAX_FOLDED: usize = 1 << 27;
 /// Most multiplications and moves spent on folding.
 const MAX_WORK: usize = 1 << 32;
+/// Most elements of all computed tensors together: ViT-Large on 384 x 384 pixels has 4e8.
+const MAX_COMPUTED: usize = 1 << 29;
+/// Most multiplications and moves of one inference: ViT-Large on 384 x 384 pixels takes 2e11.
+const MAX_INFERENCE: usize = 1 << 38;
 /// Most dimensions of a tensor on the way; the integer program takes six after merging.
 const MAX_RANK: usize = 16;
 /// Most graph nodes: nested functions grow exponentially.
@@ -31,8 +35,12 @@ pub struct Builder {
     quantized: HashMap<TensorId, FakeQuant>,
     /// Constants behind a fixed quantization, by the tensor behind it.
     fixed: HashMap<TensorId, (TensorId, FakeQuant)>,
+    /// Elements of folded constants, and steps spent on them.
     folded: usize,
     work: usize,
+    /// Elements of computed tensors, and steps of one inference.
+    computed: usize,
+    inference: usize,
     label: String,
     serial: usize,
     names: HashSet<String>,
@@ -191,7 +199,17 @@ impl Builder {
     pub fn charge(&mut self, elements: usize) -> OpResult<()> {
         self.folded = self.folded.saturating_add(elements);
         if self.folded > MAX_FOLDED || self.work > MAX_WORK {
-            return unsupported("the constants of the model grow out of reach when they are computed; simplify it in the exporter");
+            return invalid("the constants of the model grow out of reach when they are computed; simplify it in the exporter");
+        }
+        Ok(())
+    }
+
+    fn charge_inference(&mut self, op: &Op, inputs: &[TensorId], shape: &[usize]) -> OpResult<()> {
+        let count = shape.iter().product();
+        self.computed = self.computed.saturating_add(count);
+        self.inference = self.inference.saturating_add(work(op, inputs, &self.graph, count));
+        if self.computed > MAX_COMPUTED || self.inference > MAX_INFERENCE {
+            return invalid("the model is out of reach: up to here one inference takes more than 2^29 values or 2^38 steps");
         }
         Ok(())
     }
@@ -212,12 +230,13 @@ impl Builder {
     fn emit_as(&mut self, op: Op, inputs: &[TensorId], shape: Vec<usize>, dtype: DataType) -> OpResult<TensorId> {
         self.checked_count(&shape)?;
         if self.graph.nodes.len() >= MAX_NODES {
-            return unsupported(format!("the model has more than {MAX_NODES} nodes with its functions expanded"));
+            return invalid(format!("the model has more than {MAX_NODES} nodes with its functions expanded"));
         }
         let quantization = self.result_quantization(&op, inputs)?;
         let output = match self.fold(&op, inputs, &shape, dtype)? {
             Some(value) => self.constant(&shape, value)?,
             None => {
+                self.charge_inference(&op, inputs, &shape)?;
                 let name = self.next_name();
                 self.graph.add_node(&name, op.clone(), inputs.to_vec(), shape, dtype)
             }

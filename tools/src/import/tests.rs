@@ -245,6 +245,16 @@ fn constants_out_of_reach_are_refused() {
 }
 
 #[test]
+fn inferences_out_of_reach_are_refused() {
+    let sum = |i: usize| node("MatMul", &[&format!("c{i}"), &format!("c{i}")], &[&format!("c{}", i + 1)]);
+    let mut nodes = vec![node("Expand", &["x", "shape"], &["c0"])];
+    nodes.extend((0..64).map(sum));
+    nodes.push(node("Relu", &["c64"], &["y"]));
+    let error = message(&model(&["1"], nodes, vec![ints("shape", &[8192, 8192])]));
+    assert!(error.contains("MatMul_c1") && error.contains("out of reach"), "{error}");
+}
+
+#[test]
 fn softmax_before_opset_13_spans_several_dimensions() {
     let mut old = model(&["1", "2", "2"], vec![with(node("Softmax", &["x"], &["y"]), int("axis", 1))], vec![]);
     old.opset_import[0].version = 12;
