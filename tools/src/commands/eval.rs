@@ -7,6 +7,7 @@ use shiftformer::format::CRC;
 use shiftformer_tools::eval::per_op::{OpError, per_op, worst};
 use shiftformer_tools::eval::{Reference, evaluate, sample_values};
 use shiftformer_tools::metrics::{Figures, Score};
+use shiftformer_tools::model_file::ModelFile;
 use shiftformer_tools::{backend, text};
 use std::path::PathBuf;
 
@@ -88,6 +89,24 @@ struct Worst<'a> {
 }
 
 impl EvalOutput {
+    fn of(args: &Args, model: &ModelFile, data_samples: usize, shard: Option<(usize, usize)>, sums: Score) -> Self {
+        let Figures { samples, accuracy, float_accuracy, agreement, sqnr_db, cosine } = sums.figures();
+        Self {
+            file: args.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
+            model_crc: CRC.checksum(model.bytes()),
+            backend: args.backend.clone(),
+            data_samples,
+            shard: shard.map(|(part, of)| format!("{part}/{of}")),
+            samples,
+            accuracy,
+            float_accuracy,
+            agreement,
+            sqnr_db,
+            cosine,
+            sums,
+        }
+    }
+
     /// The same with other sums.
     pub fn with_score(self, sums: Score) -> Self {
         let Figures { samples, accuracy, float_accuracy, agreement, sqnr_db, cosine } = sums.figures();
@@ -123,23 +142,9 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let reference = graph.as_ref().map_or(Reference::Stored, Reference::Graph);
     let mut backend = backend::open(&args.backend, &model)?;
     let bar = data::progress(selection.len(), "evaluating");
-    let score = evaluate(&model, &data, &reference, &selection, backend.as_mut(), |done| bar.inc(done as u64))?;
+    let sums = evaluate(&model, &data, &reference, &selection, backend.as_mut(), |done| bar.inc(done as u64))?;
     bar.finish_and_clear();
-    let whole = EvalOutput {
-        file: args.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
-        model_crc: CRC.checksum(model.bytes()),
-        backend: args.backend.clone(),
-        data_samples: all.len(),
-        shard: shard.map(|(part, of)| format!("{part}/{of}")),
-        samples: 0,
-        accuracy: None,
-        float_accuracy: None,
-        agreement: None,
-        sqnr_db: None,
-        cosine: None,
-        sums: Score::default(),
-    }
-    .with_score(score);
+    let whole = EvalOutput::of(args, &model, all.len(), shard, sums);
     let Some(graph) = graph.as_ref().filter(|_| args.per_op) else {
         if args.json {
             output::json(&whole)?

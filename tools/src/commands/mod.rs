@@ -100,11 +100,13 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let cause = text.split("\n\nUsage:").next().unwrap_or(&text).split("\n\nFor more").next().unwrap_or(&text);
-    output::status(&format!("{}; see `shiftformer --help`", one_line(cause)));
+    output::status(&format!("{}; see `shiftformer --help`", cause.split_whitespace().collect::<Vec<_>>().join(" ")));
     ExitCode::from(2)
 }
 
+/// `text` without line breaks; what stood on lines of its own is separated by semicolons.
 fn one_line(text: &str) -> String {
+    let text = text.trim().replace(":\n", ": ").replace('\n', "; ");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

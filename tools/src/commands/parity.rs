@@ -7,6 +7,7 @@ use serde::Serialize;
 use shiftformer_tools::backend::Sample;
 use shiftformer_tools::model_file::ModelFile;
 use shiftformer_tools::parity::{Comparison, Contestant, Difference, Reproducer, compare};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -26,6 +27,9 @@ pub struct Args {
     /// Where to save a minimal reproducer of the first difference: STEM.sfm and STEM.npz.
     #[arg(long, value_name = "STEM", default_value = "parity-difference")]
     save: PathBuf,
+    /// With --json, print the digest of every operator's output too, by backend and sample.
+    #[arg(long, requires = "json")]
+    digests: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -36,6 +40,8 @@ struct ParityOutput<'a> {
     #[serde(flatten)]
     comparison: &'a Comparison,
     reproducer: Option<Saved>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digests: Option<BTreeMap<&'a str, Vec<Vec<String>>>>,
 }
 
 #[derive(Serialize)]
@@ -64,11 +70,19 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     };
     let equal = comparison.equal;
     if args.json {
-        output::json(&ParityOutput { comparison: &comparison, reproducer })?;
+        let digests = args.digests.then(|| digests(&comparison));
+        output::json(&ParityOutput { comparison: &comparison, reproducer, digests })?;
     } else {
         output::print(&report(&comparison, reproducer.as_ref()));
     }
     Ok(if equal { Verdict::Passed } else { Verdict::Failed })
+}
+
+/// The digests in hexadecimal, as JSON numbers have only 53 bits.
+fn digests(comparison: &Comparison) -> BTreeMap<&str, Vec<Vec<String>>> {
+    let hex = |ops: &Vec<u64>| ops.iter().map(|digest| format!("{digest:016x}")).collect();
+    let of = |samples: &Vec<Vec<u64>>| samples.iter().map(hex).collect();
+    comparison.backends.iter().map(String::as_str).zip(comparison.digests.iter().map(of)).collect()
 }
 
 fn save(

@@ -3,7 +3,7 @@
 use super::Failure;
 use shiftformer_tools::fuse::fuse;
 use shiftformer_tools::graph::Graph;
-use shiftformer_tools::import::{ImportOptions, import};
+use shiftformer_tools::import::{ImportError, ImportOptions, import};
 use std::path::Path;
 
 /// Sizes of symbolic dimensions from `NAME=VALUE` arguments.
@@ -25,6 +25,9 @@ pub fn import_options(dims: &[String]) -> Result<ImportOptions, Failure> {
 /// Imports and fuses a model.
 pub fn float_graph(path: &Path, dims: &[String]) -> Result<Graph, Failure> {
     let options = import_options(dims)?;
-    let graph = import(path, &options).map_err(|source| Failure::Import { path: path.to_owned(), source })?;
+    let graph = import(path, &options).map_err(|source| match source {
+        ImportError::Read { path, source } => Failure::Read { path, source },
+        source => Failure::Import { path: path.to_owned(), source },
+    })?;
     Ok(fuse(graph))
 }

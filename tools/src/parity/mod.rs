@@ -8,7 +8,6 @@ use crate::model_file::{ModelFile, ModelFileError, integers};
 use crate::pack::PackError;
 use crate::parts::Parts;
 use serde::Serialize;
-use shiftformer::arith::digest::digest;
 use shiftformer::format::Place;
 use shiftformer::kernels::Portable;
 
@@ -96,6 +95,9 @@ pub struct Comparison {
     pub backends: Vec<String>,
     /// The first difference of each backend that differs.
     pub differences: Vec<Difference>,
+    /// Digest of every operator's output, by backend, sample and operator.
+    #[serde(skip)]
+    pub digests: Vec<Vec<Vec<u64>>>,
 }
 
 /// The first difference between two backends.
@@ -165,6 +167,7 @@ pub fn compare(
         ops,
         backends: contestants.iter().map(|c| c.name.clone()).collect(),
         differences,
+        digests: traces.into_iter().map(|all| all.into_iter().map(|trace| trace.digests).collect()).collect(),
     })
 }
 
@@ -298,9 +301,4 @@ pub fn check_receipts(model: &ModelFile, backend: &mut dyn Backend) -> Result<Op
         }
     }
     Ok(None)
-}
-
-/// Digest of the outputs of a trace, to compare whole runs in one number.
-pub fn outputs_digest(trace: &Trace) -> u64 {
-    digest(&trace.outputs.concat())
 }
