@@ -248,7 +248,8 @@ pub fn convert(
         range: if options.range == RangeMethod::Auto { RangeMethod::Mse } else { options.range },
         weight_bits: if options.weights == WeightBits::Four { 4 } else { 8 },
         layer_bits: HashMap::new(),
-        wide_exp: options.wide_exp == Switch::On,
+        // The other choices drown in the noise of published 8-bit probabilities: they are made with 16 bits.
+        wide_exp: options.wide_exp == Switch::On || ivit && options.wide_exp == Switch::Auto,
         unfused_attention: options.unfused_attention,
         normalization: options.normalization,
         bias_correction: options.bias_correction,
@@ -406,7 +407,7 @@ impl Search<'_> {
             return Ok(());
         }
         (self.progress)("trying 16-bit exponentials");
-        let narrow = self.measure(site, chosen)?;
+        let narrow = self.measure(site, &LowerOptions { wide_exp: false, ..chosen.clone() })?;
         let wide = self.measure(site, &LowerOptions { wide_exp: true, ..chosen.clone() })?;
         // Twice the scratch and slower products: they must be worth half a decibel, unless rows are so long that the worst
         // case of 8 bits is half of the values' range.

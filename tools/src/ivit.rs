@@ -7,7 +7,7 @@ use crate::model_file::{ModelFile, integers};
 use crate::program::Program;
 use shiftformer::Observer;
 use shiftformer::arith::ivit::{SIGMOID_BITS, ShiftExp, ShiftGeluRow, ShiftmaxRow};
-use shiftformer::kernels::Portable;
+use shiftformer::kernels::Native;
 use shiftformer::ops;
 use std::collections::HashMap;
 
@@ -223,7 +223,7 @@ pub fn limits(model: &ModelFile, program: &Program, samples: &[Sample]) -> Resul
         }
     }
     let mut watch = Watch { program, by_producer: &by_producer, counts: HashMap::new() };
-    let host = Host::<Portable>::new("portable", model);
+    let host = Host::<Native>::new("native", model);
     for sample in samples {
         host.observe(sample, &mut watch)?;
     }
