@@ -191,7 +191,7 @@ ZOO = {
 
 
 def fresh(architecture: Architecture, attention: str) -> nn.Module:
-    """The model, every parameter and running statistic moved away from the ones and zeros of a new one."""
+    """The model with random weights; vectors and running statistics moved away from the ones and zeros of a new one."""
     from timm.layers import set_fused_attn
 
     torch.manual_seed(1)
@@ -199,8 +199,12 @@ def fresh(architecture: Architecture, attention: str) -> nn.Module:
     model = architecture.build(attention)
     with torch.no_grad():
         for parameter in model.parameters():
-            scale = 0.2 if parameter.ndim < 2 else 0.02
-            parameter.add_(torch.randn_like(parameter) * scale)
+            noise = torch.randn_like(parameter)
+            if parameter.ndim >= 2 and parameter.shape[0] > 1:
+                # Weights that keep the size of what they multiply.
+                parameter.copy_(noise / (parameter.numel() / parameter.shape[0]) ** 0.5)
+            else:
+                parameter.add_(noise * 0.2)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
                 module.running_mean.normal_(0, 0.2)
