@@ -84,6 +84,27 @@ fn check(model: &Path, data: &Path) -> Graph {
     fused
 }
 
+/// The QDQ versions have fake quantizations between all nodes. Those inside of a fused node are dropped, which
+/// changes the outputs by less than a step of the coarsest of them.
+#[test]
+fn digits_and_its_quantized_versions_fuse_alike() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/digits");
+    let float = check(&folder.join("digits-vit.onnx"), &folder.join("eval.npz"));
+    assert_eq!(in_parts(&float), Vec::<String>::new());
+    let mut expected = counts(&float);
+    for name in ["digits-vit-qdq", "digits-vit-qdq-u8"] {
+        let graph = import(&folder.join(format!("{name}.onnx")), &ImportOptions::default()).unwrap();
+        let fused = fuse(graph.clone());
+        let mut found = counts(&fused);
+        found.remove("FakeQuant");
+        expected.remove("FakeQuant");
+        assert_eq!(found, expected, "{name}");
+        let error = difference(&graph, &fused, &Dataset::open(&folder.join(format!("{name}.npz"))).unwrap());
+        eprintln!("{name}: differs by {error}");
+        assert!(error < 0.03, "{name}: {error}");
+    }
+}
+
 #[test]
 fn shared_models_lose_their_parts() {
     let Some(folder) = folder("SHIFTFORMER_SHARED", Some("../../shared")) else { return };

@@ -202,12 +202,14 @@ fn split_shape(shape: &[usize]) -> Option<(Vec<usize>, [usize; 2])> {
 }
 
 /// What goes into the softmax that makes `tensor`, perhaps with its leading dimensions regrouped behind it.
-fn softmax_operand(r: &Rewriter, tensor: TensorId) -> Option<TensorId> {
-    let node = r.inner(tensor)?;
-    match node.op {
-        Op::Softmax => Some(node.inputs[0]),
-        Op::Reshape if same_rows(r, node.inputs[0], tensor) => softmax_operand(r, node.inputs[0]),
-        _ => None,
+fn softmax_operand(r: &Rewriter, mut tensor: TensorId) -> Option<TensorId> {
+    loop {
+        let node = r.inner(tensor)?;
+        match node.op {
+            Op::Softmax => return Some(node.inputs[0]),
+            Op::Reshape if same_rows(r, node.inputs[0], tensor) => tensor = node.inputs[0],
+            _ => return None,
+        }
     }
 }
 
@@ -231,7 +233,7 @@ fn scores(r: &Rewriter, tensor: TensorId, depth: usize) -> Option<Scores> {
         Op::MatMul { .. } => Some(Scores { product: id, factor: 1.0, biases: Vec::new() }),
         Op::Reshape if same_rows(r, node.inputs[0], node.output) => scores(r, node.inputs[0], depth),
         Op::Binary(Binary::Mul) => {
-            orders(&node.inputs).find_map(|(part, factor)| Some(scaled(whole(part)?, r.scalar(factor)?)))
+            orders(&node.inputs).find_map(|(part, factor)| r.scalar(factor).and_then(|by| Some(scaled(whole(part)?, by))))
         }
         Op::Binary(Binary::Div) => Some(scaled(whole(node.inputs[0])?, 1.0 / r.scalar(node.inputs[1])?)),
         Op::Binary(Binary::Add) => {
@@ -298,8 +300,8 @@ fn operands(r: &Rewriter, tensor: TensorId, lead: &[usize], turned: bool) -> Vec
             }
             _ => break,
         }
-        let start = Some(Layout::whole(r.shape(at)));
-        let moved = moves.iter().rev().fold(start, |layout, node| follow(&layout?, &node.op, r.shape(node.output)));
+        let start = Layout::whole(r.shape(at));
+        let moved = moves.iter().rev().try_fold(start, |layout, node| follow(&layout, &node.op, r.shape(node.output)));
         let layout = moved.map(|layout| layout.transpose(&exchange).expand(&full)).filter(Layout::has_rows);
         found.extend(layout.map(|layout| Operand { tensor: at, layout, factor, turned: false }));
     }
@@ -339,9 +341,9 @@ fn places(r: &Rewriter, tensor: TensorId) -> Vec<Place> {
         }
         at = node.output;
         // From the indices of the place back to those of the rows.
-        let back = moves.iter().rev().fold(Some(Layout::whole(r.shape(at))), |layout, node| match &node.op {
-            Op::Transpose { perm } => Some(layout?.transpose(&inverse(perm))),
-            _ => layout?.reshape(r.shape(node.inputs[0])),
+        let back = moves.iter().rev().try_fold(Layout::whole(r.shape(at)), |layout, node| match &node.op {
+            Op::Transpose { perm } => Some(layout.transpose(&inverse(perm))),
+            _ => layout.reshape(r.shape(node.inputs[0])),
         });
         let layout = back.filter(Layout::has_rows);
         found.extend(layout.map(|layout| Place { tensor: at, layout, quant: quant.clone() }));

@@ -38,7 +38,7 @@ const CLEANUP: &[Rewrite] = &[
 
 /// Operations that exporters write in parts. They come before the affine folds, which would tear the parts apart.
 const FUNCTIONS: &[Rewrite] =
-    &[norm::normalization, norm::affine, activation::activation, softmax::softmax, softmax::drop_nan_guard];
+    &[norm::multiply_first, norm::normalization, norm::batch_form, norm::affine, activation::activation, softmax::softmax, softmax::drop_nan_guard];
 
 const LAYERS: &[Rewrite] = &[
     linear::matmul_to_linear,
@@ -56,15 +56,17 @@ const ATTENTION: &[Rewrite] = &[attention::scale_queries, attention::attention];
 /// Movement that no attention took in.
 const MOVEMENT: &[Rewrite] = &[linear::raise_reshape, attention::absorb_reshape];
 
-/// Sweeps of one group, and rounds of all groups, after which the graph is taken as it is. Every rewrite leads towards
-/// fewer nodes or moves one nearer to its place, so that real models need a handful.
-const MAX_SWEEPS: usize = 64;
+/// Sweeps of one group, after which the next one has its turn. Every rewrite leads towards fewer nodes or moves one
+/// nearer to its place, so that real models need a handful.
+const MAX_SWEEPS: usize = 32;
+/// Rounds of all groups, after which the graph is taken as it is.
+const MAX_ROUNDS: usize = 8;
 
 /// Rewrites `graph` into fused operations: [`crate::graph::Op::Linear`], `LayerNorm`, `RmsNorm`, activations, `Softmax`
 /// and `Attention`. Names of inputs and outputs stay, as do their shapes.
 pub fn fuse(graph: Graph) -> Graph {
     let mut rewriter = Rewriter::new(graph);
-    for _ in 0..MAX_SWEEPS {
+    for _ in 0..MAX_ROUNDS {
         let mut changed = false;
         for group in [CLEANUP, FUNCTIONS, LAYERS, ATTENTION, MOVEMENT] {
             changed |= exhaust(&mut rewriter, group);

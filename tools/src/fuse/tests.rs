@@ -423,6 +423,54 @@ mod normalization {
         assert_eq!(b.ops(&[y]), ["RmsNorm"]);
     }
 
+    /// `mean`, `variance + eps` by the squares of the differences or by the difference of squares.
+    fn statistics(b: &mut Builder, x: TensorId, fast: bool) -> (TensorId, TensorId) {
+        let mean = b.reduce(Reduce::Mean, x, &[2]);
+        let variance = if fast {
+            let squares = b.binary(Binary::Mul, x, x);
+            let (squares, square) = (b.reduce(Reduce::Mean, squares, &[2]), b.binary(Binary::Mul, mean, mean));
+            let variance = b.binary(Binary::Sub, squares, square);
+            b.with_scalar(Binary::Max, variance, 0.0)
+        } else {
+            let d = b.binary(Binary::Sub, x, mean);
+            let squares = b.binary(Binary::Mul, d, d);
+            b.reduce(Reduce::Mean, squares, &[2])
+        };
+        (mean, b.with_scalar(Binary::Add, variance, 1e-3))
+    }
+
+    #[test]
+    fn layer_norm_in_the_form_of_a_batch_norm_is_found() {
+        for scaled in [false, true] {
+            let mut b = Builder::new();
+            let (x, gamma, beta) = (b.input(&[1, 3, 8]), b.weight(&[8]), b.weight(&[8]));
+            let (mean, variance) = statistics(&mut b, x, false);
+            let root = b.unary(Unary::Sqrt, variance);
+            let mut f = b.unary(Unary::Reciprocal, root);
+            if scaled {
+                f = b.binary(Binary::Mul, f, gamma);
+            }
+            let shift = b.binary(Binary::Mul, mean, f);
+            let shift = b.binary(Binary::Sub, beta, shift);
+            let y = b.binary(Binary::Mul, x, f);
+            let y = b.binary(Binary::Add, y, shift);
+            assert_eq!(b.ops(&[y]), ["LayerNorm"]);
+        }
+    }
+
+    #[test]
+    fn layer_norm_with_a_fast_variance_is_found() {
+        let mut b = Builder::new();
+        let (x, gamma, beta) = (b.input(&[1, 3, 8]), b.weight(&[8]), b.weight(&[8]));
+        let (mean, variance) = statistics(&mut b, x, true);
+        let d = b.binary(Binary::Sub, x, mean);
+        let f = b.with_scalar(Binary::Pow, variance, -0.5);
+        let f = b.binary(Binary::Mul, f, gamma);
+        let y = b.binary(Binary::Mul, d, f);
+        let y = b.binary(Binary::Add, y, beta);
+        assert_eq!(b.ops(&[y]), ["LayerNorm"]);
+    }
+
     #[test]
     fn layer_norm_over_several_dimensions_is_one_over_their_product() {
         let mut b = Builder::new();
@@ -564,6 +612,19 @@ mod activations {
         let u = b.unary(Unary::Tanh, u);
         let y = b.binary(Binary::Mul, x, u);
         assert_eq!(only_activation(b, y), Unary::Mish);
+    }
+
+    #[test]
+    fn fake_quantizations_stay_around_an_activation() {
+        let mut b = Builder::new();
+        let x = b.input(&[4]);
+        let x = b.fake_quant(x, 0.1);
+        let u = b.unary(Unary::Sigmoid, x);
+        let u = b.fake_quant(u, 0.01);
+        let y = b.binary(Binary::Mul, x, u);
+        let y = b.fake_quant(y, 0.1);
+        b.graph.outputs = vec![y];
+        assert_eq!(names(&fuse(b.graph)), ["FakeQuant", "Unary", "FakeQuant"]);
     }
 
     #[test]
