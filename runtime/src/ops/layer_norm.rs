@@ -54,21 +54,23 @@ impl Operator for LayerNorm {
         let (gamma, beta) = (memory.inputs.blob(self.gamma)?, memory.inputs.blob(self.beta)?);
         let job = NormJob { rms: self.rms, eps: self.eps, gamma, beta };
         let input = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
+        let outside = if memory.inputs.is_in_place(0) { None } else { Some(memory.inputs.bytes(0)?) };
+        let narrow = memory.output.dtype == Dtype::I8;
         for row in pieces {
             let range = row as usize * n..(row as usize + 1) * n;
             let size = input.bytes();
             let bytes = range.start * size..range.end * size;
-            let row: &[u8] = if memory.inputs.is_in_place(0) {
+            let row: &[u8] = if let Some(outside) = outside {
+                outside.get(bytes).ok_or(RunFault::Memory)?
+            } else {
                 // The row is overwritten while it is read: work from a copy.
                 let row = memory.out.get(bytes).ok_or(RunFault::Memory)?;
                 let copy = memory.scratch.get_mut(..n * size).ok_or(RunFault::Memory)?;
                 copy.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
                 copy
-            } else {
-                memory.inputs.bytes(0)?.get(bytes).ok_or(RunFault::Memory)?
             };
             let x = if input == Dtype::I8 { NormRow::I8(cast(row)?) } else { NormRow::I16(cast(row)?) };
-            let out = if memory.output.dtype == Dtype::I8 {
+            let out = if narrow {
                 NormOut::I8(cast_mut(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?)
             } else {
                 NormOut::I16(cast_mut(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?)

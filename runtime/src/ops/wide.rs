@@ -12,18 +12,35 @@ const CHUNK: usize = 32;
 
 /// Reads elements `start`, `start + stride`, ... of `bytes` into `to`; elements out of range read as 0.
 pub(super) fn load(dtype: Dtype, bytes: &[u8], start: usize, stride: isize, to: &mut [i32]) {
-    let size = dtype.bytes();
-    let mut at = start as isize * size as isize;
-    for value in to {
-        let element = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
-        *value = match dtype {
-            Dtype::I8 => element.first().map_or(0, |&b| i32::from(b as i8)),
-            Dtype::U8 => element.first().map_or(0, |&b| i32::from(b)),
-            Dtype::I16 => element.first_chunk().map_or(0, |b| i32::from(i16::from_le_bytes(*b))),
-            Dtype::U16 => element.first_chunk().map_or(0, |b| i32::from(u16::from_le_bytes(*b))),
-            Dtype::I32 => element.first_chunk().map_or(0, |b| i32::from_le_bytes(*b)),
-        };
-        at += stride * size as isize;
+    match dtype {
+        Dtype::I8 => load_as(bytes, start, stride, to, |[b]: [u8; 1]| i32::from(b as i8)),
+        Dtype::U8 => load_as(bytes, start, stride, to, |[b]: [u8; 1]| i32::from(b)),
+        Dtype::I16 => load_as(bytes, start, stride, to, |b| i32::from(i16::from_le_bytes(b))),
+        Dtype::U16 => load_as(bytes, start, stride, to, |b| i32::from(u16::from_le_bytes(b))),
+        Dtype::I32 => load_as(bytes, start, stride, to, i32::from_le_bytes),
+    }
+}
+
+/// [`load`] of elements of `SIZE` bytes.
+#[inline]
+fn load_as<const SIZE: usize>(
+    bytes: &[u8],
+    start: usize,
+    stride: isize,
+    to: &mut [i32],
+    value: impl Fn([u8; SIZE]) -> i32,
+) {
+    let elements = bytes.as_chunks::<SIZE>().0;
+    // Neighbours, all of which exist: a loop that can be vectorized.
+    if let (1, Some(elements)) = (stride, elements.get(start..).and_then(|e| e.get(..to.len()))) {
+        to.iter_mut().zip(elements).for_each(|(to, &bytes)| *to = value(bytes));
+        return;
+    }
+    let mut at = start as isize;
+    for to in to {
+        let element = usize::try_from(at).ok().and_then(|at| elements.get(at));
+        *to = element.map_or(0, |&bytes| value(bytes));
+        at += stride;
     }
 }
 
