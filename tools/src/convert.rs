@@ -477,10 +477,16 @@ impl Search<'_> {
             let file = assemble(site, &with(count, chosen), self.options)?;
             let sqnr_db = self.sqnr(&file)?;
             let four_bit_layers = order[..count].to_vec();
-            curve.push(BitsPoint { four_bit_layers, file_bytes: file.len(), sqnr_db, kept: count == low });
+            curve.push(BitsPoint { four_bit_layers, file_bytes: file.len(), sqnr_db, kept: false });
         }
-        site.calibration.rounded = rounded(site, low)?;
-        *chosen = with(low, chosen);
+        // The noises of layers partly cancel: fewer 8-bit layers can measure better, and are smaller.
+        let fits = curve.iter_mut().filter(|point| point.file_bytes <= budget);
+        if let Some(best) = fits.max_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db)) {
+            best.kept = true;
+            let count = best.four_bit_layers.len();
+            site.calibration.rounded = rounded(site, count)?;
+            *chosen = with(count, chosen);
+        }
         Ok(curve)
     }
 }
