@@ -22,7 +22,7 @@ const fn cost(per_mac: f64, per_element: f64) -> Cost {
 /// Cost of an operator kind on a core.
 ///
 /// Fitted by least squares to counts per operator (`shiftformer bench --backend qemu:...`) of three models: the encoder
-/// block of 50 tokens, the bundled digits model and a ViT of 50 tokens. It gives the total of each within 8 %; other
+/// block of 50 tokens, the bundled digits model and a ViT of 50 tokens. It gives the total of each within 9 %; other
 /// shapes, and kinds that these models lack, are estimates. `fit --count` has the exact number for the model itself.
 /// Cortex-M33 has the kernels of Cortex-M4 and its counts.
 pub fn cost_of(core: Core, kind: OpKind) -> Cost {

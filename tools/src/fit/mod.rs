@@ -80,7 +80,7 @@ fn estimate<B: Kernels>(model: &Model<'_, B>, core: Core) -> f64 {
         let elements = |tensor: u16| model.tensor(usize::from(tensor)).map_or(0, |t| t.len());
         Some(cost::instructions(core, &params, elements(record.inputs[0]), elements(record.output)))
     };
-    (0..model.n_ops()).filter_map(of_op).sum()
+    (0..model.n_ops()).filter_map(of_op).sum::<f64>().round()
 }
 
 /// The table for all boards, or the line of one.
