@@ -6,6 +6,7 @@ mod digits;
 mod emulate;
 mod error;
 mod firmware;
+mod gains;
 mod golden;
 mod process;
 mod setup;
@@ -70,6 +71,12 @@ enum Task {
     },
     /// Set up, build, test and audit everything.
     Test,
+    /// Measure what each step of calibration is worth and write docs/calibration.md.
+    Gains {
+        /// Folder that holds kwt1/ and mnist-vit/.
+        #[arg(long, default_value = "../shared/models")]
+        models: PathBuf,
+    },
     /// Compare golden vectors (index.json and .npz files) with the integer operators.
     Golden {
         /// Folder that holds index.json.
@@ -89,6 +96,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Audit { no_build } => audit::run(!no_build)?,
         Task::Size { no_build } => size::run(!no_build)?,
         Task::Test => check::run_all()?,
+        Task::Gains { models } => gains::gains(&models)?,
         Task::Golden { folder } => return Ok(golden::run(&folder)),
     }
     Ok(ExitCode::SUCCESS)
