@@ -76,8 +76,8 @@ pub const MICROBIT: Machine = Machine {
     core: "Cortex-M0",
     target: "thumbv6m-none-eabi",
     cpu: "cortex-m0",
-    job_address: 0x0001_8000,
-    job_bytes: 0x0002_8000,
+    job_address: 0x0001_e000,
+    job_bytes: 0x0002_2000,
     counter_hz: 16_000_000,
 };
 
