@@ -8,12 +8,13 @@
 
 use board::memory::mark_stack;
 use board::{Led, MACHINE, counter};
+use cortex_m as _;
 use defmt_semihosting as _;
 use embedded_hal::digital::OutputPin;
 use heapless::String;
 use shiftformer::format::Receipt;
 use shiftformer::kernels::Native;
-use shiftformer::{ArenaError, Digests, Model, ModelError, RunFault, Session};
+use shiftformer::{ArenaError, Digests, ModelError, RunFault, Session};
 
 include!(concat!(env!("OUT_DIR"), "/model.rs"));
 

@@ -22,7 +22,7 @@ fn main() -> ! {
     // Nobody listens when this fails; the exit status still says it.
     let _ = match &done {
         Ok(cases) => writeln!(out, "{}: {} cases as portable", Native::NAME, cases),
-        Err(difference) => writeln!(out, "{}: {}", Native::NAME, difference),
+        Err(difference) => writeln!(out, "{}: {:?}", Native::NAME, difference),
     };
     exit(done.is_ok())
 }

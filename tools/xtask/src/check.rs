@@ -81,7 +81,7 @@ fn steps() -> Vec<Step> {
         }));
     }
     steps.push(step("digits: every operator the same on all machines", parity));
-    steps.push(step("audit", || audit::run(false)));
+    steps.push(step("audit", || audit::run(false, None)));
     steps.push(step("size", || size::run(false)));
     steps
 }

@@ -59,6 +59,9 @@ enum Task {
     },
     /// Look for floats, allocators and panics in the firmware and the runtime.
     Audit {
+        /// One board instead of all.
+        #[arg(long)]
+        board: Option<String>,
         /// Audit the programs as they were built last.
         #[arg(long)]
         no_build: bool,
@@ -93,7 +96,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
             let machine = board.map_or_else(|| emulate::by_path(&elf), |board| emulate::by_name(&board))?;
             emulate::emulate(machine, &elf)?;
         }
-        Task::Audit { no_build } => audit::run(!no_build)?,
+        Task::Audit { no_build, board } => audit::run(!no_build, board.as_deref())?,
         Task::Size { no_build } => size::run(!no_build)?,
         Task::Test => check::run_all()?,
         Task::Gains { models } => gains::gains(&models)?,

@@ -21,18 +21,18 @@ use std::path::Path;
 const PLANTED: [(&str, &str); 3] =
     [("plant-float", "floating-point instruction"), ("plant-soft-float", "soft-float"), ("plant-panic", "panic")];
 
-/// Audits every program and the sources, and checks that the audit finds what is planted.
+/// Audits the programs of `board`, or of all boards, and the sources, and checks that the audit finds what is planted.
 ///
 /// # Errors
 /// [`Error::Check`] with the number of findings, which are printed.
-pub fn run(build: bool) -> Result<(), Error> {
+pub fn run(build: bool, board: Option<&str>) -> Result<(), Error> {
     if build {
-        firmware::build(None, None)?;
+        firmware::build(board, None)?;
     }
     let mut findings = source::floats(&root().join("runtime/src"))?;
     // The kernel tests are tests: they may format and panic.
     for program in PROGRAMS.iter().filter(|program| program.name != "kernel-tests") {
-        for machine in program.boards {
+        for machine in program.boards.iter().filter(|machine| board.is_none_or(|name| name == machine.name)) {
             for file in program.files {
                 let found = audit_file(&firmware::path(machine.name, file), machine, program)?;
                 println!("{}: {file} on {}: {} findings", mark(found.is_empty()), machine.name, found.len());
