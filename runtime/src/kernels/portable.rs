@@ -45,10 +45,14 @@ struct Channel {
 fn linear_rows<T>(job: &LinearJob<'_>, x: &[i8], out: &mut [T], epilogue: impl Fn(i32, Channel, &mut T)) {
     let groups = job.k.div_ceil(GROUP);
     let panel_bytes = PackedPanel::bytes(groups, job.weights.bits);
+    // No weights, no channels; said here, it spares every loop below the question.
+    if panel_bytes == 0 {
+        return;
+    }
     let rows = x.chunks(job.x_stride.max(1)).zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows);
     for (x, out) in rows {
         let (Some(x), Some(out)) = (x.get(..job.k), out.get_mut(..job.n)) else { return };
-        let panels = job.weights.bytes.chunks_exact(panel_bytes.max(1));
+        let panels = job.weights.bytes.chunks_exact(panel_bytes);
         let biases = job.bias.as_chunks::<PANEL>().0;
         let multipliers = job.multipliers.as_chunks::<PANEL>().0;
         let channels = out.chunks_mut(PANEL).zip(panels).zip(biases.iter().zip(multipliers));

@@ -158,7 +158,7 @@ impl AttentionParams {
     }
 
     fn check_qk(&self, io: &Io<'_>) -> Result<(), OpFault> {
-        let kv_heads = self.heads / self.kv_group;
+        let kv_heads = self.heads / self.kv_group.max(1);
         io.need_input(0, &[Dtype::I8], self.q.end(self.batch, self.heads, self.n_q, self.head_dim))?;
         io.need_input(1, &[Dtype::I8], self.k.end(self.batch, kv_heads, self.n_k, self.head_dim))?;
         require(self.q.row >= self.head_dim && self.k.row >= self.head_dim, OpFault::Range)?;
@@ -177,7 +177,7 @@ impl AttentionParams {
     }
 
     fn check_v(&self, io: &Io<'_>) -> Result<(), OpFault> {
-        let kv_heads = self.heads / self.kv_group;
+        let kv_heads = self.heads / self.kv_group.max(1);
         io.need_input(2, &[Dtype::I8], self.v.end(self.batch, kv_heads, self.n_k, self.v_dim))?;
         io.need_output(&[Dtype::I8], self.out.end(self.batch, self.heads, self.n_q, self.v_dim))?;
         require(self.v.row >= self.v_dim && self.out.row >= self.v_dim, OpFault::Range)
@@ -538,7 +538,7 @@ impl Operator for AttentionExp {
         let n_k = (p.n_k as usize).max(1);
         let scores = memory.inputs.get::<i32>(0)?;
         let row_bytes = n_k * if p.wide_exp { 2 } else { 1 };
-        let rows = scores.chunks_exact(n_k).zip(memory.out.chunks_exact_mut(row_bytes));
+        let rows = scores.chunks_exact(n_k.max(1)).zip(memory.out.chunks_exact_mut(row_bytes.max(1)));
         for (scores, out) in rows.skip(pieces.start as usize).take(pieces.len()) {
             exp_row::<B>(p.wide_exp, scores, out)?;
         }

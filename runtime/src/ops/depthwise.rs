@@ -63,7 +63,7 @@ impl Operator for DepthwiseConv2d {
                     Some(offset) => x.get(offset + at(channel)).copied().unwrap_or(0).into(),
                     None => self.window.pad_value,
                 });
-                let column = weights.get(channel..).unwrap_or(&[]).iter().step_by(channels);
+                let column = weights.get(channel..).unwrap_or(&[]).iter().step_by(channels.max(1));
                 values.zip(column).fold(bias, |acc, (x, &w): (i32, _)| acc.wrapping_add(x * i32::from(w)))
             };
             let scales = bias.iter().zip(multipliers).enumerate();

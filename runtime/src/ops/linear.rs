@@ -112,6 +112,9 @@ pub(super) struct JobSize {
 pub fn acc_bounds(weights: &[u8], bits: u32, bias: &[u8], k: usize) -> (i64, i64) {
     let groups = k.div_ceil(kernels::GROUP).max(1);
     let group_bytes = kernels::GROUP * bits as usize / 8;
+    if group_bytes == 0 {
+        return (0, 0);
+    }
     let panel_bytes = (groups * PANEL * group_bytes).max(1);
     let mut bounds = (0i64, 0i64);
     let panels = weights.chunks_exact(panel_bytes).zip(bias.as_chunks::<{ 4 * PANEL }>().0);
@@ -119,7 +122,7 @@ pub fn acc_bounds(weights: &[u8], bits: u32, bias: &[u8], k: usize) -> (i64, i64
         for (channel, bias) in bias.as_chunks::<4>().0.iter().enumerate() {
             let (mut positive, mut negative) = (0i64, 0i64);
             for group in panel.chunks_exact((PANEL * group_bytes).max(1)) {
-                let bytes = group.chunks_exact(group_bytes.max(1)).nth(channel).unwrap_or(&[]);
+                let bytes = group.chunks_exact(group_bytes).nth(channel).unwrap_or(&[]);
                 let mut add = |w: i32| if w > 0 { positive += i64::from(w) } else { negative -= i64::from(w) };
                 for &byte in bytes {
                     if bits == 8 {
