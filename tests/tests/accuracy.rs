@@ -39,7 +39,8 @@ fn graph(path: &Path) -> Graph {
 }
 
 fn samples(graph: &Graph, data: &Dataset, count: usize) -> Vec<Vec<Values>> {
-    let sample = |s: usize| graph.inputs.iter().map(|&id| data.input(&graph.tensors[id].name).unwrap().sample(s)).collect();
+    let sample =
+        |s: usize| graph.inputs.iter().map(|&id| data.input(&graph.tensors[id].name).unwrap().sample(s)).collect();
     (0..count.min(data.samples())).map(sample).collect()
 }
 
@@ -54,7 +55,8 @@ fn figures(converted: &Converted, data: &Dataset) -> Figures {
 fn measure(model: &Path, calibration: &Path, data: &Path, options: &ConvertOptions) -> Figures {
     let graph = graph(model);
     let samples = samples(&graph, &Dataset::open(calibration).unwrap(), SAMPLES);
-    let converted = convert(&graph, &samples, options, &mut |_| {}).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
+    let converted =
+        convert(&graph, &samples, options, &mut |_| {}).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
     let figures = figures(&converted, &Dataset::open(data).unwrap());
     eprintln!("{} {:?}: {figures:?}", model.display(), options.weights);
     figures
@@ -126,7 +128,9 @@ fn kwt1_with_4_bit_weights_keeps_24_db() {
 #[test]
 fn mnist_keeps_34_db() {
     let path = |name: &str| shared(&format!("mnist-vit/{name}"));
-    let (Some(model), Some(calib), Some(data)) = (path("mnist-vit.onnx"), path("calib.npz"), path("eval.npz")) else { return };
+    let (Some(model), Some(calib), Some(data)) = (path("mnist-vit.onnx"), path("calib.npz"), path("eval.npz")) else {
+        return;
+    };
     require(&measure(&model, &calib, &data, &normalized(Some(MNIST), WeightBits::Eight)), 0.001, 0.997, 34.0);
 }
 
@@ -163,7 +167,8 @@ fn mixed_bits_fit_the_budget_or_say_what_is_least() {
 #[test]
 fn poor_calibration_data_never_breaks_a_conversion() {
     let graph = graph(&root("models/digits/digits-vit.onnx"));
-    let options = ConvertOptions { range: RangeMethod::Mse, equalize: Switch::On, ..normalized(None, WeightBits::Eight) };
+    let options =
+        ConvertOptions { range: RangeMethod::Mse, equalize: Switch::On, ..normalized(None, WeightBits::Eight) };
     let constant = |v: f32| vec![vec![Values::Float(vec![v; 64])]; 2];
     let spike = |v: f32| vec![vec![Values::Float((0..64).map(|i| if i == 7 { v } else { 0.01 }).collect())]; 2];
     for samples in [constant(0.0), constant(1.0), constant(1e-30), spike(1e4), vec![vec![Values::U8(vec![9; 64])]]] {

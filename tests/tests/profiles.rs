@@ -5,8 +5,8 @@ use shiftformer::kernels::Portable;
 use shiftformer::ops::{Op, OpKind};
 use shiftformer::tensor::Dtype;
 use shiftformer_tools::backend::{Backend, Host};
-use shiftformer_tools::float_exec::eval_scalar;
 use shiftformer_tools::convert::{ConvertOptions, Converted, Switch, convert};
+use shiftformer_tools::float_exec::eval_scalar;
 use shiftformer_tools::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op as Node, TensorId, Unary};
 use shiftformer_tools::model_file::{ModelFile, Values, integers};
 use shiftformer_tools::quantize::range::RangeMethod;
@@ -104,8 +104,13 @@ fn samples(scale: f32) -> Vec<Vec<Values>> {
 }
 
 fn converted(profile: Profile, wide_exp: Switch, samples: &[Vec<Values>]) -> Converted {
-    let options =
-        ConvertOptions { profile, wide_exp, range: RangeMethod::Minmax, equalize: Switch::Off, ..ConvertOptions::default() };
+    let options = ConvertOptions {
+        profile,
+        wide_exp,
+        range: RangeMethod::Minmax,
+        equalize: Switch::Off,
+        ..ConvertOptions::default()
+    };
     convert(&block(), samples, &options, &mut |_| {}).unwrap()
 }
 
@@ -188,7 +193,8 @@ mod published {
         let std = (0..10).fold(65536.0, |k: f64, _| ((k + (var / k).floor()) / 2.0).floor());
         let factor = (CLAMP / std).floor();
         let unit = n.sqrt() / 2f64.powi(30);
-        let normalize = |(x, (g, b)): (&f64, (&f64, &f64))| ((x - mean) * factor / 2.0).floor() + (b / g / unit).floor();
+        let normalize =
+            |(x, (g, b)): (&f64, (&f64, &f64))| ((x - mean) * factor / 2.0).floor() + (b / g / unit).floor();
         row.iter().zip(gamma.iter().zip(beta)).map(normalize).collect()
     }
 
@@ -273,8 +279,10 @@ fn every_operator_of_a_converted_model_equals_the_published_formulas() {
                     // The sum with the positions: both scales are known.
                     let ratios = [input, op.inputs[1].unwrap()].map(|tensor| scale_of(tensor) / scale_of(op.output));
                     let (low, high) = converted.program.tensors[op.output].dtype.range();
-                    let sum = |(&a, &b): (&f64, &f64)| published::dyadic(a, ratios[0]) + published::dyadic(b, ratios[1]);
-                    let expected = x.iter().zip(&values[1]).map(sum).map(|y| y.clamp(i128::from(low), i128::from(high)) as f64);
+                    let sum =
+                        |(&a, &b): (&f64, &f64)| published::dyadic(a, ratios[0]) + published::dyadic(b, ratios[1]);
+                    let expected =
+                        x.iter().zip(&values[1]).map(sum).map(|y| y.clamp(i128::from(low), i128::from(high)) as f64);
                     assert_eq!(expected.collect::<Vec<_>>(), *y, "{}", op.name);
                 }
                 _ => {}
@@ -346,10 +354,13 @@ fn limits_of_the_published_form_are_counted() {
 
 #[test]
 fn certified_bounds_hold_for_extreme_inputs() {
-    for (profile, wide_exp) in [(Profile::Shift, Switch::Off), (Profile::Shift, Switch::On), (Profile::Ivit, Switch::On)] {
+    for (profile, wide_exp) in
+        [(Profile::Shift, Switch::Off), (Profile::Shift, Switch::On), (Profile::Ivit, Switch::On)]
+    {
         let converted = converted(profile, wide_exp, &samples(1.0));
         let model = ModelFile::from_bytes(&converted.file).unwrap();
-        let extremes: [fn(usize) -> u8; 4] = [|_| 0x80, |_| 0x7f, |i| if i % 2 == 0 { 0x80 } else { 0x7f }, |i| (i * 151) as u8];
+        let extremes: [fn(usize) -> u8; 4] =
+            [|_| 0x80, |_| 0x7f, |i| if i % 2 == 0 { 0x80 } else { 0x7f }, |i| (i * 151) as u8];
         let inputs: Vec<Vec<Vec<u8>>> = extremes.iter().map(|f| vec![(0..N * D).map(f).collect()]).collect();
         let opened = model.open::<Portable>().unwrap();
         let mut host = Host::<Portable>::new("portable", &model);

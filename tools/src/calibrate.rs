@@ -60,7 +60,11 @@ impl Calibration {
     /// [`CalibrateError`] when a node cannot be evaluated or a tensor is not finite.
     pub fn run(graph: &Graph, samples: &[Vec<Data>]) -> Result<Self, CalibrateError> {
         let readers = dense_readers(graph);
-        let empty = || First { stats: vec![TensorStats::default(); graph.tensors.len()], sums: HashMap::new(), rows: HashMap::new() };
+        let empty = || First {
+            stats: vec![TensorStats::default(); graph.tensors.len()],
+            sums: HashMap::new(),
+            rows: HashMap::new(),
+        };
         let first = samples
             .par_iter()
             .enumerate()
@@ -194,7 +198,12 @@ fn merge_histograms(mut a: Histograms, b: Histograms) -> Histograms {
     a
 }
 
-fn second_pass(graph: &Graph, stats: &[TensorStats], mut part: Histograms, sample: &[Data]) -> Result<Histograms, CalibrateError> {
+fn second_pass(
+    graph: &Graph,
+    stats: &[TensorStats],
+    mut part: Histograms,
+    sample: &[Data],
+) -> Result<Histograms, CalibrateError> {
     float_exec::run(graph, sample, &mut |id, data| {
         let Some(values) = data.floats() else { return };
         stats[id].fill(values, part.entry(id).or_insert_with(|| vec![0; BINS]));

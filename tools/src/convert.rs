@@ -282,7 +282,18 @@ pub fn convert(
     let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &human, &receipts)? };
     let trials = search.trials;
     let Site { graph, calibration, .. } = site;
-    Ok(Converted { file, graph, calibration, program: lowered.program, plan: arena, options: chosen, sqnr_db, trials, curve, notes })
+    Ok(Converted {
+        file,
+        graph,
+        calibration,
+        program: lowered.program,
+        plan: arena,
+        options: chosen,
+        sqnr_db,
+        trials,
+        curve,
+        notes,
+    })
 }
 
 /// A graph with its statistics.
@@ -336,7 +347,12 @@ impl Search<'_> {
 
     fn record(&mut self, what: &str, results: &[(String, f64)], kept: usize) {
         for (index, (choice, sqnr_db)) in results.iter().enumerate() {
-            self.trials.push(Trial { what: what.to_owned(), choice: choice.clone(), sqnr_db: *sqnr_db, kept: index == kept });
+            self.trials.push(Trial {
+                what: what.to_owned(),
+                choice: choice.clone(),
+                sqnr_db: *sqnr_db,
+                kept: index == kept,
+            });
         }
     }
 
@@ -532,7 +548,13 @@ fn human(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, 
             })
             .collect(),
         ops: program.ops.iter().map(|op| op.name.clone()).collect(),
-        params: site.graph.nodes.iter().flat_map(|n| &n.inputs).collect::<std::collections::HashSet<_>>().into_iter()
+        params: site
+            .graph
+            .nodes
+            .iter()
+            .flat_map(|n| &n.inputs)
+            .collect::<std::collections::HashSet<_>>()
+            .into_iter()
             .filter(|&&id| site.graph.floats(id).is_some())
             .map(|&id| site.graph.tensors[id].len() as u64)
             .sum(),
@@ -549,7 +571,10 @@ fn receipts(file: &[u8], samples: &[Vec<Values>]) -> Result<Vec<ReceiptData>, Co
 }
 
 fn encode(model: &ModelFile, samples: &[Vec<Values>]) -> Result<Vec<Sample>, ModelFileError> {
-    samples.iter().map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect()).collect()
+    samples
+        .iter()
+        .map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect())
+        .collect()
 }
 
 fn run_samples(model: &ModelFile, samples: &[Vec<Values>]) -> Result<Vec<Trace>, ConvertError> {
@@ -591,7 +616,11 @@ fn check_weights(graph: &Graph) -> Result<(), ConvertError> {
 ///
 /// # Errors
 /// [`ConvertError`] when a count differs or a value is not finite.
-pub fn real_inputs(graph: &Graph, samples: &[Vec<Values>], normalization: Option<(f64, f64)>) -> Result<Vec<Vec<Data>>, ConvertError> {
+pub fn real_inputs(
+    graph: &Graph,
+    samples: &[Vec<Values>],
+    normalization: Option<(f64, f64)>,
+) -> Result<Vec<Vec<Data>>, ConvertError> {
     let convert = |(sample, values): (usize, &Vec<Values>)| -> Result<Vec<Data>, ConvertError> {
         graph
             .inputs

@@ -3,8 +3,10 @@
 //! Floats are `f32` with `f64` where a sum decides the result (normalization, softmax, reductions); products go through
 //! a blocked matrix multiplication. Integers and booleans are exact.
 
-use crate::graph::{Attention, Binary, Data, DataType, FakeQuant, Graph, HeadView, Op, Reduce, TensorId, Unary, Window};
 use crate::graph::contiguous_strides;
+use crate::graph::{
+    Attention, Binary, Data, DataType, FakeQuant, Graph, HeadView, Op, Reduce, TensorId, Unary, Window,
+};
 use std::collections::HashMap;
 
 /// Why a node cannot be evaluated.
@@ -43,15 +45,16 @@ pub fn eval_node(op: &Op, inputs: &[Operand<'_>], shape: &[usize], dtype: DataTy
         return Err(fail("an operand has not as many values as its shape says"));
     }
     let at = |index: usize| inputs.get(index).copied().ok_or_else(|| fail("an operand is missing"));
-    let floats = |index: usize| at(index).and_then(|(_, data)| data.floats().ok_or_else(|| fail("an operand is not float")));
+    let floats =
+        |index: usize| at(index).and_then(|(_, data)| data.floats().ok_or_else(|| fail("an operand is not float")));
     let optional = |index: usize| inputs.get(index).and_then(|(_, data)| data.floats());
     let result = match op {
         Op::Linear => linear(floats(0)?, floats(1)?, optional(2), at(1)?.0),
         Op::MatMul { transpose_b } => matmul(at(0)?, at(1)?, *transpose_b, shape),
         Op::Conv2d(window) => conv2d((at(0)?.0, floats(0)?), (at(1)?.0, floats(1)?), optional(2), window, shape),
-        Op::MaxPool(window) => pool((at(0)?.0, floats(0)?), window, shape, |values, _| {
-            values.fold(f32::NEG_INFINITY, f32::max)
-        }),
+        Op::MaxPool(window) => {
+            pool((at(0)?.0, floats(0)?), window, shape, |values, _| values.fold(f32::NEG_INFINITY, f32::max))
+        }
         Op::AveragePool { window, count_include_pad } => pool((at(0)?.0, floats(0)?), window, shape, |values, taps| {
             let (sum, count) = values.fold((0.0f64, 0usize), |(sum, n), v| (sum + f64::from(v), n + 1));
             (sum / if *count_include_pad { taps } else { count.max(1) } as f64) as f32
@@ -72,7 +75,9 @@ pub fn eval_node(op: &Op, inputs: &[Operand<'_>], shape: &[usize], dtype: DataTy
             let (from, data) = at(0)?;
             let strides = contiguous_strides(from);
             let valid = perm.len() == from.len() && perm.iter().all(|&p| p < from.len());
-            valid.then(|| gather_strided(data, 0, shape, &perm.iter().map(|&p| strides[p] as isize).collect::<Vec<_>>())).flatten()
+            valid
+                .then(|| gather_strided(data, 0, shape, &perm.iter().map(|&p| strides[p] as isize).collect::<Vec<_>>()))
+                .flatten()
         }
         Op::Reshape => Some(at(0)?.1.clone()),
         Op::Slice { starts, steps } => {
@@ -144,7 +149,8 @@ pub fn run(graph: &Graph, inputs: &[Data], watch: &mut dyn FnMut(TensorId, &Data
             }
         }
     }
-    let missing = |id: TensorId| ExecError::Operands { op: graph.tensors[id].name.clone(), why: "an output is not computed" };
+    let missing =
+        |id: TensorId| ExecError::Operands { op: graph.tensors[id].name.clone(), why: "an output is not computed" };
     graph
         .outputs
         .iter()
@@ -158,7 +164,13 @@ pub fn eval_scalar(op: &Op, operands: &[f64]) -> f64 {
     match op {
         Op::Unary(kind) => unary_f64(*kind, at(0)),
         Op::Binary(kind) => binary_f64(*kind, at(0), at(1)),
-        Op::Where => if at(0) != 0.0 { at(1) } else { at(2) },
+        Op::Where => {
+            if at(0) != 0.0 {
+                at(1)
+            } else {
+                at(2)
+            }
+        }
         _ => at(0),
     }
 }
@@ -175,8 +187,20 @@ fn unary_f64(kind: Unary, x: f64) -> f64 {
         }
         Unary::QuickGelu => x * sigmoid(1.702 * x),
         Unary::Relu => x.max(0.0),
-        Unary::LeakyRelu { slope } => if x < 0.0 { x * f64::from(slope) } else { x },
-        Unary::Elu { alpha } => if x < 0.0 { f64::from(alpha) * x.exp_m1() } else { x },
+        Unary::LeakyRelu { slope } => {
+            if x < 0.0 {
+                x * f64::from(slope)
+            } else {
+                x
+            }
+        }
+        Unary::Elu { alpha } => {
+            if x < 0.0 {
+                f64::from(alpha) * x.exp_m1()
+            } else {
+                x
+            }
+        }
         Unary::Silu => x * sigmoid(x),
         Unary::Sigmoid => sigmoid(x),
         Unary::Tanh => x.tanh(),
@@ -194,7 +218,13 @@ fn unary_f64(kind: Unary, x: f64) -> f64 {
         Unary::Floor => x.floor(),
         Unary::Ceil => x.ceil(),
         Unary::Round => x.round_ties_even(),
-        Unary::Sign => if x == 0.0 { 0.0 } else { x.signum() },
+        Unary::Sign => {
+            if x == 0.0 {
+                0.0
+            } else {
+                x.signum()
+            }
+        }
         Unary::Sin => x.sin(),
         Unary::Cos => x.cos(),
         Unary::Clip { low, high } => x.max(f64::from(low)).min(f64::from(high)),
@@ -267,7 +297,9 @@ fn unary(kind: Unary, data: &Data, dtype: DataType) -> Data {
         return cast(data, dtype);
     }
     match data {
-        Data::Float(v) if dtype == DataType::Bool => Data::Bool(v.iter().map(|&x| unary_f64(kind, f64::from(x)) != 0.0).collect()),
+        Data::Float(v) if dtype == DataType::Bool => {
+            Data::Bool(v.iter().map(|&x| unary_f64(kind, f64::from(x)) != 0.0).collect())
+        }
         Data::Float(v) => Data::Float(v.iter().map(|&x| unary_f64(kind, f64::from(x)) as f32).collect()),
         Data::Int(v) => Data::Int(v.iter().map(|&x| unary_f64(kind, x as f64) as i64).collect()),
         Data::Bool(v) => Data::Bool(v.iter().map(|&x| unary_f64(kind, f64::from(u8::from(x))) != 0.0).collect()),
@@ -380,12 +412,20 @@ fn binary(kind: Binary, a: Operand<'_>, b: Operand<'_>, shape: &[usize]) -> Opti
         // Mixed operands come from exporters that rely on implicit promotion.
         let (a, b) = (a.to_f32(), b.to_f32());
         let values = a.iter().zip(&b).map(|(&a, &b)| binary_f64(kind, f64::from(a), f64::from(b)) as f32);
-        return Some(if is_predicate(kind) { Data::Bool(values.map(|v| v != 0.0).collect()) } else { Data::Float(values.collect()) });
+        return Some(if is_predicate(kind) {
+            Data::Bool(values.map(|v| v != 0.0).collect())
+        } else {
+            Data::Float(values.collect())
+        });
     }
     let both_bool = a.dtype() == DataType::Bool && b.dtype() == DataType::Bool;
     let (a, b) = (cast(&a, DataType::Int), cast(&b, DataType::Int));
     let values = a.ints()?.iter().zip(b.ints()?).map(|(&a, &b)| binary_i64(kind, a, b));
-    Some(if is_predicate(kind) || both_bool { Data::Bool(values.map(|v| v != 0).collect()) } else { Data::Int(values.collect()) })
+    Some(if is_predicate(kind) || both_bool {
+        Data::Bool(values.map(|v| v != 0).collect())
+    } else {
+        Data::Int(values.collect())
+    })
 }
 
 fn select(condition: Operand<'_>, a: Operand<'_>, b: Operand<'_>, shape: &[usize]) -> Option<Data> {
@@ -510,9 +550,8 @@ fn taps(window: &Window, y: usize, x: usize, h: usize, w: usize) -> impl Iterato
         let at = (out * window.strides[d] + i * window.dilations[d]).checked_sub(window.pads[d])?;
         (at < size).then_some(at)
     };
-    (0..window.kernel[0]).flat_map(move |i| {
-        (0..window.kernel[1]).map(move |j| Some((place(y, i, 0, h)?, place(x, j, 1, w)?)))
-    })
+    (0..window.kernel[0])
+        .flat_map(move |i| (0..window.kernel[1]).map(move |j| Some((place(y, i, 0, h)?, place(x, j, 1, w)?))))
 }
 
 /// The window contents of every output pixel of an ungrouped convolution: rows of `kernel_h * kernel_w * channels`,
@@ -524,7 +563,9 @@ pub fn patches(shape: &[usize], x: &[f32], window: &Window, out: &[usize]) -> Op
     for image in x.chunks_exact((c * h * w).max(1)) {
         for pixel in 0..oh * ow {
             for at in taps(window, pixel / ow, pixel % ow, *h, *w) {
-                rows.extend((0..*c).map(|channel| at.map_or(0.0, |(row, column)| image[channel * h * w + row * w + column])));
+                rows.extend(
+                    (0..*c).map(|channel| at.map_or(0.0, |(row, column)| image[channel * h * w + row * w + column])),
+                );
             }
         }
     }
@@ -563,7 +604,12 @@ fn conv2d(x: Image<'_>, w: Image<'_>, bias: Option<&[f32]>, window: &Window, sha
     Some(Data::Float(out))
 }
 
-fn pool(x: Image<'_>, window: &Window, shape: &[usize], f: impl Fn(&mut dyn Iterator<Item = f32>, usize) -> f32) -> Option<Data> {
+fn pool(
+    x: Image<'_>,
+    window: &Window,
+    shape: &[usize],
+    f: impl Fn(&mut dyn Iterator<Item = f32>, usize) -> f32,
+) -> Option<Data> {
     let ([_, _, h, w], [_, _, oh, ow]) = (x.0, shape) else { return None };
     let mut out = Vec::with_capacity(shape.iter().product());
     for plane in x.1.chunks_exact((h * w).max(1)) {
@@ -684,7 +730,14 @@ fn pad(x: Operand<'_>, before: &[usize], value: f32, shape: &[usize]) -> Option<
     let strides = contiguous_strides(shape);
     let offset = before.iter().zip(&strides).map(|(&b, &s)| b * s).sum();
     let signed: Vec<isize> = strides.iter().map(|&s| s as isize).collect();
-    fn place<T: Copy>(v: &[T], fill: T, len: usize, offset: usize, from: &[usize], strides: &[isize]) -> Option<Vec<T>> {
+    fn place<T: Copy>(
+        v: &[T],
+        fill: T,
+        len: usize,
+        offset: usize,
+        from: &[usize],
+        strides: &[isize],
+    ) -> Option<Vec<T>> {
         let mut out = vec![fill; len];
         let mut source = v.iter();
         let mut inside = true;
@@ -742,7 +795,11 @@ fn reduce(x: Operand<'_>, kind: Reduce, axes: &[usize]) -> Option<Data> {
     if kind == Reduce::Mean {
         out.iter_mut().for_each(|v| *v /= count.max(1) as f64);
     }
-    Some(if is_int { Data::Int(out.iter().map(|&v| v as i64).collect()) } else { Data::Float(out.iter().map(|&v| v as f32).collect()) })
+    Some(if is_int {
+        Data::Int(out.iter().map(|&v| v as i64).collect())
+    } else {
+        Data::Float(out.iter().map(|&v| v as f32).collect())
+    })
 }
 
 fn fake_quant(x: Image<'_>, quant: &FakeQuant) -> Option<Data> {
@@ -876,7 +933,18 @@ mod tests {
     fn attention_is_the_softmax_of_the_products() {
         let view = HeadView { offset: 0, batch: 4, head: 0, row: 2 };
         let a = Attention {
-            batch: 1, heads: 1, kv_heads: 1, n_q: 2, n_k: 2, head_dim: 2, v_dim: 2, scale: 0.0, q: view, k: view, v: view, out: view,
+            batch: 1,
+            heads: 1,
+            kv_heads: 1,
+            n_q: 2,
+            n_k: 2,
+            head_dim: 2,
+            v_dim: 2,
+            scale: 0.0,
+            q: view,
+            k: view,
+            v: view,
+            out: view,
         };
         let x = || vec![1.0, 2.0, 3.0, 4.0];
         let y = float(&Op::Attention(a), &[(&[1, 2, 2], x()), (&[1, 2, 2], x()), (&[1, 2, 2], x())], &[1, 2, 2]);

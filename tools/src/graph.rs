@@ -175,17 +175,26 @@ pub struct Window {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Unary {
-    Gelu { tanh: bool },
+    Gelu {
+        tanh: bool,
+    },
     /// `x * sigmoid(1.702 x)`.
     QuickGelu,
     Relu,
-    LeakyRelu { slope: f32 },
-    Elu { alpha: f32 },
+    LeakyRelu {
+        slope: f32,
+    },
+    Elu {
+        alpha: f32,
+    },
     Silu,
     Sigmoid,
     Tanh,
     HardSwish,
-    HardSigmoid { alpha: f32, beta: f32 },
+    HardSigmoid {
+        alpha: f32,
+        beta: f32,
+    },
     Mish,
     Softplus,
     Erf,
@@ -201,7 +210,10 @@ pub enum Unary {
     Sign,
     Sin,
     Cos,
-    Clip { low: f32, high: f32 },
+    Clip {
+        low: f32,
+        high: f32,
+    },
     IsNaN,
     Not,
     /// To the element type of the output.
@@ -371,7 +383,14 @@ impl Graph {
     }
 
     /// Adds a node at the end and its output tensor.
-    pub fn add_node(&mut self, name: &str, op: Op, inputs: Vec<TensorId>, shape: Vec<usize>, dtype: DataType) -> TensorId {
+    pub fn add_node(
+        &mut self,
+        name: &str,
+        op: Op,
+        inputs: Vec<TensorId>,
+        shape: Vec<usize>,
+        dtype: DataType,
+    ) -> TensorId {
         let output = self.add_tensor(name, shape, dtype);
         self.nodes.push(Node { name: name.to_owned(), op, inputs, output });
         output

@@ -23,7 +23,10 @@ pub fn take_attention_apart(graph: &mut Graph) -> Vec<String> {
             continue;
         };
         if let Err(why) = replace(graph, &node, attention) {
-            notes.push(format!("`{}`: {why}; the published form has no counterpart, the default one is used", node.name));
+            notes.push(format!(
+                "`{}`: {why}; the published form has no counterpart, the default one is used",
+                node.name
+            ));
             graph.nodes.push(node);
         }
     }
@@ -47,7 +50,8 @@ fn replace(graph: &mut Graph, node: &Node, a: &Attention) -> Result<(), &'static
         .iter()
         .zip(&node.inputs)
         .map(|(&(view, rows, width), &id)| {
-            HeadSlices::new(view, [a.batch, a.heads, rows, width], graph.tensors[id].len()).ok_or("heads are not regular slices")
+            HeadSlices::new(view, [a.batch, a.heads, rows, width], graph.tensors[id].len())
+                .ok_or("heads are not regular slices")
         })
         .collect::<Result<_, _>>()?;
     let order = dense_order(a.out, [a.batch, a.heads, a.n_q, a.v_dim]).ok_or("the output is not dense")?;
@@ -60,17 +64,29 @@ fn replace(graph: &mut Graph, node: &Node, a: &Attention) -> Result<(), &'static
         .collect();
     let scores = vec![a.batch, a.heads, a.n_q, a.n_k];
     let product = Op::MatMul { transpose_b: true };
-    let products =
-        graph.add_node(&format!("{name}/scores"), product, vec![operands[0], operands[1]], scores.clone(), DataType::Float);
+    let products = graph.add_node(
+        &format!("{name}/scores"),
+        product,
+        vec![operands[0], operands[1]],
+        scores.clone(),
+        DataType::Float,
+    );
     let factor = graph.add_constant(format!("{name}/scale"), Vec::new(), Data::Float(vec![a.scale]));
-    let scaled =
-        graph.add_node(&format!("{name}/scaled"), Op::Binary(Binary::Mul), vec![products, factor], scores.clone(), DataType::Float);
+    let scaled = graph.add_node(
+        &format!("{name}/scaled"),
+        Op::Binary(Binary::Mul),
+        vec![products, factor],
+        scores.clone(),
+        DataType::Float,
+    );
     let softmax = graph.add_node(&format!("{name}/softmax"), Op::Softmax, vec![scaled], scores, DataType::Float);
     let values = vec![a.batch, a.heads, a.n_q, a.v_dim];
     let product = Op::MatMul { transpose_b: false };
-    let heads = graph.add_node(&format!("{name}/values"), product, vec![softmax, operands[2]], values.clone(), DataType::Float);
+    let heads =
+        graph.add_node(&format!("{name}/values"), product, vec![softmax, operands[2]], values.clone(), DataType::Float);
     let shape = order.iter().map(|&axis| values[axis]).collect();
-    let turned = graph.add_node(&format!("{name}/heads"), Op::Transpose { perm: order }, vec![heads], shape, DataType::Float);
+    let turned =
+        graph.add_node(&format!("{name}/heads"), Op::Transpose { perm: order }, vec![heads], shape, DataType::Float);
     graph.nodes.push(Node { name: name.clone(), op: Op::Reshape, inputs: vec![turned], output: node.output });
     Ok(())
 }
@@ -129,7 +145,8 @@ impl HeadSlices {
     }
 
     fn emit(&self, graph: &mut Graph, name: &str, id: TensorId) -> TensorId {
-        let mut id = graph.add_node(&format!("{name}/split"), Op::Reshape, vec![id], self.dims.clone(), DataType::Float);
+        let mut id =
+            graph.add_node(&format!("{name}/split"), Op::Reshape, vec![id], self.dims.clone(), DataType::Float);
         if self.dims != self.sizes {
             let op = Op::Slice { starts: self.starts.clone(), steps: vec![1; self.dims.len()] };
             id = graph.add_node(&format!("{name}/slice"), op, vec![id], self.sizes.clone(), DataType::Float);
@@ -232,8 +249,14 @@ pub fn limits(model: &ModelFile, program: &Program, samples: &[Sample]) -> Resul
     let describe = |(index, Count { seen, beyond }): (usize, Count)| {
         let op = &program.ops[index];
         match op.op {
-            ops::Op::Shiftmax(_) => format!("`{}`: the sum of exponentials saturates in {beyond} of {seen} rows of the calibration data; their probabilities do not sum to one (limit of the published Shiftmax)", op.name),
-            _ => format!("`{}`: {beyond} of {seen} positive inputs of the calibration data lie too far below their row's maximum; their sigmoid is that of 0 or less (limit of the published ShiftGELU)", op.name),
+            ops::Op::Shiftmax(_) => format!(
+                "`{}`: the sum of exponentials saturates in {beyond} of {seen} rows of the calibration data; their probabilities do not sum to one (limit of the published Shiftmax)",
+                op.name
+            ),
+            _ => format!(
+                "`{}`: {beyond} of {seen} positive inputs of the calibration data lie too far below their row's maximum; their sigmoid is that of 0 or less (limit of the published ShiftGELU)",
+                op.name
+            ),
         }
     };
     Ok(counts.into_iter().map(describe).collect())
@@ -260,9 +283,22 @@ mod tests {
         graph.inputs.dedup();
         let [q, k, v] = views;
         let out = HeadView { offset: 0, batch: n * heads * d, head: d, row: heads * d };
-        let attention =
-            Attention { batch: 1, heads, kv_heads: heads, n_q: n, n_k: n, head_dim: d, v_dim: d, scale: 0.6, q, k, v, out };
-        let output = graph.add_node("attention", Op::Attention(attention), inputs, vec![1, n, heads * d], DataType::Float);
+        let attention = Attention {
+            batch: 1,
+            heads,
+            kv_heads: heads,
+            n_q: n,
+            n_k: n,
+            head_dim: d,
+            v_dim: d,
+            scale: 0.6,
+            q,
+            k,
+            v,
+            out,
+        };
+        let output =
+            graph.add_node("attention", Op::Attention(attention), inputs, vec![1, n, heads * d], DataType::Float);
         graph.outputs = vec![output];
         graph
     }
@@ -277,7 +313,11 @@ mod tests {
             let sample: Vec<Data> = whole
                 .inputs
                 .iter()
-                .map(|&id| Data::Float((0..whole.tensors[id].len()).map(|i| ((i * 37 + id * 11) % 17) as f32 / 5.0 - 1.5).collect()))
+                .map(|&id| {
+                    Data::Float(
+                        (0..whole.tensors[id].len()).map(|i| ((i * 37 + id * 11) % 17) as f32 / 5.0 - 1.5).collect(),
+                    )
+                })
                 .collect();
             let run = |graph: &Graph| float_exec::run(graph, &sample, &mut |_, _| {}).unwrap()[0].to_f32();
             for (a, b) in run(&whole).iter().zip(run(&parts)) {

@@ -84,7 +84,9 @@ impl Values {
     /// The values as real numbers; raw pixels through `normalization`, where there is one: `(x / 255 - mean) / std`.
     pub fn to_real(&self, normalization: Option<(f64, f64)>) -> Vec<f32> {
         match (self, normalization) {
-            (Values::U8(v), Some((mean, std))) => v.iter().map(|&x| ((f64::from(x) / 255.0 - mean) / std) as f32).collect(),
+            (Values::U8(v), Some((mean, std))) => {
+                v.iter().map(|&x| ((f64::from(x) / 255.0 - mean) / std) as f32).collect()
+            }
             (Values::U8(v), None) => v.iter().map(|&x| f32::from(x)).collect(),
             (Values::Int(v), _) => v.iter().map(|&x| x as f32).collect(),
             (Values::Float(v), _) => v.clone(),
@@ -215,7 +217,8 @@ fn encode_ids(name: &str, values: &Values) -> Result<Vec<u8>, ModelFileError> {
 
 fn quantize(real: &[f32], record: &TensorRecord, scale: f64, zero: f64) -> Vec<u8> {
     let (low, high) = record.dtype.range();
-    let steps = real.iter().map(|&v| (f64::from(v) / scale + zero).round().clamp(f64::from(low), f64::from(high)) as i32);
+    let steps =
+        real.iter().map(|&v| (f64::from(v) / scale + zero).round().clamp(f64::from(low), f64::from(high)) as i32);
     match record.dtype {
         Dtype::I8 | Dtype::U8 => steps.map(|v| v as u8).collect(),
         Dtype::I16 | Dtype::U16 => steps.flat_map(|v| (v as u16).to_le_bytes()).collect(),
@@ -247,10 +250,18 @@ fn nameless(model: &Model<'_>) -> Human {
         shape: record.map_or_else(Vec::new, |r| r.shape().iter().map(|&d| d as usize).collect()),
         normalization: None,
     };
-    let unit = |i: usize| HumanTensor { name: format!("tensor{i}"), scale: 1.0, zero: 0.0, source: None, column_factors: Vec::new() };
+    let unit = |i: usize| HumanTensor {
+        name: format!("tensor{i}"),
+        scale: 1.0,
+        zero: 0.0,
+        source: None,
+        column_factors: Vec::new(),
+    };
     Human {
         inputs: (0..model.n_inputs()).map(|i| endpoint("input", i, model.input_tensor(i), model.input(i))).collect(),
-        outputs: (0..model.n_outputs()).map(|i| endpoint("output", i, model.output_tensor(i), model.output(i))).collect(),
+        outputs: (0..model.n_outputs())
+            .map(|i| endpoint("output", i, model.output_tensor(i), model.output(i)))
+            .collect(),
         tensors: (0..model.sections().n_tensors).map(unit).collect(),
         ops: (0..model.n_ops()).map(|i| format!("op{i}")).collect(),
         ..Human::default()

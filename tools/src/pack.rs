@@ -232,7 +232,8 @@ pub fn assemble(frame: &Frame, sections: &[(SectionKind, Vec<u8>)]) -> Result<Ve
     if file.len() >= 1 << 31 || frame.arena_bytes >= 1 << 31 {
         return Err(PackError::TooLarge("bytes"));
     }
-    let put = |offset: usize, bytes: &[u8], file: &mut Vec<u8>| file[offset..offset + bytes.len()].copy_from_slice(bytes);
+    let put =
+        |offset: usize, bytes: &[u8], file: &mut Vec<u8>| file[offset..offset + bytes.len()].copy_from_slice(bytes);
     put(0, &MAGIC, &mut file);
     put(field::MAJOR, &VERSION_MAJOR.to_le_bytes(), &mut file);
     put(field::MINOR, &VERSION_MINOR.to_le_bytes(), &mut file);

@@ -104,7 +104,8 @@ fn blocks(program: &Program) -> Vec<Block> {
             continue;
         }
         let reusable = op.op.in_place().and_then(|i| op.inputs.get(i).copied().flatten()).filter(|&input| {
-            let others = op.inputs.iter().enumerate().filter(|&(i, &t)| Some(i) != op.op.in_place() && t == Some(input));
+            let others =
+                op.inputs.iter().enumerate().filter(|&(i, &t)| Some(i) != op.op.in_place() && t == Some(input));
             arena(input)
                 && last[input] == index
                 && block_of[input].is_some()
@@ -139,7 +140,10 @@ fn assign(blocks: &mut [Block], lower_bound: usize, work: usize) -> usize {
     let neighbours: Vec<Vec<usize>> = (0..blocks.len())
         .map(|i| {
             let overlaps = |j: &usize| {
-                *j != i && blocks[i].first <= blocks[*j].last && blocks[*j].first <= blocks[i].last && blocks[*j].bytes > 0
+                *j != i
+                    && blocks[i].first <= blocks[*j].last
+                    && blocks[*j].first <= blocks[i].last
+                    && blocks[*j].bytes > 0
             };
             (0..blocks.len()).filter(overlaps).collect()
         })
@@ -176,7 +180,8 @@ fn assign(blocks: &mut [Block], lower_bound: usize, work: usize) -> usize {
     while size > lower_bound && rounds < (work / round).min(SEARCH_ROUNDS) {
         rounds += 1;
         let mut candidate = order.clone();
-        let top: Vec<usize> = (0..candidate.len()).filter(|&p| offsets[candidate[p]] + blocks[candidate[p]].bytes == size).collect();
+        let top: Vec<usize> =
+            (0..candidate.len()).filter(|&p| offsets[candidate[p]] + blocks[candidate[p]].bytes == size).collect();
         // Bring a block that reaches the top forward, or shuffle two.
         let from = if next(2) == 0 && !top.is_empty() { top[next(top.len())] } else { next(candidate.len()) };
         let to = next(from + 1);
@@ -200,7 +205,12 @@ fn place(blocks: &[Block], neighbours: &[Vec<usize>], order: &[usize]) -> (usize
     let mut taken: Vec<(usize, usize)> = Vec::new();
     for &i in order {
         taken.clear();
-        taken.extend(neighbours[i].iter().filter(|&&j| offsets[j] != usize::MAX).map(|&j| (offsets[j], offsets[j] + blocks[j].bytes)));
+        taken.extend(
+            neighbours[i]
+                .iter()
+                .filter(|&&j| offsets[j] != usize::MAX)
+                .map(|&j| (offsets[j], offsets[j] + blocks[j].bytes)),
+        );
         taken.sort_unstable();
         let mut offset = 0;
         for &(from, to) in &taken {

@@ -109,7 +109,16 @@ impl RowScale {
         // divisor in [2^15, 2^16), reciprocal in [2^16, 2^17], product in [2^30, 2^32).
         let multiplier = (ratio_m.wrapping_mul(reciprocal) >> 1) as i32;
         let shift = (ratio_shift + 15).saturating_sub(zeros);
-        Self { multiplier, shift: if shift < 1 { 1 } else if shift > 31 { 31 } else { shift } }
+        Self {
+            multiplier,
+            shift: if shift < 1 {
+                1
+            } else if shift > 31 {
+                31
+            } else {
+                shift
+            },
+        }
     }
 
     /// `round_half_up(acc * ratio / sum)`, one rounding over the whole product.
@@ -187,7 +196,8 @@ mod tests {
         for spread in [1, 300, 1500, 4000, 20_000] {
             let mut distances: Vec<u32> = (0..n).map(|_| random.below(spread) as u32).collect();
             distances[n / 2] = 0;
-            let values = (0..n).map(|i| if distances[i] > 700 { 127 } else { random.below(256) as i32 - 128 }).collect();
+            let values =
+                (0..n).map(|i| if distances[i] > 700 { 127 } else { random.below(256) as i32 - 128 }).collect();
             rows.push((distances, values));
         }
         rows

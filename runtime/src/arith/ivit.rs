@@ -315,7 +315,13 @@ impl Dyadic {
 /// `x` limited to a signed integer of `bits` bits, `1..=32`.
 #[inline]
 const fn saturate(x: i64, bits: u32) -> i32 {
-    let bits = if bits > 32 { 32 } else if bits < 1 { 1 } else { bits };
+    let bits = if bits > 32 {
+        32
+    } else if bits < 1 {
+        1
+    } else {
+        bits
+    };
     let max = (1i64 << (bits - 1)) - 1;
     if x > max {
         max as i32

@@ -226,13 +226,18 @@ mod tests {
                         let normalized = exact(&row, x, rms, eps);
                         for (fraction, top) in [(FRACTION_I8, 127.0), (FRACTION_I16, 32767.0)] {
                             // Output ranges from a hundredth to a hundred times the usual one.
-                            let gamma = (random.below(2001) as f64 - 1000.0) / 1000.0 * top * 2f64.powi(random.below(9) as i32 - 7);
+                            let gamma = (random.below(2001) as f64 - 1000.0) / 1000.0
+                                * top
+                                * 2f64.powi(random.below(9) as i32 - 7);
                             let beta = (random.below(2001) as f64 - 1000.0) / 1000.0 * top;
                             let beta_word = (beta * 2f64.powi(fraction as i32)).round() as i32 + (1 << (fraction - 1));
                             let y = affine(norm.normalize(x), gamma_word(gamma, fraction), beta_word) >> fraction;
                             let y = if top == 127.0 { i32::from(sat_i8(y)) } else { i32::from(sat_i16(y)) };
                             let correct = (normalized * gamma + beta).round().clamp(-top - 1.0, top);
-                            assert!((f64::from(y) - correct).abs() <= 1.0, "n {n} rms {rms} x {x} {gamma}: {y} {correct}");
+                            assert!(
+                                (f64::from(y) - correct).abs() <= 1.0,
+                                "n {n} rms {rms} x {x} {gamma}: {y} {correct}"
+                            );
                         }
                     }
                 }

@@ -116,7 +116,11 @@ mod tests {
             let exact = f64::from(acc) * f64::from(multiplier) * 2f64.powi(acc_shift as i32 - 32);
             let rounded = (exact + 0.5).floor();
             let y = requantize_i8(acc, acc_shift, multiplier, zero);
-            assert_eq!(f64::from(y), (rounded + f64::from(zero)).clamp(-128.0, 127.0), "{acc} {multiplier} {acc_shift}");
+            assert_eq!(
+                f64::from(y),
+                (rounded + f64::from(zero)).clamp(-128.0, 127.0),
+                "{acc} {multiplier} {acc_shift}"
+            );
             let y16 = requantize_i16(acc, acc_shift, multiplier);
             assert_eq!(f64::from(y16), rounded.clamp(-32768.0, 32767.0), "{acc} {multiplier} {acc_shift}");
             assert!(requantize_i8(acc + (acc < limit) as i32, acc_shift, multiplier, zero) >= y);

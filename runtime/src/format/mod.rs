@@ -43,15 +43,15 @@
 //! skip changes neither.
 
 mod reader;
-mod record;
 mod receipts;
+mod record;
 mod words;
 
 pub use reader::{FormatError, Sections, header_crc};
 pub use receipts::{Receipt, Receipts};
 pub use record::{CertRecord, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord};
-pub use words::{Blob, ReadWords, Word, WriteWords};
 pub(crate) use words::op_params;
+pub use words::{Blob, ReadWords, Word, WriteWords};
 
 /// First four bytes of a model file.
 pub const MAGIC: [u8; 4] = *b"SFM\x1a";

@@ -36,7 +36,9 @@ impl fmt::Display for FormatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotAModel => f.write_str("not a .sfm model (wrong magic); convert one with `shiftformer convert`"),
-            Self::Misaligned => f.write_str("the model must start at an address divisible by 16; align the include_bytes!"),
+            Self::Misaligned => {
+                f.write_str("the model must start at an address divisible by 16; align the include_bytes!")
+            }
             Self::Length { expected, given } => {
                 write!(f, "the model has {given} bytes but its header says {expected}; copy it again")
             }

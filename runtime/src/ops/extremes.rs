@@ -16,8 +16,20 @@ fn pattern(index: usize, dtype: Dtype, len: usize) -> Vec<i32> {
     let value = |i: usize| match index {
         0 => min,
         1 => max,
-        2 => if i.is_multiple_of(2) { min } else { max },
-        3 => if i.is_multiple_of(2) { max } else { min },
+        2 => {
+            if i.is_multiple_of(2) {
+                min
+            } else {
+                max
+            }
+        }
+        3 => {
+            if i.is_multiple_of(2) {
+                max
+            } else {
+                min
+            }
+        }
         _ => random.value(dtype).min(max),
     };
     (0..len).map(value).collect()
@@ -126,7 +138,8 @@ fn convolutions_and_pools() {
     let multipliers = weights.add(&[i32::MAX; 9]);
     for multipliers in [multipliers, Blob::NONE] {
         let acc_shift = greatest_shift(9 * 256);
-        let op = pool::Pool2d { window: window(3), channels: channels as u32, acc_shift, zero_point: -128, multipliers };
+        let op =
+            pool::Pool2d { window: window(3), channels: channels as u32, acc_shift, zero_point: -128, multipliers };
         survives(&op, &weights, &image, (Dtype::I8, 9 * channels));
     }
 }
@@ -251,7 +264,16 @@ fn elementwise_operators() {
         }
         let acc_shift = greatest_shift((reach + 255) * 383);
         for multiplier in [i32::MAX, -i32::MAX] {
-            let op = mul::Mul { dims, a: view, b: view, zero_a: -255, zero_b: 255, acc_shift, multiplier, zero_point: 32768 };
+            let op = mul::Mul {
+                dims,
+                a: view,
+                b: view,
+                zero_a: -255,
+                zero_b: 255,
+                acc_shift,
+                multiplier,
+                zero_point: 32768,
+            };
             survives(&op, &weights, &[(a, 21), (Dtype::I8, 21)], (Dtype::I16, 21));
         }
         let requant = |zero_in| requant::Requant {

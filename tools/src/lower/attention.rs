@@ -121,7 +121,8 @@ impl Lowering<'_> {
                     let (a, b) = (self.bias(node.inputs[0], name)?, self.bias(node.inputs[1], name)?);
                     let shape = self.graph.shape(id).to_vec();
                     let (a, b) = (a.expand(&shape), b.expand(&shape));
-                    let collapsed = super::view::collapse(&shape, &[&a, &b]).ok_or_else(|| LowerError::Rank(name.to_owned()))?;
+                    let collapsed =
+                        super::view::collapse(&shape, &[&a, &b]).ok_or_else(|| LowerError::Rank(name.to_owned()))?;
                     let (dims, extents) = collapsed;
                     let extents: Vec<_> = extents.iter().map(|e| super::view::normalize(&dims, e)).collect();
                     let to = self.new_tensor(&format!("{name}/bias"), Dtype::I16, &shape, units, 0.0, None);

@@ -80,38 +80,67 @@ impl Lowering<'_> {
     }
 
     /// Quantizes and packs `[n, k]` weights for input `x`.
-    fn pack(&mut self, node: &Node, values: &[f32], n: usize, k: usize, bias: &[f32], x: &View, target: &Target) -> Packed {
+    fn pack(
+        &mut self,
+        node: &Node,
+        values: &[f32],
+        n: usize,
+        k: usize,
+        bias: &[f32],
+        x: &View,
+        target: &Target,
+    ) -> Packed {
         let bits = self.weight_bits(node);
         // A bias must leave room for the sum: at most 2^28 steps.
-        let floor: Vec<f64> =
-            (0..n).map(|c| f64::from(bias.get(c).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28))).collect();
+        let floor: Vec<f64> = (0..n)
+            .map(|c| f64::from(bias.get(c).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
+            .collect();
         let q = self.quantize_weights(node, values, n, k, bits, &floor);
         self.pack_quantized(node, &q, values, bias, x, target)
     }
 
-    fn quantize_weights(&mut self, node: &Node, values: &[f32], n: usize, k: usize, bits: u32, floor: &[f64]) -> QWeights {
+    fn quantize_weights(
+        &mut self,
+        node: &Node,
+        values: &[f32],
+        n: usize,
+        k: usize,
+        bits: u32,
+        floor: &[f64],
+    ) -> QWeights {
         let kept = self.calibration.fixed_weights.get(&node.inputs[1]);
         if let Some(scales) = kept.filter(|s| s.len() == n && bits == 8) {
-            let rounded = values.chunks_exact(k.max(1)).zip(scales).flat_map(|(row, &s)| {
-                row.iter().map(move |&w| (f64::from(w) / s).round().clamp(-128.0, 127.0) as i8)
-            });
+            let rounded = values
+                .chunks_exact(k.max(1))
+                .zip(scales)
+                .flat_map(|(row, &s)| row.iter().map(move |&w| (f64::from(w) / s).round().clamp(-128.0, 127.0) as i8));
             return QWeights { values: rounded.collect(), scales: scales.clone(), n, k, bits };
         }
         let rounded = self.calibration.rounded.get(&node.name).filter(|r| bits < 8 && r.weights.bits == bits);
-        let fits = |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, least)| scale >= least);
+        let fits =
+            |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, least)| scale >= least);
         if let Some(rounded) = rounded.filter(|r| fits(&r.weights)) {
             return rounded.weights.clone();
         }
         weights::quantize(values, n, k, bits, floor)
     }
 
-    fn pack_quantized(&mut self, node: &Node, q: &QWeights, exact: &[f32], bias: &[f32], x: &View, target: &Target) -> Packed {
+    fn pack_quantized(
+        &mut self,
+        node: &Node,
+        q: &QWeights,
+        exact: &[f32],
+        bias: &[f32],
+        x: &View,
+        target: &Target,
+    ) -> Packed {
         let (n, k) = (q.n, q.k);
         // The mean of the input times the rounding error of the weights is a known error: take it out of the bias.
         let means = if self.options.bias_correction { self.calibration.input_means(&node.name) } else { None };
         let means = means.filter(|m| m.len() == k).map(<[f64]>::to_vec);
         // Error-compensated rounding comes with its own correction.
-        let corrected = self.calibration.rounded.get(&node.name).filter(|r| r.weights.values == q.values).map(|r| r.bias.clone());
+        let corrected =
+            self.calibration.rounded.get(&node.name).filter(|r| r.weights.values == q.values).map(|r| r.bias.clone());
         let biases: Vec<i32> = (0..n)
             .map(|c| {
                 let row = &q.values[c * k..(c + 1) * k];
@@ -121,7 +150,11 @@ impl Lowering<'_> {
                     real = corrected[c];
                 } else if let Some(means) = &means {
                     let exact = &exact[c * k..(c + 1) * k];
-                    let lost = row.iter().zip(exact).zip(means).map(|((&w, &e), m)| (f64::from(e) - f64::from(w) * q.scales[c]) * m);
+                    let lost = row
+                        .iter()
+                        .zip(exact)
+                        .zip(means)
+                        .map(|((&w, &e), m)| (f64::from(e) - f64::from(w) * q.scales[c]) * m);
                     real += lost.sum::<f64>();
                 }
                 let steps = real / (x.scale * q.scales[c]) - x.zero * sum as f64;
@@ -162,7 +195,13 @@ impl Lowering<'_> {
         Ok((x, weights, bias))
     }
 
-    fn emit_linear(&mut self, node: &Node, target: &Target, to: usize, residual: Option<(usize, u32)>) -> Result<(), LowerError> {
+    fn emit_linear(
+        &mut self,
+        node: &Node,
+        target: &Target,
+        to: usize,
+        residual: Option<(usize, u32)>,
+    ) -> Result<(), LowerError> {
         if self.is_ivit() {
             return self.emit_linear_sums(node, target, to, None);
         }
@@ -200,7 +239,8 @@ impl Lowering<'_> {
         let packed = self.pack(node, &weights, n, k, &bias, &x, target);
         let rows = x.len() / k;
         let sums = self.sums(&node.name, &[rows, n]);
-        let op = ops::linear::Linear { rows: rows as u32, k: k as u32, n: n as u32, residual_shift: 0, dense: packed.sums };
+        let op =
+            ops::linear::Linear { rows: rows as u32, k: k as u32, n: n as u32, residual_shift: 0, dense: packed.sums };
         self.push(&node.name, ops::Op::Linear(op), &[Some(x.tensor)], sums);
         self.quant_act(&node.name, sums, &packed.ratios, residual, to);
         Ok(())
@@ -246,7 +286,12 @@ impl Lowering<'_> {
     }
 
     /// A linear layer that adds to a 16-bit stream.
-    pub(super) fn linear_with_residual(&mut self, linear: usize, residual: TensorId, add: usize) -> Result<(), LowerError> {
+    pub(super) fn linear_with_residual(
+        &mut self,
+        linear: usize,
+        residual: TensorId,
+        add: usize,
+    ) -> Result<(), LowerError> {
         let (node, sum) = (&self.graph.nodes[linear], self.graph.nodes[add].output);
         if self.is_ivit() {
             return self.quant_residual(linear, residual, sum);
@@ -326,7 +371,14 @@ impl Lowering<'_> {
         self.emit_conv(node, window, &target, node.output, (scale, zero))
     }
 
-    fn emit_conv(&mut self, node: &Node, window: &Window, target: &Target, out: TensorId, units: (f64, f64)) -> Result<(), LowerError> {
+    fn emit_conv(
+        &mut self,
+        node: &Node,
+        window: &Window,
+        target: &Target,
+        out: TensorId,
+        units: (f64, f64),
+    ) -> Result<(), LowerError> {
         let (x, weights, bias) = self.operands(node)?;
         let mut x = self.image(x, &node.name)?;
         let mut geometry = self.window(node, window, &x)?;
@@ -350,19 +402,24 @@ impl Lowering<'_> {
         // (n, c, kh, kw) to (n, kh, kw, c).
         let reorder = |w: &[f32]| -> Vec<f32> {
             let taps = kh * kw;
-            w.chunks_exact(c * taps).flat_map(|filter| (0..taps * c).map(move |i| filter[(i % c) * taps + i / c])).collect()
+            w.chunks_exact(c * taps)
+                .flat_map(|filter| (0..taps * c).map(move |i| filter[(i % c) * taps + i / c]))
+                .collect()
         };
         let reordered = reorder(&weights);
         let (mut all, mut parts) = (Vec::new(), [Vec::<u8>::new(), Vec::new(), Vec::new()]);
         // One shift for all groups: found on the whole layer, then every group is packed with it.
-        let floor: Vec<f64> = (0..n).map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28))).collect();
+        let floor: Vec<f64> = (0..n)
+            .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
+            .collect();
         let bits = self.weight_bits(node);
         let whole = self.quantize_weights(node, &reordered, n, k, bits, &floor);
         let packed = self.pack_quantized(node, &whole, &reordered, &bias, &x, target);
         if groups == 1 && self.is_ivit() {
             let pixels = geometry.out_h as usize * geometry.out_w as usize;
             let sums = self.sums(&node.name, &[pixels, n]);
-            let op = conv2d::Conv2d { window: geometry, channels: c as u32, groups: 1, n: n as u32, dense: packed.sums };
+            let op =
+                conv2d::Conv2d { window: geometry, channels: c as u32, groups: 1, n: n as u32, dense: packed.sums };
             self.push(&node.name, ops::Op::Conv2d(op), &[Some(x.tensor)], sums);
             self.quant_act(&node.name, sums, &packed.ratios, None, to);
             return Ok(());
@@ -407,11 +464,21 @@ impl Lowering<'_> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn emit_depthwise(&mut self, node: &Node, window: conv2d::Window, values: &[f32], bias: &[f32], x: &View, target: &Target, to: usize) -> Result<(), LowerError> {
+    fn emit_depthwise(
+        &mut self,
+        node: &Node,
+        window: conv2d::Window,
+        values: &[f32],
+        bias: &[f32],
+        x: &View,
+        target: &Target,
+        to: usize,
+    ) -> Result<(), LowerError> {
         let channels = self.graph.shape(node.inputs[1])[0];
         let taps = values.len() / channels;
-        let floor: Vec<f64> =
-            (0..channels).map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28))).collect();
+        let floor: Vec<f64> = (0..channels)
+            .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
+            .collect();
         let q = weights::quantize(values, channels, taps, 8, &floor);
         let packed = self.pack_quantized(node, &q, values, bias, x, target);
         // [channels, taps] to [taps, channels].
@@ -470,7 +537,11 @@ impl Lowering<'_> {
         };
         // [.., k, n] read along its columns is [.., n, k]: no transposition at run time.
         let rank_b = b.shape.len();
-        let columns = !transpose_b && rank_b >= 2 && b.strides[rank_b - 2] == 1 && b.shape[rank_b - 1] > 1 && b.shape[rank_b - 2] > 1;
+        let columns = !transpose_b
+            && rank_b >= 2
+            && b.strides[rank_b - 2] == 1
+            && b.shape[rank_b - 1] > 1
+            && b.shape[rank_b - 2] > 1;
         let (b, transpose_b) = if columns {
             let mut perm: Vec<usize> = (0..rank_b).collect();
             perm.swap(rank_b - 1, rank_b - 2);
@@ -486,11 +557,19 @@ impl Lowering<'_> {
         let batch_shape = &out[..rank - 2];
         let strides = |view: &View| -> Vec<isize> {
             let own = view.shape.len() - 2;
-            let batch = View { shape: view.shape[..own].to_vec(), strides: view.strides[..own].to_vec(), ..view.clone() };
+            let batch =
+                View { shape: view.shape[..own].to_vec(), strides: view.strides[..own].to_vec(), ..view.clone() };
             batch.expand(batch_shape).strides
         };
         let (sa, sb) = (strides(&a), strides(&b));
-        let batch_view = |s: &[isize]| View { shape: batch_shape.to_vec(), strides: s.to_vec(), offset: 0, tensor: 0, scale: 1.0, zero: 0.0 };
+        let batch_view = |s: &[isize]| View {
+            shape: batch_shape.to_vec(),
+            strides: s.to_vec(),
+            offset: 0,
+            tensor: 0,
+            scale: 1.0,
+            zero: 0.0,
+        };
         let (dims, extents) = super::view::collapse(batch_shape, &[&batch_view(&sa), &batch_view(&sb)])
             .filter(|(dims, _)| dims[..3].iter().all(|&d| d == 1))
             .ok_or_else(|| LowerError::Rank(node.name.clone()))?;

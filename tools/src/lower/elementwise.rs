@@ -132,9 +132,8 @@ impl Lowering<'_> {
                 return Ok(());
             }
         }
-        let linear = self.producers[chain.base].filter(|&p| {
-            matches!(self.graph.nodes[p].op, Op::Linear | Op::Conv2d(_)) && self.absorbed[p]
-        });
+        let linear = self.producers[chain.base]
+            .filter(|&p| matches!(self.graph.nodes[p].op, Op::Linear | Op::Conv2d(_)) && self.absorbed[p]);
         if let Some(linear) = linear {
             return self.linear_with_table(linear, chain);
         }
@@ -157,7 +156,14 @@ impl Lowering<'_> {
     }
 
     /// The 256 values of a chain, as a blob.
-    pub(super) fn table(&mut self, chain: &Chain, input: &View, dtype: Dtype, scale: f64, zero: f64) -> shiftformer::format::Blob {
+    pub(super) fn table(
+        &mut self,
+        chain: &Chain,
+        input: &View,
+        dtype: Dtype,
+        scale: f64,
+        zero: f64,
+    ) -> shiftformer::format::Blob {
         let (low, high) = dtype.range();
         let integer = self.integer_table(chain, input, scale, zero).filter(|_| dtype == Dtype::I8);
         let values: Vec<i32> = match integer {
@@ -216,7 +222,9 @@ impl Lowering<'_> {
                     let inside = x.clamp(low, high);
                     let clipped = self.eval_chain(chain, inside) - y;
                     // The rounding noise of the argument seen through the slope of the function.
-                    let slope = (self.eval_chain(chain, inside + step / 2.0) - self.eval_chain(chain, inside - step / 2.0)) / step;
+                    let slope = (self.eval_chain(chain, inside + step / 2.0)
+                        - self.eval_chain(chain, inside - step / 2.0))
+                        / step;
                     n * (clipped * clipped + slope * slope * step * step / 12.0)
                 })
                 .sum()
@@ -224,10 +232,14 @@ impl Lowering<'_> {
         let cuts = || (0..20).map(|i| 1.0 - f64::from(i) / 22.0);
         let (mut low, mut high) = (min, max);
         for _ in 0..2 {
-            high = least(cuts().map(|c| if max > 0.0 { max * c } else { max }), |&h| if h > low { cost(low, h) } else { f64::MAX })
-                .unwrap_or(high);
-            low = least(cuts().map(|c| if min < 0.0 { min * c } else { min }), |&l| if l < high { cost(l, high) } else { f64::MAX })
-                .unwrap_or(low);
+            high = least(cuts().map(|c| if max > 0.0 { max * c } else { max }), |&h| {
+                if h > low { cost(low, h) } else { f64::MAX }
+            })
+            .unwrap_or(high);
+            low = least(cuts().map(|c| if min < 0.0 { min * c } else { min }), |&l| {
+                if l < high { cost(l, high) } else { f64::MAX }
+            })
+            .unwrap_or(low);
         }
         let scale = (high - low) / 255.0;
         let zero = (-128.0 - low / scale).round();
@@ -244,7 +256,11 @@ impl Lowering<'_> {
                 // Division by a constant tensor is a product; by a computed one it has no single rounding.
                 return Err(self.unsupported(node, "division by a computed tensor; use a product with its reciprocal"));
             }
-            _ => return Err(self.unsupported(node, "between two tensors only Add, Sub, Mul, And and Or have an integer form")),
+            _ => {
+                return Err(
+                    self.unsupported(node, "between two tensors only Add, Sub, Mul, And and Or have an integer form")
+                );
+            }
         }
         let shape = self.graph.shape(node.output).to_vec();
         let (mut first, mut second) = (node.inputs[0], node.inputs[1]);
@@ -269,7 +285,16 @@ impl Lowering<'_> {
         let op = if kind == Binary::Mul {
             let (acc_shift, multiplier) = multiplier(a.scale * b.scale / scale);
             let (zero_a, zero_b) = (a.zero.round() as i32, b.zero.round() as i32);
-            ops::Op::Mul(ops::mul::Mul { dims, a: extents[0], b: extents[1], zero_a, zero_b, acc_shift, multiplier, zero_point: zero as i32 })
+            ops::Op::Mul(ops::mul::Mul {
+                dims,
+                a: extents[0],
+                b: extents[1],
+                zero_a,
+                zero_b,
+                acc_shift,
+                multiplier,
+                zero_point: zero as i32,
+            })
         } else {
             let sign = if kind == Binary::Sub { -1.0 } else { 1.0 };
             let ranges = [a.tensor, b.tensor].map(|t| {
@@ -359,7 +384,11 @@ impl Lowering<'_> {
         let limit = f64::from(i32::MAX);
         let gamma: Vec<i32> = gamma
             .iter()
-            .map(|g| (g / scale * 2f64.powi(32 - norm::NORMALIZED_FRACTION_BITS as i32 + fraction)).round().clamp(-limit, limit) as i32)
+            .map(|g| {
+                (g / scale * 2f64.powi(32 - norm::NORMALIZED_FRACTION_BITS as i32 + fraction))
+                    .round()
+                    .clamp(-limit, limit) as i32
+            })
             .collect();
         let half = f64::from(1 << (fraction - 1));
         let most = f64::from(1 << 30);

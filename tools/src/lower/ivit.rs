@@ -44,7 +44,14 @@ impl Lowering<'_> {
 
     /// Emits the requantization of `x`, which is `[.., ratios.len()]`, or any shape for one ratio, into `to`; `identity` is
     /// the tensor of a residual branch with its ratio.
-    pub(super) fn quant_act(&mut self, name: &str, x: usize, ratios: &[f64], identity: Option<(usize, f64)>, to: usize) {
+    pub(super) fn quant_act(
+        &mut self,
+        name: &str,
+        x: usize,
+        ratios: &[f64],
+        identity: Option<(usize, f64)>,
+        to: usize,
+    ) {
         let tensor = &self.program.tensors[to];
         let width = if ratios.len() > 1 { ratios.len() } else { tensor.shape.last().copied().unwrap_or(1) };
         let rows = tensor.len() / width.max(1);
@@ -78,12 +85,16 @@ impl Lowering<'_> {
         let input = self.contiguous(&input, &node.name)?;
         let scale = input.scale * GELU_FACTOR;
         let Some(period) = period(scale, SHIFTGELU_N).filter(|&p| p < 1 << 24) else {
-            self.notes.push(format!("`{}`: a scale of {:.2e} is too fine for ShiftGELU; a table is used", node.name, input.scale));
+            self.notes.push(format!(
+                "`{}`: a scale of {:.2e} is too fine for ShiftGELU; a table is used",
+                node.name, input.scale
+            ));
             return Ok(false);
         };
         self.report_coarse(&node.name, "ShiftGELU", scale, period);
         let n = input.shape.last().copied().unwrap_or(1);
-        let op = ops::shiftgelu::ShiftGelu { rows: (input.len() / n) as u32, n: n as u32, period, halvings: SHIFTGELU_N };
+        let op =
+            ops::shiftgelu::ShiftGelu { rows: (input.len() / n) as u32, n: n as u32, period, halvings: SHIFTGELU_N };
         let product = self.sums(&node.name, &input.shape);
         // Eight bits of the sigmoid: one is 2^7.
         let product_scale = input.scale / 128.0;
@@ -109,10 +120,14 @@ impl Lowering<'_> {
         let error = f64::from(period) * scale - 1.0;
         if error.abs() > COARSE {
             let percent = error * 100.0;
-            let note = format!("`{name}`: S = {scale:.4} is coarse for {operator}: 1/S is rounded to {period} ({percent:+.1} %)");
+            let note = format!(
+                "`{name}`: S = {scale:.4} is coarse for {operator}: 1/S is rounded to {period} ({percent:+.1} %)"
+            );
             self.notes.push(note);
         } else if period < COARSE_PERIOD {
-            self.notes.push(format!("`{name}`: S = {scale:.4} is coarse for {operator}: a halving takes only {period} steps"));
+            self.notes.push(format!(
+                "`{name}`: S = {scale:.4} is coarse for {operator}: a halving takes only {period} steps"
+            ));
         }
     }
 
@@ -141,7 +156,10 @@ impl Lowering<'_> {
         let input = self.get(node.inputs[0], Form::Symmetric)?;
         let input = self.contiguous(&input, &node.name)?;
         let Some(period) = period(input.scale, SHIFTMAX_N) else {
-            self.notes.push(format!("`{}`: a scale of {:.2e} is too fine for Shiftmax; the default form is used", node.name, input.scale));
+            self.notes.push(format!(
+                "`{}`: a scale of {:.2e} is too fine for Shiftmax; the default form is used",
+                node.name, input.scale
+            ));
             return Ok(false);
         };
         self.report_coarse(&node.name, "Shiftmax", input.scale, period);
@@ -218,7 +236,12 @@ impl Lowering<'_> {
     }
 
     /// A dense layer whose sums join a 16-bit stream.
-    pub(super) fn quant_residual(&mut self, linear: usize, residual: TensorId, sum: TensorId) -> Result<(), LowerError> {
+    pub(super) fn quant_residual(
+        &mut self,
+        linear: usize,
+        residual: TensorId,
+        sum: TensorId,
+    ) -> Result<(), LowerError> {
         let node = &self.graph.nodes[linear];
         let stream = self.get(residual, Form::Wide)?;
         let stream = self.contiguous(&stream, &node.name)?;

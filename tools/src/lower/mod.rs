@@ -219,7 +219,15 @@ impl<'g> Lowering<'g> {
         }
     }
 
-    fn new_tensor(&mut self, name: &str, dtype: Dtype, shape: &[usize], scale: f64, zero: f64, source: Option<TensorId>) -> TensorIndex {
+    fn new_tensor(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        scale: f64,
+        zero: f64,
+        source: Option<TensorId>,
+    ) -> TensorIndex {
         let shape = if shape.is_empty() { vec![1] } else { shape.to_vec() };
         self.program.add_tensor(QTensor { name: name.to_owned(), dtype, shape, scale, zero, constant: None, source })
     }
@@ -350,7 +358,10 @@ impl<'g> Lowering<'g> {
             _ => forms.wide.clone().or(forms.narrow.clone()),
         };
         let Some(source) = source else {
-            return Err(LowerError::Unsupported(vec![format!("`{}`: a value of this type cannot be computed with", self.name(id))]));
+            return Err(LowerError::Unsupported(vec![format!(
+                "`{}`: a value of this type cannot be computed with",
+                self.name(id)
+            )]));
         };
         let source = self.contiguous(&source, &self.name(id))?;
         let (dtype, (scale, zero)) = match form {
@@ -526,7 +537,12 @@ impl<'g> Lowering<'g> {
                     }
                 }
                 Op::Reduce { .. } => ask(node.inputs[0], wide),
-                Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Concat { .. } | Op::Expand | Op::Pad { .. } => {
+                Op::Transpose { .. }
+                | Op::Reshape
+                | Op::Slice { .. }
+                | Op::Concat { .. }
+                | Op::Expand
+                | Op::Pad { .. } => {
                     node.inputs.iter().for_each(|&id| ask(id, out));
                 }
                 Op::FakeQuant(_) => ask(node.inputs[0], narrow),
@@ -563,7 +579,9 @@ impl<'g> Lowering<'g> {
             Op::Concat { axis } => self.concat(node, *axis),
             Op::Pad { before, value, .. } => self.pad(node, before, f64::from(*value)),
             Op::FakeQuant(_) => self.fake_quant(node),
-            Op::Unary(_) => Err(self.unsupported(node, "an elementwise function needs one input computed by the model")),
+            Op::Unary(_) => {
+                Err(self.unsupported(node, "an elementwise function needs one input computed by the model"))
+            }
             Op::Where => Err(self.unsupported(node, "a condition computed from several inputs cannot be a table")),
         }
     }

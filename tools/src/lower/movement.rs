@@ -74,7 +74,14 @@ impl Lowering<'_> {
     }
 
     /// A constant in other units, converted here rather than on the device.
-    fn requantized_constant(&mut self, view: &View, blob: shiftformer::format::Blob, dtype: Dtype, scale: f64, zero: f64) -> View {
+    fn requantized_constant(
+        &mut self,
+        view: &View,
+        blob: shiftformer::format::Blob,
+        dtype: Dtype,
+        scale: f64,
+        zero: f64,
+    ) -> View {
         let old = &self.program.tensors[view.tensor];
         let bytes = &self.program.weights.bytes()[blob.offset as usize..][..blob.bytes as usize];
         let values: Vec<f64> = match old.dtype {
@@ -82,7 +89,8 @@ impl Lowering<'_> {
             _ => bytes.iter().map(|&b| f64::from(b as i8)).collect(),
         };
         let (low, high) = dtype.range();
-        let convert = |v: &f64| ((v - view.zero) * view.scale / scale + zero).round().clamp(f64::from(low), f64::from(high));
+        let convert =
+            |v: &f64| ((v - view.zero) * view.scale / scale + zero).round().clamp(f64::from(low), f64::from(high));
         let (name, shape, source) = (old.name.clone(), old.shape.clone(), old.source);
         let blob = if dtype == Dtype::I8 {
             let values: Vec<i8> = values.iter().map(|v| convert(v) as i8).collect();

@@ -19,7 +19,11 @@ const MAX_FACTOR: f64 = 16.0;
 ///
 /// # Errors
 /// [`ExecError`] when a sample cannot be run.
-pub fn equalize(graph: &mut Graph, samples: &[Vec<Data>], alpha: f64) -> Result<HashMap<TensorId, Vec<f64>>, ExecError> {
+pub fn equalize(
+    graph: &mut Graph,
+    samples: &[Vec<Data>],
+    alpha: f64,
+) -> Result<HashMap<TensorId, Vec<f64>>, ExecError> {
     let sites = sites(graph);
     let extents = column_extents(graph, &sites, samples)?;
     let mut changed = HashMap::new();
@@ -60,7 +64,11 @@ fn sites(graph: &Graph) -> Vec<Site> {
         .collect()
 }
 
-fn column_extents(graph: &Graph, sites: &[Site], samples: &[Vec<Data>]) -> Result<HashMap<TensorId, Vec<f64>>, ExecError> {
+fn column_extents(
+    graph: &Graph,
+    sites: &[Site],
+    samples: &[Vec<Data>],
+) -> Result<HashMap<TensorId, Vec<f64>>, ExecError> {
     let mut extents: HashMap<TensorId, Vec<f64>> = HashMap::new();
     for sample in samples {
         float_exec::run(graph, sample, &mut |id, data| {

@@ -44,9 +44,13 @@ pub fn dyadic(ratio: f64) -> [i32; 2] {
     }
     let exponent = ratio.abs().log2().floor() as i32 + 1;
     // The logarithm may be off by one beside a power of two.
-    let exponent = [exponent - 1, exponent, exponent + 1].into_iter().find(|&e| ratio.abs() * 2f64.powi(-e) < 1.0).unwrap_or(exponent);
+    let exponent = [exponent - 1, exponent, exponent + 1]
+        .into_iter()
+        .find(|&e| ratio.abs() * 2f64.powi(-e) < 1.0)
+        .unwrap_or(exponent);
     let mantissa = (ratio.abs() * 2f64.powi(31 - exponent) + 0.5).floor();
-    let (m, shift) = if mantissa >= 2f64.powi(31) { (1 << 30, 30 - exponent) } else { (mantissa as i32, 31 - exponent) };
+    let (m, shift) =
+        if mantissa >= 2f64.powi(31) { (1 << 30, 30 - exponent) } else { (mantissa as i32, 31 - exponent) };
     let signed = if ratio < 0.0 { -m } else { m };
     match shift {
         ..0 => [signed.signum() * i32::MAX, 0],

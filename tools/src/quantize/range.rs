@@ -105,7 +105,12 @@ impl TensorStats {
         let width = f64::from(self.max - self.min) / BINS as f64;
         let cut = |counts: &mut dyn Iterator<Item = &u32>| {
             let mut sum = 0.0;
-            counts.take_while(|&&n| { sum += f64::from(n); sum <= allowed }).count() as f64
+            counts
+                .take_while(|&&n| {
+                    sum += f64::from(n);
+                    sum <= allowed
+                })
+                .count() as f64
         };
         let low = f64::from(self.min) + width * cut(&mut self.histogram.iter());
         let high = f64::from(self.max) - width * cut(&mut self.histogram.iter().rev());
@@ -136,10 +141,14 @@ impl TensorStats {
         if sum_p == 0.0 || sum_q == 0.0 {
             return 0.0;
         }
-        p.iter().zip(&q).filter(|&(&p, _)| p > 0.0).map(|(&p, &q)| {
-            let (p, q) = (p / sum_p, (q / sum_q).max(1e-9));
-            p * (p / q).ln()
-        }).sum()
+        p.iter()
+            .zip(&q)
+            .filter(|&(&p, _)| p > 0.0)
+            .map(|(&p, &q)| {
+                let (p, q) = (p / sum_p, (q / sum_q).max(1e-9));
+                p * (p / q).ln()
+            })
+            .sum()
     }
 
     /// Clipping magnitude for a symmetric quantization with 127 steps on each side.

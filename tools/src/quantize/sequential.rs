@@ -35,7 +35,11 @@ type Live = HashMap<TensorId, Data>;
 ///
 /// # Errors
 /// [`ExecError`] when a sample cannot be run.
-pub fn round(graph: &Graph, samples: &[Vec<Data>], bits: &dyn Fn(&str) -> u32) -> Result<HashMap<String, Rounded>, ExecError> {
+pub fn round(
+    graph: &Graph,
+    samples: &[Vec<Data>],
+    bits: &dyn Fn(&str) -> u32,
+) -> Result<HashMap<String, Rounded>, ExecError> {
     let start = |sample: &Vec<Data>| -> Live { graph.inputs.iter().copied().zip(sample.iter().cloned()).collect() };
     let mut exact: Vec<Live> = samples.iter().map(start).collect();
     let mut lossy = exact.clone();
@@ -83,7 +87,11 @@ impl Replaced {
             }
             _ => (0..q.n * q.k).map(|at| real(at / q.k, at % q.k)).collect(),
         };
-        Self { weights: Data::Float(weights), bias: Data::Float(layer.bias.iter().map(|&b| b as f32).collect()), n: q.n }
+        Self {
+            weights: Data::Float(weights),
+            bias: Data::Float(layer.bias.iter().map(|&b| b as f32).collect()),
+            n: q.n,
+        }
     }
 }
 
@@ -158,7 +166,13 @@ impl Moments {
     }
 }
 
-fn round_layer(graph: &Graph, index: usize, exact: &[Live], lossy: &[Live], bits: u32) -> Result<Option<Rounded>, ExecError> {
+fn round_layer(
+    graph: &Graph,
+    index: usize,
+    exact: &[Live],
+    lossy: &[Live],
+    bits: u32,
+) -> Result<Option<Rounded>, ExecError> {
     let node = &graph.nodes[index];
     let dense = match &node.op {
         Op::Linear => true,
@@ -228,7 +242,8 @@ fn drifted(weights: &[f32], n: usize, k: usize, moments: &Moments) -> Vec<f32> {
     let Some(solver) = moments.lossy.solver() else { return weights.to_vec() };
     let row = |c: usize| {
         let w = &weights[c * k..(c + 1) * k];
-        let right: Vec<f64> = (0..k).map(|j| (0..k).map(|i| f64::from(w[i]) * moments.drift[i * k + j]).sum()).collect();
+        let right: Vec<f64> =
+            (0..k).map(|j| (0..k).map(|i| f64::from(w[i]) * moments.drift[i * k + j]).sum()).collect();
         let change = solver.solve(&right);
         w.iter().zip(change).map(|(&w, d)| (f64::from(w) + d) as f32).collect::<Vec<f32>>()
     };
@@ -251,7 +266,8 @@ mod tests {
         let x = graph.add_tensor("x", vec![8, k], DataType::Float);
         graph.inputs.push(x);
         let w1 = graph.add_constant("w1", vec![hidden, k], Data::Float((0..hidden * k).map(noise).collect()));
-        let w2 = graph.add_constant("w2", vec![n, hidden], Data::Float((0..n * hidden).map(|i| noise(i + 999)).collect()));
+        let w2 =
+            graph.add_constant("w2", vec![n, hidden], Data::Float((0..n * hidden).map(|i| noise(i + 999)).collect()));
         let h = graph.add_node("l1", Op::Linear, vec![x, w1], vec![8, hidden], DataType::Float);
         let y = graph.add_node("l2", Op::Linear, vec![h, w2], vec![8, n], DataType::Float);
         graph.outputs.push(y);
@@ -265,7 +281,10 @@ mod tests {
                 let mut lossy = exact.clone();
                 for node in &graph.nodes {
                     let replaced = rounded.get(&node.name).map(|layer| Replaced::new(&graph, node, layer));
-                    let (a, b) = (eval(&graph, node, &exact, None).unwrap(), eval(&graph, node, &lossy, replaced.as_ref()).unwrap());
+                    let (a, b) = (
+                        eval(&graph, node, &exact, None).unwrap(),
+                        eval(&graph, node, &lossy, replaced.as_ref()).unwrap(),
+                    );
                     exact.insert(node.output, a);
                     lossy.insert(node.output, b);
                 }

@@ -19,13 +19,7 @@ struct Subject {
 }
 
 const SUBJECTS: [Subject; 2] = [
-    Subject {
-        name: "KWT-1",
-        model: "kwt1/kwt1.onnx",
-        calibration: "kwt1/eval.npz",
-        data: "kwt1/eval.npz",
-        extra: &[],
-    },
+    Subject { name: "KWT-1", model: "kwt1/kwt1.onnx", calibration: "kwt1/eval.npz", data: "kwt1/eval.npz", extra: &[] },
     Subject {
         name: "MNIST ViT",
         model: "mnist-vit/mnist-vit.onnx",
