@@ -43,10 +43,26 @@ pub struct GpuModel {
     slots: Vec<Slot>,
 }
 
-struct Dispatch {
+/// A step, ready to be encoded.
+pub(crate) struct Dispatch {
+    /// Index of the operator.
+    pub op: usize,
+    /// Name of the shader.
+    pub shader: &'static str,
     pipeline: Arc<wgpu::ComputePipeline>,
     params_offset: u32,
     work: Work,
+}
+
+impl Dispatch {
+    /// Encodes the dispatch for `samples` samples.
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>, bindings: &wgpu::BindGroup, samples: usize) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, bindings, &[self.params_offset]);
+        // A step is made for a full batch: fewer samples fit as well.
+        let [x, y, z] = self.work.groups(samples as u64).unwrap_or([0; 3]);
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// What it takes to explain an index fault.
@@ -99,7 +115,13 @@ impl GpuModel {
         for step in &steps {
             let params_offset = params.len() as u32;
             debug_assert!(step.params.len() as u64 * 4 <= PARAM_BYTES);
-            dispatches.push(Dispatch { pipeline: gpu.pipeline(step.shader)?, params_offset, work: step.work });
+            dispatches.push(Dispatch {
+                op: step.op,
+                shader: step.shader.name,
+                pipeline: gpu.pipeline(step.shader)?,
+                params_offset,
+                work: step.work,
+            });
             params.extend(step.params.iter().flat_map(|w| w.to_le_bytes()));
             params.resize(params_offset as usize + PARAM_BYTES as usize, 0);
         }
@@ -160,6 +182,23 @@ impl GpuModel {
         self.fetch(0, region.tensor(self.capacity), 0, region.bytes)
     }
 
+    /// The device, shared.
+    pub(crate) fn shared_gpu(&self) -> Arc<Gpu> {
+        self.gpu.clone()
+    }
+
+    /// All dispatches of a batch, in order.
+    pub(crate) fn dispatches(&self) -> &[Dispatch] {
+        &self.dispatches
+    }
+
+    /// Encodes dispatch `index` over the memory of the last run.
+    pub(crate) fn encode(&self, pass: &mut wgpu::ComputePass<'_>, index: usize, samples: usize) {
+        if let (Some(dispatch), Some(slot)) = (self.dispatches.get(index), self.slots.first()) {
+            dispatch.encode(pass, &slot.bindings, samples);
+        }
+    }
+
     fn check_inputs(&self, samples: &[Sample]) -> Result<(), GpuError> {
         for (sample, inputs) in samples.iter().enumerate() {
             for (input, region) in self.layout.inputs.iter().enumerate() {
@@ -193,11 +232,7 @@ impl GpuModel {
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                 for dispatch in &self.dispatches {
-                    pass.set_pipeline(&dispatch.pipeline);
-                    pass.set_bind_group(0, bindings, &[dispatch.params_offset]);
-                    // A step is made for a full batch: fewer samples fit as well.
-                    let [x, y, z] = dispatch.work.groups(batch.len() as u64).unwrap_or([0; 3]);
-                    pass.dispatch_workgroups(x, y, z);
+                    dispatch.encode(&mut pass, bindings, batch.len());
                 }
             }
             for (region, at) in self.readback_regions() {
@@ -259,17 +294,21 @@ impl GpuModel {
     fn fetch(&self, slot: usize, tensor: Tensor, sample: usize, bytes: usize) -> Result<Vec<u8>, GpuError> {
         let source = if tensor.buffer == Buffer::Weights { &self.weights } else { &self.slots[slot].data };
         let at = 4 * (u64::from(tensor.base) + u64::from(tensor.stride) * sample as u64);
-        let padded = bytes.next_multiple_of(4) as u64;
+        let mut fetched = self.read_back(source, at, bytes.next_multiple_of(4) as u64)?;
+        fetched.truncate(bytes);
+        Ok(fetched)
+    }
+
+    /// `bytes` bytes of a buffer from `at`, both multiples of 4.
+    pub(crate) fn read_back(&self, source: &wgpu::Buffer, at: u64, bytes: u64) -> Result<Vec<u8>, GpuError> {
         let readback = self.gpu.checked(|device| {
-            let readback = readback_buffer(device, padded);
+            let readback = readback_buffer(device, bytes);
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            encoder.copy_buffer_to_buffer(source, at, &readback, 0, padded);
+            encoder.copy_buffer_to_buffer(source, at, &readback, 0, bytes);
             self.gpu.queue.submit([encoder.finish()]);
             readback
         })?;
-        let mut fetched = self.map(&readback, padded, None)?;
-        fetched.truncate(bytes);
-        Ok(fetched)
+        self.map(&readback, bytes, None)
     }
 
     fn map(

@@ -32,6 +32,9 @@ pub enum GpuError {
         /// Bytes the adapter can bind.
         limit: u64,
     },
+    /// Times cannot be taken.
+    #[error("the GPU adapter `{0}` has no timestamps; profile on another")]
+    NoTimestamps(String),
     /// The driver refused memory, a shader or a submission.
     #[error("the GPU driver refused the work: {0}")]
     Driver(String),
@@ -219,11 +222,12 @@ impl Gpu {
     /// Opens an adapter with one form of products, which it must have.
     pub(crate) fn open(summary: AdapterSummary, adapter: &wgpu::Adapter, products: Products) -> Result<Self, GpuError> {
         let offered = adapter.limits();
+        let timestamps = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("shiftformer"),
             required_features: match products {
-                Products::Halves => wgpu::Features::empty(),
-                Products::Native => wgpu::Features::SHADER_INT64,
+                Products::Halves => timestamps,
+                Products::Native => timestamps | wgpu::Features::SHADER_INT64,
             },
             required_limits: wgpu::Limits {
                 max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
@@ -281,7 +285,11 @@ impl Gpu {
                 layout: Some(&self.layout),
                 module: &module,
                 entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // Every shader writes workgroup memory before it reads it.
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
                 cache: None,
             })
         })?;

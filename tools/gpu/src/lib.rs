@@ -15,6 +15,7 @@ mod executor;
 mod gpu;
 mod layout;
 mod ops;
+mod profile;
 mod step;
 #[cfg(test)]
 mod testing;
@@ -23,3 +24,4 @@ mod tests;
 
 pub use executor::{GpuModel, Sample, Trace};
 pub use gpu::{AdapterSummary, Gpu, GpuError, Selection, adapters};
+pub use profile::DispatchTime;

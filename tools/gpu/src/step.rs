@@ -48,6 +48,8 @@ pub const INVOCATIONS: u64 = 64;
 
 /// One dispatch, the same for every sample of a batch.
 pub struct Step {
+    /// Index of the operator it belongs to.
+    pub op: usize,
     /// What runs.
     pub shader: &'static Shader,
     /// Words of its `Params`.
@@ -91,7 +93,7 @@ impl Step {
     pub fn new(shader: &'static Shader, params: Params, work: Work, capacity: u64) -> Result<Self, GpuError> {
         let too_large = GpuError::Op { op: params.op, reason: "it is too large for one dispatch" };
         work.groups(capacity).ok_or(too_large)?;
-        Ok(Self { shader, params: params.words, work })
+        Ok(Self { op: params.op, shader, params: params.words, work })
     }
 }
 

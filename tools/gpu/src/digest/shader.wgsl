@@ -39,10 +39,9 @@ fn main(
         low += scrambled(value ^ (i * INDEX + SEED_LOW));
         high += scrambled(value ^ (i * INDEX + SEED_HIGH));
     }
-    low = reduce_sum(lane, low);
-    high = reduce_sum(lane, high);
+    let sums = reduce_sum(lane, vec4(low, high, 0u, 0u));
     if lane == 0u {
-        set_word(p.out, group.z, 2u * op, low + scrambled(bytes ^ SEED_LOW));
-        set_word(p.out, group.z, 2u * op + 1u, high + scrambled(bytes ^ SEED_HIGH));
+        set_word(p.out, group.z, 2u * op, sums.x + scrambled(bytes ^ SEED_LOW));
+        set_word(p.out, group.z, 2u * op + 1u, sums.y + scrambled(bytes ^ SEED_HIGH));
     }
 }

@@ -1,39 +1,53 @@
-// Reductions over the 64 invocations of a workgroup that has one row. All invocations must call them.
+// Reductions over the 64 invocations of a workgroup that has one row, in two steps of eight. All invocations must call
+// them, and may call them again.
 
-var<workgroup> reduce_words: array<u32, 64>;
+var<workgroup> reduce_all: array<vec4<u32>, 64>;
+var<workgroup> reduce_eighths: array<vec4<u32>, 8>;
 
-fn reduce_max(lane: u32, value: i32) -> i32 {
-    reduce_words[lane] = bitcast<u32>(value);
-    for (var half = 32u; half > 0u; half = half >> 1u) {
-        workgroupBarrier();
-        if lane < half {
-            let other = bitcast<i32>(reduce_words[lane + half]);
-            reduce_words[lane] = bitcast<u32>(max(bitcast<i32>(reduce_words[lane]), other));
+fn reduce_sum(lane: u32, value: vec4<u32>) -> vec4<u32> {
+    reduce_all[lane] = value;
+    workgroupBarrier();
+    if lane < 8u {
+        var sum = vec4<u32>(0u);
+        for (var i = 0u; i < 8u; i++) {
+            sum += reduce_all[lane * 8u + i];
         }
+        reduce_eighths[lane] = sum;
     }
-    let result = workgroupUniformLoad(&reduce_words[0]);
-    return bitcast<i32>(result);
+    workgroupBarrier();
+    var total = vec4<u32>(0u);
+    for (var i = 0u; i < 8u; i++) {
+        total += reduce_eighths[i];
+    }
+    return total;
 }
 
-fn reduce_sum(lane: u32, value: u32) -> u32 {
-    reduce_words[lane] = value;
-    for (var half = 32u; half > 0u; half = half >> 1u) {
-        workgroupBarrier();
-        if lane < half {
-            reduce_words[lane] = reduce_words[lane] + reduce_words[lane + half];
+fn reduce_max(lane: u32, value: vec4<i32>) -> vec4<i32> {
+    reduce_all[lane] = bitcast<vec4<u32>>(value);
+    workgroupBarrier();
+    if lane < 8u {
+        var largest = bitcast<vec4<i32>>(reduce_all[lane * 8u]);
+        for (var i = 1u; i < 8u; i++) {
+            largest = max(largest, bitcast<vec4<i32>>(reduce_all[lane * 8u + i]));
         }
+        reduce_eighths[lane] = bitcast<vec4<u32>>(largest);
     }
-    return workgroupUniformLoad(&reduce_words[0]);
+    workgroupBarrier();
+    var total = bitcast<vec4<i32>>(reduce_eighths[0]);
+    for (var i = 1u; i < 8u; i++) {
+        total = max(total, bitcast<vec4<i32>>(reduce_eighths[i]));
+    }
+    return total;
 }
 
 // The sum of values up to 2^31 - 1, clamped to 2^31 - 1: in any order the same.
 fn reduce_clamped_sum(lane: u32, value: u32) -> u32 {
-    reduce_words[lane] = value;
-    for (var half = 32u; half > 0u; half = half >> 1u) {
-        workgroupBarrier();
-        if lane < half {
-            reduce_words[lane] = min(reduce_words[lane] + reduce_words[lane + half], 0x7fffffffu);
-        }
+    reduce_all[lane] = vec4(value, 0u, 0u, 0u);
+    workgroupBarrier();
+    var total = 0u;
+    for (var i = 0u; i < 64u; i++) {
+        total = min(total + reduce_all[i].x, 0x7fffffffu);
     }
-    return workgroupUniformLoad(&reduce_words[0]);
+    workgroupBarrier();
+    return total;
 }

@@ -63,7 +63,7 @@ fn main(
     for (var i = lane; i < p.n; i += 64u) {
         sum += element(p.x, group.z, row * p.n + i);
     }
-    sum = bitcast<i32>(reduce_sum(lane, bitcast<u32>(sum)));
+    sum = bitcast<i32>(reduce_sum(lane, vec4(bitcast<u32>(sum), 0u, 0u, 0u)).x);
     let mean = mean_half_even(sum, bitcast<i32>(p.n));
     // Squares are summed in halves of 16 bits, which 2^16 of them cannot overflow.
     var low = 0u;
@@ -74,10 +74,9 @@ fn main(
         low += square & 0xffffu;
         high += square >> 16u;
     }
-    low = reduce_sum(lane, low);
-    high = reduce_sum(lane, high);
+    let sums = reduce_sum(lane, vec4(low, high, 0u, 0u));
     if lane == 0u {
-        let variance = add64(shl64(vec2(high, 0u), 16u), vec2(low, 0u));
+        let variance = add64(shl64(vec2(sums.y, 0u), 16u), vec2(sums.x, 0u));
         set_word(p.out, group.z, row * 2u, bitcast<u32>(mean));
         set_word(p.out, group.z, row * 2u + 1u, 0x7fffffffu / published_sqrt(variance));
     }

@@ -76,12 +76,10 @@ fn main(
         low += square & 0xffffu;
         high += square >> 16u;
     }
-    sum = bitcast<i32>(reduce_sum(lane, bitcast<u32>(sum)));
-    low = reduce_sum(lane, low);
-    high = reduce_sum(lane, high);
+    let sums = reduce_sum(lane, vec4(bitcast<u32>(sum), low, high, 0u));
     if lane == 0u {
-        sum = select(sum, 0, p.rms != 0u);
-        let squares = add64(shl64(vec2(high, 0u), 16u), vec2(low, 0u));
+        sum = select(bitcast<i32>(sums.x), 0, p.rms != 0u);
+        let squares = add64(shl64(vec2(sums.z, 0u), 16u), vec2(sums.y, 0u));
         let scaled = add64(mul_u32(squares.x, p.n), vec2(0u, squares.y * p.n));
         let magnitude = bitcast<u32>(abs(sum));
         let variance = add64(sub64(scaled, mul_u32(magnitude, magnitude)), vec2(p.eps_low, p.eps_high));

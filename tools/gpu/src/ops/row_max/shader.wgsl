@@ -22,7 +22,7 @@ fn main(
     for (var i = lane; i < p.n; i += 64u) {
         largest = max(largest, element(p.x, group.z, row * p.n + i));
     }
-    largest = reduce_max(lane, largest);
+    largest = reduce_max(lane, vec4(largest)).x;
     if lane == 0u {
         set_word(p.out, group.z, row, bitcast<u32>(largest));
     }

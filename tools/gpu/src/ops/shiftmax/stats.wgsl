@@ -24,7 +24,7 @@ fn main(
     for (var i = lane; i < p.n; i += 64u) {
         largest = max(largest, element(p.x, group.z, row * p.n + i));
     }
-    largest = reduce_max(lane, largest);
+    largest = reduce_max(lane, vec4(largest)).x;
     var sum = 0u;
     for (var i = lane; i < p.n; i += 64u) {
         let e = shift_exp(p.period, p.halvings, element(p.x, group.z, row * p.n + i) - largest);

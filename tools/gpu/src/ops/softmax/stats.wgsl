@@ -28,12 +28,12 @@ fn main(
     for (var i = lane; i < p.n; i += 64u) {
         largest = max(largest, score(group.z, row * p.n + i));
     }
-    largest = reduce_max(lane, largest);
+    largest = reduce_max(lane, vec4(largest)).x;
     var sum = 0u;
     for (var i = lane; i < p.n; i += 64u) {
         sum += exp_u16(bitcast<u32>(largest - score(group.z, row * p.n + i)));
     }
-    sum = reduce_sum(lane, sum);
+    sum = reduce_sum(lane, vec4(sum)).x;
     if lane == 0u {
         // The ratio is one: the sums of a softmax are its weights.
         let scale = row_scale(sum, 1u << 14u, 14u);

@@ -4,7 +4,7 @@ use super::{AttentionParams, Builder, contiguous_rows, place_rows, product, row_
 use crate::gpu::GpuError;
 use crate::step::{Shader, shader};
 
-static SHADER: Shader = shader!("attention", ["memory", "arith", "exp", "attention"], "shader.wgsl");
+static SHADER: Shader = shader!("attention", ["memory", "arith", "exp", "reduce", "attention"], "shader.wgsl");
 
 /// Query rows of a workgroup.
 const ROWS: u32 = 4;

@@ -12,6 +12,9 @@ const CHUNK: u32 = 512u;
 const ROWS: u32 = 4u;
 // Words of a query row held in workgroup memory; longer rows are read again for their rest.
 const QUERY_WORDS: u32 = 64u;
+// First vector of the sums of exponentials in `keys`.
+const SUMS: u32 = 256u;
+const ONES: u32 = 0x01010101u;
 const LEAST: i32 = i32(-2147483648);
 
 struct Params {
@@ -31,33 +34,11 @@ struct Params {
 @group(0) @binding(2) var<storage, read> p: Params;
 
 var<workgroup> queries: array<vec4<u32>, 64>;
-// Scores per key; partial sums per invocation and row once they are exponentials.
+// Scores per key. Once they are exponentials: per invocation, the sums of four columns for each row, then from
+// SUMS on the sums of exponentials.
 var<workgroup> keys: array<vec4<i32>, 512>;
 var<workgroup> low_bytes: array<vec4<u32>, 128>;
 var<workgroup> high_bytes: array<vec4<u32>, 128>;
-var<workgroup> reduced: array<vec4<i32>, 64>;
-
-fn reduce_max4(lane: u32, value: vec4<i32>) -> vec4<i32> {
-    reduced[lane] = value;
-    for (var half = 32u; half > 0u; half = half >> 1u) {
-        workgroupBarrier();
-        if lane < half {
-            reduced[lane] = max(reduced[lane], reduced[lane + half]);
-        }
-    }
-    return workgroupUniformLoad(&reduced[0]);
-}
-
-fn reduce_sum4(lane: u32, value: vec4<i32>) -> vec4<i32> {
-    reduced[lane] = value;
-    for (var half = 32u; half > 0u; half = half >> 1u) {
-        workgroupBarrier();
-        if lane < half {
-            reduced[lane] = reduced[lane] + reduced[lane + half];
-        }
-    }
-    return workgroupUniformLoad(&reduced[0]);
-}
 
 // Query row `row` of the block; rows beyond the last repeat it and are not written.
 fn block_row(unit: Unit, row: u32) -> u32 {
@@ -134,10 +115,9 @@ fn exponentials(distance: vec4<i32>) -> vec4<u32> {
     return e;
 }
 
-// Packs the exponentials of the chunk, four keys to the word, zero behind the last; the sum of this invocation's.
-fn exp_chunk(first: u32, largest: vec4<i32>, lane: u32) -> vec4<i32> {
+// Packs the exponentials of the chunk, four keys to the word, zero behind the last.
+fn exp_chunk(first: u32, largest: vec4<i32>, lane: u32) {
     let count = min(CHUNK, p.a.n_k - first);
-    var sum = vec4<u32>(0u);
     for (var quad = lane; quad < (count + 3u) / 4u; quad += 64u) {
         var low = vec4<u32>(0u);
         var high = vec4<u32>(0u);
@@ -145,12 +125,10 @@ fn exp_chunk(first: u32, largest: vec4<i32>, lane: u32) -> vec4<i32> {
             let e = exponentials(largest - keys[4u * quad + i]);
             low |= (e & vec4(0xffu)) << vec4(8u * i);
             high |= (e >> vec4(8u)) << vec4(8u * i);
-            sum += e;
         }
         low_bytes[quad] = low ^ vec4(0x80808080u);
         high_bytes[quad] = high;
     }
-    return bitcast<vec4<i32>>(sum);
 }
 
 // Four words of four columns, one for each of four keys, as four words of four keys.
@@ -174,8 +152,15 @@ fn dot_columns(e: u32, columns: vec4<u32>) -> vec4<i32> {
     );
 }
 
-// Adds the share of the chunk's weighted values in four columns from byte `start` of the chunk's first value row.
-fn add_values(acc: ptr<function, array<vec4<i32>, 4>>, sample: u32, start: u32, count: u32, share: u32, shares: u32) {
+// Sums over a share of the keys: weighted values of four columns for each row, and exponentials over the rows.
+struct Sums {
+    values: array<vec4<i32>, 4>,
+    exponentials: vec4<i32>,
+}
+
+// Adds the share of the chunk's values in four columns from byte `start` of the chunk's first value row. The sums of
+// exponentials are those of a column of ones.
+fn add_values(sums: ptr<function, Sums>, sample: u32, start: u32, count: u32, share: u32, shares: u32) {
     for (var quad = share; quad < (count + 3u) / 4u; quad += shares) {
         var rows: vec4<u32>;
         for (var i = 0u; i < 4u; i++) {
@@ -183,17 +168,19 @@ fn add_values(acc: ptr<function, array<vec4<i32>, 4>>, sample: u32, start: u32, 
         }
         let columns = transposed(rows);
         let low = low_bytes[quad];
-        let offset = 128 * dot_columns(0x01010101u, columns);
-        (*acc)[0] += dot_columns(low.x, columns) + offset;
-        (*acc)[1] += dot_columns(low.y, columns) + offset;
-        (*acc)[2] += dot_columns(low.z, columns) + offset;
-        (*acc)[3] += dot_columns(low.w, columns) + offset;
+        let offset = 128 * dot_columns(ONES, columns);
+        (*sums).values[0] += dot_columns(low.x, columns) + offset;
+        (*sums).values[1] += dot_columns(low.y, columns) + offset;
+        (*sums).values[2] += dot_columns(low.z, columns) + offset;
+        (*sums).values[3] += dot_columns(low.w, columns) + offset;
+        (*sums).exponentials += dot_rows(low, ONES) + vec4(4 * 128);
         if p.a.wide_exp != 0u {
             let high = high_bytes[quad];
-            (*acc)[0] += 256 * dot_columns(high.x, columns);
-            (*acc)[1] += 256 * dot_columns(high.y, columns);
-            (*acc)[2] += 256 * dot_columns(high.z, columns);
-            (*acc)[3] += 256 * dot_columns(high.w, columns);
+            (*sums).values[0] += 256 * dot_columns(high.x, columns);
+            (*sums).values[1] += 256 * dot_columns(high.y, columns);
+            (*sums).values[2] += 256 * dot_columns(high.z, columns);
+            (*sums).values[3] += 256 * dot_columns(high.w, columns);
+            (*sums).exponentials += 256 * dot_rows(high, ONES);
         }
     }
 }
@@ -231,13 +218,12 @@ fn main(
     for (var first = 0u; first < p.a.n_k; first += CHUNK) {
         largest = max(largest, score_chunk(sample, unit, first, lane));
     }
-    largest = reduce_max4(lane, largest);
+    largest = reduce_max(lane, largest);
     let shares = 64u / p.lanes;
     let share = lane / p.lanes;
     for (var block = 0u; block < p.a.v_dim; block += 4u * p.lanes) {
         let column = block + 4u * (lane % p.lanes);
-        var sum = vec4<i32>(0i);
-        var acc = array<vec4<i32>, 4>(vec4<i32>(0i), vec4<i32>(0i), vec4<i32>(0i), vec4<i32>(0i));
+        var sums = Sums();
         for (var first = 0u; first < p.a.n_k; first += CHUNK) {
             // One chunk still holds its scores from the first pass, for the first block to take.
             if p.a.n_k > CHUNK || block > 0u {
@@ -245,17 +231,18 @@ fn main(
                 score_chunk(sample, unit, first, lane);
                 workgroupBarrier();
             }
-            sum += exp_chunk(first, largest, lane);
+            exp_chunk(first, largest, lane);
             workgroupBarrier();
             if column < p.a.v_dim {
                 let start = row_start(p.a.v, unit.batch, unit.head / p.a.kv_group, first) + column;
-                add_values(&acc, sample, start, min(CHUNK, p.a.n_k - first), share, shares);
+                add_values(&sums, sample, start, min(CHUNK, p.a.n_k - first), share, shares);
             }
         }
-        sum = reduce_sum4(lane, sum);
-        for (var row = 0u; row < ROWS; row++) {
-            keys[ROWS * lane + row] = acc[row];
-        }
+        keys[ROWS * lane] = sums.values[0];
+        keys[ROWS * lane + 1u] = sums.values[1];
+        keys[ROWS * lane + 2u] = sums.values[2];
+        keys[ROWS * lane + 3u] = sums.values[3];
+        keys[SUMS + lane] = sums.exponentials;
         workgroupBarrier();
         // The shares of a column are summed and written by as many invocations as there are rows.
         if lane < ROWS * p.lanes {
@@ -263,12 +250,17 @@ fn main(
             let at = block + 4u * (lane % p.lanes);
             if at < p.a.v_dim && unit.row + row < p.a.n_q {
                 var total = vec4<i32>(0i);
+                var sum = 0i;
                 for (var other = 0u; other < shares; other++) {
-                    total += keys[ROWS * (other * p.lanes + lane % p.lanes) + row];
+                    let from_lane = other * p.lanes + lane % p.lanes;
+                    total += keys[ROWS * from_lane + row];
+                    sum += keys[SUMS + from_lane][row];
                 }
-                write_columns(sample, unit, row, at, sum[row], total);
+                write_columns(sample, unit, row, at, sum, total);
             }
         }
-        workgroupBarrier();
+        if block + 4u * p.lanes < p.a.v_dim {
+            workgroupBarrier();
+        }
     }
 }
