@@ -2,7 +2,8 @@
 //!
 //! - `arm_dsp`: Cortex-M4, M7 (`thumbv7em-*`), or M33 with `-Ctarget-feature=+dsp` or `-Ctarget-cpu=cortex-m33`;
 //! - `arm_mve`: `-Ctarget-cpu=cortex-m55` or another core with Helium, or `-Ctarget-feature=+mve`;
-//! - `arm_v6m`: Cortex-M0, M0+, M1 (`thumbv6m-*`).
+//! - `arm_v6m`: Cortex-M0, M0+, M1 (`thumbv6m-*`);
+//! - `arm_v8m`: Armv8-M with one of the first two.
 
 use std::env::var;
 
@@ -13,7 +14,7 @@ const DSP_CORES: [&str; 3] = ["cortex-m33", "cortex-m35p", "star-mc1"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    for cfg in ["arm_dsp", "arm_mve", "arm_v6m"] {
+    for cfg in ["arm_dsp", "arm_mve", "arm_v6m", "arm_v8m"] {
         println!("cargo::rustc-check-cfg=cfg({cfg})");
     }
     let target = var("TARGET").unwrap_or_default();
@@ -31,4 +32,7 @@ fn main() {
         return;
     };
     println!("cargo::rustc-cfg={cfg}");
+    if v8m {
+        println!("cargo::rustc-cfg=arm_v8m");
+    }
 }

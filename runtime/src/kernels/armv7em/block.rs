@@ -119,6 +119,7 @@ macro_rules! dense {
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name(frame: *const Frame) {
             naked_asm!(
+                core!(),
                 enter!(),
                 "5:",
                 "ldr r5, [sp]",
@@ -291,6 +292,7 @@ macro_rules! rows {
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name(frame: *const Frame) {
             naked_asm!(
+                core!(),
                 enter!(),
                 "5:",
                 "ldr r12, [sp, #28]",

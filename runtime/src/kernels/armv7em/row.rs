@@ -74,6 +74,7 @@ macro_rules! row {
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name(frame: *const Frame) {
             naked_asm!(
+                core!(),
                 "push {{r4-r11, lr}}",
                 "sub sp, #28",
                 "ldmia r0!, {{r4-r8, r12}}",
