@@ -477,8 +477,11 @@ fn needs_of<O: Operator>(params: &O) -> Needs {
 }
 
 fn run<B: Kernels, O: Operator>(words: &[u8], memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
-    let params: O = decode(words).ok_or(RunFault::Memory)?;
-    params.run::<B>(memory, pieces)
+    // By reference: a move would put the parameters on the stack twice.
+    match &decode::<O>(words) {
+        Some(params) => params.run::<B>(memory, pieces),
+        None => Err(RunFault::Memory),
+    }
 }
 
 /// The operators a session can run.

@@ -1,9 +1,8 @@
 //! The same values at another scale or width.
 
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
-use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, ScoreScale};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -38,8 +37,11 @@ impl Operator for Requant {
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
         let Self { len, zero_in, acc_shift, multiplier, zero_out } = *self;
-        wide::unary(memory, len as usize, |x| {
-            mulhi_round((x - zero_in) << acc_shift, multiplier).wrapping_add(zero_out)
+        let scale = ScoreScale { acc_shift, multiplier };
+        wide::chunks(memory, 0, 0..len as usize, |values| {
+            values.iter_mut().for_each(|x| *x -= zero_in);
+            B::scale_scores(values, scale);
+            values.iter_mut().for_each(|y| *y = y.wrapping_add(zero_out));
         })
     }
 

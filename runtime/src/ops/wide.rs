@@ -73,7 +73,13 @@ pub(super) fn store(dtype: Dtype, bytes: &mut [u8], start: usize, from: &[i32]) 
 }
 
 /// Loads from input `index`, or from the output where that input is in place.
-pub(super) fn load_input(memory: &Memory<'_>, index: usize, start: usize, stride: isize, to: &mut [i32]) -> Result<(), RunFault> {
+pub(super) fn load_input(
+    memory: &Memory<'_>,
+    index: usize,
+    start: usize,
+    stride: isize,
+    to: &mut [i32],
+) -> Result<(), RunFault> {
     let dtype = memory.inputs.record(index).ok_or(RunFault::Memory)?.dtype;
     if memory.inputs.is_in_place(index) {
         load(dtype, memory.out, start, stride, to);
@@ -83,11 +89,6 @@ pub(super) fn load_input(memory: &Memory<'_>, index: usize, start: usize, stride
     Ok(())
 }
 
-/// `out = f(x)` over the first `len` elements of input 0.
-pub(super) fn unary(memory: &mut Memory<'_>, len: usize, f: impl FnMut(i32) -> i32) -> Result<(), RunFault> {
-    rowwise(memory, 0, 0..len, f)
-}
-
 /// `out = f(x)` over the elements `range` of input `index`, in order.
 pub(super) fn rowwise(
     memory: &mut Memory<'_>,
@@ -95,12 +96,22 @@ pub(super) fn rowwise(
     range: Range<usize>,
     mut f: impl FnMut(i32) -> i32,
 ) -> Result<(), RunFault> {
+    chunks(memory, index, range, |values| values.iter_mut().for_each(|v| *v = f(*v)))
+}
+
+/// [`rowwise`], `f` computing a chunk of values in place.
+pub(super) fn chunks(
+    memory: &mut Memory<'_>,
+    index: usize,
+    range: Range<usize>,
+    mut f: impl FnMut(&mut [i32]),
+) -> Result<(), RunFault> {
     let mut buffer = [0i32; CHUNK];
     let dtype = memory.output.dtype;
     for start in range.clone().step_by(CHUNK) {
         let values = buffer.get_mut(..(range.end - start).min(CHUNK)).unwrap_or(&mut []);
         load_input(memory, index, start, 1, values)?;
-        values.iter_mut().for_each(|v| *v = f(*v));
+        f(values);
         store(dtype, memory.out, start, values);
     }
     Ok(())
