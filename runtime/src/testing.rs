@@ -7,7 +7,7 @@
 use crate::arith::exp::{MASKED, RowScale};
 use crate::kernels::{
     AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PackedWeights, Portable,
-    ROW_BLOCK, ScoreBias, ScoreScale, linear_scratch_bytes,
+    ROW_BLOCK, ScoreBias, ScoreScale, dense_scratch_bytes, linear_scratch_bytes,
 };
 
 /// Bytes of memory that the table needs.
@@ -195,7 +195,7 @@ pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) ->
     let typical = typical_multiplier(k, matches!(output, Output::I8 | Output::Lut)) >> acc_shift;
     multipliers.fill_with(|| numbers.within(typical / 2, typical));
     let zero_point = if matches!(output, Output::I8 | Output::Lut) { numbers.within(-128, 127) } else { 0 };
-    let scratch = arena.take::<u8>(linear_scratch_bytes(k), 0);
+    let scratch = arena.take::<u8>(dense_scratch_bytes(k, bits), 0);
     let table = arena.take::<i8>(256, 0);
     table.fill_with(|| numbers.bits() as i8);
     let weights = PackedWeights { bytes: weights, bits };

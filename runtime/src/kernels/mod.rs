@@ -240,7 +240,7 @@ pub trait Kernels: 'static {
     /// Name shown in reports.
     const NAME: &'static str;
 
-    /// A dense layer. `scratch` has [`linear_scratch_bytes`] bytes, aligned to 16.
+    /// A dense layer. `scratch` has [`dense_scratch_bytes`] bytes, aligned to 16.
     fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
         let _ = scratch;
         portable::linear(job, x, out);
@@ -328,9 +328,28 @@ pub trait Kernels: 'static {
     }
 }
 
-/// Scratch of [`Kernels::linear`] and of the dot products: room to widen [`ROW_BLOCK`] rows of activations to 16 bits.
+/// Scratch of [`Kernels::linear`] with 8-bit weights and of the dot products: room to widen [`ROW_BLOCK`] rows of activations to 16 bits.
 pub const fn linear_scratch_bytes(k: usize) -> usize {
     ROW_BLOCK * k.next_multiple_of(GROUP) * 2
+}
+
+/// Scratch of [`Kernels::linear`] with weights of `bits` bits: with 4, a panel widened to 8 bits besides.
+pub const fn dense_scratch_bytes(k: usize, bits: u32) -> usize {
+    let panel = if bits == 8 { 0 } else { PackedWeights::bytes_for(PANEL, k, 8) };
+    linear_scratch_bytes(k) + panel
+}
+
+/// Widens a panel of 4-bit weights to the 8-bit layout. Eight weights of a word take eight operations.
+pub fn widen_panel(from: &[u8], to: &mut [u8]) {
+    // A nibble x is a value in -8..8 as ((x ^ 8) + 0x78) ^ 0x80 in its byte: no carry leaves a byte.
+    let widen = |nibbles: u32| ((nibbles & 0x0f0f_0f0f) ^ 0x0808_0808).wrapping_add(0x7878_7878) ^ 0x8080_8080;
+    let groups = from.as_chunks::<{ GROUP / 2 }>().0.iter().zip(to.as_chunks_mut::<GROUP>().0);
+    for ([a, b, c, d, e, f, g, h], to) in groups {
+        let words = [u32::from_le_bytes([*a, *b, *c, *d]), u32::from_le_bytes([*e, *f, *g, *h])];
+        let [low, high] = [words, words.map(|word| word >> 4)];
+        let words = to.as_chunks_mut::<4>().0.iter_mut().zip(low.into_iter().chain(high));
+        words.for_each(|(to, nibbles)| *to = widen(nibbles).to_le_bytes());
+    }
 }
 
 /// Rows that blocked kernels take at a time. On Cortex-M4 five accumulators, five activations loaded by one `LDM`, the

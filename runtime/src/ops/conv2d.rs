@@ -217,7 +217,7 @@ impl Operator for Conv2d {
     }
 
     fn scratch_bytes(&self) -> u32 {
-        (self.gathered_bytes() + kernels::linear_scratch_bytes(self.k())) as u32
+        (self.gathered_bytes() + kernels::dense_scratch_bytes(self.k(), self.dense.weight_bits)) as u32
     }
 
     fn pieces(&self) -> u32 {

@@ -197,7 +197,7 @@ impl Operator for Linear {
     }
 
     fn scratch_bytes(&self) -> u32 {
-        kernels::linear_scratch_bytes(self.k as usize) as u32
+        kernels::dense_scratch_bytes(self.k as usize, self.dense.weight_bits) as u32
     }
 
     fn in_place(&self) -> Option<usize> {

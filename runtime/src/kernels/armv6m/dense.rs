@@ -3,7 +3,7 @@
 use super::pair;
 use super::product::Factor;
 use crate::arith::requant::{sat_i8, sat_i16};
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, linear_scratch_bytes, portable};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, PackedWeights, linear_scratch_bytes, portable, widen_panel};
 
 /// Sums of two rows, some channels at a time.
 pub struct Sums(pub [[i32; 2]; Self::CHANNELS]);
@@ -37,9 +37,21 @@ pub fn widen_pair<'s, X: Copy + Into<i32>>(a: &[X], b: &[X], len: usize, to: &'s
 
 /// [`crate::kernels::Kernels::linear`].
 pub fn linear(job: &LinearJob<'_>, x: &[i8], mut out: LinearOut<'_>, scratch: &mut [u8]) {
-    let Some(mut dense) = Dense::new(job, x, &out, scratch) else { return portable::linear(job, x, out) };
+    let out_len = match &out {
+        LinearOut::I8 { out, .. } => out.len(),
+        LinearOut::I16 { out } | LinearOut::I16Residual { out, .. } => out.len(),
+    };
+    let Some(mut dense) = Dense::new(job, x, out_len, scratch) else { return portable::linear(job, x, out) };
     for first in (0..job.rows).step_by(2) {
-        dense.rows(first, &mut out);
+        dense.rows(first, |part| epilogue(job, &part, &mut out));
+    }
+}
+
+/// [`crate::kernels::Kernels::linear_acc`].
+pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    let Some(mut dense) = Dense::new(job, x, out.len(), scratch) else { return portable::linear_acc(job, x, out) };
+    for first in (0..job.rows).step_by(2) {
+        dense.rows(first, |part| part.store(out, |acc, _, out| *out = acc));
     }
 }
 
@@ -48,33 +60,36 @@ struct Dense<'j, 's> {
     job: &'j LinearJob<'j>,
     x: &'j [i8],
     scratch: &'s mut [i32],
+    /// Where 4-bit weights are widened; empty with 8-bit ones.
+    panel: &'s mut [u8],
     padded_k: usize,
 }
 
 impl<'j, 's> Dense<'j, 's> {
-    fn new(job: &'j LinearJob<'j>, x: &'j [i8], out: &LinearOut<'_>, scratch: &'s mut [u8]) -> Option<Self> {
-        let scratch = bytemuck::try_cast_slice_mut(scratch.get_mut(..linear_scratch_bytes(job.k))?).ok()?;
+    fn new(job: &'j LinearJob<'j>, x: &'j [i8], out_len: usize, scratch: &'s mut [u8]) -> Option<Self> {
+        let (scratch, panel) = scratch.split_at_mut_checked(linear_scratch_bytes(job.k))?;
+        let scratch = bytemuck::try_cast_slice_mut(scratch).ok()?;
         let padded_k = job.k.checked_next_multiple_of(GROUP)?;
         let channels = job.n.checked_next_multiple_of(PANEL)?;
-        let out_len = match out {
-            LinearOut::I8 { out, .. } => out.len(),
-            LinearOut::I16 { out } | LinearOut::I16Residual { out, .. } => out.len(),
-        };
         let weights = job.weights.bytes;
-        let fits = job.weights.bits == 8
-            && job.k > 0
+        let panel = match job.weights.bits {
+            8 => &mut [],
+            4 => panel.get_mut(..padded_k * PANEL)?,
+            _ => return None,
+        };
+        let fits = job.k > 0
             && job.n > 0
-            && weights.len() >= channels.checked_mul(padded_k)?
+            && weights.len() >= channels.checked_mul(padded_k)?.checked_mul(job.weights.bits as usize)? / 8
             && weights.as_ptr().addr().is_multiple_of(4)
             && job.bias.len() >= channels
             && job.multipliers.len() >= channels
             && x.len() >= reach(job.rows, job.x_stride, job.k)?
             && out_len >= reach(job.rows, job.out_stride, job.n)?;
-        fits.then_some(Self { job, x, scratch, padded_k })
+        fits.then_some(Self { job, x, scratch, panel, padded_k })
     }
 
-    /// Rows `first` and, where there is one, `first + 1`.
-    fn rows(&mut self, first: usize, out: &mut LinearOut<'_>) {
+    /// Rows `first` and, where there is one, `first + 1`, part by part through `epilogue`.
+    fn rows(&mut self, first: usize, mut epilogue: impl FnMut(Part<'_>)) {
         let job = self.job;
         let second = (first + 1).min(job.rows - 1);
         let row = |index: usize| self.x.get(index * job.x_stride..).and_then(|x| x.get(..job.k)).unwrap_or(&[]);
@@ -82,24 +97,42 @@ impl<'j, 's> Dense<'j, 's> {
         for channel in (0..job.n).step_by(Sums::CHANNELS) {
             let count = (job.n - channel).min(Sums::CHANNELS);
             let mut sums = Sums::new();
-            let whole = count - count % PANEL;
-            if whole > 0 {
-                self.sums(channel, whole, &mut sums.0);
-            }
-            if whole < count {
-                self.sums(channel + whole, count - whole, sums.0.get_mut(whole..).unwrap_or(&mut []));
-            }
+            self.part_sums(channel, count, &mut sums);
             let multipliers = job.multipliers.get(channel..channel + count).unwrap_or(&[]);
             let rows = [first, second];
             for (index, row) in rows.iter().enumerate().take(if first == second { 1 } else { 2 }) {
                 let part = Part { start: row * job.out_stride + channel, row: index, multipliers, sums: &sums };
-                self.epilogue(part, out);
+                epilogue(part);
             }
         }
     }
 
-    /// Sums of `channels` channels (whole panels, or less than one) from `first`, the first of a panel.
-    fn sums(&self, first: usize, channels: usize, sums: &mut [[i32; 2]]) {
+    /// Sums of `count` channels from `first`, the first of a panel.
+    fn part_sums(&mut self, first: usize, count: usize, sums: &mut Sums) {
+        let weights = self.job.weights.bytes;
+        let panel_bytes = PackedWeights::bytes_for(PANEL, self.job.k, self.job.weights.bits);
+        let of_panel = |panel: usize| weights.get(panel * panel_bytes..).unwrap_or(&[]);
+        if !self.panel.is_empty() {
+            for (index, sums) in sums.0.chunks_mut(PANEL).enumerate().take(count.div_ceil(PANEL)) {
+                widen_panel(of_panel(first / PANEL + index), self.panel);
+                let channels = (count - index * PANEL).min(PANEL);
+                self.sums(first + index * PANEL, channels, self.panel, sums);
+            }
+            return;
+        }
+        let whole = count - count % PANEL;
+        if whole > 0 {
+            self.sums(first, whole, of_panel(first / PANEL), &mut sums.0);
+        }
+        if whole < count {
+            let rest = sums.0.get_mut(whole..).unwrap_or(&mut []);
+            self.sums(first + whole, count - whole, of_panel((first + whole) / PANEL), rest);
+        }
+    }
+
+    /// Sums of `channels` channels (whole panels, or less than one) from `first`, the first of a panel, with the
+    /// 8-bit weights of these.
+    fn sums(&self, first: usize, channels: usize, weights: &[u8], sums: &mut [[i32; 2]]) {
         let job = self.job;
         debug_assert!(sums.len() >= channels);
         let x = self.scratch.as_ptr().expose_provenance();
@@ -107,7 +140,7 @@ impl<'j, 's> Dense<'j, 's> {
         let frame = pair::Frame {
             out: sums.as_mut_ptr().expose_provenance(),
             x,
-            weights: job.weights.bytes.as_ptr().expose_provenance() + first * self.padded_k,
+            weights: weights.as_ptr().expose_provenance(),
             bias: job.bias.as_ptr().expose_provenance() + first * size_of::<i32>(),
             channels: -(channels as i32),
             x_end_groups: x_end,
@@ -117,27 +150,27 @@ impl<'j, 's> Dense<'j, 's> {
         // SAFETY: `new` compared weights and bias with N and K; the scratch holds pairs up to `padded_k`.
         unsafe { pair::dense(&frame) };
     }
+}
 
-    fn epilogue(&self, part: Part<'_>, out: &mut LinearOut<'_>) {
-        let Self { job, .. } = self;
-        let requantize = |acc: i32, m: i32| Factor::new(m).mulhi_round(acc << job.acc_shift);
-        match out {
-            LinearOut::I8 { out, lut: None } => part.store(out, |acc, m, out| {
-                *out = sat_i8(requantize(acc, m).wrapping_add(job.zero_point));
-            }),
-            LinearOut::I8 { out, lut: Some(table) } => part.store(out, |acc, m, out| {
-                let y = sat_i8(requantize(acc, m).wrapping_add(job.zero_point));
-                // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
-                *out = table[usize::from(y as u8 ^ 0x80)];
-            }),
-            LinearOut::I16 { out } => part.store(out, |acc, m, out| *out = sat_i16(requantize(acc, m))),
-            LinearOut::I16Residual { out, residual_shift } => {
-                let (half, shift) = ((1 << *residual_shift) >> 1, *residual_shift);
-                part.store(out, |acc, m, out| {
-                    let residual = (i32::from(*out) + half) >> shift;
-                    *out = sat_i16(requantize(acc, m).wrapping_add(residual));
-                });
-            }
+/// Requantizes the sums of a part.
+fn epilogue(job: &LinearJob<'_>, part: &Part<'_>, out: &mut LinearOut<'_>) {
+    let requantize = |acc: i32, m: i32| Factor::new(m).mulhi_round(acc << job.acc_shift);
+    match out {
+        LinearOut::I8 { out, lut: None } => part.store(out, |acc, m, out| {
+            *out = sat_i8(requantize(acc, m).wrapping_add(job.zero_point));
+        }),
+        LinearOut::I8 { out, lut: Some(table) } => part.store(out, |acc, m, out| {
+            let y = sat_i8(requantize(acc, m).wrapping_add(job.zero_point));
+            // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
+            *out = table[usize::from(y as u8 ^ 0x80)];
+        }),
+        LinearOut::I16 { out } => part.store(out, |acc, m, out| *out = sat_i16(requantize(acc, m))),
+        LinearOut::I16Residual { out, residual_shift } => {
+            let (half, shift) = ((1 << *residual_shift) >> 1, *residual_shift);
+            part.store(out, |acc, m, out| {
+                let residual = (i32::from(*out) + half) >> shift;
+                *out = sat_i16(requantize(acc, m).wrapping_add(residual));
+            });
         }
     }
 }

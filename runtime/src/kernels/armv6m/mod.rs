@@ -26,6 +26,10 @@ impl Kernels for Armv6m {
         dense::linear(job, x, out, scratch);
     }
 
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        dense::linear_acc(job, x, out, scratch);
+    }
+
     fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
         dot::dot(job, x, y, out, scratch);
     }

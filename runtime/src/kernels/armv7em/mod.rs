@@ -5,6 +5,21 @@
 //! - [`softmax`], [`norm`]: the rows between the products.
 #![allow(unsafe_code)]
 
+/// Assembly outside a function does not see the features of the crate: on Armv8-M, name a core that has them.
+#[cfg(arm_v8m)]
+macro_rules! core {
+    () => {
+        ".cpu cortex-m33"
+    };
+}
+/// Armv7E-M has them without being asked.
+#[cfg(not(arm_v8m))]
+macro_rules! core {
+    () => {
+        ""
+    };
+}
+
 mod block;
 mod dense;
 mod dot;
@@ -26,6 +41,10 @@ impl Kernels for Armv7em {
 
     fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
         dense::linear(job, x, out, scratch);
+    }
+
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        dense::linear_acc(job, x, out, scratch);
     }
 
     fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {

@@ -1,30 +1,40 @@
 //! Dense layers, row by row by [`super::quad`].
 
 use super::quad;
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, portable};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, PackedWeights, linear_scratch_bytes, portable, widen_panel};
+use core::ops::Range;
 
 type Routine = unsafe extern "C" fn(*const quad::Dense);
 
 /// [`crate::kernels::Kernels::linear`].
-pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
-    if !fits(job, x, &out) {
-        return portable::linear(job, x, out);
-    }
+pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+    let out_len = match &out {
+        LinearOut::I8 { out, .. } => out.len(),
+        LinearOut::I16 { out } | LinearOut::I16Residual { out, .. } => out.len(),
+    };
+    let Some(dense) = Dense::new(job, x, out_len, scratch) else { return portable::linear(job, x, out) };
     let pick = |any: Routine, resident: Routine| if quad::RESIDENT_K.contains(&job.k) { resident } else { any };
     match out {
         LinearOut::I8 { out, lut: None } => {
-            rows(job, x, out, pick(quad::dense_i8, quad::resident_i8), job.zero_point, 0);
+            dense.rows(out, pick(quad::dense_i8, quad::resident_i8), job.zero_point, 0);
         }
         LinearOut::I8 { out, lut: Some(table) } => {
             let middle = table.as_ptr().expose_provenance() + table.len() / 2;
-            rows(job, x, out, pick(quad::dense_table, quad::resident_table), job.zero_point, middle);
+            dense.rows(out, pick(quad::dense_table, quad::resident_table), job.zero_point, middle);
         }
-        LinearOut::I16 { out } => rows(job, x, out, pick(quad::dense_i16, quad::resident_i16), 0, 0),
+        LinearOut::I16 { out } => dense.rows(out, pick(quad::dense_i16, quad::resident_i16), 0, 0),
         LinearOut::I16Residual { out, residual_shift } => {
             let routine = pick(quad::dense_residual, quad::resident_residual);
-            rows(job, x, out, routine, -(residual_shift as i32), 0);
+            dense.rows(out, routine, -(residual_shift as i32), 0);
         }
     }
+}
+
+/// [`crate::kernels::Kernels::linear_acc`].
+pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    let Some(dense) = Dense::new(job, x, out.len(), scratch) else { return portable::linear_acc(job, x, out) };
+    let resident = quad::RESIDENT_K.contains(&job.k);
+    dense.rows(out, if resident { quad::resident_i32 } else { quad::dense_i32 }, 0, 0);
 }
 
 /// Elements from the first of the first row to the last of the last; `None` when that is beyond `usize`.
@@ -32,51 +42,88 @@ pub fn reach(rows: usize, stride: usize, width: usize) -> Option<usize> {
     rows.checked_sub(1)?.checked_mul(stride)?.checked_add(width)
 }
 
-fn fits(job: &LinearJob<'_>, x: &[i8], out: &LinearOut<'_>) -> bool {
-    let out_len = match out {
-        LinearOut::I8 { out, .. } => out.len(),
-        LinearOut::I16 { out } | LinearOut::I16Residual { out, .. } => out.len(),
-    };
-    let padded = job.n.checked_next_multiple_of(PANEL).zip(job.k.checked_next_multiple_of(GROUP));
-    let Some((channels, padded_k)) = padded else { return false };
-    job.weights.bits == 8
-        && job.k > 0
-        && job.n > 0
-        && channels.checked_mul(padded_k).is_some_and(|bytes| job.weights.bytes.len() >= bytes)
-        && job.bias.len() >= channels
-        && job.multipliers.len() >= channels
-        && reach(job.rows, job.x_stride, job.k).is_some_and(|len| x.len() >= len)
-        && reach(job.rows, job.out_stride, job.n).is_some_and(|len| out_len >= len)
+/// A job whose slices were found long enough for the routines.
+struct Dense<'j, 's> {
+    job: &'j LinearJob<'j>,
+    x: &'j [i8],
+    /// Where 4-bit weights are widened; empty with 8-bit ones.
+    panel: &'s mut [u8],
+    padded_k: usize,
 }
 
-/// All rows of a job that fits; the channels of an incomplete panel go through a buffer.
-fn rows<T: Copy + Default>(job: &LinearJob<'_>, x: &[i8], out: &mut [T], routine: Routine, addend: i32, table: usize) {
-    let panel_bytes = job.k.next_multiple_of(GROUP) * PANEL;
-    let whole = job.n / PANEL;
-    for row in 0..job.rows {
+impl<'j, 's> Dense<'j, 's> {
+    fn new(job: &'j LinearJob<'j>, x: &'j [i8], out_len: usize, scratch: &'s mut [u8]) -> Option<Self> {
+        let channels = job.n.checked_next_multiple_of(PANEL)?;
+        let padded_k = job.k.checked_next_multiple_of(GROUP)?;
+        let panel = match job.weights.bits {
+            8 => &mut [],
+            4 => scratch.get_mut(linear_scratch_bytes(job.k)..)?.get_mut(..padded_k * PANEL)?,
+            _ => return None,
+        };
+        let fits = job.k > 0
+            && job.n > 0
+            && job.weights.bytes.len() >= channels.checked_mul(padded_k)?.checked_mul(job.weights.bits as usize)? / 8
+            && job.bias.len() >= channels
+            && job.multipliers.len() >= channels
+            && x.len() >= reach(job.rows, job.x_stride, job.k)?
+            && out_len >= reach(job.rows, job.out_stride, job.n)?;
+        fits.then_some(Self { job, x, panel, padded_k })
+    }
+
+    /// All rows: row by row, or with 4-bit weights panel by panel, each widened once for all rows.
+    fn rows<T: Copy + Default>(self, out: &mut [T], routine: Routine, addend: i32, table: usize) {
+        let job = self.job;
+        let panels = job.n.div_ceil(PANEL);
+        let constants = quad::Dense { acc_shift: job.acc_shift as i32, addend, table, ..quad::Dense::default() };
+        if self.panel.is_empty() {
+            for row in 0..job.rows {
+                self.row(row, 0..panels, job.weights.bytes, out, routine, &constants);
+            }
+            return;
+        }
+        let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
+        for panel in 0..panels {
+            widen_panel(job.weights.bytes.get(panel * panel_bytes..).unwrap_or(&[]), self.panel);
+            for row in 0..job.rows {
+                self.row(row, panel..panel + 1, self.panel, out, routine, &constants);
+            }
+        }
+    }
+
+    /// Panels of one row; the channels of an incomplete panel go through a buffer. `weights` are theirs, 8 bits each.
+    fn row<T: Copy + Default>(
+        &self,
+        row: usize,
+        panels: Range<usize>,
+        weights: &[u8],
+        out: &mut [T],
+        routine: Routine,
+        constants: &quad::Dense,
+    ) {
+        let job = self.job;
         let start = row * job.out_stride;
         let Some(out) = out.get_mut(start..start + job.n) else { return };
-        let (panels, tail) = out.split_at_mut(whole * PANEL);
+        let out = out.get_mut(panels.start * PANEL..(panels.end * PANEL).min(job.n)).unwrap_or(&mut []);
+        let whole = out.len() / PANEL;
+        let (body, tail) = out.split_at_mut(whole * PANEL);
         let mut frame = quad::Dense {
-            acc_shift: job.acc_shift as i32,
-            addend,
-            table,
-            x: x.as_ptr().expose_provenance() + row * job.x_stride,
+            x: self.x.as_ptr().expose_provenance() + row * job.x_stride,
             k: job.k,
-            weights: job.weights.bytes.as_ptr().expose_provenance(),
-            bias: job.bias.as_ptr().expose_provenance(),
-            multipliers: job.multipliers.as_ptr().expose_provenance(),
-            out: panels.as_mut_ptr().expose_provenance(),
+            weights: weights.as_ptr().expose_provenance(),
+            bias: job.bias.as_ptr().expose_provenance() + panels.start * PANEL * size_of::<i32>(),
+            multipliers: job.multipliers.as_ptr().expose_provenance() + panels.start * PANEL * size_of::<i32>(),
+            out: body.as_mut_ptr().expose_provenance(),
             panels: whole,
+            ..*constants
         };
         if whole > 0 {
-            // SAFETY: `fits` compared all slices with the job.
+            // SAFETY: `new` compared all slices with the job.
             unsafe { routine(&frame) };
         }
         if !tail.is_empty() {
             let mut last = [T::default(); PANEL];
             last.iter_mut().zip(&*tail).for_each(|(to, &from)| *to = from);
-            frame.weights += whole * panel_bytes;
+            frame.weights += whole * self.padded_k * PANEL;
             frame.bias += whole * PANEL * size_of::<i32>();
             frame.multipliers += whole * PANEL * size_of::<i32>();
             frame.out = last.as_mut_ptr().expose_provenance();

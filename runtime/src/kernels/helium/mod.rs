@@ -22,8 +22,12 @@ pub struct Helium;
 impl Kernels for Helium {
     const NAME: &'static str = "helium";
 
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _: &mut [u8]) {
-        dense::linear(job, x, out);
+    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+        dense::linear(job, x, out, scratch);
+    }
+
+    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        dense::linear_acc(job, x, out, scratch);
     }
 
     fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _: &mut [u8]) {

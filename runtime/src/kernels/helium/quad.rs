@@ -18,6 +18,7 @@ use core::arch::naked_asm;
 
 /// What a dense routine works on.
 #[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub struct Dense {
     /// Left shift of accumulators.
     pub acc_shift: i32,
@@ -110,6 +111,17 @@ macro_rules! resident {
     };
 }
 
+/// The sums times their multipliers; the addend in `r2`.
+macro_rules! scaled {
+    () => {
+        "ldrd r0, r2, [sp]
+         vldrw.32 q1, [r9], #16
+         vshl.s32 q0, r0
+         vrmulh.s32 q0, q0, q1
+        "
+    };
+}
+
 macro_rules! nothing {
     () => {
         ""
@@ -117,7 +129,7 @@ macro_rules! nothing {
 }
 
 macro_rules! dense_routine {
-    ($(#[$meta:meta])* $name:ident, $fetch:ident, $sums:ident, $($epilogue:literal),+) => {
+    ($(#[$meta:meta])* $name:ident, $fetch:ident, $sums:ident, $($epilogue:expr),+) => {
         $(#[$meta])*
         ///
         /// # Safety
@@ -141,10 +153,6 @@ macro_rules! dense_routine {
                 $sums!(),
                 "vmov q0[2], q0[0], r0, r4",
                 "vmov q0[3], q0[1], r2, r6",
-                "ldrd r0, r2, [sp]",
-                "vldrw.32 q1, [r9], #16",
-                "vshl.s32 q0, r0",
-                "vrmulh.s32 q0, q0, q1",
                 $($epilogue,)+
                 "subs r11, #1",
                 "bne 2b",
@@ -158,7 +166,7 @@ macro_rules! dense_routine {
 
 /// A routine for any K, and one for K from 49 to 64: a common width of small models, and four registers.
 macro_rules! dense {
-    ($(#[$meta:meta])* $any:ident, $resident:ident, $($epilogue:literal),+) => {
+    ($(#[$meta:meta])* $any:ident, $resident:ident, $($epilogue:expr),+) => {
         dense_routine! { $(#[$meta])* $any, nothing, streamed, $($epilogue),+ }
         dense_routine! { $(#[$meta])* $resident, fetch_resident, resident, $($epilogue),+ }
     };
@@ -170,6 +178,7 @@ pub const RESIDENT_K: core::ops::RangeInclusive<usize> = 49..=64;
 dense! {
     /// 8-bit output without a table.
     dense_i8, resident_i8,
+    scaled!(),
     "vadd.i32 q0, q0, r2",
     "vqmovnb.s32 q0, q0",
     "vqmovnb.s16 q0, q0",
@@ -178,6 +187,7 @@ dense! {
 dense! {
     /// 8-bit output through a table.
     dense_table, resident_table,
+    scaled!(),
     "vadd.i32 q0, q0, r2",
     "vqmovnb.s32 q0, q0",
     "vqmovnb.s16 q0, q0",
@@ -190,17 +200,25 @@ dense! {
 dense! {
     /// 16-bit output.
     dense_i16, resident_i16,
+    scaled!(),
     "vqmovnb.s32 q0, q0",
     "vstrh.32 q0, [r7], #8"
 }
 dense! {
     /// 16-bit output added to the residual that is there.
     dense_residual, resident_residual,
+    scaled!(),
     "vldrh.s32 q1, [r7]",
     "vrshl.s32 q1, r2",
     "vadd.i32 q0, q0, q1",
     "vqmovnb.s32 q0, q0",
     "vstrh.32 q0, [r7], #8"
+}
+
+dense! {
+    /// The sums themselves.
+    dense_i32, resident_i32,
+    "vstrw.32 q0, [r7], #16"
 }
 
 /// What a routine for plain rows works on.
