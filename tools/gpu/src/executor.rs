@@ -118,7 +118,7 @@ impl GpuModel {
             dispatches.push(Dispatch {
                 op: step.op,
                 shader: step.shader.name,
-                pipeline: gpu.pipeline(step.shader)?,
+                pipeline: gpu.pipeline(step.shader, &step.constants)?,
                 params_offset,
                 work: step.work,
             });

@@ -1,6 +1,6 @@
 //! Adapters, the device, and the cache of pipelines.
 
-use crate::step::{Products, Shader};
+use crate::step::{Constants, Products, Shader};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -183,7 +183,7 @@ pub struct Gpu {
     pub(crate) bindings: wgpu::BindGroupLayout,
     layout: wgpu::PipelineLayout,
     products: Products,
-    pipelines: Mutex<HashMap<&'static str, Arc<wgpu::ComputePipeline>>>,
+    pipelines: Mutex<HashMap<(&'static str, Constants), Arc<wgpu::ComputePipeline>>>,
 }
 
 impl Gpu {
@@ -269,12 +269,18 @@ impl Gpu {
         self.summary.max_binding_bytes
     }
 
-    /// The compiled form of `shader`, compiled once per device.
-    pub(crate) fn pipeline(&self, shader: &Shader) -> Result<Arc<wgpu::ComputePipeline>, GpuError> {
+    /// The compiled form of `shader` with these constants, compiled once per device.
+    pub(crate) fn pipeline(
+        &self,
+        shader: &Shader,
+        constants: &Constants,
+    ) -> Result<Arc<wgpu::ComputePipeline>, GpuError> {
         let mut cache = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = cache.get(shader.name) {
+        let key = (shader.name, constants.clone());
+        if let Some(pipeline) = cache.get(&key) {
             return Ok(pipeline.clone());
         }
+        let values: Vec<(&str, f64)> = constants.iter().map(|&(name, on)| (name, f64::from(u8::from(on)))).collect();
         let pipeline = self.checked(|device| {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(shader.name),
@@ -286,6 +292,7 @@ impl Gpu {
                 module: &module,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &values,
                     // Every shader writes workgroup memory before it reads it.
                     zero_initialize_workgroup_memory: false,
                     ..Default::default()
@@ -294,7 +301,7 @@ impl Gpu {
             })
         })?;
         let pipeline = Arc::new(pipeline);
-        cache.insert(shader.name, pipeline.clone());
+        cache.insert(key, pipeline.clone());
         Ok(pipeline)
     }
 

@@ -54,9 +54,14 @@ pub struct Step {
     pub shader: &'static Shader,
     /// Words of its `Params`.
     pub params: Vec<u32>,
+    /// Values of the shader's overridable constants.
+    pub constants: Constants,
     /// How much of it.
     pub work: Work,
 }
+
+/// Names and values of overridable constants; a shader's pipelines all name them in the same order.
+pub type Constants = Vec<(&'static str, bool)>;
 
 /// Workgroups of a dispatch.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +98,7 @@ impl Step {
     pub fn new(shader: &'static Shader, params: Params, work: Work, capacity: u64) -> Result<Self, GpuError> {
         let too_large = GpuError::Op { op: params.op, reason: "it is too large for one dispatch" };
         work.groups(capacity).ok_or(too_large)?;
-        Ok(Self { op: params.op, shader, params: params.words, work })
+        Ok(Self { op: params.op, shader, params: params.words, constants: params.constants, work })
     }
 }
 
@@ -132,13 +137,20 @@ impl Tensor {
 pub struct Params {
     op: usize,
     words: Vec<u32>,
+    constants: Constants,
 }
 
 impl Params {
     /// Parameters of operator `op`, starting with its tensors.
     pub fn new(op: usize, tensors: &[Tensor]) -> Self {
         let words = tensors.iter().flat_map(|t| [t.base, t.stride, t.dtype as u32, t.buffer as u32]).collect();
-        Self { op, words }
+        Self { op, words, constants: Constants::new() }
+    }
+
+    /// Sets an overridable constant.
+    pub fn constant(mut self, name: &'static str, value: bool) -> Self {
+        self.constants.push((name, value));
+        self
     }
 
     /// Appends a field.

@@ -42,8 +42,14 @@ fn set_word(t: Tensor, sample: u32, index: u32, value: u32) {
     data[t.base + sample * t.stride + index] = value;
 }
 
+// Whether all positions that `bytes4` is asked for are whole words.
+override ALIGNED: bool = false;
+
 // Four bytes from any byte position.
 fn bytes4(t: Tensor, sample: u32, byte: u32) -> u32 {
+    if ALIGNED {
+        return word(t, sample, byte >> 2u);
+    }
     let shift = (byte & 3u) * 8u;
     let low = word(t, sample, byte >> 2u);
     if shift == 0u {
@@ -60,6 +66,10 @@ fn element_i8(t: Tensor, sample: u32, index: u32) -> i32 {
     return signed_byte(word(t, sample, index >> 2u), index & 3u);
 }
 
+fn element_i16(t: Tensor, sample: u32, index: u32) -> i32 {
+    return extractBits(bitcast<i32>(word(t, sample, index >> 1u)), (index & 1u) * 16u, 16u);
+}
+
 fn element(t: Tensor, sample: u32, index: u32) -> i32 {
     switch t.dtype {
         case I8: {
@@ -69,7 +79,7 @@ fn element(t: Tensor, sample: u32, index: u32) -> i32 {
             return bitcast<i32>(extractBits(word(t, sample, index >> 2u), (index & 3u) * 8u, 8u));
         }
         case I16: {
-            return extractBits(bitcast<i32>(word(t, sample, index >> 1u)), (index & 1u) * 16u, 16u);
+            return element_i16(t, sample, index);
         }
         case U16: {
             return bitcast<i32>(extractBits(word(t, sample, index >> 1u), (index & 1u) * 16u, 16u));

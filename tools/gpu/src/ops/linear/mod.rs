@@ -48,7 +48,8 @@ pub(super) fn tiles(
     let params = build.params(&[x, residual, out]);
     let params = params.with(rows).with(build.capacity as u32).with(x_stride).with(k).with(n).with(residual_shift);
     let columns = u64::from(n).div_ceil(TILE_SIZE);
-    build.batch_tiles(&TILE, params.with(dense), u64::from(rows), TILE_SIZE, columns)
+    let params = params.with(dense).constant("ALIGNED", x_stride.is_multiple_of(4));
+    build.batch_tiles(&TILE, params, u64::from(rows), TILE_SIZE, columns)
 }
 
 #[cfg(test)]

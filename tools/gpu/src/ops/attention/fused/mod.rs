@@ -2,7 +2,8 @@
 
 use super::{AttentionParams, Builder, contiguous_rows, place_rows, product, row_scratch};
 use crate::gpu::GpuError;
-use crate::step::{Shader, shader};
+use crate::step::{Shader, Tensor, shader};
+use shiftformer::ops::attention::HeadView;
 
 static SHADER: Shader = shader!("attention", ["memory", "arith", "exp", "reduce", "attention"], "shader.wgsl");
 
@@ -11,10 +12,15 @@ const ROWS: u32 = 4;
 /// Most invocations side by side over the columns of a row: with one for each row they fill the workgroup.
 const MAX_LANES: u32 = 16;
 
+/// Whether every row of the view starts at a whole word.
+fn starts_at_words(view: &HeadView) -> bool {
+    [view.offset, view.batch, view.head, view.row].iter().all(|v| v.is_multiple_of(4))
+}
+
 pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Result<(), GpuError> {
     // Rows that start and end at whole words are written in place, others by way of scratch memory.
     let view = op.out;
-    let whole = [view.offset, view.batch, view.head, view.row, op.v_dim].iter().all(|v| v.is_multiple_of(4));
+    let whole = starts_at_words(&view) && op.v_dim.is_multiple_of(4);
     let (out, view) = if whole { (build.output(), view) } else { (row_scratch(build, op)?, contiguous_rows(op)) };
     let lanes = op.v_dim.div_ceil(4).next_power_of_two().min(MAX_LANES);
     let tensors = [0, 1, 2, 3, 4].map(|i| build.input(i));
@@ -24,7 +30,11 @@ pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Re
         .params(&[q, k, v, bias0, bias1, out])
         .with(blocks as u32)
         .with(lanes)
-        .with(AttentionParams { out: view, ..*op });
+        .with(AttentionParams { out: view, ..*op })
+        .constant("ALIGNED", [op.q, op.k, op.v].iter().all(starts_at_words))
+        .constant("BIAS0", bias0 != Tensor::ABSENT)
+        .constant("BIAS1", bias1 != Tensor::ABSENT)
+        .constant("WIDE_EXP", op.wide_exp);
     build.groups(&SHADER, params, blocks)?;
     if whole { Ok(()) } else { place_rows(build, op, out) }
 }
