@@ -1,7 +1,7 @@
 //! Opening a model: one pass that proves every later access.
 
 use crate::format::{
-    CertRecord, FormatError, OpRecord, Place, Profile, ReadWords, Receipts, Sections, SectionKind, TensorRecord, Word,
+    CertRecord, FormatError, OpRecord, Place, Profile, ReadWords, Receipts, SectionKind, Sections, TensorRecord, Word,
 };
 use crate::kernels::{Kernels, Portable};
 use crate::ops::{Entry, Io, Needs, OpFault, OpKind, OpTable};

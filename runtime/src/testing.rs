@@ -516,7 +516,7 @@ pub fn attention<B: Kernels>(
     let biases = biases.map(|strides| {
         let [row, column] = strides?;
         let values = arena.take::<i16>((rows - 1) * row + (n_k - 1) * column + 1, 0);
-        values.fill_with(|| if numbers.bits() % 8 == 0 { MASKED } else { numbers.within(-2000, 2000) as i16 });
+        values.fill_with(|| if numbers.bits().is_multiple_of(8) { MASKED } else { numbers.within(-2000, 2000) as i16 });
         Some(ScoreBias { values, row, column })
     });
     // Scores within some twenty octaves.

@@ -79,7 +79,12 @@ fn check(model: &Path, data: &Path) -> Graph {
     let fused = fuse(graph.clone());
     let error = difference(&graph, &fused, &Dataset::open(data).unwrap());
     let name = model.file_name().unwrap_or_default().to_string_lossy();
-    eprintln!("{name}: {} -> {} nodes, differs by {error:.1e}; {:?}", graph.nodes.len(), fused.nodes.len(), counts(&fused));
+    eprintln!(
+        "{name}: {} -> {} nodes, differs by {error:.1e}; {:?}",
+        graph.nodes.len(),
+        fused.nodes.len(),
+        counts(&fused)
+    );
     assert!(error <= TOLERANCE, "{name}: outputs differ by {error}");
     fused
 }
@@ -136,7 +141,8 @@ fn models_of_public_exporters_lose_their_parts() {
     for model in models {
         let stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let data = stem.match_indices('-').rev().map(|(end, _)| folder.join(format!("{}.npz", &stem[..end])));
-        let data = data.into_iter().find(|path: &PathBuf| path.exists()).unwrap_or_else(|| panic!("{stem} has no samples"));
+        let data =
+            data.into_iter().find(|path: &PathBuf| path.exists()).unwrap_or_else(|| panic!("{stem} has no samples"));
         let fused = check(&model, &data);
         assert!(counts(&fused).contains_key("Attention"), "{stem}");
         assert_eq!(in_parts(&fused), Vec::<String>::new(), "{stem}");

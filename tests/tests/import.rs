@@ -17,7 +17,8 @@ fn digits(name: &str) -> PathBuf {
 
 /// A file of the shared folder; `None`, said aloud, where it is missing.
 fn shared(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("SHIFTFORMER_SHARED").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
+    let folder = std::env::var_os("SHIFTFORMER_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = folder.join("models").join(name);
     if !path.exists() {
         eprintln!("SKIPPED: {} is missing; set SHIFTFORMER_SHARED", path.display());
@@ -28,7 +29,9 @@ fn shared(name: &str) -> Option<PathBuf> {
 
 fn real(values: Values, normalization: Option<(f32, f32)>) -> Data {
     match (values, normalization) {
-        (Values::U8(v), Some((mean, std))) => Data::Float(v.iter().map(|&x| (f32::from(x) / 255.0 - mean) / std).collect()),
+        (Values::U8(v), Some((mean, std))) => {
+            Data::Float(v.iter().map(|&x| (f32::from(x) / 255.0 - mean) / std).collect())
+        }
         (Values::U8(v), None) => Data::Float(v.into_iter().map(f32::from).collect()),
         (Values::Int(v), _) => Data::Int(v),
         (Values::Float(v), _) => Data::Float(v),
@@ -170,7 +173,12 @@ fn close(a: f32, b: f32) -> bool {
 fn node_case(model: &Path) -> Option<Result<(), String>> {
     let graph = match import(model, &ImportOptions::default()) {
         Ok(graph) => graph,
-        Err(ImportError::Unsupported(_) | ImportError::Opset(_) | ImportError::Tensor { .. } | ImportError::DynamicDims(_)) => return None,
+        Err(
+            ImportError::Unsupported(_)
+            | ImportError::Opset(_)
+            | ImportError::Tensor { .. }
+            | ImportError::DynamicDims(_),
+        ) => return None,
         Err(error) => return Some(Err(error.to_string())),
     };
     let data = match Dataset::open(&model.with_extension("npz")) {
@@ -195,7 +203,12 @@ fn node_case(model: &Path) -> Option<Result<(), String>> {
         let (output, shape) = (output.to_f32(), &expected.shape[1..]);
         let expected = real(expected.sample(0), None).to_f32();
         if graph.shape(id) != shape || !output.iter().zip(&expected).all(|(&a, &b)| close(a, b)) {
-            return Some(Err(format!("{:?} {:?} instead of {shape:?} {:?}", graph.shape(id), &output[..output.len().min(6)], &expected[..expected.len().min(6)])));
+            return Some(Err(format!(
+                "{:?} {:?} instead of {shape:?} {:?}",
+                graph.shape(id),
+                &output[..output.len().min(6)],
+                &expected[..expected.len().min(6)]
+            )));
         }
     }
     Some(Ok(()))
@@ -261,7 +274,11 @@ impl Random {
 
 /// The graph structure of a model, where a random byte rarely hits: everything but long runs of weights.
 fn without_weights(bytes: &[u8]) -> Vec<usize> {
-    (0..bytes.len()).filter(|&i| bytes[i.saturating_sub(6)..(i + 6).min(bytes.len())].iter().filter(|b| b.is_ascii_graphic()).count() >= 7).collect()
+    (0..bytes.len())
+        .filter(|&i| {
+            bytes[i.saturating_sub(6)..(i + 6).min(bytes.len())].iter().filter(|b| b.is_ascii_graphic()).count() >= 7
+        })
+        .collect()
 }
 
 /// Imports mutations of `model`; each must end soon, with a graph that can be executed or an error.
@@ -288,7 +305,10 @@ fn mutations_end(model: &Path, rounds: usize, seed: u64) {
         }
         slowest = slowest.max(start.elapsed());
     }
-    eprintln!("{}: {graphs} of {rounds} mutations still give a graph, slowest {slowest:.1?}", model.file_name().unwrap().display());
+    eprintln!(
+        "{}: {graphs} of {rounds} mutations still give a graph, slowest {slowest:.1?}",
+        model.file_name().unwrap().display()
+    );
     assert!(slowest < Duration::from_secs(20), "{slowest:?}");
 }
 

@@ -83,7 +83,11 @@ impl HeadView {
 
     fn end(&self, batches: u32, heads: u32, rows: u32, width: u32) -> u64 {
         let reach = |stride: u32, count: u32| u64::from(stride) * u64::from(count.saturating_sub(1));
-        u64::from(self.offset) + reach(self.batch, batches) + reach(self.head, heads) + reach(self.row, rows) + u64::from(width)
+        u64::from(self.offset)
+            + reach(self.batch, batches)
+            + reach(self.head, heads)
+            + reach(self.row, rows)
+            + u64::from(width)
     }
 }
 
@@ -667,9 +671,11 @@ mod tests {
                     bias.iter_mut().skip(1).step_by(5).for_each(|b| *b = i32::from(MASKED));
                     let operands = [q, k, v, bias];
                     let types = [Dtype::I8, Dtype::I8, Dtype::I8, Dtype::I16];
-                    let inputs: Vec<(Dtype, &[i32])> = types.into_iter().zip(operands.iter().map(Vec::as_slice)).collect();
+                    let inputs: Vec<(Dtype, &[i32])> =
+                        types.into_iter().zip(operands.iter().map(Vec::as_slice)).collect();
                     let len = (n_q * HEADS * DIM) as usize;
-                    let (_, y) = run(&Attention { attention: p }, &Weights::default(), &inputs, (Dtype::I8, len)).unwrap();
+                    let (_, y) =
+                        run(&Attention { attention: p }, &Weights::default(), &inputs, (Dtype::I8, len)).unwrap();
                     let ratio = f64::from(p.ratio_m) / 2f64.powi(p.ratio_shift as i32);
                     for (index, &y) in y.iter().enumerate() {
                         let index = index as u32;

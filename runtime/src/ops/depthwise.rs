@@ -28,7 +28,8 @@ impl Operator for DepthwiseConv2d {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], 1)?;
         self.window.check(self.channels, input.len())?;
-        let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.window.pixels()) * u64::from(self.channels))?;
+        let out =
+            io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.window.pixels()) * u64::from(self.channels))?;
         require(self.dense.weight_bits == 8 && self.dense.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
         let taps = self.window.kernel_h as usize * self.window.kernel_w as usize;
         let channels = self.channels as usize;

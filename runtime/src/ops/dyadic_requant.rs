@@ -171,7 +171,8 @@ mod tests {
         let (ratio, own) = ([3 << 29, 50], [(1 << 30) + 7, 31]);
         let mut weights = Weights::default();
         let blob = weights.add(&[ratio]);
-        let op = DyadicRequant { rows: 2, n: 40, ratios: blob, identity_multiplier: own[0], identity_shift: own[1] as u32 };
+        let op =
+            DyadicRequant { rows: 2, n: 40, ratios: blob, identity_multiplier: own[0], identity_shift: own[1] as u32 };
         let (x, identity) = (random.values(Dtype::I32, 80), random.values(Dtype::I16, 80));
         let inputs = [(Dtype::I32, &x[..]), (Dtype::I16, &identity[..])];
         let (_, y) = run(&op, &weights, &inputs, (Dtype::I16, 80)).unwrap();

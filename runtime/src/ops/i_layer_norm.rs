@@ -83,7 +83,8 @@ mod tests {
     fn rows_equal_the_published_operator_behind_an_exact_requantization() {
         let mut random = Random(3);
         let (rows, n) = (4, 50);
-        let bias: Vec<i64> = (0..n).map(|i| (i as i64 - 25) << (i % 53)).map(|b| b.clamp(-(1 << 53), 1 << 53)).collect();
+        let bias: Vec<i64> =
+            (0..n).map(|i| (i as i64 - 25) << (i % 53)).map(|b| b.clamp(-(1 << 53), 1 << 53)).collect();
         let ratios: Vec<[i32; 2]> = (0..n)
             .map(|i| [((1 << 30) + random.below(1 << 30) as i32) * if i % 3 == 0 { -1 } else { 1 }, 48 + i % 16])
             .collect();

@@ -45,7 +45,7 @@ impl Operator for LayerNorm {
         // |sum x| <= n * 2^15 <= 2^27 and |c| <= n * 2^16 <= 2^28.
         let bound = i64::from(self.n) << 16;
         // V <= n * sum x^2 + eps <= n^2 * 2^30 + 2^57 <= 2^58.
-        let variance = (u64::from(self.n) * u64::from(self.n) << 30) + self.eps;
+        let variance = ((u64::from(self.n) * u64::from(self.n)) << 30) + self.eps;
         Ok(Proof { row_sum: variance, ..Proof::of((-bound, bound), 0) })
     }
 

@@ -249,8 +249,20 @@ mod tests {
                 let extreme = match row {
                     0 => -128,
                     1 => 127,
-                    2 => if i % 2 == 0 { -128 } else { 127 },
-                    row => if (w[row * k + i] > 0) == (row % 2 == 0) { 127 } else { -128 },
+                    2 => {
+                        if i % 2 == 0 {
+                            -128
+                        } else {
+                            127
+                        }
+                    }
+                    row => {
+                        if (w[row * k + i] > 0) == (row % 2 == 0) {
+                            127
+                        } else {
+                            -128
+                        }
+                    }
                 };
                 x[row * k + i] = extreme;
             }

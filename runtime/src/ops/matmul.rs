@@ -138,7 +138,8 @@ impl Operator for MatMul {
                 B::transpose(b, self.b_row as usize, self.k as usize, n, columns, padded);
             }
             let (y, y_stride) = if self.b_transposed { (b, self.b_row as usize) } else { (&*columns, padded) };
-            let job = DotJob { rows, cols: n, k: self.k as usize, x_stride: self.a_row as usize, y_stride, out_stride: n };
+            let job =
+                DotJob { rows, cols: n, k: self.k as usize, x_stride: self.a_row as usize, y_stride, out_stride: n };
             if a_type == Dtype::U16 {
                 B::dot_u16(&job, cast(a)?, y, acc, scratch);
             } else {

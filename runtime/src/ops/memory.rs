@@ -79,7 +79,7 @@ impl<'a> Inputs<'a> {
         let from = tensor.offset as usize;
         let range = from..from.saturating_add(tensor.bytes());
         let bytes = match tensor.place {
-            Place::Arena => self.from_arena(range),
+            Place::Arena => self.in_arena(range),
             Place::Constant => self.weights.get(range),
         };
         bytes.ok_or(RunFault::Memory)
@@ -101,7 +101,7 @@ impl<'a> Inputs<'a> {
         cast(blob.of(self.weights).ok_or(RunFault::Memory)?)
     }
 
-    fn from_arena(&self, range: Range<usize>) -> Option<&'a [u8]> {
+    fn in_arena(&self, range: Range<usize>) -> Option<&'a [u8]> {
         self.arena.iter().find_map(|&(start, part)| {
             let from = range.start.checked_sub(start)?;
             part.get(from..)?.get(..range.len())

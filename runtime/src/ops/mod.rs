@@ -367,7 +367,8 @@ impl Proof {
         let narrow = |v: Option<i64>| v.and_then(|v| i32::try_from(v).ok()).ok_or(OpFault::Overflow);
         require(self.acc_shift < 31, OpFault::Overflow)?;
         let shifted = |v: i64| narrow(v.checked_mul(1 << self.acc_shift));
-        let product = CertRecord { acc_min: shifted(self.acc.0)?, acc_max: shifted(self.acc.1)?, ..CertRecord::default() };
+        let product =
+            CertRecord { acc_min: shifted(self.acc.0)?, acc_max: shifted(self.acc.1)?, ..CertRecord::default() };
         Ok(CertRecord {
             acc_min: narrow(Some(self.acc.0.min(self.second_acc.0)))?,
             acc_max: narrow(Some(self.acc.1.max(self.second_acc.1)))?,
@@ -398,13 +399,16 @@ pub(crate) fn product(dims: &[u32]) -> u64 {
     dims.iter().fold(1u64, |n, &d| n.saturating_mul(u64::from(d)))
 }
 
+/// Runs pieces of the operator whose parameters the words hold.
+type RunFn = fn(&[u8], &mut Memory<'_>, Range<u32>) -> Result<(), RunFault>;
+
 /// How an operator is checked and run, for one set of kernels.
 pub struct Entry<B> {
     /// Which operator.
     pub kind: OpKind,
     check: fn(&[u8], &Io<'_>) -> Result<Proof, OpFault>,
     needs: fn(&[u8]) -> Option<Needs>,
-    run: fn(&[u8], &mut Memory<'_>, Range<u32>) -> Result<(), RunFault>,
+    run: RunFn,
     kernels: core::marker::PhantomData<fn() -> B>,
 }
 

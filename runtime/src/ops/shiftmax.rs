@@ -68,7 +68,9 @@ mod tests {
     #[test]
     fn rows_equal_the_published_operator() {
         let mut random = Random(1);
-        for (input, output, bits) in [(Dtype::I8, Dtype::I8, 8), (Dtype::I16, Dtype::U16, 16), (Dtype::I8, Dtype::U16, 16)] {
+        for (input, output, bits) in
+            [(Dtype::I8, Dtype::I8, 8), (Dtype::I16, Dtype::U16, 16), (Dtype::I8, Dtype::U16, 16)]
+        {
             let op = Shiftmax { rows: 3, n: 37, period: 20, halvings: 15 };
             let x = random.values(input, 3 * 37);
             let (_, y) = run(&op, &Weights::default(), &[(input, &x)], (output, 3 * 37)).unwrap();

@@ -76,6 +76,7 @@ pub fn execute<P: Kernels, N: Kernels>(bytes: &[u8], arena: &mut [u8], host: &mu
     }
 }
 
+#[expect(clippy::result_large_err, reason = "there is no heap to put the text of a fault in")]
 fn run<B: Kernels>(job: &Job, bytes: &[u8], arena: &mut [u8], host: &mut impl Host) -> Result<(), Fault> {
     let calibration = calibrate(host);
     put(host, calibration)?;
@@ -127,6 +128,7 @@ fn read_inputs<B: Kernels>(session: &mut Session<'_, '_, B>, host: &mut impl Hos
     Ok(())
 }
 
+#[expect(clippy::result_large_err, reason = "there is no heap to put the text of a fault in")]
 fn measure<B: Kernels>(session: &mut Session<'_, '_, B>, host: &mut impl Host) -> Result<Record<'static>, Fault> {
     host.mark_stack();
     let (ticks, done) = interval(host, |_| inference(session));

@@ -137,7 +137,8 @@ impl Qemu {
         write("job.bin", &mut [&job.encode()[..], self.model.bytes()].into_iter())?;
         write("samples.bin", &mut samples.iter().flat_map(|sample| sample.iter().map(Vec::as_slice)))?;
         let limit = START_LIMIT + Duration::from_secs(self.macs()? / SLOWEST_MACS_PER_SECOND * samples.len() as u64);
-        let child = self.command(folder.path(), icount).spawn().map_err(|e| self.fault(format!("cannot start: {e}")))?;
+        let child =
+            self.command(folder.path(), icount).spawn().map_err(|e| self.fault(format!("cannot start: {e}")))?;
         let ended = wait(child, limit).map_err(|why| self.fault(why))?;
         let bytes = fs::read(folder.path().join("answer.bin")).unwrap_or_default();
         self.read_answer(&bytes, &ended)

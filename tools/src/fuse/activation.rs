@@ -31,7 +31,8 @@ const KNOWN: [Unary; 8] = [
 
 /// Nodes that compute one function of one tensor become that function, where it has a name.
 pub(super) fn activation(r: &mut Rewriter, id: NodeId) -> bool {
-    let Some(node) = r.node(id).filter(|node| is_elementwise(r, node) && r.dtype(node.output) == DataType::Float) else {
+    let Some(node) = r.node(id).filter(|node| is_elementwise(r, node) && r.dtype(node.output) == DataType::Float)
+    else {
         return false;
     };
     // A fake quantization behind the function stays: it holds the scale of the result.

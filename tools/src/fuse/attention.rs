@@ -232,9 +232,8 @@ fn scores(r: &Rewriter, tensor: TensorId, depth: usize) -> Option<Scores> {
     match node.op {
         Op::MatMul { .. } => Some(Scores { product: id, factor: 1.0, biases: Vec::new() }),
         Op::Reshape if same_rows(r, node.inputs[0], node.output) => scores(r, node.inputs[0], depth),
-        Op::Binary(Binary::Mul) => {
-            orders(&node.inputs).find_map(|(part, factor)| r.scalar(factor).and_then(|by| Some(scaled(whole(part)?, by))))
-        }
+        Op::Binary(Binary::Mul) => orders(&node.inputs)
+            .find_map(|(part, factor)| r.scalar(factor).and_then(|by| Some(scaled(whole(part)?, by)))),
         Op::Binary(Binary::Div) => Some(scaled(whole(node.inputs[0])?, 1.0 / r.scalar(node.inputs[1])?)),
         Op::Binary(Binary::Add) => {
             orders(&node.inputs).find_map(|(part, bias)| Some(biased(whole(part)?, BiasSource::Sum(bias))))
@@ -438,7 +437,14 @@ fn common_sizes(lists: &[Vec<Factor>]) -> Option<Vec<usize>> {
 }
 
 /// Puts the operator in the place of the product with the values `id` and of what moved its result.
-fn rewrite(r: &mut Rewriter, id: NodeId, parts: &Parts, attention: Attention, operands: &[Operand; 3], out: &Place) -> bool {
+fn rewrite(
+    r: &mut Rewriter,
+    id: NodeId,
+    parts: &Parts,
+    attention: Attention,
+    operands: &[Operand; 3],
+    out: &Place,
+) -> bool {
     let Some(name) = r.node(id).map(|node| node.name.clone()) else { return false };
     let Some(end) = r.producer_id(out.tensor) else { return false };
     let grid = [attention.batch, attention.heads, attention.n_q, attention.n_k];

@@ -251,10 +251,15 @@ fn same_type(r: &Rewriter, a: &Node, b: &Node) -> bool {
 /// Whether two nodes of the same operation read equal operands.
 fn same_operands(r: &Rewriter, a: &Node, b: &Node) -> bool {
     let equal = |&(&x, &y): &(&TensorId, &TensorId)| {
-        let both_scalar = || r.shape(x) == r.shape(y) && r.constant(x).is_some_and(|v| v.len() == 1 && r.constant(y) == Some(v));
+        let both_scalar =
+            || r.shape(x) == r.shape(y) && r.constant(x).is_some_and(|v| v.len() == 1 && r.constant(y) == Some(v));
         x == y || both_scalar()
     };
     let in_order = a.inputs.len() == b.inputs.len() && a.inputs.iter().zip(&b.inputs).all(|pair| equal(&pair));
     let commutes = matches!(a.op, Op::Binary(Binary::Add | Binary::Mul));
-    in_order || commutes && swapped(&a.inputs).zip(swapped(&b.inputs)).is_some_and(|((x, y), (u, v))| equal(&(&x, &v)) && equal(&(&y, &u)))
+    in_order
+        || commutes
+            && swapped(&a.inputs)
+                .zip(swapped(&b.inputs))
+                .is_some_and(|((x, y), (u, v))| equal(&(&x, &v)) && equal(&(&y, &u)))
 }

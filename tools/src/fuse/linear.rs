@@ -101,9 +101,11 @@ pub(super) fn raise_reshape(r: &mut Rewriter, id: NodeId) -> bool {
     let Some(layer) = r.producer(y).filter(|node| node.op == Op::Linear && r.used_once(y)) else { return false };
     let (mut operands, name, mut shape) = (layer.inputs.clone(), layer.name.clone(), r.shape(output).to_vec());
     let meets = r.producer(operands[0]).is_some_and(|node| node.op == Op::Reshape);
-    let separates = r.uses(output).iter().filter_map(|&user| r.node(user)).any(|user| {
-        matches!(user.op, Op::Binary(_) | Op::Unary(_))
-    });
+    let separates = r
+        .uses(output)
+        .iter()
+        .filter_map(|&user| r.node(user))
+        .any(|user| matches!(user.op, Op::Binary(_) | Op::Unary(_)));
     let (Some(last), Some(&k)) = (shape.last_mut(), r.shape(operands[0]).last()) else { return false };
     if Some(&*last) != r.shape(y).last() || !(meets || separates) {
         return false;
@@ -216,7 +218,8 @@ pub(super) fn fold_input(r: &mut Rewriter, id: NodeId) -> bool {
     let &[n, k] = r.shape(inputs[1]) else { return false };
     let before = r.producer(inputs[0]).filter(|_| r.used_once(inputs[0]));
     let affine = before.and_then(|node| Affine::of(r, node, k, 0));
-    let (Some(affine), Some(bias), Some(mut weights)) = (affine, bias_values(r, &inputs, n), free_weights(r, inputs[1]))
+    let (Some(affine), Some(bias), Some(mut weights)) =
+        (affine, bias_values(r, &inputs, n), free_weights(r, inputs[1]))
     else {
         return false;
     };

@@ -37,8 +37,15 @@ const CLEANUP: &[Rewrite] = &[
 ];
 
 /// Operations that exporters write in parts. They come before the affine folds, which would tear the parts apart.
-const FUNCTIONS: &[Rewrite] =
-    &[norm::multiply_first, norm::normalization, norm::batch_form, norm::affine, activation::activation, softmax::softmax, softmax::drop_nan_guard];
+const FUNCTIONS: &[Rewrite] = &[
+    norm::multiply_first,
+    norm::normalization,
+    norm::batch_form,
+    norm::affine,
+    activation::activation,
+    softmax::softmax,
+    softmax::drop_nan_guard,
+];
 
 const LAYERS: &[Rewrite] = &[
     linear::matmul_to_linear,

@@ -115,7 +115,14 @@ fn shared_mean(r: &Rewriter, tensor: TensorId) -> Option<(TensorId, Vec<usize>)>
 
 /// A normalization of the last dimension applied over `axes` of `x`: the last node of it, after adding beside `at` the
 /// movement it needs where they are elsewhere.
-fn over_axes(r: &mut Rewriter, at: NodeId, x: TensorId, axes: &[usize], op: Op, gamma: Option<f32>) -> (Op, Vec<TensorId>) {
+fn over_axes(
+    r: &mut Rewriter,
+    at: NodeId,
+    x: TensorId,
+    axes: &[usize],
+    op: Op,
+    gamma: Option<f32>,
+) -> (Op, Vec<TensorId>) {
     let name = r.node(at).map(|node| node.name.clone()).unwrap_or_default();
     let shape = r.shape(x).to_vec();
     let width: usize = axes.iter().map(|&axis| shape[axis]).product();
@@ -186,9 +193,7 @@ fn root(r: &Rewriter, tensor: TensorId) -> Option<Root> {
     let node = inner_statistic(r, tensor)?;
     let (norm, floor) = match node.op {
         Op::Unary(Unary::Clip { low, high }) if high == f32::INFINITY || high == f32::MAX => (node.inputs[0], low),
-        Op::Binary(Binary::Max) => {
-            orders(&node.inputs).find_map(|(norm, floor)| Some((norm, r.scalar(floor)?)))?
-        }
+        Op::Binary(Binary::Max) => orders(&node.inputs).find_map(|(norm, floor)| Some((norm, r.scalar(floor)?)))?,
         _ => return plain_root(r, node),
     };
     let root = plain_root(r, inner_statistic(r, norm)?)?;

@@ -190,7 +190,14 @@ impl Rewriter {
     }
 
     /// Adds a node beside `at` with the element type of that node's output; returns its output.
-    pub(super) fn add_like(&mut self, at: NodeId, name: &str, op: Op, inputs: Vec<TensorId>, shape: Vec<usize>) -> TensorId {
+    pub(super) fn add_like(
+        &mut self,
+        at: NodeId,
+        name: &str,
+        op: Op,
+        inputs: Vec<TensorId>,
+        shape: Vec<usize>,
+    ) -> TensorId {
         let dtype = self.node(at).map_or(DataType::Float, |node| self.dtype(node.output));
         self.add_typed(at, name, op, inputs, (shape, dtype))
     }

@@ -108,7 +108,8 @@ impl Builder {
     fn matmul(&mut self, a: TensorId, b: TensorId) -> TensorId {
         let (a_shape, b_shape) = (self.shape(a), self.shape(b));
         let lead = super::broadcast(&a_shape[..a_shape.len() - 2], &b_shape[..b_shape.len() - 2]).unwrap();
-        let shape: Vec<usize> = lead.into_iter().chain([a_shape[a_shape.len() - 2], b_shape[b_shape.len() - 1]]).collect();
+        let shape: Vec<usize> =
+            lead.into_iter().chain([a_shape[a_shape.len() - 2], b_shape[b_shape.len() - 1]]).collect();
         self.node(Op::MatMul { transpose_b: false }, &[a, b], &shape)
     }
 
@@ -369,7 +370,8 @@ mod normalization {
     fn layer_norm_is_found_in_every_arrangement() {
         for root in ROOTS {
             for variant in 0..16 {
-                let (swap, square, twice, axis) = (variant & 1 != 0, variant & 2 != 0, variant & 4 != 0, 2 - (variant >> 3));
+                let (swap, square, twice, axis) =
+                    (variant & 1 != 0, variant & 2 != 0, variant & 4 != 0, 2 - (variant >> 3));
                 let mut b = Builder::new();
                 let x = b.input(&[1, 6, 6]);
                 let mean = b.reduce(Reduce::Mean, x, &[axis]);
@@ -385,7 +387,8 @@ mod normalization {
                 let (gamma, beta) = (b.weight(shape), b.weight(shape));
                 let y = b.either(Binary::Mul, y, gamma, swap);
                 let y = b.either(Binary::Add, y, beta, !swap);
-                let expected: &[&str] = if axis == 2 { &["LayerNorm"] } else { &["Transpose", "LayerNorm", "Transpose"] };
+                let expected: &[&str] =
+                    if axis == 2 { &["LayerNorm"] } else { &["Transpose", "LayerNorm", "Transpose"] };
                 let graph = b.fused(&[y]);
                 assert_eq!(names(&graph), expected);
                 let norm = graph.nodes.iter().find(|node| matches!(node.op, Op::LayerNorm { .. })).unwrap();
@@ -664,7 +667,8 @@ mod softmax {
                     } else {
                         b.binary(Binary::Div, e, sum)
                     };
-                    let expected: &[&str] = if axis == 2 { &["Softmax"] } else { &["Transpose", "Softmax", "Transpose"] };
+                    let expected: &[&str] =
+                        if axis == 2 { &["Softmax"] } else { &["Transpose", "Softmax", "Transpose"] };
                     assert_eq!(b.ops(&[y]), expected);
                 }
             }
@@ -792,7 +796,12 @@ mod attention {
     const SCALES: [Scale; 4] = [Scale::OnQuery, Scale::OnKey, Scale::OnScores, Scale::RootOnBoth];
 
     /// softmax(scale q k^T + bias) v for q, k, v of `[.., rows, d]`.
-    fn products(b: &mut Builder, [q, k, v]: [TensorId; 3], scale: Scale, bias: &dyn Fn(&mut Builder, TensorId) -> TensorId) -> TensorId {
+    fn products(
+        b: &mut Builder,
+        [q, k, v]: [TensorId; 3],
+        scale: Scale,
+        bias: &dyn Fn(&mut Builder, TensorId) -> TensorId,
+    ) -> TensorId {
         let rank = b.shape(k).len();
         let d = b.shape(q)[rank - 1] as f32;
         let mut perm: Vec<usize> = (0..rank).collect();

@@ -1,8 +1,8 @@
 //! The graph under construction: emits nodes, folds constants, keeps what the float graph does not record.
 
+use super::ImportError;
 use super::node::{OpResult, invalid, unsupported};
 use super::tensor::Elem;
-use super::ImportError;
 use crate::float_exec;
 use crate::graph::{Binary, Data, DataType, FakeQuant, Graph, Node, Op, Reduce, Tensor, TensorId, Unary};
 use std::collections::{HashMap, HashSet};
@@ -186,12 +186,17 @@ impl Builder {
     /// Number of elements of `shape`, within the limits.
     pub fn checked_count(&self, shape: &[usize]) -> OpResult<usize> {
         if shape.len() > MAX_RANK {
-            return unsupported(format!("a tensor of {} dimensions is out of reach; the limit is {MAX_RANK}", shape.len()));
+            return unsupported(format!(
+                "a tensor of {} dimensions is out of reach; the limit is {MAX_RANK}",
+                shape.len()
+            ));
         }
         let count = shape.iter().try_fold(1usize, |product, &d| product.checked_mul(d)).filter(|&c| c <= MAX_ELEMENTS);
         match count {
             Some(count) => Ok(count),
-            None => unsupported(format!("a tensor of shape {shape:?} is out of reach; the limit is {MAX_ELEMENTS} elements")),
+            None => unsupported(format!(
+                "a tensor of shape {shape:?} is out of reach; the limit is {MAX_ELEMENTS} elements"
+            )),
         }
     }
 
@@ -199,7 +204,9 @@ impl Builder {
     pub fn charge(&mut self, elements: usize) -> OpResult<()> {
         self.folded = self.folded.saturating_add(elements);
         if self.folded > MAX_FOLDED || self.work > MAX_WORK {
-            return invalid("the constants of the model grow out of reach when they are computed; simplify it in the exporter");
+            return invalid(
+                "the constants of the model grow out of reach when they are computed; simplify it in the exporter",
+            );
         }
         Ok(())
     }
@@ -209,7 +216,9 @@ impl Builder {
         self.computed = self.computed.saturating_add(count);
         self.inference = self.inference.saturating_add(work(op, inputs, &self.graph, count));
         if self.computed > MAX_COMPUTED || self.inference > MAX_INFERENCE {
-            return invalid("the model is out of reach: up to here one inference takes more than 2^29 values or 2^38 steps");
+            return invalid(
+                "the model is out of reach: up to here one inference takes more than 2^29 values or 2^38 steps",
+            );
         }
         Ok(())
     }
@@ -218,7 +227,14 @@ impl Builder {
     pub fn emit(&mut self, op: Op, inputs: &[TensorId], shape: Vec<usize>) -> OpResult<TensorId> {
         let dtype = match &op {
             Op::Binary(
-                Binary::Equal | Binary::Less | Binary::LessOrEqual | Binary::Greater | Binary::GreaterOrEqual | Binary::And | Binary::Or | Binary::Xor,
+                Binary::Equal
+                | Binary::Less
+                | Binary::LessOrEqual
+                | Binary::Greater
+                | Binary::GreaterOrEqual
+                | Binary::And
+                | Binary::Or
+                | Binary::Xor,
             )
             | Op::Unary(Unary::IsNaN | Unary::Not) => DataType::Bool,
             Op::Where => self.dtype(inputs[1]),
@@ -261,8 +277,12 @@ impl Builder {
         let first = self.quantized.get(&data[0]);
         let same = data.iter().all(|id| self.quantized.get(id) == first);
         match first {
-            Some(first) if same && first.scale.len() == 1 && (moves(op) || matches!(op, Op::MaxPool(_))) => Ok(Some(first.clone())),
-            _ => unsupported("arithmetic on quantized integers has no counterpart; export with DequantizeLinear before and QuantizeLinear behind each operator (QDQ format)"),
+            Some(first) if same && first.scale.len() == 1 && (moves(op) || matches!(op, Op::MaxPool(_))) => {
+                Ok(Some(first.clone()))
+            }
+            _ => unsupported(
+                "arithmetic on quantized integers has no counterpart; export with DequantizeLinear before and QuantizeLinear behind each operator (QDQ format)",
+            ),
         }
     }
 
@@ -275,7 +295,8 @@ impl Builder {
         self.work = self.work.saturating_add(work(op, inputs, &self.graph, count));
         self.charge(count)?;
         let tensors = inputs.iter().map(|&id| &self.graph.tensors[id]);
-        let operands: Vec<(&[usize], &Data)> = tensors.filter_map(|t| Some((&t.shape[..], t.value.as_deref()?))).collect();
+        let operands: Vec<(&[usize], &Data)> =
+            tensors.filter_map(|t| Some((&t.shape[..], t.value.as_deref()?))).collect();
         match float_exec::eval_node(op, &operands, shape, dtype) {
             Ok(value) if value.len() == count => Ok(Some(value)),
             Ok(value) => invalid(format!("its value has {} elements, its shape {shape:?} has {count}", value.len())),
@@ -371,7 +392,13 @@ impl Builder {
     }
 
     /// Element `starts[d] + i * steps[d]` along each dimension.
-    pub fn slice(&mut self, x: TensorId, starts: Vec<usize>, steps: Vec<isize>, shape: Vec<usize>) -> OpResult<TensorId> {
+    pub fn slice(
+        &mut self,
+        x: TensorId,
+        starts: Vec<usize>,
+        steps: Vec<isize>,
+        shape: Vec<usize>,
+    ) -> OpResult<TensorId> {
         if self.graph.shape(x) == shape && steps.iter().zip(&shape).all(|(&s, &d)| s == 1 || d <= 1) {
             return Ok(x);
         }
@@ -502,8 +529,11 @@ impl Builder {
                 let reason = "the output is quantized integers; end the model with DequantizeLinear".into();
                 return Err(ImportError::Tensor { name: name.into(), reason });
             }
-            let source = self.graph.nodes.iter().find(|n| n.output == id && self.is_identity(n)).map_or(id, |n| n.inputs[0]);
-            let own = !self.graph.inputs.contains(&source) && !self.graph.outputs.contains(&source) && !self.is_constant(source);
+            let source =
+                self.graph.nodes.iter().find(|n| n.output == id && self.is_identity(n)).map_or(id, |n| n.inputs[0]);
+            let own = !self.graph.inputs.contains(&source)
+                && !self.graph.outputs.contains(&source)
+                && !self.is_constant(source);
             let output = if own { source } else { self.copy(source, name) };
             self.graph.tensors[output].name = name.to_owned();
             self.graph.outputs.push(output);
@@ -581,7 +611,10 @@ fn compact(mut graph: Graph) -> Graph {
 
 /// Operations whose elements are elements of their first operand.
 fn moves(op: &Op) -> bool {
-    matches!(op, Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Concat { .. } | Op::Expand | Op::Gather { .. })
+    matches!(
+        op,
+        Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Concat { .. } | Op::Expand | Op::Gather { .. }
+    )
 }
 
 /// Steps that computing a node takes.

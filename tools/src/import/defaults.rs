@@ -56,7 +56,9 @@ fn fields(mut bytes: &[u8]) -> Result<Vec<(u32, &[u8])>, ImportError> {
         }
         let length = decode_varint(&mut bytes).map_err(broken)?;
         let split = usize::try_from(length).ok().and_then(|length| bytes.split_at_checked(length));
-        let Some((content, rest)) = split else { return Err(ImportError::Parse("a field is longer than the file".into())) };
+        let Some((content, rest)) = split else {
+            return Err(ImportError::Parse("a field is longer than the file".into()));
+        };
         found.push((field, content));
         bytes = rest;
     }

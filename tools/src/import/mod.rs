@@ -149,7 +149,8 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError
 pub fn import_bytes(bytes: &[u8], folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     isolate::run(|| {
         let model = parse(bytes)?;
-        let defaults = if model.functions.is_empty() { Default::default() } else { defaults::function_defaults(bytes)? };
+        let defaults =
+            if model.functions.is_empty() { Default::default() } else { defaults::function_defaults(bytes)? };
         walk::import_model(model, defaults, folder, options)
     })
     .unwrap_or_else(|message| Err(ImportError::Internal(message)))

@@ -71,7 +71,12 @@ fn free_names(graph: &GraphProto, depth: usize) -> Result<Vec<&str>, ImportError
 }
 
 /// Kahn's algorithm, the first ready node of the list first.
-fn sort(nodes: &[NodeProto], needed: &[bool], reads: &[Vec<&str>], producers: &HashMap<&str, usize>) -> Result<Vec<usize>, ImportError> {
+fn sort(
+    nodes: &[NodeProto],
+    needed: &[bool],
+    reads: &[Vec<&str>],
+    producers: &HashMap<&str, usize>,
+) -> Result<Vec<usize>, ImportError> {
     let mut waiting = vec![0usize; nodes.len()];
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
     let live = || (0..nodes.len()).filter(|&index| needed[index]);
@@ -93,7 +98,10 @@ fn sort(nodes: &[NodeProto], needed: &[bool], reads: &[Vec<&str>], producers: &H
     }
     match live().find(|&index| waiting[index] > 0) {
         None => Ok(sorted),
-        Some(index) => Err(ImportError::Graph(format!("node `{}` ({}) needs its own result: the graph has a cycle", nodes[index].name, nodes[index].op_type))),
+        Some(index) => Err(ImportError::Graph(format!(
+            "node `{}` ({}) needs its own result: the graph has a cycle",
+            nodes[index].name, nodes[index].op_type
+        ))),
     }
 }
 

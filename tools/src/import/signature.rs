@@ -71,14 +71,22 @@ fn typed(value: &ValueInfoProto) -> Result<(&Tensor, Elem), ImportError> {
 }
 
 /// A size for every symbolic dimension: from the options, or 1 for a batch axis.
-fn symbol_sizes(values: &[&ValueInfoProto], types: &[(&Tensor, Elem)], options: &ImportOptions) -> Result<BTreeMap<String, usize>, ImportError> {
+fn symbol_sizes(
+    values: &[&ValueInfoProto],
+    types: &[(&Tensor, Elem)],
+    options: &ImportOptions,
+) -> Result<BTreeMap<String, usize>, ImportError> {
     let mut leading = BTreeSet::new();
     let mut inner = BTreeSet::new();
     for (value, (tensor, _)) in values.iter().zip(types) {
         let Some(shape) = &tensor.shape else { continue };
         for axis in 0..shape.dim.len() {
             if let Dim::Named(name) = dim(shape, axis, &value.name) {
-                if axis == 0 { leading.insert(name) } else { inner.insert(name) };
+                if axis == 0 {
+                    leading.insert(name)
+                } else {
+                    inner.insert(name)
+                };
             }
         }
     }

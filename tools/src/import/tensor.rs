@@ -18,9 +18,14 @@ pub fn data_type(elem: Elem) -> Option<DataType> {
     match elem {
         Elem::Float | Elem::Double | Elem::Float16 | Elem::Bfloat16 => Some(DataType::Float),
         Elem::Bool => Some(DataType::Bool),
-        Elem::Uint8 | Elem::Int8 | Elem::Uint16 | Elem::Int16 | Elem::Int32 | Elem::Int64 | Elem::Uint32 | Elem::Uint64 => {
-            Some(DataType::Int)
-        }
+        Elem::Uint8
+        | Elem::Int8
+        | Elem::Uint16
+        | Elem::Int16
+        | Elem::Int32
+        | Elem::Int64
+        | Elem::Uint32
+        | Elem::Uint64 => Some(DataType::Int),
         Elem::Int4 | Elem::Uint4 => Some(DataType::Int),
         _ => None,
     }
@@ -68,7 +73,8 @@ pub fn decode(proto: &TensorProto, folder: Option<&Path>) -> Result<Stored, Impo
     let shape = dims(&proto.dims).map_err(&fail)?;
     let count: usize = shape.iter().product();
     let external = proto.data_location == Some(DataLocation::External as i32);
-    let loaded = if external { Some(external_bytes(proto, folder, byte_length(elem, count)).map_err(&fail)?) } else { None };
+    let loaded =
+        if external { Some(external_bytes(proto, folder, byte_length(elem, count)).map_err(&fail)?) } else { None };
     let raw = loaded.as_deref().unwrap_or(&proto.raw_data);
     let data = if external || !raw.is_empty() { from_raw(elem, raw, count) } else { from_fields(elem, proto, count) };
     let data = data.map_err(&fail)?;
@@ -84,7 +90,10 @@ pub fn dims(dims: &[i64]) -> Result<Vec<usize>, String> {
     let mut shape = Vec::with_capacity(dims.len());
     for &dim in dims {
         let size = usize::try_from(dim).map_err(|_| format!("dimension {dim} is negative"))?;
-        product = product.checked_mul(size).filter(|&p| p <= MAX_STORED).ok_or_else(|| format!("its shape {dims:?} is too large"))?;
+        product = product
+            .checked_mul(size)
+            .filter(|&p| p <= MAX_STORED)
+            .ok_or_else(|| format!("its shape {dims:?} is too large"))?;
         shape.push(size);
     }
     Ok(shape)
@@ -160,7 +169,9 @@ fn from_fields(elem: Elem, proto: &TensorProto, count: usize) -> Result<Data, St
 /// The bytes of a tensor that lies in a file beside the model.
 fn external_bytes(proto: &TensorProto, folder: Option<&Path>, expected: usize) -> Result<Vec<u8>, String> {
     let entry = |key: &str| proto.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
-    let number = |key: &str| entry(key).map(|v| v.parse::<u64>().map_err(|_| format!("external data: bad {key} `{v}`"))).transpose();
+    let number = |key: &str| {
+        entry(key).map(|v| v.parse::<u64>().map_err(|_| format!("external data: bad {key} `{v}`"))).transpose()
+    };
     let location = entry("location").ok_or("external data without a location")?;
     let folder = folder.ok_or("external data needs the folder of the model")?;
     let relative = Path::new(location);
@@ -178,8 +189,14 @@ fn external_bytes(proto: &TensorProto, folder: Option<&Path>, expected: usize) -
     let metadata = file.metadata().map_err(cannot)?;
     let offset = number("offset")?.unwrap_or(0);
     let length = number("length")?.unwrap_or(expected as u64);
-    if !metadata.is_file() || length != expected as u64 || offset.checked_add(length).is_none_or(|end| end > metadata.len()) {
-        return Err(format!("external data `{location}`: {length} bytes at {offset} do not fit; {expected} are needed, the file has {}", metadata.len()));
+    if !metadata.is_file()
+        || length != expected as u64
+        || offset.checked_add(length).is_none_or(|end| end > metadata.len())
+    {
+        return Err(format!(
+            "external data `{location}`: {length} bytes at {offset} do not fit; {expected} are needed, the file has {}",
+            metadata.len()
+        ));
     }
     let mut bytes = vec![0; expected];
     file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(&mut bytes)).map_err(cannot)?;

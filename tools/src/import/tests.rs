@@ -8,8 +8,8 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType as Elem;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{
-    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    type_proto,
+    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 
 fn names(list: &[&str]) -> Vec<String> {
@@ -31,12 +31,24 @@ fn int(name: &str, i: i64) -> AttributeProto {
 }
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
-    TensorProto { name: name.into(), dims: dims.to_vec(), data_type: Elem::Float as i32, float_data: values.to_vec(), ..TensorProto::default() }
+    TensorProto {
+        name: name.into(),
+        dims: dims.to_vec(),
+        data_type: Elem::Float as i32,
+        float_data: values.to_vec(),
+        ..TensorProto::default()
+    }
 }
 
 fn ints(name: &str, values: &[i64]) -> TensorProto {
     let dims = vec![values.len() as i64];
-    TensorProto { name: name.into(), dims, data_type: Elem::Int64 as i32, int64_data: values.to_vec(), ..TensorProto::default() }
+    TensorProto {
+        name: name.into(),
+        dims,
+        data_type: Elem::Int64 as i32,
+        int64_data: values.to_vec(),
+        ..TensorProto::default()
+    }
 }
 
 /// `dims` are numbers or names; `?` has neither.
@@ -61,7 +73,13 @@ fn untyped(name: &str) -> ValueInfoProto {
 
 /// A model from `x` to `y`.
 fn model(x: &[&str], node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
-    let graph = GraphProto { node, initializer, input: vec![value("x", x)], output: vec![untyped("y")], ..GraphProto::default() };
+    let graph = GraphProto {
+        node,
+        initializer,
+        input: vec![value("x", x)],
+        output: vec![untyped("y")],
+        ..GraphProto::default()
+    };
     let opset = |domain: &str, version| OperatorSetIdProto { domain: domain.into(), version };
     let opset_import = vec![opset("", 17), opset("com.microsoft", 1), opset("local", 1)];
     ModelProto { ir_version: 8, graph: Some(graph), opset_import, ..ModelProto::default() }
@@ -86,7 +104,15 @@ fn all_unsupported_nodes_are_listed_with_their_nearest_form() {
         node("Loop", &["x"], &["a"]),
         node("Relu", &["a"], &["b"]),
         node("LSTM", &["b"], &["c"]),
-        with(node("Pad", &["x", "pads"], &["d"]), AttributeProto { name: "mode".into(), r#type: AttributeType::String as i32, s: b"edge".into(), ..AttributeProto::default() }),
+        with(
+            node("Pad", &["x", "pads"], &["d"]),
+            AttributeProto {
+                name: "mode".into(),
+                r#type: AttributeType::String as i32,
+                s: b"edge".into(),
+                ..AttributeProto::default()
+            },
+        ),
         node("Add", &["c", "d"], &["y"]),
         node("Unknown", &["x"], &["unused"]),
     ];
@@ -163,7 +189,8 @@ fn shape_arithmetic_folds_away() {
         node("Concat", &["rows", "rest"], &["target"]),
         node("Reshape", &["x", "target"], &["y"]),
     ];
-    let nodes: Vec<NodeProto> = nodes.into_iter().map(|n| if n.op_type == "Concat" { with(n, int("axis", 0)) } else { n }).collect();
+    let nodes: Vec<NodeProto> =
+        nodes.into_iter().map(|n| if n.op_type == "Concat" { with(n, int("axis", 0)) } else { n }).collect();
     let graph = read(&model(&["2", "3", "4"], nodes, vec![ints("zero", &[0]), ints("rest", &[-1])])).unwrap();
     assert_eq!(graph.nodes.len(), 1);
     assert_eq!((graph.nodes[0].op.clone(), graph.shape(graph.outputs[0])), (Op::Reshape, &[2, 12][..]));
@@ -172,7 +199,15 @@ fn shape_arithmetic_folds_away() {
 
 #[test]
 fn functions_are_inlined_with_their_attributes() {
-    let scaled = with(node("LeakyRelu", &["a"], &["b"]), AttributeProto { name: "alpha".into(), ref_attr_name: "slope".into(), r#type: AttributeType::Float as i32, ..AttributeProto::default() });
+    let scaled = with(
+        node("LeakyRelu", &["a"], &["b"]),
+        AttributeProto {
+            name: "alpha".into(),
+            ref_attr_name: "slope".into(),
+            r#type: AttributeType::Float as i32,
+            ..AttributeProto::default()
+        },
+    );
     let function = |nodes: Vec<NodeProto>| FunctionProto {
         name: Some("Leaky".into()),
         domain: Some("local".into()),
@@ -182,7 +217,12 @@ fn functions_are_inlined_with_their_attributes() {
         opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
         ..FunctionProto::default()
     };
-    let slope = AttributeProto { name: "slope".into(), r#type: AttributeType::Float as i32, f: 0.5, ..AttributeProto::default() };
+    let slope = AttributeProto {
+        name: "slope".into(),
+        r#type: AttributeType::Float as i32,
+        f: 0.5,
+        ..AttributeProto::default()
+    };
     let call = NodeProto { domain: "local".into(), ..with(node("Leaky", &["x"], &["y"]), slope) };
     let mut with_function = model(&["2"], vec![call], vec![]);
     with_function.functions = vec![function(vec![scaled])];
@@ -200,7 +240,10 @@ fn functions_that_double_at_each_level_end() {
         input: names(&["a"]),
         output: names(&["c"]),
         node: (0..2)
-            .map(|half| NodeProto { domain: "local".into(), ..node(&format!("f{}", i + 1), &[["a", "b"][half]], &[["b", "c"][half]]) })
+            .map(|half| NodeProto {
+                domain: "local".into(),
+                ..node(&format!("f{}", i + 1), &[["a", "b"][half]], &[["b", "c"][half]])
+            })
             .collect(),
         ..FunctionProto::default()
     };
@@ -216,12 +259,20 @@ fn a_constant_condition_chooses_its_branch() {
     let branch = |name: &str, op: &str| AttributeProto {
         name: name.into(),
         r#type: AttributeType::Graph as i32,
-        g: Some(GraphProto { node: vec![node(op, &["x"], &[name])], output: vec![untyped(name)], ..GraphProto::default() }),
+        g: Some(GraphProto {
+            node: vec![node(op, &["x"], &[name])],
+            output: vec![untyped(name)],
+            ..GraphProto::default()
+        }),
         ..AttributeProto::default()
     };
     let choice = |condition: &str| {
         let branches = with(node("If", &[condition], &["y"]), branch("then_branch", "Neg"));
-        let nodes = vec![node("Greater", &["one", "zero"], &["yes"]), node("Not", &["yes"], &["no"]), with(branches, branch("else_branch", "Abs"))];
+        let nodes = vec![
+            node("Greater", &["one", "zero"], &["yes"]),
+            node("Not", &["yes"], &["no"]),
+            with(branches, branch("else_branch", "Abs")),
+        ];
         model(&["1"], nodes, vec![floats("one", &[], &[1.0]), floats("zero", &[], &[0.0])])
     };
     assert_eq!(run(&choice("yes"), &[3.0]), [-3.0]);
@@ -267,7 +318,11 @@ fn softmax_before_opset_13_spans_several_dimensions() {
 fn weights_may_lie_beside_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
-    let weights = TensorProto { data_location: Some(1), external_data: vec![entry("location", "w.bin")], ..floats("w", &[2, 1], &[]) };
+    let weights = TensorProto {
+        data_location: Some(1),
+        external_data: vec![entry("location", "w.bin")],
+        ..floats("w", &[2, 1], &[])
+    };
     let beside = model(&["1", "2"], vec![node("MatMul", &["x", "w"], &["y"])], vec![weights]);
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, beside.encode_to_vec()).unwrap();
@@ -291,7 +346,13 @@ fn gemm_becomes_a_linear_layer_with_bias() {
 
 #[test]
 fn a_pair_of_quantization_and_its_inverse_is_one_node() {
-    let zero = TensorProto { dims: vec![], data_type: Elem::Int8 as i32, int32_data: vec![3], name: "z".into(), ..TensorProto::default() };
+    let zero = TensorProto {
+        dims: vec![],
+        data_type: Elem::Int8 as i32,
+        int32_data: vec![3],
+        name: "z".into(),
+        ..TensorProto::default()
+    };
     let nodes = vec![
         node("QuantizeLinear", &["x", "s", "z"], &["q"]),
         node("Transpose", &["q"], &["t"]),
@@ -328,20 +389,81 @@ impl Random {
 }
 
 const OPS: [&str; 44] = [
-    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "CumSum", "DepthToSpace",
-    "DequantizeLinear", "Div", "Einsum", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Gemm", "GroupNormalization",
-    "LayerNormalization", "MatMul", "MaxPool", "Mod", "NonZero", "OneHot", "Pad", "QuantizeLinear", "Range", "ReduceMean", "Reshape",
-    "ScatterElements", "ScatterND", "Shape", "Slice", "Softmax", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Constant",
+    "ConstantOfShape",
+    "Conv",
+    "CumSum",
+    "DepthToSpace",
+    "DequantizeLinear",
+    "Div",
+    "Einsum",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Gemm",
+    "GroupNormalization",
+    "LayerNormalization",
+    "MatMul",
+    "MaxPool",
+    "Mod",
+    "NonZero",
+    "OneHot",
+    "Pad",
+    "QuantizeLinear",
+    "Range",
+    "ReduceMean",
+    "Reshape",
+    "ScatterElements",
+    "ScatterND",
+    "Shape",
+    "Slice",
+    "Softmax",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Trilu",
+    "Unsqueeze",
+    "Where",
 ];
 const ATTRIBUTES: [&str; 19] = [
-    "axes", "axis", "blocksize", "dilations", "ends", "group", "k", "keepdims", "kernel_shape", "num_groups", "num_outputs", "pads", "perm",
-    "split", "starts", "steps", "strides", "to", "ceil_mode",
+    "axes",
+    "axis",
+    "blocksize",
+    "dilations",
+    "ends",
+    "group",
+    "k",
+    "keepdims",
+    "kernel_shape",
+    "num_groups",
+    "num_outputs",
+    "pads",
+    "perm",
+    "split",
+    "starts",
+    "steps",
+    "strides",
+    "to",
+    "ceil_mode",
 ];
 
 /// Another operator, operand, attribute, stored integer or declared size at a random place.
 fn mutate(graph: &mut GraphProto, random: &mut Random) {
     let at = random.below(graph.node.len());
-    let values: Vec<String> = graph.node[..at].iter().flat_map(|n| n.output.clone()).chain(graph.initializer.iter().map(|t| t.name.clone())).collect();
+    let values: Vec<String> = graph.node[..at]
+        .iter()
+        .flat_map(|n| n.output.clone())
+        .chain(graph.initializer.iter().map(|t| t.name.clone()))
+        .collect();
     let node = &mut graph.node[at];
     match random.below(7) {
         0 => node.op_type = (*random.pick(&OPS)).into(),
@@ -355,7 +477,13 @@ fn mutate(graph: &mut GraphProto, random: &mut Random) {
             let list = (0..random.below(5)).map(|_| random.number()).collect();
             let kind = *random.pick(&[AttributeType::Int, AttributeType::Ints]);
             node.attribute.retain(|a| a.name != name);
-            node.attribute.push(AttributeProto { name, r#type: kind as i32, i: random.number(), ints: list, ..AttributeProto::default() });
+            node.attribute.push(AttributeProto {
+                name,
+                r#type: kind as i32,
+                i: random.number(),
+                ints: list,
+                ..AttributeProto::default()
+            });
         }
         4 => {
             let stored = random.below(graph.initializer.len());
@@ -363,7 +491,11 @@ fn mutate(graph: &mut GraphProto, random: &mut Random) {
             graph.initializer[stored] = ints(&graph.initializer[stored].name.clone(), &values);
         }
         5 => {
-            let Some(type_proto::Value::TensorType(tensor)) = graph.input[0].r#type.as_mut().and_then(|t| t.value.as_mut()) else { return };
+            let Some(type_proto::Value::TensorType(tensor)) =
+                graph.input[0].r#type.as_mut().and_then(|t| t.value.as_mut())
+            else {
+                return;
+            };
             let dims = tensor.shape.get_or_insert_default();
             if let Some(dim) = dims.dim.last_mut() {
                 dim.value = Some(dimension::Value::DimValue(random.number()));

@@ -9,7 +9,9 @@ use crate::graph::{Data, Graph, TensorId};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use tract_onnx::pb::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
+use tract_onnx::pb::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+};
 
 /// How deep functions and branches may lie in one another.
 const MAX_DEPTH: usize = 24;
@@ -50,7 +52,12 @@ struct Walker {
 }
 
 /// Imports a parsed model; `defaults` are the default attributes of its functions.
-pub fn import_model(mut model: ModelProto, mut defaults: HashMap<FunctionKey, Vec<AttributeProto>>, folder: Option<&Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
+pub fn import_model(
+    mut model: ModelProto,
+    mut defaults: HashMap<FunctionKey, Vec<AttributeProto>>,
+    folder: Option<&Path>,
+    options: &ImportOptions,
+) -> Result<Graph, ImportError> {
     let opsets = opsets(&model.opset_import);
     match opsets.get("") {
         Some(version) if OPSETS.contains(version) => {}
@@ -109,7 +116,10 @@ fn functions(
         let key = (normal_domain(&written.0).to_owned(), written.1.clone());
         let defaults = defaults.remove(&written).unwrap_or_default();
         if functions.insert(key, Function { proto, defaults }).is_some() {
-            return Err(ImportError::Graph(format!("two functions are called `{}`; overloads are not supported", written.1)));
+            return Err(ImportError::Graph(format!(
+                "two functions are called `{}`; overloads are not supported",
+                written.1
+            )));
         }
     }
     Ok(functions)
@@ -120,7 +130,9 @@ impl Walker {
         for input in inputs {
             let fail = |reason: String| ImportError::Tensor { name: input.name.clone(), reason };
             let dtype = data_type(input.elem).ok_or_else(|| fail("unknown element type".into()))?;
-            if let Err(OpError::Unsupported(reason) | OpError::Invalid(reason)) = self.builder.checked_count(&input.shape) {
+            if let Err(OpError::Unsupported(reason) | OpError::Invalid(reason)) =
+                self.builder.checked_count(&input.shape)
+            {
                 return Err(fail(reason));
             }
             let id = self.builder.graph.add_tensor(input.name.clone(), input.shape.clone(), dtype);
@@ -215,7 +227,11 @@ impl Walker {
 
     /// The node's name, or that of its first output.
     fn label(&mut self, node: &NodeProto) -> String {
-        let own = if node.name.is_empty() { node.output.iter().find(|n| !n.is_empty()).unwrap_or(&node.op_type) } else { &node.name };
+        let own = if node.name.is_empty() {
+            node.output.iter().find(|n| !n.is_empty()).unwrap_or(&node.op_type)
+        } else {
+            &node.name
+        };
         format!("{}{own}", self.frame().prefix)
     }
 
@@ -250,7 +266,13 @@ impl Walker {
     }
 
     /// Notes an unsupported node and goes on; other errors end the import.
-    fn resolve(&mut self, outcome: OpResult<Option<Outputs>>, call: &Call, domain: &str, label: &str) -> Result<Option<Outputs>, ImportError> {
+    fn resolve(
+        &mut self,
+        outcome: OpResult<Option<Outputs>>,
+        call: &Call,
+        domain: &str,
+        label: &str,
+    ) -> Result<Option<Outputs>, ImportError> {
         let op = &call.proto.op_type;
         let op = if domain.is_empty() { op.clone() } else { format!("{domain}.{op}") };
         match outcome {
@@ -264,7 +286,14 @@ impl Walker {
         }
     }
 
-    fn bind_outputs(&mut self, node: &NodeProto, outputs: &Outputs, before: usize, read: &HashSet<String>, label: &str) -> Result<(), ImportError> {
+    fn bind_outputs(
+        &mut self,
+        node: &NodeProto,
+        outputs: &Outputs,
+        before: usize,
+        read: &HashSet<String>,
+        label: &str,
+    ) -> Result<(), ImportError> {
         for (index, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
             match outputs.get(index).copied().flatten() {
                 Some(id) => {
@@ -277,7 +306,12 @@ impl Walker {
                 None if read.contains(name) => {
                     let hint = format!("its output `{name}` is not computed; only the first output is");
                     let version = self.frame().opsets.get(normal_domain(&node.domain)).copied().unwrap_or(1);
-                    self.unsupported.push(UnsupportedNode { node: label.into(), op: node.op_type.clone(), version, hint });
+                    self.unsupported.push(UnsupportedNode {
+                        node: label.into(),
+                        op: node.op_type.clone(),
+                        version,
+                        hint,
+                    });
                     self.bind(name, Value::Unknown);
                 }
                 None => {}
@@ -297,7 +331,10 @@ impl Walker {
     /// Expands a local function in a frame of its own.
     fn call_function(&mut self, call: &Call, key: FunctionKey, unknown: bool) -> OpResult<Outputs> {
         if self.active.contains(&key) || self.frames.len() >= MAX_DEPTH {
-            return Err(OpError::Invalid(format!("function `{}` calls itself, or calls are nested more than {MAX_DEPTH} deep", key.1)));
+            return Err(OpError::Invalid(format!(
+                "function `{}` calls itself, or calls are nested more than {MAX_DEPTH} deep",
+                key.1
+            )));
         }
         let Function { proto: function, defaults } = &self.functions[&key];
         let function = function.clone();
@@ -308,7 +345,11 @@ impl Walker {
         let mut opsets = self.frame().opsets.clone();
         opsets.extend(self::opsets(&function.opset_import));
         let absent = if unknown { Value::Unknown } else { Value::Absent };
-        let operands = function.input.iter().enumerate().map(|(i, name)| (name.clone(), call.optional(i).map_or(absent, Value::Tensor)));
+        let operands = function
+            .input
+            .iter()
+            .enumerate()
+            .map(|(i, name)| (name.clone(), call.optional(i).map_or(absent, Value::Tensor)));
         let label = self.label(call.proto);
         let frame = Frame { values: operands.collect(), transparent: false, opsets, prefix: format!("{label}/") };
         self.active.push(key);
@@ -323,7 +364,9 @@ impl Walker {
         let condition = match self.builder.graph.constant(call.input(0)?) {
             Some(Data::Bool(values)) if values.len() == 1 => values[0],
             Some(_) => return Err(OpError::Invalid("the condition must be one boolean".into())),
-            None => return Err(OpError::Unsupported("the condition depends on the input; export one branch only".into())),
+            None => {
+                return Err(OpError::Unsupported("the condition depends on the input; export one branch only".into()));
+            }
         };
         let name = if condition { "then_branch" } else { "else_branch" };
         let Some(graph) = call.graph(name)? else { return Err(OpError::Invalid(format!("`{name}` is missing"))) };
@@ -337,7 +380,13 @@ impl Walker {
         self.inline(frame, &graph.node, &graph.initializer, &outputs)
     }
 
-    fn inline(&mut self, frame: Frame, nodes: &[NodeProto], stored: &[TensorProto], outputs: &[&str]) -> OpResult<Outputs> {
+    fn inline(
+        &mut self,
+        frame: Frame,
+        nodes: &[NodeProto],
+        stored: &[TensorProto],
+        outputs: &[&str],
+    ) -> OpResult<Outputs> {
         let wrap = |error: ImportError| OpError::Other(Box::new(error));
         self.frames.push(frame);
         for proto in stored {

@@ -84,8 +84,7 @@ impl Lowering<'_> {
         &mut self,
         node: &Node,
         values: &[f32],
-        n: usize,
-        k: usize,
+        [n, k]: [usize; 2],
         bias: &[f32],
         x: &View,
         target: &Target,
@@ -210,7 +209,7 @@ impl Lowering<'_> {
         let [n, k] = self.graph.shape(node.inputs[1])[..] else {
             return Err(self.unsupported(node, "weights must have two dimensions"));
         };
-        let packed = self.pack(node, &weights, n, k, &bias, &x, target);
+        let packed = self.pack(node, &weights, [n, k], &bias, &x, target);
         let rows = (x.len() / k) as u32;
         let residual_shift = residual.map_or(0, |(_, shift)| shift);
         let dense = self.requantized(&packed, target);
@@ -236,7 +235,7 @@ impl Lowering<'_> {
         let [n, k] = self.graph.shape(node.inputs[1])[..] else {
             return Err(self.unsupported(node, "weights must have two dimensions"));
         };
-        let packed = self.pack(node, &weights, n, k, &bias, &x, target);
+        let packed = self.pack(node, &weights, [n, k], &bias, &x, target);
         let rows = x.len() / k;
         let sums = self.sums(&node.name, &[rows, n]);
         let op =

@@ -532,7 +532,7 @@ impl<'g> Lowering<'g> {
                 }
                 Op::Gather { .. } => {
                     ask(node.inputs[0], out);
-                    if !self.graph.tensors[node.inputs[1]].value.is_some() {
+                    if self.graph.tensors[node.inputs[1]].value.is_none() {
                         ask(node.inputs[1], Want { ids: true, ..Want::default() });
                     }
                 }

@@ -36,6 +36,11 @@ impl View {
         self.shape.iter().product()
     }
 
+    /// Whether a dimension is zero.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether elements follow each other from the first one of the tensor.
     pub fn is_contiguous(&self) -> bool {
         let expected = row_major(&self.shape);
@@ -108,15 +113,12 @@ impl View {
 pub fn collapse(shape: &[usize], views: &[&View]) -> Option<(Dims, Vec<Extent>)> {
     let mut dims: Vec<usize> = Vec::new();
     let mut strides: Vec<Vec<isize>> = vec![Vec::new(); views.len()];
-    for d in 0..shape.len() {
-        if shape[d] == 1 {
-            continue;
-        }
+    for (d, &size) in shape.iter().enumerate().filter(|&(_, &size)| size != 1) {
         let mergeable = dims.last().is_some()
-            && views.iter().zip(&strides).all(|(view, s)| s[s.len() - 1] == view.strides[d] * shape[d] as isize);
+            && views.iter().zip(&strides).all(|(view, s)| s[s.len() - 1] == view.strides[d] * size as isize);
         if mergeable {
             if let Some(last) = dims.last_mut() {
-                *last *= shape[d];
+                *last *= size;
             }
             for (view, s) in views.iter().zip(&mut strides) {
                 if let Some(last) = s.last_mut() {
@@ -124,7 +126,7 @@ pub fn collapse(shape: &[usize], views: &[&View]) -> Option<(Dims, Vec<Extent>)>
                 }
             }
         } else {
-            dims.push(shape[d]);
+            dims.push(size);
             views.iter().zip(&mut strides).for_each(|(view, s)| s.push(view.strides[d]));
         }
     }

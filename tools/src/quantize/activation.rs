@@ -22,7 +22,7 @@ pub fn table(op: &Op, in_scale: f64, in_zero: f64, out_scale: f64, out_zero: f64
     };
     let reach = (128.0 + in_zero.abs()) * in_scale;
     let zero_is_whole = out_zero.fract() == 0.0 && out_zero.abs() <= 32768.0;
-    let sane = in_scale >= LEAST_SCALE && out_scale >= LEAST_SCALE && out_scale <= 1e6 && zero_is_whole;
+    let sane = in_scale >= LEAST_SCALE && (LEAST_SCALE..=1e6).contains(&out_scale) && zero_is_whole;
     if !sane || reach > MAX_ARGUMENT as f64 {
         return None;
     }

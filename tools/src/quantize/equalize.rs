@@ -59,7 +59,7 @@ fn sites(graph: &Graph) -> Vec<Site> {
                 (reader.op == Op::Linear && reader.inputs[0] == node.output && constant).then_some(())
             };
             let all = !readers.is_empty() && readers.iter().all(|r| linear(r).is_some());
-            all.then(|| Site { norm, output: node.output, readers })
+            all.then_some(Site { norm, output: node.output, readers })
         })
         .collect()
 }

@@ -80,7 +80,9 @@ fn print_log(table: &Table, mut log: impl Read) -> std::io::Result<()> {
         decoder.received(&chunk[..bytes]);
         loop {
             match decoder.decode() {
-                Ok(frame) => println!("{} {}", frame.level().map_or("", |level| level.as_str()), frame.display_message()),
+                Ok(frame) => {
+                    println!("{} {}", frame.level().map_or("", |level| level.as_str()), frame.display_message())
+                }
                 Err(DecodeError::UnexpectedEof) => break,
                 Err(DecodeError::Malformed) => println!("(an unreadable log frame)"),
             }

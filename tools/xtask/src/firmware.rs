@@ -151,4 +151,3 @@ fn keep(target: &str, built: &str, board: &str, program: &str) -> Result<(), Err
     let doing = format!("copy {} to {}", from.display(), to.display());
     fs::copy(&from, &part).and_then(|_| fs::rename(&part, &to)).map_err(Error::io(doing))
 }
-

@@ -61,7 +61,9 @@ pub fn run_setup(dry_run: bool) -> Result<(), Error> {
     for target in targets {
         match if dry_run { Toolchain::find(target) } else { Some(Toolchain::ensure(target)?) } {
             Some(Toolchain::Installed) => println!("present: target {target}"),
-            Some(Toolchain::BuildStd { rustc, .. }) => println!("present: target {target}, built by {}", rustc.display()),
+            Some(Toolchain::BuildStd { rustc, .. }) => {
+                println!("present: target {target}, built by {}", rustc.display())
+            }
             None => println!("would try: rustup target add {target}, else {}", BUILD_STD_PACKAGES.join(" ")),
         }
     }

@@ -131,8 +131,7 @@ mod tests {
 
     #[test]
     fn build_std_builds_core_alone_for_bare_metal() {
-        let toolchain =
-            Toolchain::BuildStd { rustc: "/r".into(), cargo: "/c".into(), linker: "/l".into() };
+        let toolchain = Toolchain::BuildStd { rustc: "/r".into(), cargo: "/c".into(), linker: "/l".into() };
         let command = toolchain.cargo("build", "thumbv8m.main-none-eabihf", &["-Ctarget-cpu=cortex-m33".into()]);
         let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
         assert!(args.contains(&"-Zbuild-std=core".into()), "{args:?}");

@@ -222,13 +222,7 @@ pub fn pairs_fit(job: &LinearJob<'_>, scratch: &[u8]) -> bool {
 ///
 /// # Safety
 /// The processor must have i8mm; the sink has `len` elements; [`pairs_fit`].
-pub unsafe fn dense_pairs(
-    job: &LinearJob<'_>,
-    x: &[i8],
-    sink: Sink,
-    len: usize,
-    scratch: &mut [u8],
-) -> (usize, usize) {
+pub unsafe fn dense_pairs(job: &LinearJob<'_>, x: &[i8], sink: Sink, len: usize, scratch: &mut [u8]) -> (usize, usize) {
     let (rows, n) = job.fit(x.len(), len);
     let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
     let paired: *mut i8 = scratch.as_mut_ptr().cast();

@@ -8,7 +8,14 @@ use crate::graph::{Binary, Data, DataType, TensorId};
 pub const HIDDEN: f32 = f32::MIN;
 
 /// `softmax(scale q k' + bias) v` for `q [batch, heads, n, d]`, `k [batch, kv_heads, t, d]`, `v [batch, kv_heads, t, dv]`.
-pub fn core(builder: &mut Builder, q: TensorId, k: TensorId, v: TensorId, scale: f32, bias: Option<TensorId>) -> OpResult<TensorId> {
+pub fn core(
+    builder: &mut Builder,
+    q: TensorId,
+    k: TensorId,
+    v: TensorId,
+    scale: f32,
+    bias: Option<TensorId>,
+) -> OpResult<TensorId> {
     let ([_, heads, ..], [_, kv_heads, ..]) = (builder.dims::<4>(q)?, builder.dims::<4>(k)?);
     if builder.rank(v) != 4 || builder.graph.shape(v)[..3] != builder.graph.shape(k)[..3] {
         return invalid("keys and values differ in length");
@@ -21,7 +28,10 @@ pub fn core(builder: &mut Builder, q: TensorId, k: TensorId, v: TensorId, scale:
         let shape = builder.shape(scores);
         scores = builder.binary(Binary::Add, scores, bias)?;
         if builder.graph.shape(scores) != shape {
-            return invalid(format!("a mask of shape {:?} does not fit scores of shape {shape:?}", builder.graph.shape(bias)));
+            return invalid(format!(
+                "a mask of shape {:?} does not fit scores of shape {shape:?}",
+                builder.graph.shape(bias)
+            ));
         }
     }
     let weights = builder.softmax(scores)?;

@@ -86,7 +86,8 @@ pub fn range(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         if delta == 0 {
             return invalid("the step is zero");
         }
-        let span = if delta > 0 { i128::from(limit) - i128::from(start) } else { i128::from(start) - i128::from(limit) };
+        let span =
+            if delta > 0 { i128::from(limit) - i128::from(start) } else { i128::from(start) - i128::from(limit) };
         let count = (span.max(0) as u128).div_ceil(u128::from(delta.unsigned_abs()));
         let count = builder.checked_count(&[usize::try_from(count).unwrap_or(usize::MAX)])?;
         builder.charge(count)?;

@@ -51,7 +51,8 @@ fn geometry(call: &Call, rank: usize, kernel: [usize; 2], size: [usize; 2], grou
         let [before, after] = match (mode.as_str(), axis) {
             ("NOTSET" | "VALID", _) | (_, None) => given,
             ("SAME_UPPER" | "SAME_LOWER", _) => {
-                let total = (size[d].div_ceil(strides[d]).saturating_sub(1) * strides[d] + extent).saturating_sub(size[d]);
+                let total =
+                    (size[d].div_ceil(strides[d]).saturating_sub(1) * strides[d] + extent).saturating_sub(size[d]);
                 let less = total / 2;
                 if mode == "SAME_UPPER" { [less, total - less] } else { [total - less, less] }
             }
@@ -112,8 +113,14 @@ fn convolve(builder: &mut Builder, call: &Call) -> OpResult<TensorId> {
     let groups = usize::try_from(call.int_or("group", 1)?).unwrap_or(0);
     let grouped = groups > 0 && n % groups == 0 && per_group.checked_mul(groups) == Some(c);
     let declared = call.ints("kernel_shape")?;
-    if weight_rank != rank || !grouped || kh * kw == 0 || declared.is_some() && pair(declared, rank, 1, 1, "kernel_shape")? != [kh, kw] {
-        return invalid(format!("{c} channels do not go with weights of {n} x {per_group} x {kh} x {kw} in {groups} groups"));
+    if weight_rank != rank
+        || !grouped
+        || kh * kw == 0
+        || declared.is_some() && pair(declared, rank, 1, 1, "kernel_shape")? != [kh, kw]
+    {
+        return invalid(format!(
+            "{c} channels do not go with weights of {n} x {per_group} x {kh} x {kw} in {groups} groups"
+        ));
     }
     let Geometry { window, out, .. } = geometry(call, rank, [kh, kw], [height, width], groups)?;
     let mut inputs = vec![x, w];

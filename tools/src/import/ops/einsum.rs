@@ -35,9 +35,15 @@ impl Equation {
             true => rank.checked_sub(term.len() - 3).filter(|&width| width <= 10),
             false => Some(0),
         });
-        let Some(widths) = widths.collect::<Option<Vec<_>>>() else { return invalid(format!("`{text}` does not fit its operands")) };
+        let Some(widths) = widths.collect::<Option<Vec<_>>>() else {
+            return invalid(format!("`{text}` does not fit its operands"));
+        };
         let widest = widths.iter().copied().max().unwrap_or(0);
-        let inputs = terms.iter().zip(&widths).map(|(term, &width)| labels(term, widest - width, width)).collect::<OpResult<Vec<_>>>()?;
+        let inputs = terms
+            .iter()
+            .zip(&widths)
+            .map(|(term, &width)| labels(term, widest - width, width))
+            .collect::<OpResult<Vec<_>>>()?;
         let output = match right {
             Some(right) => labels(right, 0, widest)?,
             None => implicit_output(&inputs, widest),
@@ -62,7 +68,11 @@ fn labels(term: &str, first: usize, width: usize) -> OpResult<Vec<char>> {
 /// The ellipsis, then every letter that appears once, in alphabetical order.
 fn implicit_output(inputs: &[Vec<char>], widest: usize) -> Vec<char> {
     let all: Vec<char> = inputs.concat();
-    let mut letters: Vec<char> = all.iter().copied().filter(|c| c.is_ascii_alphabetic() && all.iter().filter(|d| *d == c).count() == 1).collect();
+    let mut letters: Vec<char> = all
+        .iter()
+        .copied()
+        .filter(|c| c.is_ascii_alphabetic() && all.iter().filter(|d| *d == c).count() == 1)
+        .collect();
     letters.sort_unstable();
     ('0'..='9').take(widest).chain(letters).collect()
 }
@@ -116,8 +126,11 @@ fn contract(builder: &mut Builder, a: &Term, b: &Term, output: &[char]) -> OpRes
             return unsupported("a dimension that is repeated; nearest: Expand before");
         }
     }
-    let sizes = |builder: &Builder, term: &Term, labels: &[char]| labels.iter().map(|&l| size(builder, term, l)).collect::<Vec<_>>();
-    let (batch_shape, row_shape, column_shape) = (sizes(builder, a, &batch), sizes(builder, a, &rows), sizes(builder, b, &columns));
+    let sizes = |builder: &Builder, term: &Term, labels: &[char]| {
+        labels.iter().map(|&l| size(builder, term, l)).collect::<Vec<_>>()
+    };
+    let (batch_shape, row_shape, column_shape) =
+        (sizes(builder, a, &batch), sizes(builder, a, &rows), sizes(builder, b, &columns));
     let inner: usize = sizes(builder, a, &summed).iter().product();
     let left = arrange(builder, a, &[&batch, &rows, &summed])?;
     let right = arrange(builder, b, &[&batch, &summed, &columns])?;
@@ -131,7 +144,8 @@ fn contract(builder: &mut Builder, a: &Term, b: &Term, output: &[char]) -> OpRes
 
 /// The operand with its dimensions in the order of `groups`.
 fn arrange(builder: &mut Builder, term: &Term, groups: &[&[char]]) -> OpResult<TensorId> {
-    let order: Vec<usize> = groups.concat().iter().filter_map(|label| term.labels.iter().position(|l| l == label)).collect();
+    let order: Vec<usize> =
+        groups.concat().iter().filter_map(|label| term.labels.iter().position(|l| l == label)).collect();
     builder.transpose(term.id, &order)
 }
 

@@ -75,7 +75,8 @@ fn for_each_index(shape: &[usize], mut visit: impl FnMut(&[usize]) -> OpResult<(
 
 /// Where each element of `indices` points in a tensor of `shape`, for GatherElements and ScatterElements.
 fn element_places(indices: &[i64], indices_shape: &[usize], shape: &[usize], axis: usize) -> OpResult<Vec<usize>> {
-    let fits = indices_shape.len() == shape.len() && (0..shape.len()).all(|d| d == axis || indices_shape[d] <= shape[d]);
+    let fits =
+        indices_shape.len() == shape.len() && (0..shape.len()).all(|d| d == axis || indices_shape[d] <= shape[d]);
     if !fits {
         return invalid(format!("indices of shape {indices_shape:?} do not fit a tensor of shape {shape:?}"));
     }
@@ -142,7 +143,12 @@ pub fn gather_nd(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 }
 
 /// `x` with `updates[i]` at `places[i]`; elements of both are picked from one row.
-fn put_elements(builder: &mut Builder, x: TensorId, updates: TensorId, places: impl Iterator<Item = usize>) -> OpResult<TensorId> {
+fn put_elements(
+    builder: &mut Builder,
+    x: TensorId,
+    updates: TensorId,
+    places: impl Iterator<Item = usize>,
+) -> OpResult<TensorId> {
     let shape = builder.shape(x);
     let count: usize = shape.iter().product();
     let updated: usize = builder.graph.shape(updates).iter().product();

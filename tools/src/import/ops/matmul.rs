@@ -137,9 +137,17 @@ pub fn activated(builder: &mut Builder, call: &Call, y: TensorId) -> OpResult<Te
         "Tanh" => Unary::Tanh,
         "Sigmoid" => Unary::Sigmoid,
         "LeakyRelu" => Unary::LeakyRelu { slope: param(0, "activation_alpha", 0.01)? },
-        "HardSigmoid" => Unary::HardSigmoid { alpha: param(0, "activation_alpha", 0.2)?, beta: param(1, "activation_beta", 0.5)? },
-        "Clip" => Unary::Clip { low: param(0, "activation_alpha", f32::MIN)?, high: param(1, "activation_beta", f32::MAX)? },
-        other => return unsupported(format!("activation `{other}`; nearest: Relu, Clip, LeakyRelu, HardSigmoid, Sigmoid, Tanh")),
+        "HardSigmoid" => {
+            Unary::HardSigmoid { alpha: param(0, "activation_alpha", 0.2)?, beta: param(1, "activation_beta", 0.5)? }
+        }
+        "Clip" => {
+            Unary::Clip { low: param(0, "activation_alpha", f32::MIN)?, high: param(1, "activation_beta", f32::MAX)? }
+        }
+        other => {
+            return unsupported(format!(
+                "activation `{other}`; nearest: Relu, Clip, LeakyRelu, HardSigmoid, Sigmoid, Tanh"
+            ));
+        }
     };
     builder.unary(kind, y)
 }

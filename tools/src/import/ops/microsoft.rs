@@ -87,7 +87,8 @@ fn mask_bias(builder: &mut Builder, call: &Call, mask: TensorId, batch: usize, t
 }
 
 fn refuse_cache(call: &Call, past: &[usize]) -> OpResult<()> {
-    if past.iter().any(|&index| call.optional(index).is_some()) || (1..call.wanted.len()).any(|index| call.wants(index)) {
+    if past.iter().any(|&index| call.optional(index).is_some()) || (1..call.wanted.len()).any(|index| call.wants(index))
+    {
         return unsupported("past and present keys (a cache); nearest: attention over the whole sequence");
     }
     if call.int_or("do_rotary", 0)? != 0 {
@@ -110,9 +111,17 @@ fn scale_of(call: &Call, d: usize) -> OpResult<f32> {
 }
 
 /// Attention over split heads with all biases, as rows again.
-fn attend(builder: &mut Builder, call: &Call, q: TensorId, k: TensorId, v: TensorId, bias: Option<TensorId>) -> OpResult<Outputs> {
+fn attend(
+    builder: &mut Builder,
+    call: &Call,
+    q: TensorId,
+    k: TensorId,
+    v: TensorId,
+    bias: Option<TensorId>,
+) -> OpResult<Outputs> {
     let (n, d, t) = (builder.graph.shape(q)[2], builder.graph.shape(q)[3], builder.graph.shape(k)[2]);
-    let future = if call.int_or("unidirectional", 0)? != 0 { Some(causal(builder, n, t, t.saturating_sub(n))?) } else { None };
+    let future =
+        if call.int_or("unidirectional", 0)? != 0 { Some(causal(builder, n, t, t.saturating_sub(n))?) } else { None };
     let bias = both(builder, bias, future)?;
     let y = core(builder, q, k, v, scale_of(call, d)?, bias)?;
     one(merge_heads(builder, y)?)
@@ -172,7 +181,9 @@ pub fn multi_head_attention(builder: &mut Builder, call: &Call) -> OpResult<Outp
 
 /// `[batch, n, heads, 3, d]` as three times `[batch, n, heads * d]`.
 fn unpack(builder: &mut Builder, x: TensorId) -> OpResult<[TensorId; 3]> {
-    let [batch, n, heads, 3, d] = builder.shape(x)[..] else { return invalid("packed operands must be [batch, n, heads, 3, d]") };
+    let [batch, n, heads, 3, d] = builder.shape(x)[..] else {
+        return invalid("packed operands must be [batch, n, heads, 3, d]");
+    };
     let mut parts = [0; 3];
     for (index, place) in parts.iter_mut().enumerate() {
         let part = builder.narrow(x, 3, index, 1)?;
@@ -185,7 +196,9 @@ fn unpack(builder: &mut Builder, x: TensorId) -> OpResult<[TensorId; 3]> {
 fn add_biases(builder: &mut Builder, operands: &mut [TensorId; 3], bias: TensorId) -> OpResult<()> {
     let mut start = 0;
     for x in operands {
-        let [_, _, width] = builder.shape(*x)[..] else { return unsupported("a bias for keys with their heads apart; nearest: three dimensions") };
+        let [_, _, width] = builder.shape(*x)[..] else {
+            return unsupported("a bias for keys with their heads apart; nearest: three dimensions");
+        };
         if builder.rank(bias) != 1 || start + width > builder.graph.shape(bias)[0] {
             return invalid("the bias is shorter than queries, keys and values together");
         }

@@ -216,19 +216,22 @@ pub fn hint(domain: &str, op: &str) -> &'static str {
         "LRN" | "MeanVarianceNormalization" => "use BatchNormalization or LayerNormalization",
         "LpPool" | "GlobalLpPool" | "MaxRoiPool" | "RoiAlign" => "use AveragePool or MaxPool",
         "ReduceLogSum" | "ReduceLogSumExp" => "use ReduceSum and Log",
-        "GroupQueryAttention" | "PackedAttention" | "PackedMultiHeadAttention" | "DecoderMaskedMultiHeadAttention" | "SparseAttention" => {
-            "use Attention of opset 23 or com.microsoft.MultiHeadAttention without a cache"
-        }
-        "SequenceConstruct" | "SequenceAt" | "SplitToSequence" | "ConcatFromSequence" | "SequenceEmpty" | "SequenceInsert" => {
-            "sequences are not supported; use Split and Concat"
-        }
+        "GroupQueryAttention"
+        | "PackedAttention"
+        | "PackedMultiHeadAttention"
+        | "DecoderMaskedMultiHeadAttention"
+        | "SparseAttention" => "use Attention of opset 23 or com.microsoft.MultiHeadAttention without a cache",
+        "SequenceConstruct" | "SequenceAt" | "SplitToSequence" | "ConcatFromSequence" | "SequenceEmpty"
+        | "SequenceInsert" => "sequences are not supported; use Split and Concat",
         "RandomNormal" | "RandomUniform" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "Multinomial" => {
             "random values are not supported; export the model in evaluation mode"
         }
         _ if domain == "com.microsoft.nchwc" || op.starts_with("Nhwc") => {
             "optimized for one processor's layout; optimize at most at level extended"
         }
-        _ if !domain.is_empty() && domain != "com.microsoft" => "operators of this domain are not known; export with standard operators, or with its functions in the model",
+        _ if !domain.is_empty() && domain != "com.microsoft" => {
+            "operators of this domain are not known; export with standard operators, or with its functions in the model"
+        }
         _ => "no counterpart; express it by standard arithmetic, movement, MatMul, Conv and Softmax",
     }
 }

@@ -45,7 +45,9 @@ fn resolve_shape(old: &[usize], requested: &[i64], zero_is_zero: bool) -> OpResu
             }
             0 if !zero_is_zero => match old.get(d) {
                 Some(&size) => size,
-                None => return invalid(format!("dimension {d} of {requested:?} copies one that {old:?} does not have")),
+                None => {
+                    return invalid(format!("dimension {d} of {requested:?} copies one that {old:?} does not have"));
+                }
             },
             size if size >= 0 => size as usize,
             _ => return invalid(format!("{requested:?} is not a shape")),
@@ -106,7 +108,8 @@ pub fn unsqueeze(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let rank = builder.rank(x) + axes.len();
     let inserted = axis_indices(&axes, rank)?;
     let mut old = builder.shape(x).into_iter();
-    let shape: Vec<usize> = (0..rank).map(|d| if inserted.contains(&d) { 1 } else { old.next().unwrap_or(1) }).collect();
+    let shape: Vec<usize> =
+        (0..rank).map(|d| if inserted.contains(&d) { 1 } else { old.next().unwrap_or(1) }).collect();
     one(builder.reshape(x, &shape)?)
 }
 
@@ -165,7 +168,9 @@ pub fn split(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         Some(lengths) => lengths.iter().map(|&l| usize::try_from(l).unwrap_or(usize::MAX)).collect(),
         None => equal_parts(size, parts)?,
     };
-    if lengths.iter().try_fold(0usize, |sum, &l| sum.checked_add(l)) != Some(size) || lengths.len() < call.proto.output.len() {
+    if lengths.iter().try_fold(0usize, |sum, &l| sum.checked_add(l)) != Some(size)
+        || lengths.len() < call.proto.output.len()
+    {
         return invalid(format!("parts of {lengths:?} do not make {size}"));
     }
     let mut start = 0;
@@ -205,8 +210,13 @@ pub fn expand(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     // -1 keeps a dimension, as PyTorch writes it.
     let rank = requested.len();
     let kept = |d: usize| (d + builder.rank(x)).checked_sub(rank).map_or(1, |d| builder.graph.shape(x)[d]);
-    let sizes = requested.iter().enumerate().map(|(d, &size)| if size == -1 { Some(kept(d)) } else { usize::try_from(size).ok() });
-    let Some(sizes) = sizes.collect::<Option<Vec<_>>>() else { return invalid(format!("{requested:?} is not a shape")) };
+    let sizes = requested
+        .iter()
+        .enumerate()
+        .map(|(d, &size)| if size == -1 { Some(kept(d)) } else { usize::try_from(size).ok() });
+    let Some(sizes) = sizes.collect::<Option<Vec<_>>>() else {
+        return invalid(format!("{requested:?} is not a shape"));
+    };
     let shape = broadcast(builder.graph.shape(x), &sizes)?;
     one(builder.expand(x, &shape)?)
 }
@@ -274,7 +284,9 @@ pub fn pad(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         return one(x);
     }
     let sizes = builder.shape(x).into_iter().zip(before.iter().zip(&after));
-    let padded = sizes.map(|(size, (b, a))| size.checked_add(*b).and_then(|s| s.checked_add(*a)).unwrap_or(usize::MAX)).collect();
+    let padded = sizes
+        .map(|(size, (b, a))| size.checked_add(*b).and_then(|s| s.checked_add(*a)).unwrap_or(usize::MAX))
+        .collect();
     one(builder.emit(Op::Pad { before, after, value }, &[x], padded)?)
 }
 

@@ -5,7 +5,15 @@ use super::super::node::{Call, OpResult, Outputs, axis_index, invalid, one, unsu
 use crate::graph::{Binary, Data, Op, Reduce, TensorId, Unary};
 
 /// LayerNorm, or RMSNorm where `rms`, over the dimensions of `x` from `axis` on.
-pub fn normalize(builder: &mut Builder, x: TensorId, axis: usize, gamma: Option<TensorId>, beta: Option<TensorId>, eps: f32, rms: bool) -> OpResult<TensorId> {
+pub fn normalize(
+    builder: &mut Builder,
+    x: TensorId,
+    axis: usize,
+    gamma: Option<TensorId>,
+    beta: Option<TensorId>,
+    eps: f32,
+    rms: bool,
+) -> OpResult<TensorId> {
     let shape = builder.shape(x);
     let n: usize = shape[axis..].iter().product();
     let mut flat_shape = shape[..axis].to_vec();
@@ -91,8 +99,10 @@ pub fn batch(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         return invalid(format!("{channels} values per parameter are expected"));
     }
     let eps = f64::from(call.float_or("epsilon", 1e-5)?);
-    let factor: Vec<f64> = gamma.iter().zip(&variance).map(|(&g, &v)| f64::from(g) / (f64::from(v) + eps).sqrt()).collect();
-    let offset = beta.iter().zip(&mean).zip(&factor).map(|((&b, &m), f)| (f64::from(b) - f64::from(m) * f) as f32).collect();
+    let factor: Vec<f64> =
+        gamma.iter().zip(&variance).map(|(&g, &v)| f64::from(g) / (f64::from(v) + eps).sqrt()).collect();
+    let offset =
+        beta.iter().zip(&mean).zip(&factor).map(|((&b, &m), f)| (f64::from(b) - f64::from(m) * f) as f32).collect();
     if factor.iter().any(|f| !f.is_finite()) {
         return invalid("a variance is negative or not finite");
     }

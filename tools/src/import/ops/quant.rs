@@ -34,7 +34,10 @@ fn parameters(builder: &Builder, call: &Call, shape: &[usize], elem: Elem) -> Op
     }
     let axis = axis_index(call.int_or("axis", 1)?, shape.len())?;
     if scale.len() != shape[axis] || builder.rank(call.input(1)?) != 1 {
-        return unsupported(format!("{} scales for a tensor of shape {shape:?}; nearest: one scale, or one per index of an axis", scale.len()));
+        return unsupported(format!(
+            "{} scales for a tensor of shape {shape:?}; nearest: one scale, or one per index of an axis",
+            scale.len()
+        ));
     }
     Ok(FakeQuant { scale, zero_point, axis, range })
 }
@@ -74,7 +77,8 @@ pub fn dequantize(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         let range = integer_range(elem).unwrap_or(held.range);
         let same = builder.floats(call.input(1)?, "the scale")? == held.scale && range == held.range;
         let zeros = call.optional(2).map(|id| builder.ints(id, "the zero point")).transpose()?;
-        let same = same && zeros.is_none_or(|zeros| zeros.iter().copied().eq(held.zero_point.iter().map(|&z| i64::from(z))));
+        let same =
+            same && zeros.is_none_or(|zeros| zeros.iter().copied().eq(held.zero_point.iter().map(|&z| i64::from(z))));
         if !same {
             return unsupported("other scale or zero point than its QuantizeLinear; nearest: the same on both");
         }

@@ -53,7 +53,10 @@ impl Image {
             let (address, data) = (section.address() as u32, section.data().map_err(bad)?);
             match section.kind() {
                 SectionKind::Text => image.split(address, data, &marks),
-                SectionKind::ReadOnlyData | SectionKind::ReadOnlyString | SectionKind::ReadOnlyDataWithRel | SectionKind::Data => image.words.extend(words(data)),
+                SectionKind::ReadOnlyData
+                | SectionKind::ReadOnlyString
+                | SectionKind::ReadOnlyDataWithRel
+                | SectionKind::Data => image.words.extend(words(data)),
                 SectionKind::UninitializedData => {}
                 _ => continue,
             }

@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 const CONVERSIONS: [&str; 8] = ["i2f", "ui2f", "l2f", "ul2f", "i2d", "ui2d", "l2d", "ul2d"];
 /// Soft-float routines by their GCC names: these operations with a suffix of types.
 const OPERATIONS: [&str; 17] = [
-    "add", "sub", "mul", "div", "neg", "eq", "ne", "lt", "le", "gt", "ge", "cmp", "unord", "pow", "extend", "trunc", "fix",
+    "add", "sub", "mul", "div", "neg", "eq", "ne", "lt", "le", "gt", "ge", "cmp", "unord", "pow", "extend", "trunc",
+    "fix",
 ];
 /// Parts of names of allocators.
-const ALLOCATORS: [&str; 6] = ["__rust_alloc", "__rust_realloc", "__rdl_alloc", "__rg_alloc", "malloc", "alloc::alloc::"];
+const ALLOCATORS: [&str; 6] =
+    ["__rust_alloc", "__rust_realloc", "__rdl_alloc", "__rg_alloc", "malloc", "alloc::alloc::"];
 /// Parts of names of the panic machinery.
 const PANICS: [&str; 6] =
     ["core::panicking", "rust_begin_unwind", "panic_fmt", "panic_bounds_check", "unwrap_failed", "expect_failed"];
@@ -51,7 +53,8 @@ pub struct Reached<'a> {
 /// What the inference can reach: from the functions called `inference` and from the operators, which are called through
 /// a table of pointers. `None` when there is nothing to start from.
 pub fn inference(image: &Image) -> Option<BTreeMap<u32, Reached<'_>>> {
-    let is_start = |f: &&Function| f.name == "inference" || f.name.contains("::inference::<") || f.name.ends_with("::inference");
+    let is_start =
+        |f: &&Function| f.name == "inference" || f.name.contains("::inference::<") || f.name.ends_with("::inference");
     let pointers: BTreeSet<u32> = image.words.iter().filter(|word| *word & 1 == 1).map(|word| word & !1).collect();
     let is_operator = |f: &&Function| pointers.contains(&f.address) && f.name.contains("shiftformer::ops::run");
     let starts: Vec<&Function> = image.functions.values().filter(is_start).collect();
@@ -69,10 +72,11 @@ pub fn inference(image: &Image) -> Option<BTreeMap<u32, Reached<'_>>> {
             continue;
         }
         let callees = calls.get(&function.address).into_iter().flatten();
-        open.extend(callees.filter_map(|address| image.functions.get(address)).map(|callee| Reached {
-            function: callee,
-            from: &function.name,
-        }));
+        open.extend(
+            callees
+                .filter_map(|address| image.functions.get(address))
+                .map(|callee| Reached { function: callee, from: &function.name }),
+        );
         reached.insert(function.address, next);
     }
     Some(reached)

@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn branches_have_the_targets_the_assembler_meant() {
         // From llvm-objdump of a linked program.
-        assert_eq!(target(0xc936 + 0, 0xf000_f871), Some(0xca1c));
+        assert_eq!(target(0xc936, 0xf000_f871), Some(0xca1c));
         assert_eq!(target(0xc91e, 0xf001_ff40), Some(0xe7a2));
         // b .  and  bne .-4
         assert_eq!(target(0x100, 0xe7fe), Some(0x100));

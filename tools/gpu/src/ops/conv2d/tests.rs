@@ -53,6 +53,7 @@ prop_compose! {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "a case of the table is all of them")]
 fn check(window: Window, channels: u32, groups: u32, group_n: u32, bits: u32, out: Dtype, x: Fill, weights: Fill) {
     let mut test = TestModel::default();
     let len = window.in_h * window.in_w * channels * groups;
