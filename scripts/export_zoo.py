@@ -262,16 +262,18 @@ def check(path: Path, feed: dict[str, np.ndarray], expected: list[np.ndarray]) -
     return worst
 
 
-def attempt(path: Path, feed: dict, expected: list, write: Callable[[], None]) -> bool:
-    """Writes one file and checks it; a refusal is printed, and no file stays."""
+def attempt(path: Path, feed: dict, expected: list, write: Callable[[], None]) -> None:
+    """Writes one file and checks it. What a tool refuses to write is printed, and no file stays; a file that
+    onnxruntime cannot run (masks of `Attention` that broadcast) stays."""
+    step = "refused"
     try:
         write()
+        step = "kept, though onnxruntime refuses it"
         print(f"{path.name}: {path.stat().st_size} bytes, differs by {check(path, feed, expected):.1e}", flush=True)
-        return True
     except Exception as error:  # the tools raise whatever they like
-        path.unlink(missing_ok=True)
-        print(f"{path.name}: refused: {str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error)}", flush=True)
-        return False
+        if step == "refused":
+            path.unlink(missing_ok=True)
+        print(f"{path.name}: {step}: {(str(error).strip() or repr(error)).splitlines()[0][:160]}", flush=True)
 
 
 def write_all(name: str, architecture: Architecture, folder: Path) -> None:
