@@ -295,7 +295,6 @@ impl Gpu {
                     constants: &values,
                     // Every shader writes workgroup memory before it reads it.
                     zero_initialize_workgroup_memory: false,
-                    ..Default::default()
                 },
                 cache: None,
             })
