@@ -36,7 +36,9 @@ enum Fault {
     NoArena,
     NoInput,
     /// An operator's digest is not the receipt's.
-    Digest { op: usize },
+    Digest {
+        op: usize,
+    },
 }
 
 /// What an inference took.

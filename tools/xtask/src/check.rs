@@ -99,7 +99,7 @@ fn cargo(args: &[&str]) -> Result<(), Error> {
 
 fn format() -> Result<(), Error> {
     cargo(&["fmt", "--check"])?;
-    run(Command::new("cargo").args(["fmt", "--all", "--check"]).current_dir(root().join("firmware")))
+    run(Command::new("cargo").args(["fmt", "--check"]).current_dir(root().join("firmware")))
 }
 
 fn clippy() -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+mod count;
 mod digits;
 mod emulate;
 mod error;
@@ -72,6 +73,8 @@ enum Task {
         #[arg(long)]
         no_build: bool,
     },
+    /// Count instructions of the public models on the emulated cores; writes BENCHMARKS.md.
+    Count,
     /// Set up, build, test and audit everything.
     Test,
     /// Measure what each step of calibration is worth and write docs/calibration.md.
@@ -98,6 +101,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         }
         Task::Audit { no_build, board } => audit::run(!no_build, board.as_deref())?,
         Task::Size { no_build } => size::run(!no_build)?,
+        Task::Count => count::run_all()?,
         Task::Test => check::run_all()?,
         Task::Gains { models } => gains::gains(&models)?,
         Task::Golden { folder } => return Ok(golden::run(&folder)),

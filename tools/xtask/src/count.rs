@@ -1,0 +1,180 @@
+//! `cargo xtask count`: instructions on the emulated cores beside those of CMSIS-NN, written to `BENCHMARKS.md`.
+
+use crate::digits::shiftformer;
+use crate::error::Error;
+use crate::process::{output, root, run};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Variable that names the folder of public models; without it, `../shared` beside the workspace.
+const SHARED: &str = "SHIFTFORMER_SHARED";
+/// The file the tables go to.
+const REPORT: &str = "BENCHMARKS.md";
+
+/// A model that is counted, below the folder of public models.
+struct Model {
+    name: &'static str,
+    onnx: &'static str,
+    data: &'static str,
+}
+
+const BLOCK: Model =
+    Model { name: "block", onnx: "models/block/block-50x64.onnx", data: "models/block/block-50x64.npz" };
+const KWT: Model = Model { name: "kwt1", onnx: "models/kwt1/kwt1.onnx", data: "models/kwt1/eval.npz" };
+const DEIT: Model =
+    Model { name: "deit-tiny", onnx: "models/deit-tiny/deit-tiny-random.onnx", data: "models/deit-tiny/eval.npz" };
+
+/// What of a model is counted.
+enum Part {
+    /// The whole inference.
+    Whole,
+    /// The last operator of this kind with this many multiply-accumulates; the figure is per multiply-accumulate.
+    Op { kind: &'static str, macs: u64 },
+}
+
+/// One row of the table.
+struct Row {
+    work: &'static str,
+    board: &'static str,
+    model: &'static Model,
+    part: Part,
+    /// CMSIS-NN's best, as its unit wants.
+    cmsis: &'static str,
+    /// What is aimed at.
+    target: f64,
+}
+
+/// CMSIS-NN commit 99f736a, GCC 12.2 -O3 (M55: clang 18), counted in the same emulator; the block without LayerNorm and
+/// GELU, which it lacks.
+const ROWS: [Row; 9] = [
+    linear("M4: linear 50x64x192", &BLOCK, 50 * 64 * 192, "2.08", 0.95),
+    linear("M4: linear 50x128x64", &BLOCK, 50 * 128 * 64, "1.77", 0.92),
+    linear("M4: linear 197x192x576", &DEIT, 197 * 192 * 576, "1.62", 0.88),
+    Row {
+        part: Part::Op { kind: "attention", macs: 4 * 2 * 50 * 50 * 16 },
+        ..linear("M4: attention, 4 heads 50 x 16, softmax included", &BLOCK, 0, "3.7 + 519 per score", 2.4)
+    },
+    whole("M4: encoder block", "mps2-an386", &BLOCK, "9.99 M", 2.6e6),
+    whole("M33: encoder block", "mps2-an505", &BLOCK, "9.97 M", 2.6e6),
+    whole("M55: encoder block", "mps3-an547", &BLOCK, "1.74 M", 0.6e6),
+    whole("M0: encoder block", "m0-large", &BLOCK, "36.3 M", 14e6),
+    whole("M4: KWT-1, one utterance", "mps2-an386", &KWT, "-", 90e6),
+];
+
+const fn linear(work: &'static str, model: &'static Model, macs: u64, cmsis: &'static str, target: f64) -> Row {
+    Row { work, board: "mps2-an386", model, part: Part::Op { kind: "linear", macs }, cmsis, target }
+}
+
+const fn whole(
+    work: &'static str,
+    board: &'static str,
+    model: &'static Model,
+    cmsis: &'static str,
+    target: f64,
+) -> Row {
+    Row { work, board, model, part: Part::Whole, cmsis, target }
+}
+
+/// What `shiftformer bench --json` prints, as far as it is needed.
+#[derive(Clone, Deserialize)]
+struct Bench {
+    instructions: u64,
+    ops: Vec<Op>,
+}
+
+#[derive(Clone, Deserialize)]
+struct Op {
+    kind: String,
+    macs: u64,
+    instructions: u64,
+}
+
+/// Counts every row, prints the table and writes it to `BENCHMARKS.md`.
+///
+/// # Errors
+/// [`Error::Missing`] when the public models are not there, and when a model cannot be converted or counted.
+pub fn run_all() -> Result<(), Error> {
+    let shared = env::var_os(SHARED).map_or_else(|| root().join("../shared"), PathBuf::from);
+    if !shared.join(BLOCK.onnx).is_file() {
+        let how = format!("set {SHARED} to the folder that holds {}", BLOCK.onnx);
+        return Err(Error::Missing { what: "the folder of public models".to_owned(), how });
+    }
+    let mut converted: HashMap<&str, PathBuf> = HashMap::new();
+    let mut done: HashMap<(&str, &str), Bench> = HashMap::new();
+    let mut table = String::from(
+        "# Instructions on emulated cores\n\nMade by `cargo xtask count`. Executed instructions, not cycles: QEMU with \
+         `-icount`, the counter checked\nagainst a loop of known length. CMSIS-NN's figures are of its commit 99f736a \
+         (M55 with clang 18, the others with\nGCC 12.2, -O3) in the same emulator; its encoder block lacks LayerNorm \
+         and GELU, ours has both.\n\n| work | CMSIS-NN best | aim | ours | |\n|---|---|---|---|---|\n",
+    );
+    for row in &ROWS {
+        let key = (row.model.name, row.board);
+        if !converted.contains_key(row.model.name) {
+            converted.insert(row.model.name, convert(&shared, row.model)?);
+        }
+        if !done.contains_key(&key) {
+            done.insert(key, count(&converted[row.model.name], &shared.join(row.model.data), row)?);
+        }
+        let ours =
+            figure(&done[&key], &row.part).ok_or_else(|| Error::Check(format!("{}: no such operator", row.work)))?;
+        let mark = if ours <= row.target { "reached" } else { "missed" };
+        // Writing to a string does not fail.
+        let _ = writeln!(table, "| {} | {} | {} | {} | {mark} |", row.work, row.cmsis, shown(row.target), shown(ours));
+    }
+    print!("{table}");
+    let path = root().join(REPORT);
+    fs::write(&path, table).map_err(Error::io(format!("write {}", path.display())))
+}
+
+fn convert(shared: &Path, model: &Model) -> Result<PathBuf, Error> {
+    let folder = root().join("target/firmware/count");
+    fs::create_dir_all(&folder).map_err(Error::io(format!("make {}", folder.display())))?;
+    let file = folder.join(format!("{}.sfm", model.name));
+    let mut convert = shiftformer();
+    convert.arg("convert").arg(shared.join(model.onnx)).arg("-o").arg(&file);
+    run(convert.arg("--calib").arg(shared.join(model.data)))?;
+    Ok(file)
+}
+
+fn count(file: &Path, data: &Path, row: &Row) -> Result<Bench, Error> {
+    let mut bench = shiftformer();
+    bench.arg("bench").arg(file).args(["--backend", &format!("qemu:{}", row.board), "--json", "--data"]).arg(data);
+    let doing = format!("count {} on {}", row.model.name, row.board);
+    let json = output(&mut bench).ok_or_else(|| Error::Command(doing.clone()))?;
+    serde_json::from_str(&json).map_err(|e| Error::Check(format!("{doing}: {e}")))
+}
+
+/// Instructions of the whole, or per multiply-accumulate of a part.
+fn figure(bench: &Bench, part: &Part) -> Option<f64> {
+    match part {
+        Part::Whole => Some(bench.instructions as f64),
+        Part::Op { kind, macs } => {
+            let op = bench.ops.iter().rfind(|op| op.kind == *kind && op.macs == *macs)?;
+            Some(op.instructions as f64 / op.macs as f64)
+        }
+    }
+}
+
+/// Millions with two digits, small numbers with two digits.
+fn shown(value: f64) -> String {
+    if value >= 1e5 { format!("{:.2} M", value / 1e6) } else { format!("{value:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_the_last_operator_of_its_kind_and_size() {
+        let op = |kind: &str, macs, instructions| Op { kind: kind.to_owned(), macs, instructions };
+        let ops = vec![op("linear", 100, 200), op("linear", 100, 90), op("attention", 100, 300)];
+        let bench = Bench { instructions: 700, ops };
+        assert_eq!(figure(&bench, &Part::Whole), Some(700.0));
+        assert_eq!(figure(&bench, &Part::Op { kind: "linear", macs: 100 }), Some(0.9));
+        assert_eq!(figure(&bench, &Part::Op { kind: "linear", macs: 7 }), None);
+    }
+}
