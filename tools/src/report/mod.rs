@@ -179,7 +179,8 @@ fn curve(content: &Content) -> String {
         let hint = format!("{} layers at 4 bits: {:.0} KiB, {:.2} dB", point.four_bit_layers.len(), at.0, at.1);
         if point.kept {
             chart.dot("ring", *at, 7.0, &hint);
-            chart.label(*at, "start", &hint);
+            // Above the line, which rises to the right.
+            chart.label((at.0, at.1 + 0.7), "end", &hint);
         }
         chart.dot("point", *at, 3.0, &hint);
     }
