@@ -168,8 +168,8 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
 
 impl<'a> Worst<'a> {
     fn of(error: &'a OpError) -> Self {
-        let (cause, remedy) = (error.cause.name(), error.cause.remedy());
-        Self { op: error.op, name: &error.name, sqnr_db: error.sqnr_db, cause, remedy }
+        let OpError { op, name, sqnr_db, cause, remedy, .. } = error;
+        Self { op: *op, name, sqnr_db: *sqnr_db, cause: cause.name(), remedy }
     }
 }
 

@@ -37,6 +37,8 @@ pub struct OpError {
     pub rounding_share: f64,
     /// The likely cause of the error.
     pub cause: Cause,
+    /// What can be done about it.
+    pub remedy: &'static str,
 }
 
 /// Why a tensor differs from its float counterpart.
@@ -62,18 +64,20 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// What can be done.
-    pub fn remedy(self) -> &'static str {
+    /// What can be done about it in a model of this profile.
+    fn remedy(self, profile: Profile) -> &'static str {
         match self {
             Cause::Inherited => "look at the operators before it",
             Cause::Clipping => "calibrate on more samples, or convert with `--range minmax`",
-            Cause::OutlierChannel => {
-                "convert with equalization on (the default), or train with weight decay on that layer"
+            Cause::OutlierChannel => "convert with `--equalize on`, or train with weight decay on that layer",
+            Cause::CoarseScale => "convert with `--range auto` on more samples",
+            Cause::SoftmaxTail if profile == Profile::Ivit => {
+                "the published exponentials do this: use `--profile shift`"
             }
-            Cause::CoarseScale => "convert with `--range mse` or `--range auto`",
-            Cause::SoftmaxTail => "convert with `--wide-exp`: 16-bit exponentials",
+            Cause::SoftmaxTail => "convert with `--wide-exp on`: 16-bit exponentials",
             Cause::FewWeightBits => "give this layer 8 bits: `--weights mixed` with a larger budget",
-            Cause::Activation => "try `--range auto` on more samples, or `--profile lut`",
+            Cause::Activation if profile == Profile::Shift => "try `--range auto` on more samples, or `--profile lut`",
+            Cause::Activation => "try `--range auto` on more samples",
             Cause::Weights => "nothing short of fine-tuning: this is the limit of 8-bit weights",
         }
     }
@@ -240,9 +244,11 @@ fn results(model: &ModelFile, opened: &Model<'_>, sums: &HashMap<usize, Sums>) -
             channel_spread: sums.channel_spread(),
             rounding_share: if sums.noise > 0.0 { (rounding / sums.noise).min(1.0) } else { 0.0 },
             cause: Cause::Weights,
+            remedy: "",
         };
         let op = opened.op_params(op).and_then(|words| Op::decode(kind, words));
         error.cause = cause(&error, kind, op.as_ref(), sums.clip_noise / sums.noise.max(f64::MIN_POSITIVE));
+        error.remedy = error.cause.remedy(opened.profile());
         by_tensor.insert(tensor, sqnr);
         results.push(error);
     }
@@ -275,10 +281,11 @@ fn cause(error: &OpError, kind: OpKind, op: Option<&Op>, clip_share: f64) -> Cau
     }
 }
 
-/// The `count` operators with the lowest SQNR, worst first.
+/// The `count` operators with the lowest SQNR, worst first; those that only hand on what came in stand behind all others.
 pub fn worst(errors: &[OpError], count: usize) -> Vec<&OpError> {
     let mut sorted: Vec<&OpError> = errors.iter().collect();
-    sorted.sort_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
+    let inherited = |e: &OpError| e.cause == Cause::Inherited;
+    sorted.sort_by(|a, b| inherited(a).cmp(&inherited(b)).then(a.sqnr_db.total_cmp(&b.sqnr_db)));
     sorted.truncate(count);
     sorted
 }
@@ -299,6 +306,7 @@ mod tests {
             channel_spread,
             rounding_share,
             cause: Cause::Weights,
+            remedy: "",
         }
     }
 
@@ -316,7 +324,9 @@ mod tests {
     #[test]
     fn worst_comes_first() {
         let errors = [error(30.0, None, 0.0, 1.0), error(10.0, None, 0.0, 1.0), error(20.0, None, 0.0, 1.0)];
-        let order: Vec<f64> = worst(&errors, 2).iter().map(|e| e.sqnr_db).collect();
-        assert_eq!(order, [10.0, 20.0]);
+        let handed_on = OpError { cause: Cause::Inherited, ..error(5.0, None, 0.0, 1.0) };
+        let errors = [&errors[..], &[handed_on]].concat();
+        let order: Vec<f64> = worst(&errors, 4).iter().map(|e| e.sqnr_db).collect();
+        assert_eq!(order, [10.0, 20.0, 30.0, 5.0]);
     }
 }

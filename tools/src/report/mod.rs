@@ -208,7 +208,7 @@ fn depth(content: &Content) -> String {
             e.kind,
             e.sqnr_db,
             e.cause.name(),
-            escape(e.cause.remedy())
+            escape(e.remedy)
         )
     };
     let rows: String = worst(&content.errors, 5).iter().map(row).collect();
