@@ -48,7 +48,7 @@ mod chosen {
 mod chosen {
     use super::*;
     pub const MACHINE: Machine = machine::MICROBIT;
-    pub const STACK_BYTES: usize = 3 * 1024;
+    pub const STACK_BYTES: usize = 6 * 1024;
 }
 
 /// The chosen board.
