@@ -457,6 +457,10 @@ impl<'g> Lowering<'g> {
                 // A whole tensor always collapses to one dimension.
                 let _ = self.copy(&name, &from, &to, 0x80, false);
                 raw
+            } else if tensor.dtype == DataType::Float && self.wants[id].wide && !self.wants[id].narrow {
+                // The input is a residual stream: nobody reads it in 8 bits.
+                let scale = self.wide_scale(id);
+                self.output(id, Dtype::I16, scale, 0.0)
             } else if tensor.dtype == DataType::Float {
                 // The published form is symmetric throughout.
                 let (scale, zero) = self.narrow_units(id, !self.is_ivit());
