@@ -4,8 +4,8 @@
 //!   2 activations, 1 weight. Per 16 of K: 8 `vpmaddwd`, 8 additions and 6 widening loads for 128 MACs (a third row
 //!   spills).
 //! - [`vnni_tiles`]: `vpdpbusd` with the weight plus 128 as the unsigned factor, as in [`super::avx512::linear`]. 4 rows x
-//!   2 vectors of 2 channels: 8 accumulators, 2 weights, 1 activation. Per 16 of K: 8 `vpdpbusd`, 2 loads and 4
-//!   broadcasts for 256 MACs.
+//!   2 vectors of 2 channels, and a third that sums the activations: 12 accumulators, 2 weights, 1 activation. Per 16 of
+//!   K: 12 `vpdpbusd`, 2 loads and 4 broadcasts for 256 MACs.
 //!
 //! Rows are not rearranged and nothing is kept between panels: the sums of a tile go through a small buffer to one
 //! epilogue.

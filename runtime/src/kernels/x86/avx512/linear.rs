@@ -26,6 +26,8 @@ const VECTORS: usize = 2;
 const BLOCK: usize = VECTORS * LANES;
 /// Rearranged weights kept on the stack: 32 channels of K up to 2048.
 const PACKED_BYTES: usize = 64 * 1024;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Fewest rows for which rearranging the weights pays.
 const PACK_FROM: usize = 12;
 /// Rows whose sums are kept at a time.
@@ -118,7 +120,9 @@ impl Dense<'_> {
                 if packs {
                     self.pack(channel, vectors, packed.0.as_mut_ptr().cast());
                 }
+                let tiles = rows.len().div_ceil(TILE_ROWS);
                 for (tile, first) in rows.clone().step_by(TILE_ROWS).enumerate() {
+                    self.prefetch(channel + BLOCK, tile, tiles);
                     let count = (rows.end - first).min(TILE_ROWS);
                     let init = init.as_ptr().add(tile * TILE_ROWS);
                     let out = sums.0.as_mut_ptr();
@@ -144,6 +148,19 @@ impl Dense<'_> {
                     self.finish(out, first..first + count, channel);
                 }
             }
+        }
+    }
+
+    /// Asks for part `part` of `parts` of the weights of the block at `channel`: a model is larger than the second-level
+    /// cache, so that weights come from afar once per inference.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn prefetch(self, channel: usize, part: usize, parts: usize) {
+        let bytes = self.job.k.div_ceil(GROUP) * PANEL_GROUP * self.job.weights.bits as usize / 8;
+        let lines = (bytes * BLOCK / PANEL).div_ceil(LINE);
+        let start = self.job.weights.bytes.as_ptr().wrapping_add(channel / PANEL * bytes);
+        for line in part * lines / parts..(part + 1) * lines / parts {
+            _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE).cast());
         }
     }
 
