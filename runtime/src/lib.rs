@@ -36,6 +36,7 @@ pub mod format;
 pub mod kernels;
 mod model;
 pub mod ops;
+mod stepwise;
 pub mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -210,10 +210,13 @@ impl ILayerNormRow {
 
 /// `round_half_even(a / b)`, `b >= 1`.
 const fn div_half_even(a: i64, b: i64) -> i64 {
-    let (Some(quotient), Some(rest)) = (a.checked_div_euclid(b), a.checked_rem_euclid(b)) else { return 0 };
-    // Compares rest with b - rest instead of doubling it.
-    let up = rest > b - rest || (rest == b - rest && quotient & 1 == 1);
-    quotient + up as i64
+    // Half to even is the same on both sides of 0, and magnitudes have no quotient that overflows.
+    let (size, divisor) = (a.unsigned_abs(), b.unsigned_abs());
+    let (Some(quotient), Some(rest)) = (size.checked_div(divisor), size.checked_rem(divisor)) else { return 0 };
+    // Compares rest with divisor - rest instead of doubling it.
+    let up = rest > divisor - rest || (rest == divisor - rest && quotient & 1 == 1);
+    let rounded = quotient.wrapping_add(up as u64) as i64;
+    if a < 0 { rounded.wrapping_neg() } else { rounded }
 }
 
 /// Ten steps of `k = (k + v / k) / 2` from `2^16`.

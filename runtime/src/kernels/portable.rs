@@ -5,6 +5,7 @@
 
 use super::{DotJob, ExpRow, GROUP, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale};
 use crate::arith::{exp, norm, requant};
+use crate::stepwise::stepwise;
 
 const PANEL_GROUP_8: usize = PANEL * GROUP;
 const PANEL_GROUP_4: usize = PANEL * GROUP / 2;
@@ -49,13 +50,13 @@ fn linear_rows<T>(job: &LinearJob<'_>, x: &[i8], out: &mut [T], epilogue: impl F
     if panel_bytes == 0 {
         return;
     }
-    let rows = x.chunks(job.x_stride.max(1)).zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows);
+    let rows = stepwise(x.chunks(job.x_stride.max(1))).zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows);
     for (x, out) in rows {
         let (Some(x), Some(out)) = (x.get(..job.k), out.get_mut(..job.n)) else { return };
         let panels = job.weights.bytes.chunks_exact(panel_bytes);
         let biases = job.bias.as_chunks::<PANEL>().0;
         let multipliers = job.multipliers.as_chunks::<PANEL>().0;
-        let channels = out.chunks_mut(PANEL).zip(panels).zip(biases.iter().zip(multipliers));
+        let channels = stepwise(out.chunks_mut(PANEL)).zip(panels).zip(biases.iter().zip(multipliers));
         for ((out, panel), (bias, multipliers)) in channels {
             let acc = if job.weights.bits == 8 { dot_panel_8(x, panel, *bias) } else { dot_panel_4(x, panel, *bias) };
             for ((out, acc), &multiplier) in out.iter_mut().zip(acc).zip(multipliers) {
@@ -136,10 +137,10 @@ fn lut_value(table: &[i8; 256], y: i8) -> i8 {
 /// [`super::Kernels::dot_i8`] and its siblings.
 #[inline(always)]
 pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]) {
-    let rows = x.chunks(job.x_stride.max(1)).zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows);
+    let rows = stepwise(x.chunks(job.x_stride.max(1))).zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows);
     for (x, out) in rows {
         let Some(x) = x.get(..job.k) else { return };
-        let cols = y.chunks(job.y_stride.max(1)).zip(out.iter_mut()).take(job.cols);
+        let cols = stepwise(y.chunks(job.y_stride.max(1))).zip(out.iter_mut()).take(job.cols);
         for (y, out) in cols {
             let Some(y) = y.get(..job.k) else { return };
             *out = x.iter().zip(y).map(|(&x, &y)| x.into() * i32::from(y)).sum();

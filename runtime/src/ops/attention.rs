@@ -14,6 +14,7 @@ use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::exp::RowScale;
 use crate::format::op_params;
 use crate::kernels::{AttentionJob, DotJob, ExpRow, Kernels, ROW_BLOCK, ScoreBias, ScoreScale, linear_scratch_bytes};
+use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -332,7 +333,9 @@ impl AttentionParams {
         self.scores::<B>(&memory.inputs, first, rows, to)?;
         let mut sums = [0u32; ROW_BLOCK];
         let exps = scratch.exps.chunks_exact_mut(self.exp_bytes().max(1));
-        for ((scores, exps), sum) in scratch.scores.chunks_exact(padded.max(1)).zip(exps).zip(&mut sums).take(rows) {
+        for ((scores, exps), sum) in
+            stepwise(scratch.scores.chunks_exact(padded.max(1))).zip(exps).zip(&mut sums).take(rows)
+        {
             *sum = exp_row::<B>(self.wide_exp, scores.get(..self.n_k as usize).unwrap_or(&[]), exps)?;
         }
         let job = self.value_job(rows, v_dim);
@@ -542,7 +545,7 @@ impl Operator for AttentionExp {
         let n_k = (p.n_k as usize).max(1);
         let scores = memory.inputs.get::<i32>(0)?;
         let row_bytes = n_k * if p.wide_exp { 2 } else { 1 };
-        let rows = scores.chunks_exact(n_k.max(1)).zip(memory.out.chunks_exact_mut(row_bytes.max(1)));
+        let rows = stepwise(scores.chunks_exact(n_k.max(1))).zip(memory.out.chunks_exact_mut(row_bytes.max(1)));
         for (scores, out) in rows.skip(pieces.start as usize).take(pieces.len()) {
             exp_row::<B>(p.wide_exp, scores, out)?;
         }

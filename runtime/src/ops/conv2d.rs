@@ -5,6 +5,7 @@ use super::memory::cast_mut;
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearOut, PANEL, PackedWeights};
+use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -189,7 +190,7 @@ impl Operator for Conv2d {
                 let start = first as usize * n + group as usize * group_n;
                 let channel = group as usize * self.channels as usize;
                 let gather_all = |gathered: &mut [i8]| {
-                    for (pixel, out) in pixels.clone().zip(gathered.chunks_exact_mut(k.max(1))) {
+                    for (pixel, out) in pixels.clone().zip(stepwise(gathered.chunks_exact_mut(k.max(1)))) {
                         self.gather(x, pixel, channel, out);
                     }
                 };

@@ -3,6 +3,7 @@
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::format::op_params;
 use crate::kernels::Kernels;
+use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -31,7 +32,7 @@ impl Operator for Gather {
         let table = memory.inputs.bytes(0)?;
         let ids = memory.inputs.get::<i32>(1)?;
         let row_bytes = (self.width as usize * memory.output.dtype.bytes()).max(1);
-        for (out, &id) in memory.out.chunks_exact_mut(row_bytes).zip(ids).take(self.n as usize) {
+        for (out, &id) in stepwise(memory.out.chunks_exact_mut(row_bytes)).zip(ids).take(self.n as usize) {
             let fault = RunFault::Index { value: id, limit: self.rows };
             let row = u32::try_from(id).ok().filter(|&row| row < self.rows).ok_or(fault)? as usize;
             let row = table.get(row * row_bytes..).ok_or(RunFault::Memory)?;

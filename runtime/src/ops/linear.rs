@@ -3,6 +3,7 @@
 use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearJob, LinearOut, PANEL, PackedWeights};
+use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -117,7 +118,7 @@ pub fn acc_bounds(weights: &[u8], bits: u32, bias: &[u8], k: usize) -> (i64, i64
     }
     let panel_bytes = (groups * PANEL * group_bytes).max(1);
     let mut bounds = (0i64, 0i64);
-    let panels = weights.chunks_exact(panel_bytes).zip(bias.as_chunks::<{ 4 * PANEL }>().0);
+    let panels = stepwise(weights.chunks_exact(panel_bytes)).zip(bias.as_chunks::<{ 4 * PANEL }>().0);
     for (panel, bias) in panels {
         for (channel, bias) in bias.as_chunks::<4>().0.iter().enumerate() {
             let (mut positive, mut negative) = (0i64, 0i64);

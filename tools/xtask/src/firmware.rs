@@ -114,10 +114,6 @@ fn cargo(program: &Program, machine: &Machine) -> Result<Command, Error> {
         // Program and model share 256 KB; counts for this core come from `m0-large`.
         cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s");
     }
-    if machine.cpu == machine::MPS2_AN505.cpu {
-        // With link-time optimization the assembler reads whole functions of assembly without the flags of the core.
-        cargo.env("CARGO_PROFILE_RELEASE_LTO", "false");
-    }
     cargo.current_dir(root().join("firmware"));
     Ok(cargo)
 }

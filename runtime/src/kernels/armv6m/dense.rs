@@ -27,7 +27,7 @@ pub fn reach(rows: usize, stride: usize, width: usize) -> Option<usize> {
 pub fn widen_pair<'s, X: Copy + Into<i32>>(a: &[X], b: &[X], len: usize, to: &'s mut [i32]) -> &'s [[i32; 2]] {
     let pairs = to.as_chunks_mut::<2>().0;
     let pairs = pairs.get_mut(..len).unwrap_or(&mut []);
-    let (body, pad) = pairs.split_at_mut(a.len().min(len));
+    let (body, pad) = pairs.split_at_mut_checked(a.len().min(len)).unwrap_or((&mut [], &mut []));
     for (pair, (&a, &b)) in body.iter_mut().zip(a.iter().zip(b)) {
         *pair = [a.into(), b.into()];
     }

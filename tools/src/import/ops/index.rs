@@ -294,7 +294,8 @@ pub fn cumulative_sum(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let (exclusive, reverse) = (call.int_or("exclusive", 0)? != 0, call.int_or("reverse", 0)? != 0);
     let (starts, stride) = lines(&shape, axis);
     let order = |i: usize| if reverse { shape[axis] - 1 - i } else { i };
-    let mut data = known(builder, x, "give the positions as an input of the model, or MatMul with a triangular matrix")?.clone();
+    let mut data =
+        known(builder, x, "give the positions as an input of the model, or MatMul with a triangular matrix")?.clone();
     builder.charge(data.len())?;
     macro_rules! accumulate {
         ($values:expr, $zero:expr, $add:expr) => {
