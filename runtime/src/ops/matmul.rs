@@ -87,8 +87,11 @@ impl MatMul {
 
     /// Offset of matrix `index` of the batch.
     fn start(&self, index: u32, strides: [u32; 3]) -> usize {
-        let [_, d1, d2] = self.batch.map(|d| d.max(1));
-        let [i0, i1, i2] = [index / d2 / d1, (index / d2) % d1, index % d2];
+        // Checked, since the test for zero dimensions may be far from here for the compiler.
+        let split = |index: u32, by: u32| (index.checked_div(by).unwrap_or(0), index.checked_rem(by).unwrap_or(0));
+        let [_, d1, d2] = self.batch;
+        let (outer, i2) = split(index, d2);
+        let (i0, i1) = split(outer, d1);
         let [s0, s1, s2] = strides;
         i0 as usize * s0 as usize + i1 as usize * s1 as usize + i2 as usize * s2 as usize
     }
