@@ -169,8 +169,10 @@ impl Operator for Conv2d {
         require(k <= 1 << 20, OpFault::Range)?;
         let out =
             io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], u64::from(self.window.pixels()) * u64::from(self.n))?;
-        let whole =
-            |blob: Blob| blob.bytes.is_multiple_of(self.groups) && (blob.bytes / self.groups).is_multiple_of(16);
+        let whole = |blob: Blob| {
+            let part = blob.bytes.checked_div(self.groups).filter(|_| blob.bytes.is_multiple_of(self.groups));
+            part.is_some_and(|bytes| bytes.is_multiple_of(16))
+        };
         let even = whole(self.dense.weights) && whole(self.dense.bias) && whole(self.dense.multipliers);
         require(even, OpFault::Blob)?;
         let group = |g| self.group(g).check(io, self.group_n(), k as u32, out.dtype);
