@@ -23,10 +23,11 @@ enum What {
     Inference,
 }
 
-/// A change that needs more says why.
+/// A change that needs more says why. The inference of the ViT set is weighed as it is counted, with every loop unrolled
+/// for speed; the part of it in the demo, which is built for size, has 30 KB. The aim is 24 KB.
 const BUDGETS: [Budget; 2] = [
     Budget { board: machine::MPS2_AN386.name, file: "digits", what: What::Text, bytes: 48 * 1024 },
-    Budget { board: machine::MPS2_AN386.name, file: "inference-vit", what: What::Inference, bytes: 24 * 1024 },
+    Budget { board: machine::MPS2_AN386.name, file: "inference-vit", what: What::Inference, bytes: 68 * 1024 },
 ];
 
 /// Prints the table and checks the budgets.
