@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::process::{output, root, run};
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::env;
 use std::fmt::Write;
 use std::fs;
@@ -113,11 +114,11 @@ pub fn run_all() -> Result<(), Error> {
     );
     for row in &ROWS {
         let key = (row.model.name, row.board);
-        if !converted.contains_key(row.model.name) {
-            converted.insert(row.model.name, convert(&shared, row.model)?);
+        if let Entry::Vacant(place) = converted.entry(row.model.name) {
+            place.insert(convert(&shared, row.model)?);
         }
-        if !done.contains_key(&key) {
-            done.insert(key, count(&converted[row.model.name], &shared.join(row.model.data), row)?);
+        if let Entry::Vacant(place) = done.entry(key) {
+            place.insert(count(&converted[row.model.name], &shared.join(row.model.data), row)?);
         }
         let ours =
             figure(&done[&key], &row.part).ok_or_else(|| Error::Check(format!("{}: no such operator", row.work)))?;
