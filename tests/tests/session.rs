@@ -1,0 +1,53 @@
+//! A session over a caller's arena: what is too small, and running in pieces.
+
+use shiftformer::{Aligned, ArenaError, Progress, Session};
+use shiftformer_tools::convert::{ConvertOptions, convert};
+use shiftformer_tools::fuse::fuse;
+use shiftformer_tools::import::{ImportOptions, import};
+use shiftformer_tools::model_file::ModelFile;
+use std::path::Path;
+
+/// The bundled model that comes quantized: it needs no calibration.
+fn digits() -> ModelFile {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/digits/digits-vit-qdq.onnx");
+    let graph = fuse(import(&path, &ImportOptions::default()).unwrap());
+    let converted = convert(&graph, &[], &ConvertOptions::default(), &mut |_| {}).unwrap();
+    ModelFile::from_bytes(&converted.file).unwrap()
+}
+
+#[test]
+fn an_arena_that_is_too_small_says_by_how_many_bytes() {
+    let file = digits();
+    let model = file.open::<shiftformer::kernels::Portable>().unwrap();
+    let needed = model.arena_bytes();
+    let mut arena = Aligned([0u8; 64 * 1024]);
+    let error = Session::new(&model, &mut arena.0[..needed - 100]).err().unwrap();
+    assert_eq!(error, ArenaError::TooSmall { needed, given: needed - 100 });
+    assert!(error.to_string().contains("100 bytes too small"), "{error}");
+    assert_eq!(Session::new(&model, &mut arena.0[1..]).err(), Some(ArenaError::Misaligned));
+    assert!(Session::new(&model, &mut arena.0[..needed]).is_ok());
+}
+
+#[test]
+fn steps_end_where_a_run_ends_and_a_cancelled_run_starts_anew() {
+    let file = digits();
+    let model = file.open::<shiftformer::kernels::Portable>().unwrap();
+    let mut arena = Aligned([0u8; 64 * 1024]);
+    let mut session = Session::new(&model, &mut arena.0).unwrap();
+    let image: Vec<u8> = (0..64).map(|i| (i * 3) as u8).collect();
+    session.input_mut(0).unwrap().copy_from_slice(&image);
+    session.run().unwrap();
+    let whole = session.output(0).unwrap().to_vec();
+    session.input_mut(0).unwrap().copy_from_slice(&image);
+    for _ in 0..7 {
+        assert!(matches!(session.step().unwrap(), Progress::Running { .. }));
+    }
+    session.cancel();
+    session.input_mut(0).unwrap().copy_from_slice(&image);
+    let mut steps = 1;
+    while session.step().unwrap() != Progress::Done {
+        steps += 1;
+    }
+    assert!(steps > model.n_ops(), "{steps}");
+    assert_eq!(session.output(0).unwrap(), whole);
+}
