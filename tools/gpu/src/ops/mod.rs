@@ -29,6 +29,10 @@ mod shiftgelu;
 mod shiftmax;
 mod softmax;
 
+/// Most terms that one invocation sums for an element: it makes up to four, and Mesa's software driver ends all loops of
+/// an invocation, without a word, after 65535 iterations together.
+const MAX_TERMS: u32 = 16_000;
+
 /// Collects the dispatches of one operator.
 pub struct Builder<'l> {
     op: usize,
@@ -138,6 +142,11 @@ impl<'l> Builder<'l> {
     fn push(&mut self, shader: &'static Shader, params: Params, work: Work) -> Result<(), GpuError> {
         self.steps.push(Step::new(shader, params, work, self.capacity)?);
         Ok(())
+    }
+
+    /// Refuses an operator whose elements have more than [`MAX_TERMS`] terms.
+    fn check_terms(&self, terms: u64) -> Result<(), GpuError> {
+        if terms > u64::from(MAX_TERMS) { Err(self.broken("its sums are too long for one invocation")) } else { Ok(()) }
     }
 
     fn broken(&self, reason: &'static str) -> GpuError {

@@ -1,16 +1,29 @@
-//! Mean along a dimension.
+//! Mean along a dimension; a long one is summed in parts first.
 
-use super::{Builder, product};
+use super::{Builder, MAX_TERMS, product};
 use crate::gpu::GpuError;
-use crate::step::{Shader, shader};
+use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::reduce_mean::ReduceMean;
+use shiftformer::tensor::Dtype;
 
 static SHADER: Shader = shader!("reduce_mean", ["memory", "arith", "elementwise"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &ReduceMean) -> Result<(), GpuError> {
-    let out = build.output();
-    let len = product(&[op.outer, op.inner]);
-    let params = build.params(&[build.input(0), out]).with(len as u32).with(*op);
+    let (x, out) = (build.input(0), build.output());
+    let parts = op.r.div_ceil(MAX_TERMS);
+    if parts == 1 {
+        return pass(build, [x, out], op, 1);
+    }
+    let sums = build.scratch(product(&[op.outer, parts, op.inner]) * 4, Dtype::I32)?;
+    pass(build, [x, sums], op, parts)?;
+    pass(build, [sums, out], &ReduceMean { r: parts, ..*op }, 1)
+}
+
+/// One dispatch: the run in `parts` parts.
+fn pass(build: &mut Builder<'_>, [x, out]: [Tensor; 2], op: &ReduceMean, parts: u32) -> Result<(), GpuError> {
+    let len = product(&[op.outer, parts, op.inner]);
+    let part = op.r.min(MAX_TERMS);
+    let params = build.params(&[x, out]).with(len as u32).with(parts).with(part).with(*op);
     build.elements(&SHADER, params, len, out.dtype)
 }
 

@@ -3,6 +3,7 @@ use crate::testing::{Fill, TestModel, any_fill, assert_equal, cases, fill};
 use proptest::prelude::*;
 use shiftformer::ops::Op;
 use shiftformer::ops::reduce_mean::ReduceMean;
+use shiftformer::tensor::Dtype;
 
 proptest! {
     #![proptest_config(cases())]
@@ -17,5 +18,20 @@ proptest! {
         test.op(Op::ReduceMean(ReduceMean { outer, r, inner, bias, acc_shift, multiplier, zero_point }), &[Some(input)], y);
         let sample = |x| vec![fill(x, from, (outer * r * inner) as usize)];
         assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(2))]);
+    }
+}
+
+#[test]
+fn single_elements_and_the_longest_sums_are_exact() {
+    for (r, from, shift) in [(1, Dtype::I8, 23), (1, Dtype::I16, 15), (65535, Dtype::I8, 7), (65535, Dtype::I16, 0)] {
+        for multiplier in [i32::MIN, 0, i32::MAX] {
+            let mut test = TestModel::default();
+            let input = test.input(from, &[r, 3]);
+            let y = test.output(Dtype::I16, &[3]);
+            let op = ReduceMean { outer: 1, r, inner: 3, bias: 0, acc_shift: shift, multiplier, zero_point: -32768 };
+            test.op(Op::ReduceMean(op), &[Some(input)], y);
+            let sample = |x| vec![fill(x, from, 3 * r as usize)];
+            assert_equal(&test, &[sample(Fill::Least), sample(Fill::Greatest), sample(Fill::Alternating)]);
+        }
     }
 }

@@ -9,6 +9,7 @@ static SHADER: Shader =
     shader!("attention_values", ["memory", "arith", "exp", "attention", "elementwise"], "shader.wgsl");
 
 pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Result<(), GpuError> {
+    build.check_terms(u64::from(op.n_k))?;
     let gathered = row_scratch(build, op)?;
     let padded = padded_v(op);
     let len = rows(op) * u64::from(padded);
