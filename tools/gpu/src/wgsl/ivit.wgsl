@@ -42,20 +42,16 @@ fn half_even96(m: vec3<u32>, shift: u32) -> vec3<u32> {
     if shift == 0u {
         return m;
     }
-    var words = array<u32, 5>(m.x, m.y, m.z, 0u, 0u);
-    let skip = shift >> 5u;
     let bits = shift & 31u;
-    var quotient = vec3(words[skip], words[skip + 1u], words[skip + 2u]);
+    let words = select(m, vec3(m.yz, 0u), shift >= 32u);
+    var quotient = words;
     if bits != 0u {
-        let carried = vec3(words[skip + 1u], words[skip + 2u], 0u) << vec3(32u - bits);
-        quotient = (quotient >> vec3(bits)) | carried;
+        quotient = (words >> vec3(bits)) | (vec3(words.yz, 0u) << vec3(32u - bits));
     }
     let top = shift - 1u;
-    let half = (words[top >> 5u] >> (top & 31u)) & 1u;
-    var below = words[top >> 5u] & ((1u << (top & 31u)) - 1u);
-    if top >= 32u {
-        below |= m.x;
-    }
+    let last = select(m.x, m.y, top >= 32u);
+    let half = (last >> (top & 31u)) & 1u;
+    let below = (last & ((1u << (top & 31u)) - 1u)) | select(0u, m.x, top >= 32u);
     if half == 1u && (below != 0u || (quotient.x & 1u) == 1u) {
         let low = add64(quotient.xy, vec2(1u, 0u));
         quotient = vec3(low, quotient.z + select(0u, 1u, low.x == 0u && low.y == 0u));
@@ -100,8 +96,9 @@ fn shift_exp(period: u32, n: u32, x: i32) -> vec2<u32> {
     var rest = 0u;
     if steps <= 0 {
         distance = min(distance, period * n);
-        shift = n - distance / period;
-        rest = distance % period;
+        let halvings = distance / period;
+        shift = n - halvings;
+        rest = distance - halvings * period;
     } else {
         let up = (distance - 1u) / period + 1u;
         shift = n + up;

@@ -40,14 +40,22 @@ fn reduce_max(lane: u32, value: vec4<i32>) -> vec4<i32> {
     return total;
 }
 
-// The sum of values up to 2^31 - 1, clamped to 2^31 - 1: in any order the same.
+// The sum of values up to 2^31 - 1, clamped to 2^31 - 1. Clamping partial sums gives the same in any order: one that
+// reaches the clamp keeps the total there.
 fn reduce_clamped_sum(lane: u32, value: u32) -> u32 {
     reduce_all[lane] = vec4(value, 0u, 0u, 0u);
     workgroupBarrier();
-    var total = 0u;
-    for (var i = 0u; i < 64u; i++) {
-        total = min(total + reduce_all[i].x, 0x7fffffffu);
+    if lane < 8u {
+        var sum = 0u;
+        for (var i = 0u; i < 8u; i++) {
+            sum = min(sum + reduce_all[lane * 8u + i].x, 0x7fffffffu);
+        }
+        reduce_eighths[lane].x = sum;
     }
     workgroupBarrier();
+    var total = 0u;
+    for (var i = 0u; i < 8u; i++) {
+        total = min(total + reduce_eighths[i].x, 0x7fffffffu);
+    }
     return total;
 }

@@ -10,9 +10,9 @@ fn position(dims: array<u32, 6>, index: u32) -> array<u32, 6> {
     var at: array<u32, 6>;
     var rest = index;
     for (var axis = 5u; axis > 0u; axis--) {
-        let dim = dims[axis];
-        at[axis] = rest % dim;
-        rest = rest / dim;
+        let outer = rest / dims[axis];
+        at[axis] = rest - outer * dims[axis];
+        rest = outer;
     }
     at[0] = rest;
     return at;

@@ -24,25 +24,40 @@ struct Params {
 var<workgroup> x_tile: array<vec4<u32>, 272>;
 var<workgroup> w_tile: array<vec4<u32>, 272>;
 
-// Word `word_of_k` of row `row` of the batch; rows beyond the batch are zero.
-fn x_word(row: u32, word_of_k: u32) -> u32 {
-    let sample = row / p.rows;
+// Where four rows of the batch lie: their samples, and the byte of each sample where they start.
+struct Rows {
+    sample: vec4<u32>,
+    start: vec4<u32>,
+}
+
+fn rows_from(first: u32) -> Rows {
+    let row = vec4(first, first + 1u, first + 2u, first + 3u);
+    let sample = row / vec4(p.rows);
+    return Rows(sample, (row - sample * p.rows) * p.x_stride);
+}
+
+// Word `word_of_k` of a row; rows beyond the batch are zero.
+fn x_word(sample: u32, start: u32, word_of_k: u32) -> u32 {
     if sample >= p.capacity {
         return 0u;
     }
-    return bytes4(p.x, sample, (row - sample * p.rows) * p.x_stride + 4u * word_of_k);
+    return bytes4(p.x, sample, start + 4u * word_of_k);
 }
 
-fn load_slab(first_row: u32, first_channel: u32, first_word: u32, lane: u32) {
+fn load_slab(rows: Rows, first_channel: u32, first_word: u32, lane: u32) {
     let word_of_k = first_word + (lane & 15u);
     let at = (lane & 15u) * 17u + (lane >> 4u);
-    let row = first_row + (lane >> 4u) * 4u;
     let channel = first_channel + (lane >> 4u) * 4u;
     var x = vec4<u32>(0u);
     var w = vec4<u32>(0u);
     // Beyond the padded K both are zero; between K and the padding the weights are.
     if word_of_k < ((p.k + 15u) >> 4u) * 4u {
-        x = vec4(x_word(row, word_of_k), x_word(row + 1u, word_of_k), x_word(row + 2u, word_of_k), x_word(row + 3u, word_of_k));
+        x = vec4(
+            x_word(rows.sample.x, rows.start.x, word_of_k),
+            x_word(rows.sample.y, rows.start.y, word_of_k),
+            x_word(rows.sample.z, rows.start.z, word_of_k),
+            x_word(rows.sample.w, rows.start.w, word_of_k),
+        );
         if channel < p.n {
             let matrix = p.dense.weights.offset;
             w = vec4(
@@ -107,12 +122,13 @@ fn main(
     let first_row = (index / tiles) * 64u;
     let channel = first_channel + (lane & 15u) * 4u;
     let row = first_row + (lane >> 4u) * 4u;
+    let rows = rows_from(row);
     var acc0 = vec4<i32>(0i);
     var acc1 = vec4<i32>(0i);
     var acc2 = vec4<i32>(0i);
     var acc3 = vec4<i32>(0i);
     for (var first_word = 0u; first_word < ((p.k + 3u) >> 2u); first_word += 16u) {
-        load_slab(first_row, first_channel, first_word, lane);
+        load_slab(rows, first_channel, first_word, lane);
         workgroupBarrier();
         for (var i = 0u; i < 16u; i++) {
             let x = x_tile[i * 17u + (lane >> 4u)];

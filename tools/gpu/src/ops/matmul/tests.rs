@@ -70,3 +70,28 @@ fn tails_of_the_sum_do_not_read_the_next_row() {
         check([1; 3], [2, 3, k], true, false, 3, [Dtype::I8, Dtype::I16], Fill::Greatest);
     }
 }
+
+#[test]
+fn tiles_and_their_edges_are_exact() {
+    let types = [[Dtype::I8, Dtype::I32], [Dtype::U16, Dtype::I32], [Dtype::U16, Dtype::I8], [Dtype::I8, Dtype::I16]];
+    for size in [[32, 32, 32], [33, 36, 65], [50, 16, 50], [1, 64, 33], [65, 4, 1]] {
+        for types in types {
+            for transposed in [false, true] {
+                check([1, 2, 1], size, transposed, false, 0, types, Fill::Random(5));
+                check([1, 1, 2], size, transposed, true, 3, types, Fill::Least);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_one_and_the_longest_sums_are_exact() {
+    for x in [Fill::Least, Fill::Greatest, Fill::Alternating] {
+        for out in [Dtype::I8, Dtype::I16, Dtype::I32] {
+            check([1; 3], [1, 1, 1], true, false, 0, [Dtype::I8, out], x);
+            check([1; 3], [3, 5, 4096], true, false, 1, [Dtype::I8, out], x);
+            // 2^15 * 2^7 for each of 255 keys nearly fills the sum with its shift.
+            check([1; 3], [3, 5, 255], false, false, 0, [Dtype::U16, out], x);
+        }
+    }
+}

@@ -5,7 +5,8 @@ use crate::gpu::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::attention::HeadView;
 
-static SHADER: Shader = shader!("attention", ["memory", "arith", "exp", "reduce", "attention"], "shader.wgsl");
+static SHADER: Shader =
+    shader!("attention", ["memory", "arith", "packed", "exp", "reduce", "attention"], "shader.wgsl");
 
 /// Query rows of a workgroup.
 const ROWS: u32 = 4;
