@@ -281,10 +281,13 @@ impl Gpu {
             return Ok(pipeline.clone());
         }
         let values: Vec<(&str, f64)> = constants.iter().map(|&(name, on)| (name, f64::from(u8::from(on)))).collect();
+        let source = format!("{}{}", self.products.source(), shader.source);
+        #[cfg(test)]
+        assert_eq!(crate::testing::floats(&source), None, "{}", shader.name);
         let pipeline = self.checked(|device| {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(shader.name),
-                source: wgpu::ShaderSource::Wgsl(format!("{}{}", self.products.source(), shader.source).into()),
+                source: wgpu::ShaderSource::Wgsl(source.into()),
             });
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(shader.name),

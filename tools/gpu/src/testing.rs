@@ -25,6 +25,29 @@ pub fn gpu() -> Option<&'static Arc<Gpu>> {
     GPU.get_or_init(open).as_ref()
 }
 
+/// The first float in a shader as the compiler sees it: a type, a literal or a conversion.
+pub fn floats(source: &str) -> Option<String> {
+    use wgpu::naga::{Expression, ScalarKind, TypeInner, front::wgsl::parse_str};
+    let float = |kind: ScalarKind| matches!(kind, ScalarKind::Float | ScalarKind::AbstractFloat);
+    let module = parse_str(source).expect("the shader parses");
+    let integers = |inner: &TypeInner| match inner {
+        TypeInner::Array { .. } | TypeInner::Struct { .. } | TypeInner::Pointer { .. } => true,
+        TypeInner::Atomic(scalar) => !float(scalar.kind),
+        other => other.scalar().is_some_and(|scalar| !float(scalar.kind)),
+    };
+    let in_types = module.types.iter().find(|(_, ty)| !integers(&ty.inner)).map(|(_, ty)| format!("{ty:?}"));
+    let functions = module.functions.iter().map(|(_, f)| f).chain(module.entry_points.iter().map(|e| &e.function));
+    let mut expressions = functions.flat_map(|f| f.expressions.iter()).chain(module.global_expressions.iter());
+    let in_expressions = || {
+        expressions.find_map(|(_, e)| match e {
+            Expression::Literal(literal) if float(literal.scalar().kind) => Some(format!("{literal:?}")),
+            Expression::As { kind, .. } if float(*kind) => Some(format!("{e:?}")),
+            _ => None,
+        })
+    };
+    in_types.or_else(in_expressions)
+}
+
 /// A model under construction. Every tensor has memory of its own unless it is an alias.
 #[derive(Default)]
 pub struct TestModel {
@@ -310,5 +333,5 @@ pub fn any_fill() -> impl proptest::strategy::Strategy<Value = Fill> {
 
 /// Few cases per property: each one compiles nothing, but runs a device.
 pub fn cases() -> proptest::test_runner::Config {
-    proptest::test_runner::Config { cases: 32, failure_persistence: None, ..Default::default() }
+    proptest::test_runner::Config { cases: 64, failure_persistence: None, ..Default::default() }
 }

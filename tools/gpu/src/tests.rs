@@ -36,6 +36,20 @@ fn no_shader_has_a_float() {
     }
 }
 
+/// Every shader that a test of this crate compiles is looked through for floats (see `Gpu::pipeline`); here the look
+/// itself is tried.
+#[test]
+fn a_float_in_a_compiled_shader_is_found() {
+    let with = |code: &str| {
+        let source = format!("@compute @workgroup_size(1) fn main() {{ {code} }}");
+        crate::testing::floats(&source)
+    };
+    assert_eq!(with("let x = 3u; let y = i32(x) * 2;"), None);
+    for code in ["let x = 1.5;", "var x: f32;", "let x = f32(3u) * 2.0;", "let x = bitcast<f32>(7u);"] {
+        assert!(with(code).is_some(), "{code}");
+    }
+}
+
 #[test]
 fn an_adapter_that_does_not_exist_is_named() {
     if gpu().is_none() {

@@ -93,3 +93,17 @@ fn patch_embedding_is_exact() {
     check(patches, 3, 1, 64, 8, Dtype::I16, Fill::Random(1), Fill::Random(2));
     check(patches, 3, 1, 64, 8, Dtype::I8, Fill::Least, Fill::Least);
 }
+
+/// Sums of the greatest magnitude, in one pixel and in windows that reach over the image on all sides.
+#[test]
+fn the_greatest_sums_are_exact() {
+    for bits in [4, 8] {
+        for out in [Dtype::I8, Dtype::I16, Dtype::I32] {
+            let pixel = window([1, 1], [1, 1], 1, 1, 0, 1, false);
+            check(pixel, 1, 1, 1, bits, out, Fill::Least, Fill::Least);
+            let wide = window([3, 5], [3, 3], 1, 1, 2, 14, true);
+            check(wide, 7, 2, 5, bits, out, Fill::Least, Fill::Greatest);
+            check(wide, 7, 2, 4, bits, out, Fill::Alternating, Fill::Least);
+        }
+    }
+}

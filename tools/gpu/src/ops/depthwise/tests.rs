@@ -1,4 +1,4 @@
-use crate::ops::conv2d::tests::any_window;
+use crate::ops::conv2d::tests::{any_window, window};
 use crate::ops::linear::tests::dense;
 use crate::testing::{Fill, Random, TestModel, any_fill, assert_equal, cases, fill};
 use proptest::prelude::*;
@@ -25,5 +25,27 @@ proptest! {
         test.op(Op::DepthwiseConv2d(DepthwiseConv2d { window, channels, dense: layer }), &[Some(input)], y);
         let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
         assert_equal(&test, &[sample(x), sample(Fill::Random(4))]);
+    }
+}
+
+/// The least bytes everywhere, for windows of one and of many taps, with the shift that leaves no bit free.
+#[test]
+fn the_greatest_sums_are_exact() {
+    for (size, kernel, channels) in [([1, 1], [1, 1], 1), ([3, 3], [3, 3], 5), ([9, 7], [5, 3], 3)] {
+        for first in [false, true] {
+            for shift in [0, 9] {
+                let window = window(size, kernel, 1, 1, kernel[0] / 2, channels, first);
+                let mut test = TestModel::default();
+                let len = size[0] * size[1] * channels;
+                let input = test.input(Dtype::I8, &[len]);
+                let y = test.output(Dtype::I16, &[window.out_h * window.out_w, channels]);
+                let taps = (kernel[0] * kernel[1] * channels) as usize;
+                let layer = dense(&mut test, fill(Fill::Least, Dtype::I8, taps), channels as usize, 8, i32::MAX, 7);
+                let layer = Dense { acc_shift: shift, ..layer };
+                test.op(Op::DepthwiseConv2d(DepthwiseConv2d { window, channels, dense: layer }), &[Some(input)], y);
+                let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
+                assert_equal(&test, &[sample(Fill::Least), sample(Fill::Greatest), sample(Fill::Alternating)]);
+            }
+        }
     }
 }

@@ -47,3 +47,13 @@ fn outliers_and_the_widest_rows_are_exact() {
         check(1, n as u32, [Dtype::I16, Dtype::I16], [30, 63], 5, &samples);
     }
 }
+
+#[test]
+fn both_ends_of_the_shift_are_exact() {
+    for shift in [0, 1, 31, 32, 33, 62, 63] {
+        for n in [1u32, 3, 33] {
+            let samples = [Fill::Least, Fill::Alternating, Fill::Random(7)].map(|x| fill(x, Dtype::I8, 2 * n as usize));
+            check(2, n, [Dtype::I8, Dtype::I16], [shift, shift], 11, &samples);
+        }
+    }
+}

@@ -155,3 +155,15 @@ fn tiles_and_their_edges_are_exact() {
         });
     }
 }
+
+/// Both ends of the shift: the widest one leaves no bit of the sum free.
+#[test]
+fn sums_that_fill_the_word_are_exact() {
+    for weights in [Fill::Least, Fill::Greatest] {
+        for (k, acc_shift) in [(1, 13), (33, 0), (33, 9), (4096, 0), (4096, 4)] {
+            for (n, out) in [(3, Dtype::I8), (4, Dtype::I8), (4, Dtype::I16)] {
+                check(Case { rows: 1, k, n, out, acc_shift, weights, ..BASE });
+            }
+        }
+    }
+}

@@ -31,3 +31,40 @@ proptest! {
         assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(1))]);
     }
 }
+
+#[test]
+fn saturating_products_are_exact_at_both_ends_of_the_shift() {
+    let dims = [1, 1, 1, 1, 3, 7];
+    let view = Extent::contiguous(dims);
+    for (dtype, shifts) in [(Dtype::I8, [0, 14]), (Dtype::I16, [0, 0])] {
+        for (acc_shift, multiplier) in shifts.into_iter().flat_map(|s| [i32::MIN, -1, 0, i32::MAX].map(|m| (s, m))) {
+            let mut test = TestModel::default();
+            let (a, b) = (test.input(dtype, &[21]), test.input(dtype, &[21]));
+            let y = test.alias(a, dtype, &[21]);
+            let op = Mul { dims, a: view, b: view, zero_a: 0, zero_b: 0, acc_shift, multiplier, zero_point: -128 };
+            test.op(Op::Mul(op), &[Some(a), Some(b)], y);
+            let sample = |x, y| vec![fill(x, dtype, 21), fill(y, dtype, 21)];
+            assert_equal(&test, &[sample(Fill::Least, Fill::Least), sample(Fill::Greatest, Fill::Alternating)]);
+        }
+    }
+}
+
+#[test]
+fn a_product_of_single_elements_is_exact() {
+    let mut test = TestModel::default();
+    let (a, b) = (test.input(Dtype::I8, &[1]), test.input(Dtype::U8, &[1]));
+    let y = test.output(Dtype::I8, &[1]);
+    let view = Extent::contiguous([1; 6]);
+    let op = Mul {
+        dims: [1; 6],
+        a: view,
+        b: view,
+        zero_a: 255,
+        zero_b: -255,
+        acc_shift: 3,
+        multiplier: 1 << 24,
+        zero_point: 0,
+    };
+    test.op(Op::Mul(op), &[Some(a), Some(b)], y);
+    assert_equal(&test, &[vec![vec![0x80], vec![0xff]], vec![vec![0x7f], vec![0]]]);
+}

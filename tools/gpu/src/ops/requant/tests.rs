@@ -37,3 +37,15 @@ fn extreme_multipliers_and_shifts_are_exact() {
         }
     }
 }
+
+#[test]
+fn single_elements_are_exact_at_both_ends_of_the_shift() {
+    for (from, shift) in [(Dtype::I8, 0), (Dtype::I8, 23), (Dtype::U8, 22), (Dtype::I16, 15)] {
+        let mut test = TestModel::default();
+        let input = test.input(from, &[1]);
+        let y = test.output(Dtype::I16, &[1]);
+        let op = Requant { len: 1, zero_in: 0, acc_shift: shift, multiplier: i32::MAX, zero_out: 32768 };
+        test.op(Op::Requant(op), &[Some(input)], y);
+        assert_equal(&test, &[Fill::Least, Fill::Greatest].map(|x| vec![fill(x, from, 1)]));
+    }
+}

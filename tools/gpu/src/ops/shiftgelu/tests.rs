@@ -40,3 +40,13 @@ fn published_periods_are_exact() {
         check(3, 41, from, period, 23, Fill::Greatest);
     }
 }
+
+#[test]
+fn single_elements_are_exact_at_both_ends_of_the_halvings() {
+    for (from, period, halvings) in [(Dtype::I8, 1, 0), (Dtype::I8, 1, 30), (Dtype::I16, 1, 23), (Dtype::I16, 700, 1)] {
+        for x in [Fill::Least, Fill::Greatest, Fill::Random(4)] {
+            check(1, 1, from, period, halvings, x);
+            check(7, 1, from, period, halvings, x);
+        }
+    }
+}
