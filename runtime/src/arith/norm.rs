@@ -57,6 +57,7 @@ pub const fn rsqrt(m: u32) -> u32 {
 
 /// A row as `normalized(x) = mulhi_round((factor * x + offset) >> right, rsqrt)`, all sums modulo 2^32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Affine {
     /// Of `x`.
     pub factor: i32,

@@ -37,7 +37,7 @@ pub use x86::Native;
 /// `k = j + 8` in its high nibble, both two's complement. Channels and K are padded with zeros.
 #[derive(Clone, Copy)]
 pub struct PackedWeights<'a> {
-    /// The panels, one after the other.
+    /// The panels, one after the other, from an address divisible by 16, where blobs of a model lie.
     pub bytes: &'a [u8],
     /// Bits of one weight: 8 or 4.
     pub bits: u32,
@@ -234,8 +234,8 @@ pub enum NormOut<'a> {
     I16(&'a mut [i16]),
 }
 
-/// The inner loops. All methods are total: rows and slices that do not fit together shorten the work, they never panic.
-/// The operators check every length when a model is opened.
+/// The inner loops. All methods are total: rows and slices that do not fit together shorten the work, down to nothing,
+/// they never panic. The operators check every length and address when a model is opened.
 pub trait Kernels: 'static {
     /// Name shown in reports.
     const NAME: &'static str;

@@ -72,6 +72,9 @@ enum Task {
         /// Weigh the programs as they were built last.
         #[arg(long)]
         no_build: bool,
+        /// Instead of the table, the functions that the inference of this program reaches, largest last.
+        #[arg(long)]
+        functions: Option<PathBuf>,
     },
     /// Count instructions of the public models on the emulated cores; writes BENCHMARKS.md.
     Count,
@@ -100,7 +103,8 @@ fn run(task: Task) -> Result<ExitCode, Error> {
             emulate::emulate(machine, &elf)?;
         }
         Task::Audit { no_build, board } => audit::run(!no_build, board.as_deref())?,
-        Task::Size { no_build } => size::run(!no_build)?,
+        Task::Size { functions: Some(elf), .. } => size::functions(&elf)?,
+        Task::Size { no_build, functions: None } => size::run(!no_build)?,
         Task::Count => count::run_all()?,
         Task::Test => check::run_all()?,
         Task::Gains { models } => gains::gains(&models)?,

@@ -5,6 +5,7 @@ use crate::audit::symbols;
 use crate::error::Error;
 use crate::firmware::{self, PROGRAMS};
 use shiftformer_job::machine;
+use std::path::Path;
 
 /// A number of bytes that must not be exceeded.
 struct Budget {
@@ -64,6 +65,21 @@ pub fn run(build: bool) -> Result<(), Error> {
         }
     }
     if over.is_empty() { Ok(()) } else { Err(Error::Check(over.join("; "))) }
+}
+
+/// Prints the functions that the inference of an ELF file reaches, with their sizes.
+///
+/// # Errors
+/// When the file cannot be read, and [`Error::Usage`] when it has no inference.
+pub fn functions(elf: &Path) -> Result<(), Error> {
+    let image = Image::read(elf)?;
+    let none = || Error::Usage(format!("{} has no function `inference`", elf.display()));
+    let reached = symbols::inference(&image).ok_or_else(none)?;
+    let mut functions: Vec<_> = reached.values().map(|reached| reached.function).collect();
+    functions.sort_by_key(|function| function.size);
+    functions.iter().for_each(|function| println!("{:6} {}", function.size, function.name));
+    println!("{:6} in all", inference_bytes(&image));
+    Ok(())
 }
 
 fn section(image: &Image, name: &str) -> u64 {

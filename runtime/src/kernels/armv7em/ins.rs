@@ -36,43 +36,8 @@ instruction! {
     smmul(x: i32, y: i32) -> i32 = "smmul {out}, {x}, {y}"
 }
 instruction! {
-    /// `addend + round_half_up(x * y / 2^32)`, wrapping.
-    smmlar(x: i32, y: i32, addend: i32) -> i32 = "smmlar {out}, {x}, {y}, {addend}"
-}
-instruction! {
     /// `x` limited to 8 bits.
     ssat8(x: i32) -> i32 = "ssat {out}, #8, {x}"
-}
-instruction! {
-    /// `x >> 8` limited to 8 bits.
-    ssat8_asr8(x: i32) -> i32 = "ssat {out}, #8, {x}, asr #8"
-}
-instruction! {
-    /// `x` limited to 16 bits.
-    ssat16(x: i32) -> i32 = "ssat {out}, #16, {x}"
-}
-instruction! {
-    /// `x >> 4` limited to 16 bits.
-    ssat16_asr4(x: i32) -> i32 = "ssat {out}, #16, {x}, asr #4"
-}
-instruction! {
-    /// `x - y`, saturating.
-    qsub(x: i32, y: i32) -> i32 = "qsub {out}, {x}, {y}"
-}
-instruction! {
-    /// `x >> 8` limited to `0..=31`.
-    usat5_asr8(x: i32) -> u32 = "usat {out}, #5, {x}, asr #8"
-}
-/// `acc + x.0 * y.0 + x.1 * y.1` over halfwords, in 64 bits.
-#[inline(always)]
-pub fn smlald(x: u32, y: u32, acc: u64) -> u64 {
-    let (mut low, mut high) = (acc as u32, (acc >> 32) as u32);
-    // SAFETY: one arithmetic instruction on registers.
-    unsafe {
-        asm!("smlald {low}, {high}, {x}, {y}", low = inout(reg) low, high = inout(reg) high, x = in(reg) x, y = in(reg) y,
-            options(pure, nomem, nostack, preserves_flags));
-    }
-    u64::from(low) | u64::from(high) << 32
 }
 
 /// `round_half_up(x / 2^shift) + addend`, `shift` in `1..=31`: the last bit shifted out is the carry.
@@ -83,18 +48,6 @@ pub fn asr_round_add(x: i32, shift: u32, addend: i32) -> i32 {
     unsafe {
         asm!("asrs {out}, {x}, {shift}", "adc {out}, {out}, {addend}", out = out(reg) result, x = in(reg) x,
             shift = in(reg) shift, addend = in(reg) addend, options(pure, nomem, nostack));
-    }
-    result
-}
-
-/// `round_half_up(x / 2^shift)`, `shift` in `1..=32`, of an unsigned value.
-#[inline(always)]
-pub fn lsr_round(x: u32, shift: u32) -> u32 {
-    let result: u32;
-    // SAFETY: arithmetic on registers.
-    unsafe {
-        asm!("lsrs {out}, {x}, {shift}", "adc {out}, {out}, #0", out = out(reg) result, x = in(reg) x,
-            shift = in(reg) shift, options(pure, nomem, nostack));
     }
     result
 }

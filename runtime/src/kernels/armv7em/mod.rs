@@ -29,8 +29,9 @@ mod row;
 mod softmax;
 mod widen;
 
-use super::{DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, ScoreScale, portable};
+use super::{DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, ScoreScale};
 use crate::arith::exp::RowScale;
+use widen::Lanes;
 
 /// The kernels of this instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -48,19 +49,19 @@ impl Kernels for Armv7em {
     }
 
     fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, None, x, y, out, scratch);
+        dot::dot(job, None, Lanes::i8(x), y, out, scratch);
     }
 
     fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, None, x, y, out, scratch);
+        dot::dot(job, None, Lanes::u8(x), y, out, scratch);
     }
 
     fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, None, x, y, out, scratch);
+        dot::dot(job, None, Lanes::u16(x), y, out, scratch);
     }
 
     fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, Some(scale), x, y, out, scratch);
+        dot::dot(job, Some(&scale), Lanes::i8(x), y, out, scratch);
     }
 
     fn scale_scores(scores: &mut [i32], scale: ScoreScale) {

@@ -6,9 +6,15 @@
 //!
 //! # Instructions
 //! Eight K steps of four channels: 1 `LDM`, 4 `LDRD`, 16 `SXTB16`, 16 `SMLAD` = 37 for 32 MACs; with the loop over 16
-//! 76 for 64 (1.19). Per panel 20 more with the 8-bit epilogue.
+//! 76 for 64 (1.19). Per panel 21 more with 8-bit output.
+//!
+//! # Epilogues
+//! As in [`super::block`]: one walk that jumps to the epilogue the frame names.
 
 use core::arch::naked_asm;
+
+/// A piece of code that is jumped to with the registers of the walk.
+pub type Epilogue = unsafe extern "C" fn();
 
 /// What a row routine works on.
 #[repr(C)]
@@ -17,14 +23,20 @@ pub struct Frame {
     pub bias: usize,
     /// First output.
     pub out: usize,
-    /// Panels.
+    /// Panels, at least one.
     pub panels: usize,
     /// Multipliers of the first panel.
     pub multipliers: usize,
-    /// Zero point.
-    pub zero_point: i32,
+    /// Zero point, or half a step of the residual.
+    pub addend: i32,
     /// Start of the widened activations.
     pub x: usize,
+    /// Left shift of accumulators.
+    pub acc_shift: u32,
+    /// Middle of the table (0: none), or the right shift of the residual.
+    pub table_or_shift: usize,
+    /// What becomes of the sums: [`I8`] and its siblings.
+    pub epilogue: Epilogue,
     /// Weights less [`WEIGHT_BIAS`]; aligned to 4.
     pub weights: usize,
     /// End of the widened activations, whole groups.
@@ -65,68 +77,188 @@ macro_rules! channel {
     };
 }
 
-macro_rules! row {
-    ($(#[$meta:meta])* $name:ident, $($epilogue:literal),+) => {
-        $(#[$meta])*
-        ///
-        /// # Safety
-        /// All addresses of the frame are valid for `panels` panels and the activations between `x` and `x_end`.
+/// All panels of the frame.
+///
+/// # Safety
+/// All addresses of the frame are valid for `panels` panels and the activations between `x` and `x_end`.
+#[unsafe(naked)]
+pub unsafe extern "C" fn panels(frame: *const Frame) {
+    naked_asm!(
+        core!(),
+        "push {{r4-r11, lr}}",
+        "sub sp, #40",
+        "ldmia r0!, {{r4-r8, r12}}",
+        "stm sp, {{r4-r8, r12}}",
+        "ldmia r0!, {{r1-r3}}",
+        "add r9, sp, #24",
+        "stmia r9!, {{r1-r3}}",
+        "adr.w r1, 2f",
+        "orr r1, r1, #1",
+        "str r1, [r9]",
+        "ldmia r0, {{r11, lr}}",
+        "2:",
+        "ldmia r4!, {{r0-r3}}",
+        "stm sp, {{r4-r7}}",
+        "3:",
+        "ldmia r12!, {{r4-r7}}",
+        channel!("r0", "[r11, #8]"),
+        channel!("r1", "[r11, #24]"),
+        channel!("r2", "[r11, #40]"),
+        channel!("r3", "[r11, #56]"),
+        "ldmia r12!, {{r4-r7}}",
+        channel!("r0", "[r11, #16]"),
+        channel!("r1", "[r11, #32]"),
+        channel!("r2", "[r11, #48]"),
+        channel!("r3", "[r11, #64]!"),
+        "cmp r12, lr",
+        "bne 3b",
+        "ldm sp, {{r4-r8, r12}}",
+        "ldr pc, [sp, #32]",
+    )
+}
+
+/// An epilogue: sums in `r0-r3`, pointer to the biases to come in `r4`, output in `r5`, panels left in `r6`, multipliers
+/// in `r7`, addend in `r8`; `r9` and `r10` are free. It leaves `r5` and `r7` at the next panel.
+macro_rules! epilogue {
+    ($(#[$meta:meta])* $public:ident, $name:ident, $($text:expr),+) => {
         #[unsafe(naked)]
-        pub unsafe extern "C" fn $name(frame: *const Frame) {
+        unsafe extern "C" fn $name() {
             naked_asm!(
                 core!(),
-                "push {{r4-r11, lr}}",
-                "sub sp, #28",
-                "ldmia r0!, {{r4-r8, r12}}",
-                "stm sp, {{r4-r8, r12}}",
-                "ldmia r0, {{r11, lr}}",
-                "2:",
-                "ldmia r4!, {{r0-r3}}",
-                "stm sp, {{r4-r7}}",
-                "3:",
-                "ldmia r12!, {{r4-r7}}",
-                channel!("r0", "[r11, #8]"),
-                channel!("r1", "[r11, #24]"),
-                channel!("r2", "[r11, #40]"),
-                channel!("r3", "[r11, #56]"),
-                "ldmia r12!, {{r4-r7}}",
-                channel!("r0", "[r11, #16]"),
-                channel!("r1", "[r11, #32]"),
-                channel!("r2", "[r11, #48]"),
-                channel!("r3", "[r11, #64]!"),
-                "cmp r12, lr",
-                "bne 3b",
-                "ldm sp, {{r4-r8, r12}}",
-                $($epilogue,)+
+                $($text,)+
                 "subs r6, #1",
-                "bne 2b",
-                "add sp, #28",
+                "it ne",
+                "ldrne pc, [sp, #36]",
+                "add sp, #40",
                 "pop {{r4-r11, pc}}",
             )
         }
+        $(#[$meta])*
+        pub const $public: Epilogue = $name;
     };
 }
 
-row! {
-    /// Sums of all channels as `i32`.
-    row_i32, "stmia r5!, {{r0-r3}}"
+/// The sums shifted left.
+macro_rules! shifted {
+    () => {
+        "ldr r9, [sp, #24]
+         lsl r0, r0, r9
+         lsl r1, r1, r9
+         lsl r2, r2, r9
+         lsl r3, r3, r9
+        "
+    };
 }
-row! {
+
+/// The sums multiplied, with `$mul` being the instruction up to its operands and `$add` its last operand.
+macro_rules! multiplied {
+    ($mul:literal, $add:literal) => {
+        concat!(
+            "ldmia r7!, {{r9, r10}}\n",
+            $mul,
+            " r0, r0, r9",
+            $add,
+            "\n",
+            $mul,
+            " r1, r1, r10",
+            $add,
+            "\nldmia r7!, {{r9, r10}}\n",
+            $mul,
+            " r2, r2, r9",
+            $add,
+            "\n",
+            $mul,
+            " r3, r3, r10",
+            $add,
+            "\n"
+        )
+    };
+}
+
+macro_rules! saturated_i8 {
+    () => {
+        "ssat r0, #8, r0
+         ssat r1, #8, r1
+         ssat r2, #8, r2
+         ssat r3, #8, r3
+        "
+    };
+}
+
+macro_rules! stored_i8 {
+    () => {
+        "strb r0, [r5], #1
+         strb r1, [r5], #1
+         strb r2, [r5], #1
+         strb r3, [r5], #1
+        "
+    };
+}
+
+/// One output added to its residual; the multiplier goes through `r4`, the shift of the residual is in `r10`.
+macro_rules! residual {
+    ($acc:literal) => {
+        concat!(
+            "ldrsh r9, [r5]\nadd r9, r9, r8\nasr r9, r9, r10\nldr r4, [r7], #4\nsmmlar ",
+            $acc,
+            ", ",
+            $acc,
+            ", r4, r9\nssat ",
+            $acc,
+            ", #16, ",
+            $acc,
+            "\nstrh ",
+            $acc,
+            ", [r5], #2\n"
+        )
+    };
+}
+
+epilogue! {
+    /// Sums of all channels as `i32`.
+    I32, row_i32, "stmia r5!, {{r0-r3}}"
+}
+epilogue! {
     /// 8-bit output without a table; `acc_shift` is 0.
-    row_i8,
-    "ldmia r7!, {{r9, r10}}",
-    "smmlar r0, r0, r9, r8",
-    "smmlar r1, r1, r10, r8",
-    "ldmia r7!, {{r9, r10}}",
-    "smmlar r2, r2, r9, r8",
-    "smmlar r3, r3, r10, r8",
-    "ssat r0, #8, r0",
-    "ssat r1, #8, r1",
-    "ssat r2, #8, r2",
-    "ssat r3, #8, r3",
-    "strb r0, [r5]",
-    "strb r1, [r5, #1]",
-    "strb r2, [r5, #2]",
-    "strb r3, [r5, #3]",
-    "adds r5, #4"
+    I8, row_i8, multiplied!("smmlar", ", r8"), saturated_i8!(), stored_i8!()
+}
+epilogue! {
+    /// 8-bit output with any shift, through a table if there is one.
+    I8_TABLE, row_i8_table,
+    shifted!(),
+    multiplied!("smmlar", ", r8"),
+    saturated_i8!(),
+    "ldr r10, [sp, #28]",
+    "cmp r10, #0",
+    "itttt ne",
+    "ldrbne r0, [r10, r0]",
+    "ldrbne r1, [r10, r1]",
+    "ldrbne r2, [r10, r2]",
+    "ldrbne r3, [r10, r3]",
+    stored_i8!()
+}
+epilogue! {
+    /// 16-bit output.
+    I16, row_i16,
+    shifted!(),
+    multiplied!("smmulr", ""),
+    "ssat r0, #16, r0",
+    "ssat r1, #16, r1",
+    "ssat r2, #16, r2",
+    "ssat r3, #16, r3",
+    "strh r0, [r5], #2",
+    "strh r1, [r5], #2",
+    "strh r2, [r5], #2",
+    "strh r3, [r5], #2"
+}
+epilogue! {
+    /// 16-bit output added to the residual that is there.
+    RESIDUAL, row_residual,
+    shifted!(),
+    "ldr r10, [sp, #28]",
+    residual!("r0"),
+    residual!("r1"),
+    residual!("r2"),
+    residual!("r3"),
+    "ldr r4, [sp]"
 }

@@ -1,100 +1,160 @@
 //! Activations to 16 bits, in the order in which `SXTB16` gives the weights.
 //!
 //! Four values of a row become two words: values 0 and 2, values 1 and 3.
+//!
+//! # Register plan
+//! Pointer to values, pointer to words, bytes between words, steps left, two words.
+//!
+//! # Instructions
+//! Four values: 8 (`LDR`, two to widen, two `STR`, pointer, counter, branch); one `LDR` more where they have 16 bits.
 
-use super::ins;
-use crate::kernels::ROW_BLOCK;
+use core::arch::asm;
 
-/// An element that can be widened.
-pub trait Lane: Copy + Into<i32> {
-    /// Values 0 and 2, then values 1 and 3, as halfwords.
-    fn pairs(values: &[Self; 4]) -> [u32; 2];
-    /// 0.
-    const ZERO: Self;
+/// K values that share two words.
+pub const STEP: usize = 4;
+
+/// Type of the elements.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    I8,
+    U8,
+    U16,
 }
 
-impl Lane for i8 {
-    const ZERO: Self = 0;
+/// Rows of elements that can be widened.
+#[derive(Clone, Copy)]
+pub struct Lanes<'x> {
+    bytes: &'x [u8],
+    kind: Kind,
+}
 
-    #[inline(always)]
-    fn pairs(values: &[Self; 4]) -> [u32; 2] {
-        let word = u32::from_le_bytes(values.map(|v| v as u8));
-        [ins::sxtb16(word), ins::sxtb16_odd(word)]
+impl<'x> Lanes<'x> {
+    /// Signed bytes.
+    pub fn i8(x: &'x [i8]) -> Self {
+        Self { bytes: bytemuck::cast_slice(x), kind: Kind::I8 }
+    }
+
+    /// Unsigned bytes.
+    pub fn u8(x: &'x [u8]) -> Self {
+        Self { bytes: x, kind: Kind::U8 }
+    }
+
+    /// Unsigned 16-bit values.
+    pub fn u16(x: &'x [u16]) -> Self {
+        Self { bytes: bytemuck::cast_slice(x), kind: Kind::U16 }
+    }
+
+    fn size(&self) -> usize {
+        if self.kind == Kind::U16 { 2 } else { 1 }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.size()
     }
 }
 
-impl Lane for u8 {
-    const ZERO: Self = 0;
-
-    #[inline(always)]
-    fn pairs(values: &[Self; 4]) -> [u32; 2] {
-        let word = u32::from_le_bytes(*values);
-        [word & 0x00ff_00ff, (word >> 8) & 0x00ff_00ff]
-    }
+/// Where rows are widened to.
+pub struct Words<'w> {
+    /// The words.
+    pub words: &'w mut [u32],
+    /// Rows whose words alternate.
+    pub rows: usize,
+    /// Groups of four values of each row.
+    pub steps: usize,
 }
 
-impl Lane for u16 {
-    const ZERO: Self = 0;
-
-    #[inline(always)]
-    fn pairs(values: &[Self; 4]) -> [u32; 2] {
-        let [a, b, c, d] = values.map(u32::from);
-        [a | c << 16, b | d << 16]
-    }
-}
-
-/// Words that `steps` times four K of `ROWS` rows take.
-const fn words(steps: usize, rows: usize) -> usize {
-    steps * 2 * rows
-}
-
-/// Widens row `row` of `ROWS` interleaved ones into `to`: the even words of all rows, then the odd ones, for every four
-/// K; what `x` lacks of `to` becomes 0.
-#[inline(always)]
-fn widen_row<X: Lane, const ROWS: usize>(x: &[X], row: usize, to: &mut [u32]) {
-    let (steps, _) = to.as_chunks_mut::<ROWS>().0.as_chunks_mut::<2>();
-    if row >= ROWS {
+/// Widens `to.rows` rows of `k` elements, the first from element `first` on, `stride` elements apart; with zeros up to
+/// the steps that are asked for. Nothing where there are fewer elements or words.
+pub fn widen(x: Lanes<'_>, first: usize, stride: usize, k: usize, to: &mut Words<'_>) {
+    let (size, rows) = (x.size(), to.rows);
+    let room = to.words.len() >= to.steps * 2 * rows && k <= to.steps * STEP;
+    if !room || rows == 0 || x.len() < first + (rows - 1) * stride + k {
         return;
     }
-    let put = |values: &[X; 4], [even, odd]: &mut [[u32; ROWS]; 2]| {
-        let pairs = X::pairs(values);
-        // SAFETY: `row < ROWS`.
-        unsafe { [*even.get_unchecked_mut(row), *odd.get_unchecked_mut(row)] = pairs };
-    };
-    let (whole, tail) = x.as_chunks::<4>();
-    let (body, rest) = steps.split_at_mut(whole.len().min(steps.len()));
-    let (whole_groups, whole) = whole.as_chunks::<4>();
-    let (body_groups, body) = body.as_chunks_mut::<4>();
-    for (values, steps) in whole_groups.iter().zip(body_groups) {
-        for (values, step) in values.iter().zip(steps) {
-            put(values, step);
+    let whole = k / STEP;
+    let values = x.bytes.as_ptr().wrapping_add(first * size);
+    let words = to.words.as_mut_ptr();
+    // SAFETY: compared above: `k` elements of every row, and words for all steps.
+    unsafe { steps(x.kind, (values, stride * size), (words, rows), rows, whole) };
+    if whole == to.steps {
+        return;
+    }
+    for row in 0..rows {
+        let mut last = [0u8; STEP * 2];
+        let from = (first + row * stride + whole * STEP) * size;
+        let tail = x.bytes.get(from..from + (k - whole * STEP) * size).unwrap_or(&[]);
+        last.iter_mut().zip(tail).for_each(|(to, &from)| *to = from);
+        for step in whole..to.steps {
+            let words = words.wrapping_add(step * 2 * rows + row);
+            // SAFETY: one step, of which `last` holds the values; this word and that `rows` further on are there.
+            unsafe { steps(x.kind, (last.as_ptr(), 0), (words, rows), 1, 1) };
+            last = [0; STEP * 2];
         }
     }
-    for (values, step) in whole.iter().zip(body) {
-        put(values, step);
-    }
-    if rest.is_empty() {
+}
+
+macro_rules! widen_steps {
+    ($from:ident, $to:ident, $rows:ident, $count:ident, $($other:ident,)? $($text:literal),+) => {
+        for row in 0..$rows {
+            asm!(
+                "2:",
+                $($text,)+
+                "str {even}, [{to}]",
+                "str {odd}, [{to}, {between}]",
+                "add {to}, {to}, {between}, lsl #1",
+                "subs {count}, #1",
+                "bne 2b",
+                x = inout(reg) $from.0.wrapping_add(row * $from.1) => _, to = inout(reg) $to.0.wrapping_add(row) => _,
+                between = in(reg) $to.1 * size_of::<u32>(), count = inout(reg) $count => _, even = out(reg) _,
+                odd = out(reg) _, $($other = out(reg) _,)? options(nostack)
+            )
+        }
+    };
+}
+
+/// Widens `count` steps of `rows` rows. `from` is the first element and the bytes between rows, `to` the first word and
+/// the words between those of one row.
+///
+/// # Safety
+/// Every row is readable for `4 * count` elements, and `to` writable at `row + between * i` for `i < 2 * count`.
+#[inline(never)]
+unsafe fn steps(kind: Kind, from: (*const u8, usize), to: (*mut u32, usize), rows: usize, count: usize) {
+    if count == 0 {
         return;
     }
-    let mut last = [X::ZERO; 4];
-    for (last, &value) in last.iter_mut().zip(tail) {
-        *last = value;
+    // SAFETY: as above; the loops read and write just that.
+    unsafe {
+        match kind {
+            Kind::I8 => widen_steps!(
+                from,
+                to,
+                rows,
+                count,
+                "ldr {odd}, [{x}], #4",
+                "sxtb16 {even}, {odd}",
+                "sxtb16 {odd}, {odd}, ror #8"
+            ),
+            Kind::U8 => widen_steps!(
+                from,
+                to,
+                rows,
+                count,
+                "ldr {odd}, [{x}], #4",
+                "uxtb16 {even}, {odd}",
+                "uxtb16 {odd}, {odd}, ror #8"
+            ),
+            Kind::U16 => widen_steps!(
+                from,
+                to,
+                rows,
+                count,
+                other,
+                "ldr {odd}, [{x}], #4",
+                "ldr {other}, [{x}], #4",
+                "pkhbt {even}, {odd}, {other}, lsl #16",
+                "pkhtb {odd}, {other}, {odd}, asr #16"
+            ),
+        }
     }
-    for step in rest {
-        put(&last, step);
-        last = [X::ZERO; 4];
-    }
-}
-
-/// Widens [`ROW_BLOCK`] rows of `k` values, interleaved, padded with zeros to `steps` times four K.
-pub fn widen_block<X: Lane>(x: &[X], stride: usize, k: usize, steps: usize, to: &mut [u32]) {
-    let to = to.get_mut(..words(steps, ROW_BLOCK)).unwrap_or(&mut []);
-    for (row, x) in x.chunks(stride.max(1)).take(ROW_BLOCK).enumerate() {
-        widen_row::<X, ROW_BLOCK>(x.get(..k).unwrap_or(x), row, to);
-    }
-}
-
-/// Widens one row, padded with zeros to `steps` times four K.
-pub fn widen_one<X: Lane>(x: &[X], steps: usize, to: &mut [u32]) {
-    widen_row::<X, 1>(x, 0, to.get_mut(..words(steps, 1)).unwrap_or(&mut []));
 }

@@ -34,6 +34,8 @@ pub struct Image {
     pub code: Vec<Code>,
     /// Words of read-only data and of literals.
     pub words: Vec<u32>,
+    /// Literals among the code, by address.
+    pub literals: BTreeMap<u32, u32>,
     /// Bytes of each section that takes memory, by name.
     pub sections: Vec<(String, u64)>,
 }
@@ -47,7 +49,13 @@ impl Image {
         let bytes = fs::read(path).map_err(Error::io(format!("read {}", path.display())))?;
         let bad = |e| Error::Usage(format!("{} is no ELF file: {e}", path.display()));
         let file = object::File::parse(&*bytes).map_err(bad)?;
-        let mut image = Self { functions: functions(&file), code: Vec::new(), words: Vec::new(), sections: Vec::new() };
+        let mut image = Self {
+            functions: functions(&file),
+            code: Vec::new(),
+            words: Vec::new(),
+            literals: BTreeMap::new(),
+            sections: Vec::new(),
+        };
         let marks = marks(&file);
         for section in file.sections() {
             let (address, data) = (section.address() as u32, section.data().map_err(bad)?);
@@ -80,6 +88,7 @@ impl Image {
                 self.code.push(Code { address: from, halves });
             } else {
                 self.words.extend(words(part));
+                self.literals.extend((from..).step_by(4).zip(words(part)));
             }
         }
     }

@@ -17,6 +17,8 @@ const ALLOCATORS: [&str; 6] =
 /// Parts of names of the panic machinery.
 const PANICS: [&str; 6] =
     ["core::panicking", "rust_begin_unwind", "panic_fmt", "panic_bounds_check", "unwrap_failed", "expect_failed"];
+/// Parts of names of the functions of an operator that the inference calls through its table.
+const OPERATORS: [&str; 2] = ["shiftformer::ops::run", "shiftformer::ops::needs"];
 
 /// Soft-float routines and allocators.
 pub fn forbidden(image: &Image) -> Vec<String> {
@@ -56,7 +58,8 @@ pub fn inference(image: &Image) -> Option<BTreeMap<u32, Reached<'_>>> {
     let is_start =
         |f: &&Function| f.name == "inference" || f.name.contains("::inference::<") || f.name.ends_with("::inference");
     let pointers: BTreeSet<u32> = image.words.iter().filter(|word| *word & 1 == 1).map(|word| word & !1).collect();
-    let is_operator = |f: &&Function| pointers.contains(&f.address) && f.name.contains("shiftformer::ops::run");
+    let is_operator =
+        |f: &&Function| pointers.contains(&f.address) && OPERATORS.iter().any(|part| f.name.contains(part));
     let starts: Vec<&Function> = image.functions.values().filter(is_start).collect();
     if starts.is_empty() {
         return None;
@@ -82,14 +85,30 @@ pub fn inference(image: &Image) -> Option<BTreeMap<u32, Reached<'_>>> {
     Some(reached)
 }
 
-/// Direct calls and jumps between functions, by address.
+/// Direct calls and jumps between functions, and functions whose address another one takes, by address.
 fn calls(image: &Image) -> BTreeMap<u32, BTreeSet<u32>> {
     let mut calls: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    let mut call = |from: u32, to: Option<&Function>| {
+        if let (Some(from), Some(to)) = (image.function_at(from), to.filter(|to| to.address != from)) {
+            calls.entry(from.address).or_default().insert(to.address);
+        }
+    };
+    // A pointer to a function has bit 0 set.
+    let pointed = |word: u32| image.functions.get(&(word & !1)).filter(|_| word & 1 == 1);
+    for (&at, &word) in &image.literals {
+        call(at, pointed(word));
+    }
+    // Lower halves that wait for their upper ones, by register.
+    let mut halves = [0u16; 16];
     for instruction in image.code.iter().flat_map(instructions) {
         let target = instruction.branch_target().and_then(|target| image.function_at(target));
-        let (Some(from), Some(to)) = (image.function_at(instruction.address), target) else { continue };
-        if from.address != to.address {
-            calls.entry(from.address).or_default().insert(to.address);
+        call(instruction.address, target);
+        let Some((register, value, top)) = instruction.constant() else { continue };
+        let half = &mut halves[register as usize];
+        if top {
+            call(instruction.address, pointed(u32::from(value) << 16 | u32::from(*half)));
+        } else {
+            *half = value;
         }
     }
     calls

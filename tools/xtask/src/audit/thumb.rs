@@ -50,6 +50,20 @@ impl Instruction {
     }
 }
 
+impl Instruction {
+    /// Register and constant of a MOVW (T3; `false`) or MOVT (T1; `true`).
+    pub fn constant(self) -> Option<(u32, u16, bool)> {
+        let b = self.bits;
+        let top = match b & 0xfbf0_8000 {
+            0xf240_0000 => false,
+            0xf2c0_0000 => true,
+            _ => return None,
+        };
+        let value = (b >> 16 & 15) << 12 | (b >> 26 & 1) << 11 | (b >> 12 & 7) << 8 | b & 0xff;
+        Some((b >> 8 & 15, value as u16, top))
+    }
+}
+
 /// Sign extension of a number of `bits` bits.
 fn extend(value: u32, bits: u32) -> i32 {
     (value << (32 - bits)) as i32 >> (32 - bits)
@@ -77,6 +91,16 @@ mod tests {
         assert_eq!(target(0x100, 0x2000), None);
         assert_eq!(target(0x100, 0xf8d0_0000), None);
         assert_eq!(target(0x100, 0xdf00), None);
+    }
+
+    #[test]
+    fn constants_come_in_halves() {
+        // From llvm-objdump: movw r2, #0xbea4; movt r1, #0x2666; movw lr, #0xfff0
+        let constant = |bits| Instruction { address: 0, bits }.constant();
+        assert_eq!(constant(0xf64b_62a4), Some((2, 0xbea4, false)));
+        assert_eq!(constant(0xf2c2_6166), Some((1, 0x2666, true)));
+        assert_eq!(constant(0xf64f_7ef0), Some((14, 0xfff0, false)));
+        assert_eq!(constant(0xf000_f871), None);
     }
 
     #[test]
