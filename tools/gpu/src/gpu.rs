@@ -175,6 +175,24 @@ pub fn adapters() -> Vec<AdapterSummary> {
     enumerate().into_iter().map(|(summary, _)| summary).collect()
 }
 
+/// A fault put into one shader on purpose, so that whoever compares with a GPU can see that it is found.
+#[derive(Clone, Copy, Debug)]
+pub struct Damage {
+    /// Name of the shader.
+    pub shader: &'static str,
+    /// A piece of its text.
+    pub from: &'static str,
+    /// What stands there instead, everywhere.
+    pub to: &'static str,
+}
+
+impl Damage {
+    /// `source` of the shader called `name`, damaged if it is meant.
+    fn apply(&self, name: &str, source: &str) -> String {
+        if name == self.shader { source.replace(self.from, self.to) } else { source.to_owned() }
+    }
+}
+
 /// An open device with its compiled pipelines.
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -183,6 +201,7 @@ pub struct Gpu {
     pub(crate) bindings: wgpu::BindGroupLayout,
     layout: wgpu::PipelineLayout,
     products: Products,
+    damage: Option<Damage>,
     pipelines: Mutex<HashMap<(&'static str, Constants), Arc<wgpu::ComputePipeline>>>,
 }
 
@@ -195,6 +214,14 @@ impl Gpu {
         let (summary, adapter) = Self::select(selection)?;
         let products = if summary.int64 { Products::Native } else { Products::Halves };
         Self::open(summary, &adapter, products)
+    }
+
+    /// [`new`](Self::new) with a fault in one shader: for tests of comparisons.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn damaged(selection: &Selection, damage: Damage) -> Result<Self, GpuError> {
+        Ok(Self { damage: Some(damage), ..Self::new(selection)? })
     }
 
     /// The adapter of a selection.
@@ -256,7 +283,7 @@ impl Gpu {
             bind_group_layouts: &[Some(&bindings)],
             ..Default::default()
         });
-        Ok(Self { device, queue, summary, bindings, layout, products, pipelines: Mutex::default() })
+        Ok(Self { device, queue, summary, bindings, layout, products, damage: None, pipelines: Mutex::default() })
     }
 
     /// The adapter in use.
@@ -281,7 +308,8 @@ impl Gpu {
             return Ok(pipeline.clone());
         }
         let values: Vec<(&str, f64)> = constants.iter().map(|&(name, on)| (name, f64::from(u8::from(on)))).collect();
-        let source = format!("{}{}", self.products.source(), shader.source);
+        let own = self.damage.map_or_else(|| shader.source.to_owned(), |d| d.apply(shader.name, shader.source));
+        let source = format!("{}{own}", self.products.source());
         #[cfg(test)]
         assert_eq!(crate::testing::floats(&source), None, "{}", shader.name);
         let pipeline = self.checked(|device| {

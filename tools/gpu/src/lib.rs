@@ -23,5 +23,5 @@ mod testing;
 mod tests;
 
 pub use executor::{GpuModel, Sample, Trace};
-pub use gpu::{AdapterSummary, Gpu, GpuError, Selection, adapters};
+pub use gpu::{AdapterSummary, Damage, Gpu, GpuError, Selection, adapters};
 pub use profile::DispatchTime;

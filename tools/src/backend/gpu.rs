@@ -27,7 +27,12 @@ impl Gpu {
         let selection = adapter.map_or(Selection::Best, Selection::parse);
         let unavailable = |e: GpuError| BackendError::Unavailable { backend: name.to_owned(), why: e.to_string() };
         let device = Arc::new(Device::new(&selection).map_err(unavailable)?);
-        Ok(Self { name: name.to_owned(), device, model: model.clone(), uploaded: None })
+        Ok(Self::on(device, name, model))
+    }
+
+    /// For `model` on a device that is open.
+    pub fn on(device: Arc<Device>, name: &str, model: &ModelFile) -> Self {
+        Self { name: name.to_owned(), device, model: model.clone(), uploaded: None }
     }
 
     /// The model, uploaded for at least `samples` at a time where the device can.

@@ -48,6 +48,8 @@ struct ParityOutput<'a> {
 struct Saved {
     model: PathBuf,
     data: PathBuf,
+    /// What shows the difference again.
+    command: String,
 }
 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
@@ -93,7 +95,10 @@ fn save(
     sample: &Sample,
 ) -> Result<Option<Saved>, Failure> {
     let Some(reproducer) = Reproducer::of(model, reference, difference, sample)? else { return Ok(None) };
-    let saved = Saved { model: args.save.with_extension("sfm"), data: args.save.with_extension("npz") };
+    let (model, data) = (args.save.with_extension("sfm"), args.save.with_extension("npz"));
+    let backends = format!("{},{}", args.backends[0], difference.backend);
+    let command = format!("shiftformer parity {} --data {} --backends {backends}", model.display(), data.display());
+    let saved = Saved { model, data, command };
     OutputFile::create(&saved.model)?.finish(&reproducer.model)?;
     OutputFile::create(&saved.data)?.finish(&reproducer.data)?;
     Ok(Some(saved))
@@ -106,7 +111,7 @@ fn report(comparison: &Comparison, saved: Option<&Saved>) -> String {
     }
     let mut text: String = comparison.differences.iter().map(|d| difference_text(d, &backends[0])).collect();
     if let Some(saved) = saved {
-        text += &format!("reproduce with {} and {}\n", saved.model.display(), saved.data.display());
+        text += &format!("reproduce with\n  {}\n", saved.command);
     }
     text
 }
@@ -125,12 +130,12 @@ fn difference_text(d: &Difference, reference: &str) -> String {
         }
         _ => text += "\n  the operator alone gives equal bytes: the difference does not repeat",
     }
-    match (d.reference_accumulator, d.accumulator) {
-        (Some(a), Some(b)) if a == b => {
-            text += &format!("\n  both sums are {a} before requantization: the requantization differs")
+    match (d.accumulator_is, d.reference_accumulator, d.accumulator) {
+        (Some(what), Some(a), Some(b)) if a == b => {
+            text += &format!("\n  before requantization ({what}): {a} on both, so what follows differs")
         }
-        (Some(a), Some(b)) => {
-            text += &format!("\n  sums before requantization: {a} on {reference}, {b} on {}", d.backend)
+        (Some(what), Some(a), Some(b)) => {
+            text += &format!("\n  before requantization ({what}): {a} on {reference}, {b} on {}", d.backend)
         }
         _ => {}
     }

@@ -10,6 +10,7 @@ use crate::parts::Parts;
 use serde::Serialize;
 use shiftformer::format::Place;
 use shiftformer::kernels::Portable;
+use shiftformer::tensor::Dtype;
 
 pub use reproducer::Reproducer;
 
@@ -32,16 +33,27 @@ pub enum ParityError {
     Modifier(String),
 }
 
+/// Opens a backend for a model.
+type Open = dyn Fn(&ModelFile) -> Result<Box<dyn Backend>, BackendError>;
+
 /// A backend and the model it runs: the user's, or a copy damaged on purpose.
 pub struct Contestant {
     /// Name as given.
     name: String,
-    /// Name of the backend itself.
-    backend: String,
+    open: Box<Open>,
     model: ModelFile,
 }
 
 impl Contestant {
+    /// `open` gives the backend, for `model` and for the small models a difference is examined with.
+    pub fn new(
+        name: &str,
+        model: &ModelFile,
+        open: impl Fn(&ModelFile) -> Result<Box<dyn Backend>, BackendError> + 'static,
+    ) -> Self {
+        Self { name: name.to_owned(), open: Box::new(open), model: model.clone() }
+    }
+
     /// Parses `BACKEND` or `BACKEND@corrupt-weight:OFFSET`.
     ///
     /// The second form runs a copy of the model whose byte `OFFSET` of the weights has its lowest bit flipped: a check
@@ -50,17 +62,18 @@ impl Contestant {
     /// # Errors
     /// [`ParityError::Modifier`] for anything else behind the `@`.
     pub fn parse(name: &str, model: &ModelFile) -> Result<Self, ParityError> {
-        let Some((backend, modifier)) = name.split_once('@') else {
-            return Ok(Self { name: name.to_owned(), backend: name.to_owned(), model: model.clone() });
+        let by_name = |backend: &str, model: &ModelFile| {
+            let backend = backend.to_owned();
+            Self::new(name, model, move |model| backend::open(&backend, model))
         };
+        let Some((backend, modifier)) = name.split_once('@') else { return Ok(by_name(name, model)) };
         let wrong = || ParityError::Modifier(name.to_owned());
         let offset =
             modifier.strip_prefix("corrupt-weight:").and_then(|n| n.parse::<usize>().ok()).ok_or_else(wrong)?;
         let opened = model.open::<Portable>().map_err(ModelFileError::from)?;
         let mut parts = Parts::of(&opened, model.human());
         *parts.weights.get_mut(offset).ok_or_else(wrong)? ^= 1;
-        let model = ModelFile::from_bytes(&parts.write()?)?;
-        Ok(Self { name: name.to_owned(), backend: backend.to_owned(), model })
+        Ok(by_name(backend, &ModelFile::from_bytes(&parts.write()?)?))
     }
 
     /// Name as given.
@@ -69,16 +82,22 @@ impl Contestant {
     }
 
     fn open(&self) -> Result<Box<dyn Backend>, BackendError> {
-        backend::open(&self.backend, &self.model)
+        (self.open)(&self.model)
     }
 
-    /// The same backend for another model, which takes over the damage of this one.
-    fn open_other(&self, make: impl Fn(&Parts) -> Option<Parts>) -> Result<Option<Box<dyn Backend>>, ParityError> {
+    /// Operator `op` as a model of its own, with the damage of this one.
+    fn single_op(&self, op: usize) -> Result<Option<Parts>, ParityError> {
         let opened = self.model.open::<Portable>().map_err(ModelFileError::from)?;
-        let Some(parts) = make(&Parts::of(&opened, self.model.human())) else { return Ok(None) };
-        // A probe that cannot be proven safe is not run.
-        let Ok(bytes) = parts.write() else { return Ok(None) };
-        Ok(Some(backend::open(&self.backend, &ModelFile::from_bytes(&bytes)?)?))
+        Ok(Parts::of(&opened, self.model.human()).single_op(op))
+    }
+
+    /// The first output of another model on the same backend, in elements of `dtype`; none where the model cannot be
+    /// proven safe, as it is not run then.
+    fn result(&self, model: &Parts, sample: &Sample, dtype: Dtype) -> Result<Vec<i32>, ParityError> {
+        let Ok(bytes) = model.write() else { return Ok(Vec::new()) };
+        let mut backend = (self.open)(&ModelFile::from_bytes(&bytes)?)?;
+        let traces = backend.run(std::slice::from_ref(sample))?;
+        Ok(traces.first().and_then(|t| t.outputs.first()).map_or_else(Vec::new, |bytes| integers(bytes, dtype)))
     }
 }
 
@@ -125,10 +144,12 @@ pub struct Difference {
     pub reference_value: Option<i32>,
     /// The element on the other backend.
     pub value: Option<i32>,
-    /// The sum before requantization on the reference, read through the reference itself.
+    /// What the operator holds before requantization on the reference, read through the reference itself.
     pub reference_accumulator: Option<i64>,
-    /// The sum before requantization on the other backend, read through that backend.
+    /// The same on the other backend, read through that backend.
     pub accumulator: Option<i64>,
+    /// What the accumulators are; `None` where the operator holds nothing of the kind.
+    pub accumulator_is: Option<&'static str>,
 }
 
 /// Compares the first of `contestants` with each of the others over `samples`.
@@ -230,11 +251,15 @@ fn examine(
         value: element.and_then(|i| theirs.get(i).copied()),
         reference_accumulator: None,
         accumulator: None,
+        accumulator_is: None,
     };
     if let Some(element) = element {
         let operands = operands(model, &mut reference.1, sample, found.op)?;
-        difference.reference_accumulator = accumulator::read(reference.0, found.op, &operands, element)?;
-        difference.accumulator = accumulator::read(other.0, found.op, &operands, element)?;
+        let ours = accumulator::read(reference.0, found.op, &operands, element)?;
+        let theirs = accumulator::read(other.0, found.op, &operands, element)?;
+        difference.accumulator_is = ours.as_ref().or(theirs.as_ref()).map(|a| a.meaning);
+        difference.reference_accumulator = ours.map(|a| a.value);
+        difference.accumulator = theirs.map(|a| a.value);
     }
     Ok(difference)
 }

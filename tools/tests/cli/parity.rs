@@ -44,19 +44,13 @@ fn one_flipped_weight_bit_is_found_and_named() {
         // A bit of a multiplier leaves the sum as it is.
         let read = difference["accumulator"].is_i64();
         sums += u32::from(read && difference["reference_accumulator"] != difference["accumulator"]);
-        // The reproducer is a model of its own that shows the same difference.
+        // The reproducer is a model of its own that shows the same difference, by the command that is printed with it.
         let (small, samples) = (folder.path("found.sfm"), folder.path("found.npz"));
-        let again = shiftformer(&[
-            "parity",
-            &small,
-            "--data",
-            &samples,
-            "--backends",
-            &backends,
-            "--save",
-            &folder.path("again"),
-            "--json",
-        ]);
+        let command = shown["reproducer"]["command"].as_str().unwrap();
+        let mut again: Vec<&str> = command.split(' ').skip(1).collect();
+        let elsewhere = folder.path("again");
+        again.extend(["--save", &elsewhere, "--json"]);
+        let again = shiftformer(&again);
         assert_eq!(again.code, Some(1), "{}", again.stderr);
         let again: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
         for key in ["element", "reference_value", "value", "reference_accumulator", "accumulator"] {
