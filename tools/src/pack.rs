@@ -138,11 +138,7 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
             name: op.name.clone(),
             kind: op.op.kind().name(),
             fault,
-            remedy: if fault == OpFault::Overflow {
-                "; use fewer input channels per layer, a smaller bias or `--weights 4`"
-            } else {
-                ""
-            },
+            remedy: if fault == OpFault::Overflow { remedy(op.op.kind()) } else { "" },
         };
         let cert = prove(op.op.kind(), words, &io).map_err(fault)?;
         cert.write(&mut |word: u32| certificate.extend_from_slice(&word.to_le_bytes()));
@@ -180,6 +176,22 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
 pub(crate) fn prove(kind: OpKind, words: &[u8], io: &Io<'_>) -> Result<CertRecord, OpFault> {
     let entry = OpTable::<Portable>::ALL.iter().find(|entry| entry.kind == kind).ok_or(OpFault::Kind)?;
     entry.prove(words, io)?.certificate()
+}
+
+/// What makes the sums of such an operator smaller.
+fn remedy(kind: OpKind) -> &'static str {
+    use OpKind::{
+        Attention, AttentionExp, AttentionScores, AttentionValues, Conv2d, DepthwiseConv2d, ILayerNorm, Linear, MatMul,
+        Pool2d, ReduceMean,
+    };
+    match kind {
+        Linear | Conv2d | DepthwiseConv2d => "; use fewer input channels per layer, a smaller bias or `--weights 4`",
+        MatMul => "; make the summed dimension shorter",
+        Attention | AttentionScores | AttentionExp | AttentionValues => "; use narrower heads or fewer keys",
+        ReduceMean | Pool2d => "; average in two steps",
+        ILayerNorm => "; use a smaller beta, a greater gamma or the profile `shift`",
+        _ => "; scale its inputs closer to each other",
+    }
 }
 
 fn receipt_section(receipts: &[ReceiptData]) -> Vec<u8> {

@@ -94,8 +94,10 @@ pub struct OpSummary {
     pub output: Option<OperandSummary>,
     /// Bits, with sign, that hold every accumulator value for any input.
     pub acc_bits: u32,
-    /// Bits, with sign, of the widest requantization product.
+    /// Bits, with sign, of the widest requantization product, 0 where there is none.
     pub product_bits: u32,
+    /// Bits, with sign, of the widest sum that is kept in 64 bits, 0 where all sums have 32.
+    pub wide_bits: u32,
     /// Bits of the widest row sum (exponentials, variance), 0 where there is none.
     pub sum_bits: u32,
     /// Scratch bytes in the arena.
@@ -186,6 +188,7 @@ fn op_summary<B: Kernels>(model: &Model<'_, B>, human: &Human, op: usize) -> Opt
         output: operand(record.output),
         acc_bits: cert.acc_bits(),
         product_bits: cert.product_bits,
+        wide_bits: cert.wide_bits,
         sum_bits: cert.sum_bits,
         scratch_bytes: record.scratch_bytes,
     })

@@ -82,6 +82,20 @@ impl ShiftExp {
         let shift = if shift > ONE_BITS { ONE_BITS } else { shift };
         ((2 * period as u64 - rest as u64) << shift) >> 1
     }
+
+    /// Greatest exponential of all `x` from 0 up to `most`.
+    pub fn bound(self, most: i64) -> u64 {
+        let greatest = self.exp(most);
+        // Exact values grow with x; greater ones are shifted by 31 at most.
+        if greatest > u64::from(ONE) { u64::from(self.period.get()) << ONE_BITS } else { greatest }
+    }
+}
+
+/// Bits, with sign, of an exponential of at most `peak` times the reciprocal of a sum it is part of: where the reciprocal is
+/// above 1, the sum, and with it the product, is at most `2^31 - 1`.
+pub const fn normalized_bits(peak: u64) -> u32 {
+    let most = if peak > ONE as u64 { peak } else { ONE as u64 };
+    65 - most.leading_zeros()
 }
 
 /// `floor(ONE / min(sum, ONE))`, `sum >= 1`.

@@ -173,9 +173,12 @@ pub struct CertRecord {
     pub acc_min: i32,
     /// Greatest accumulator value over all channels, bias included.
     pub acc_max: i32,
-    /// Bits (with sign) of the widest requantization product.
+    /// Bits, with sign, of the widest requantization product, 0 where there is none.
     pub product_bits: u32,
-    /// Bits (with sign) of the row sum: of exponentials for attention and softmax, of the scaled variance for norms.
+    /// Bits, with sign, of the widest sum that is kept in 64 bits, 0 where all sums have 32.
+    pub wide_bits: u32,
+    /// Bits of the row sum, which has no sign: of exponentials for attention and softmax, of the scaled variance for
+    /// norms; 0 where there is none.
     pub sum_bits: u32,
 }
 
@@ -193,17 +196,16 @@ impl CertRecord {
 impl Word for CertRecord {
     const WORDS: usize = 4;
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
-        Some(Self {
-            acc_min: Word::read(words)?,
-            acc_max: Word::read(words)?,
-            product_bits: Word::read(words)?,
-            sum_bits: Word::read(words)?,
-        })
+        let (acc_min, acc_max) = (Word::read(words)?, Word::read(words)?);
+        // Product bits in the low half, wide bits in the high half.
+        let bits = words.word()?;
+        let sum_bits = Word::read(words)?;
+        Some(Self { acc_min, acc_max, product_bits: bits & 0xffff, wide_bits: bits >> 16, sum_bits })
     }
     fn write(&self, out: &mut dyn WriteWords) {
         self.acc_min.write(out);
         self.acc_max.write(out);
-        self.product_bits.write(out);
+        out.word(self.product_bits & 0xffff | self.wide_bits << 16);
         self.sum_bits.write(out);
     }
 }
@@ -211,6 +213,15 @@ impl Word for CertRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_are_read_as_they_were_written() {
+        let cert = CertRecord { acc_min: -7, acc_max: 9, product_bits: 86, wide_bits: 55, sum_bits: 64 };
+        let mut bytes = std::vec::Vec::new();
+        cert.write(&mut |word: u32| bytes.extend_from_slice(&word.to_le_bytes()));
+        assert_eq!(bytes.len(), CertRecord::BYTES);
+        assert_eq!(CertRecord::read(&mut ReadWords::new(&bytes)), Some(cert));
+    }
 
     #[test]
     fn acc_bits_counts_the_sign() {

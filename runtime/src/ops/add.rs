@@ -58,10 +58,10 @@ impl Operator for Add {
         require(self.shift <= 30, OpFault::Range)?;
         let (a, b) = (product_range(a, self.ma), product_range(b, self.mb));
         let bias = i64::from(self.bias);
-        // Partial sums in either order stay inside as well.
+        // The products, and partial sums in either order, stay inside as well.
         let low = a.0.min(0) + b.0.min(0) + bias.min(0);
         let high = a.1.max(0) + b.1.max(0) + bias.max(0);
-        Ok(Proof::of((low, high), 0))
+        Ok(Proof::sums((low, high)))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {

@@ -11,7 +11,8 @@
 //! `n_q * n_k`. The unfused operators write scores and exponentials out and give the same bytes.
 
 use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
-use crate::arith::exp::RowScale;
+use crate::arith::exp::{EXP2_ONE, RowScale};
+use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
 use crate::kernels::{AttentionJob, DotJob, ExpRow, Kernels, ROW_BLOCK, ScoreBias, ScoreScale, linear_scratch_bytes};
 use crate::stepwise::stepwise;
@@ -146,7 +147,7 @@ pub const MAX_ROW: u32 = 65535;
 const MAX_DIM: u32 = 1 << 16;
 
 impl AttentionParams {
-    fn check(&self) -> Result<Proof, OpFault> {
+    fn check(&self) -> Result<(), OpFault> {
         let dims = [self.batch, self.heads, self.kv_group, self.n_q, self.n_k, self.head_dim, self.v_dim];
         require(dims.iter().all(|&d| d > 0 && d <= MAX_DIM), OpFault::Range)?;
         let ratio = (1 << 14..1 << 15).contains(&self.ratio_m) && (10..=20).contains(&self.ratio_shift);
@@ -155,11 +156,36 @@ impl AttentionParams {
         let rows = super::product(&[self.batch, self.heads, self.n_q]);
         require(rows <= u64::from(u32::MAX), OpFault::Range)?;
         require(self.heads.is_multiple_of(self.kv_group) && self.zero_point.unsigned_abs() <= 128, OpFault::Range)?;
-        // |q . k| <= 2^14 * head_dim, and head_dim is at most 2^16.
-        let dot = (i64::from(self.head_dim)) << 14;
-        let largest = if self.wide_exp { i64::from(crate::arith::exp::EXP2_ONE) } else { 255 };
-        let sum = largest * i64::from(self.n_k);
-        Ok(Proof { second_acc: (-128 * sum, 127 * sum), row_sum: sum as u64, ..Proof::of((-dot, dot), self.acc_shift) })
+        Ok(())
+    }
+
+    /// Bounds of the products of queries and keys.
+    fn prove_dots(&self) -> Proof {
+        // -128 * 127 to -128 * -128, and head_dim is at most 2^16.
+        Proof::of((-16256 * i64::from(self.head_dim), 16384 * i64::from(self.head_dim)), self.acc_shift)
+    }
+
+    /// Bounds of the scores: scaled products, then the biases there are.
+    fn prove_scores(&self, io: &Io<'_>) -> Result<(i64, i64), OpFault> {
+        require(self.acc_shift < 31, OpFault::Overflow)?;
+        let scaled = |dot: i64| {
+            let shifted = i32::try_from(dot << self.acc_shift).map_err(|_| OpFault::Overflow)?;
+            Ok(i64::from(mulhi_round(shifted, self.score_multiplier)))
+        };
+        let (low, high) = self.prove_dots().acc;
+        let biases = [3, 4].map(|index| i64::from(io.input(index).is_some())).iter().sum::<i64>();
+        Ok((scaled(low)? - (biases << 15), scaled(high)? + biases * 32767))
+    }
+
+    /// Greatest exponential.
+    fn one(&self) -> u32 {
+        if self.wide_exp { EXP2_ONE } else { 255 }
+    }
+
+    /// Bounds of the weighted sums, and of the sum of their weights.
+    fn prove_values(&self) -> Proof {
+        let sum = i64::from(self.one()) * i64::from(self.n_k);
+        Proof { second_acc: (-128 * sum, 127 * sum), row_sum: sum as u64, ..Proof::of((0, 0), 0) }
     }
 
     fn check_qk(&self, io: &Io<'_>) -> Result<(), OpFault> {
@@ -450,18 +476,18 @@ attention_form! {
     AttentionExp
 }
 attention_form! {
-    /// Input 0: exponentials, input 2: `v`; output: `y`.
+    /// Input 0: exponentials, of which greater 16-bit ones than [`EXP2_ONE`] count as this; input 2: `v`; output: `y`.
     AttentionValues
 }
 
 impl Operator for Attention {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let p = &self.attention;
-        let proof = p.check()?;
+        p.check()?;
         p.check_qk(io)?;
         p.check_v(io)?;
         require(Scratch::sizes(p).iter().all(|&s| s < 1 << 28), OpFault::Range)?;
-        Ok(proof)
+        Ok(p.prove_dots().and(p.prove_values()))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -498,10 +524,11 @@ impl Operator for Attention {
 
 impl Operator for AttentionScores {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
-        let proof = self.attention.check()?;
-        self.attention.check_qk(io)?;
-        io.need_output(&[Dtype::I32], self.attention.score_len())?;
-        Ok(proof)
+        let p = &self.attention;
+        p.check()?;
+        p.check_qk(io)?;
+        io.need_output(&[Dtype::I32], p.score_len())?;
+        Ok(Proof { second_acc: p.prove_scores(io)?, ..p.prove_dots() })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -533,11 +560,13 @@ impl Operator for AttentionScores {
 
 impl Operator for AttentionExp {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
-        let proof = self.attention.check()?;
-        io.need_input(0, &[Dtype::I32], self.attention.score_len())?;
-        let dtype = if self.attention.wide_exp { Dtype::U16 } else { Dtype::U8 };
-        io.need_output(&[dtype], self.attention.score_len())?;
-        Ok(proof)
+        let p = &self.attention;
+        p.check()?;
+        io.need_input(0, &[Dtype::I32], p.score_len())?;
+        let dtype = if p.wide_exp { Dtype::U16 } else { Dtype::U8 };
+        io.need_output(&[dtype], p.score_len())?;
+        // The distance of any two scores fits the u32 it is taken in.
+        Ok(Proof { row_sum: p.prove_values().row_sum, ..Proof::NONE })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -559,11 +588,12 @@ impl Operator for AttentionExp {
 
 impl Operator for AttentionValues {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
-        let proof = self.attention.check()?;
-        self.attention.check_v(io)?;
-        let dtype = if self.attention.wide_exp { Dtype::U16 } else { Dtype::U8 };
-        io.need_input(0, &[dtype], self.attention.score_len())?;
-        Ok(proof)
+        let p = &self.attention;
+        p.check()?;
+        p.check_v(io)?;
+        let dtype = if p.wide_exp { Dtype::U16 } else { Dtype::U8 };
+        io.need_input(0, &[dtype], p.score_len())?;
+        Ok(p.prove_values())
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -581,13 +611,17 @@ impl Operator for AttentionValues {
             for row in first.row..first.row + p.rows_from(first.row) as u32 {
                 let index = (first.batch * p.heads + first.head) as usize * p.n_q as usize + row as usize;
                 let exps = exps.get(index * row_bytes..(index + 1) * row_bytes).ok_or(RunFault::Memory)?;
-                let acc = dot_exps::<B>(p.wide_exp, &job, exps, scratch.values, scratch.scores, scratch.acc)?;
-                let acc = acc.get(..p.v_dim as usize).ok_or(RunFault::Memory)?;
+                let acc: &mut [i32] = super::memory::cast_mut(scratch.acc)?;
+                let free = bytemuck::cast_slice_mut(scratch.scores);
                 let sum = if p.wide_exp {
-                    super::memory::cast::<u16>(exps)?.iter().map(|&e| u32::from(e)).sum()
+                    let exps = super::memory::cast::<u16>(exps)?;
+                    super::dot_limited::<B>(&job, EXP2_ONE as u16, exps, scratch.values, acc, free);
+                    exps.iter().map(|&e| u32::from(e).min(EXP2_ONE)).sum()
                 } else {
+                    B::dot_u8(&job, exps, scratch.values, acc, free);
                     exps.iter().map(|&e| u32::from(e)).sum()
                 };
+                let acc = acc.get(..p.v_dim as usize).ok_or(RunFault::Memory)?;
                 p.values::<B>(acc, sum, Unit { row, ..first }, super::memory::cast_mut(memory.out)?)?;
             }
         }

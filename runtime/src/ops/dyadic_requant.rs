@@ -1,6 +1,6 @@
 //! Dyadic requantization of the published I-ViT models, see [`crate::arith::ivit`].
 
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, signed_bits, wide};
 use crate::arith::ivit::{mul_half_even, mul_half_even_wide};
 use crate::arith::requant::sat_i32;
 use crate::format::{Blob, op_params};
@@ -68,11 +68,19 @@ impl Ratio {
         self.multiplier != i32::MIN && self.shift >= 0 && self.shift as u32 <= Self::MAX_SHIFT
     }
 
-    /// Checks a blob of `len` ratios.
-    pub(super) fn check(io: &Io<'_>, blob: Blob, len: u32) -> Result<(), OpFault> {
+    /// The ratios of a blob of `len`, all valid.
+    pub(super) fn check<'m>(io: &Io<'m>, blob: Blob, len: u32) -> Result<impl Iterator<Item = Self> + 'm, OpFault> {
         let bytes = io.need_blob(blob, u64::from(len) * Self::BYTES as u64)?;
-        let valid = |b: &[u8; 8]| Ratio::of(bytemuck::cast(*b)).is_valid();
-        require(bytes.as_chunks::<8>().0.iter().all(valid), OpFault::Range)
+        let ratios = bytes.as_chunks::<8>().0.iter().map(|b| Ratio::of(bytemuck::cast(*b)));
+        require(ratios.clone().all(Self::is_valid), OpFault::Range)?;
+        Ok(ratios)
+    }
+
+    /// Greatest magnitude of this ratio times a value of `dtype`, rounded; at most 2^62.
+    fn reach(self, dtype: Dtype) -> u64 {
+        let (min, max) = dtype.range();
+        let reach = min.unsigned_abs().max(max.unsigned_abs());
+        ((u64::from(reach) * u64::from(self.multiplier.unsigned_abs())) >> self.shift) + 1
     }
 }
 
@@ -94,14 +102,18 @@ impl Operator for DyadicRequant {
         let out = io.need_output(&[Dtype::I8, Dtype::I16], len)?;
         let own = Ratio { multiplier: self.identity_multiplier, shift: self.identity_shift as i32 };
         require(own.is_valid(), OpFault::Range)?;
+        let range = |dtype: Dtype| (i64::from(dtype.range().0), i64::from(dtype.range().1));
+        let mut branch = ((0, 0), 0);
         if let Some(identity) = io.input(1) {
             io.need_input(1, any, len)?;
             let aliased = identity.place == out.place && identity.offset == out.offset;
             require(!aliased || identity.dtype == out.dtype, OpFault::Alias)?;
+            branch = (range(identity.dtype), own.reach(identity.dtype));
         }
-        Ratio::check(io, self.ratios, if self.per_column() { self.n } else { 1 })?;
-        let (min, max) = x.dtype.range();
-        Ok(Proof::of((i64::from(min), i64::from(max)), 0))
+        let ratios = Ratio::check(io, self.ratios, if self.per_column() { self.n } else { 1 })?;
+        let widest = ratios.map(|ratio| ratio.reach(x.dtype)).fold(0, u64::max);
+        let wide_bits = signed_bits(widest + branch.1);
+        Ok(Proof { second_acc: branch.0, wide_bits, ..Proof::of(range(x.dtype), 0) })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -1,8 +1,8 @@
 //! I-LayerNorm of the published I-ViT models, see [`crate::arith::ivit`].
 
 use super::dyadic_requant::Ratio;
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
-use crate::arith::ivit::ILayerNormRow;
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, signed_bits, wide};
+use crate::arith::ivit::{ILayerNormRow, MAX_WIDE};
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
@@ -22,7 +22,8 @@ op_params! {
         rows: u32,
         /// Width.
         n: u32,
-        /// `[n] i64`: `floor(beta / gamma / (sqrt(n) / 2^30))`, at most 2^53 in magnitude.
+        /// `[n] i64`: `floor(beta / gamma / (sqrt(n) / 2^30))`; with the normalized value, at most 2^30, it must not exceed
+        /// [`MAX_WIDE`] in magnitude.
         bias: Blob,
         /// `[n]` pairs `(m, s)`, see [`Ratio`].
         ratios: Blob,
@@ -31,8 +32,6 @@ op_params! {
 
 /// Greatest width: the sum of squared distances stays below 2^49.
 const MAX_WIDTH: u32 = 1 << 16;
-/// Greatest magnitude of a bias: with the normalized value it stays below 2^54.
-const MAX_BIAS: u64 = 1 << 53;
 /// The square root is never below the distance, so that the normalized value is at most half of 2^31.
 const MAX_NORMALIZED: i64 = 1 << 30;
 
@@ -43,12 +42,26 @@ impl Operator for ILayerNorm {
         let (min, max) = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?.dtype.range();
         io.need_output(&[Dtype::I8, Dtype::I16], len)?;
         let bias = io.need_blob(self.bias, u64::from(self.n) * 8)?;
-        let small = |b: &[u8; 8]| i64::from_le_bytes(*b).unsigned_abs() <= MAX_BIAS;
-        require(bias.as_chunks::<8>().0.iter().all(small), OpFault::Range)?;
-        Ratio::check(io, self.ratios, self.n)?;
+        let ratios = Ratio::check(io, self.ratios, self.n)?;
         let widest = u64::from(min.abs_diff(max));
         let variance = u64::from(self.n) * widest * widest;
-        Ok(Proof { row_sum: variance, ..Proof::of((-MAX_NORMALIZED, MAX_NORMALIZED), 0) })
+        // The sum of a row, and the normalized value before its halving.
+        let mut widest_sum = (u64::from(self.n) * u64::from(min.unsigned_abs())).max(2 * MAX_NORMALIZED as u64);
+        let mut product = 0;
+        for (bias, ratio) in bias.as_chunks::<8>().0.iter().zip(ratios) {
+            let sum = i64::from_le_bytes(*bias).unsigned_abs().saturating_add(MAX_NORMALIZED as u64);
+            widest_sum = widest_sum.max(sum);
+            // At most one bit too many.
+            let bits = signed_bits(sum) + signed_bits(ratio.multiplier.unsigned_abs().into()) - 1;
+            product = bits.max(product);
+        }
+        require(widest_sum <= MAX_WIDE as u64, OpFault::Overflow)?;
+        Ok(Proof {
+            row_sum: variance,
+            product_bits: product,
+            wide_bits: signed_bits(widest_sum),
+            ..Proof::sums((-MAX_NORMALIZED, MAX_NORMALIZED))
+        })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -125,8 +138,8 @@ mod tests {
     #[test]
     fn a_bias_that_overflows_is_refused() {
         let mut weights = Weights::default();
-        let (bias, ratios) = (weights.add(&[1i64 << 54]), weights.add(&[[1 << 30, 40]]));
+        let (bias, ratios) = (weights.add(&[(1i64 << 54) - (1 << 30) + 1]), weights.add(&[[1 << 30, 40]]));
         let op = ILayerNorm { rows: 1, n: 1, bias, ratios };
-        assert_eq!(run(&op, &weights, &[(Dtype::I16, &[0])], (Dtype::I8, 1)).err(), Some(OpFault::Range));
+        assert_eq!(run(&op, &weights, &[(Dtype::I16, &[0])], (Dtype::I8, 1)).err(), Some(OpFault::Overflow));
     }
 }

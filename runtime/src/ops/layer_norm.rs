@@ -28,7 +28,7 @@ op_params! {
 }
 
 /// Greatest magnitude of an entry of `beta`: the sum with the scaled value (below 2^26) stays in `i32`.
-const MAX_BETA: i32 = 1 << 30;
+const MAX_BETA: u32 = 1 << 30;
 
 impl Operator for LayerNorm {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -40,13 +40,18 @@ impl Operator for LayerNorm {
         require(!aliased || out.dtype == input.dtype, OpFault::Alias)?;
         io.need_blob(self.gamma, u64::from(self.n) * 4)?;
         let beta = io.need_blob(self.beta, u64::from(self.n) * 4)?;
-        let small = |b: &[u8; 4]| i32::from_le_bytes(*b).unsigned_abs() <= MAX_BETA as u32;
-        require(beta.as_chunks::<4>().0.iter().all(small), OpFault::Range)?;
-        // |sum x| <= n * 2^15 <= 2^27 and |c| <= n * 2^16 <= 2^28.
-        let bound = i64::from(self.n) << 16;
+        let beta = beta.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).unsigned_abs());
+        let beta = beta.fold(0, u32::max);
+        require(beta <= MAX_BETA, OpFault::Range)?;
+        // sqrt(n), rounded up to a power of two: |c| * 2^(8 - e) <= sqrt(n) * 2^24, see `arith::norm`. Before its shift
+        // |c| <= n * 2^16, which |sum x| <= n * 2^15 does not reach.
+        let root = (u32::BITS - (self.n - 1).leading_zeros()).div_ceil(2);
+        let centred = (i64::from(self.n) << 16).max(1 << (24 + root));
+        // The reciprocal root, at most 2^30, and then gamma, at most 2^31, are the multipliers.
+        let scaled = (centred >> 3) + 1 + i64::from(beta);
         // V <= n * sum x^2 + eps <= n^2 * 2^30 + 2^57 <= 2^58.
         let variance = ((u64::from(self.n) * u64::from(self.n)) << 30) + self.eps;
-        Ok(Proof { row_sum: variance, ..Proof::of((-bound, bound), 0) })
+        Ok(Proof { row_sum: variance, second_acc: (-scaled, scaled), ..Proof::of((-centred, centred), 0) })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -67,7 +67,7 @@ impl Dense {
             require(positive, OpFault::Range)?;
         }
         let bounds = acc_bounds(weights, self.weight_bits, bias, k);
-        Ok(Proof::of(bounds, self.acc_shift))
+        Ok(if out == Dtype::I32 { Proof::sums(bounds) } else { Proof::of(bounds, self.acc_shift) })
     }
 
     /// The job of `rows` rows.

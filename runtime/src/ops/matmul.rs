@@ -12,7 +12,8 @@ op_params! {
     /// `a: [.., m, k] i8` times `b` (`i8`, `[.., n, k]` or `[.., k, n]`) to `y: [batch, m, n] i8 | i16`, contiguous; in
     /// `i32` the sums themselves, for [`DyadicRequant`](super::dyadic_requant::DyadicRequant).
     ///
-    /// `a` may be `u16` with values below 2^15: the 16-bit probabilities of [`Shiftmax`](super::shiftmax::Shiftmax).
+    /// `a` may be `u16`, of which greater values than 2^15 - 1 count as 2^15 - 1: the 16-bit probabilities of
+    /// [`Shiftmax`](super::shiftmax::Shiftmax).
     ///
     /// The batch has three dimensions with strides of their own on both sides (0 repeats).
     MatMul {
@@ -44,6 +45,8 @@ op_params! {
 }
 
 const MAX_DIM: u32 = 1 << 16;
+/// Greatest 16-bit probability, one less a step: greater values of `a` count as this one.
+pub const MAX_PROBABILITY: u16 = i16::MAX as u16;
 
 impl MatMul {
     fn blocks(&self) -> u32 {
@@ -112,12 +115,13 @@ impl Operator for MatMul {
         require(self.a_row >= self.k && self.b_row >= b_width, OpFault::Range)?;
         let a = io.need_input(0, &[Dtype::I8, Dtype::U16], reach(self.a_batch, self.m, self.a_row, self.k))?;
         io.need_input(1, &[Dtype::I8], reach(self.b_batch, b_rows, self.b_row, b_width))?;
-        let out = batches.saturating_mul(u64::from(self.m) * u64::from(self.n));
-        io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], out)?;
+        let len = batches.saturating_mul(u64::from(self.m) * u64::from(self.n));
+        let out = io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], len)?;
         require(self.column_bytes() < 1 << 28, OpFault::Range)?;
-        // -128 * -128, or a probability below 2^15 times -128.
-        let dot = i64::from(self.k) << if a.dtype == Dtype::U16 { 22 } else { 14 };
-        Ok(Proof::of((-dot, dot), self.acc_shift))
+        let (least, greatest) = if a.dtype == Dtype::U16 { (0, i64::from(MAX_PROBABILITY)) } else { (-128, 127) };
+        let k = i64::from(self.k);
+        let dots = (-128 * greatest * k, (127 * greatest).max(-128 * least) * k);
+        Ok(if out.dtype == Dtype::I32 { Proof::sums(dots) } else { Proof::of(dots, self.acc_shift) })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
@@ -144,7 +148,7 @@ impl Operator for MatMul {
             let job =
                 DotJob { rows, cols: n, k: self.k as usize, x_stride: self.a_row as usize, y_stride, out_stride: n };
             if a_type == Dtype::U16 {
-                B::dot_u16(&job, cast(a)?, y, acc, scratch);
+                super::dot_limited::<B>(&job, MAX_PROBABILITY, cast(a)?, y, acc, scratch);
             } else {
                 B::dot_i8(&job, cast(a)?, y, acc, scratch);
             }

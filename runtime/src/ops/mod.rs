@@ -4,7 +4,8 @@
 //! [`Operator`] implementation, a line in [`operators!`], and nothing else in the runtime.
 
 use crate::format::{Blob, CertRecord, OpRecord, Place, ReadWords, TensorRecord, Word};
-use crate::kernels::Kernels;
+use crate::kernels::{DotJob, Kernels};
+use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
 use core::fmt;
 use core::ops::Range;
@@ -325,15 +326,28 @@ impl<'m> Io<'m> {
     }
 }
 
+/// Magnitude bits of the multipliers of a requantization, and of the scale of a row.
+const MULTIPLIER_BITS: u32 = 31;
+
 /// Bounds on the intermediate values of one operator, for any input bytes, by interval arithmetic.
+///
+/// What the fields leave out follows from them. An accumulator that fits `i32` after its shift, times a multiplier of 31
+/// bits, is below 2^62: its rounding constant fits the 64-bit product, and what is left of it after the division by 2^32
+/// is at most 2^30. To that at most two values of 16 bits are added (a zero point, a residual, biases of scores).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// Least and greatest accumulator value, bias and partial sums included.
     pub acc: (i64, i64),
     /// Left shift applied to the accumulator.
     pub acc_shift: u32,
-    /// A second accumulator that is not shifted: the weighted sum of attention.
+    /// A second 32-bit value that is not shifted: the weighted sum of attention, the result of a normalization.
     pub second_acc: (i64, i64),
+    /// Whether a multiplier in `-2^31 < m < 2^31` follows the shifted and the second value.
+    pub multiplied: bool,
+    /// Bits, with sign, of a product that does not follow from these, 0 where there is none.
+    pub product_bits: u32,
+    /// Bits, with sign, of the widest sum that is kept in 64 bits, 0 where there is none.
+    pub wide_bits: u32,
     /// Greatest row sum: of exponentials, or the scaled variance of a normalization. The operators check themselves
     /// that it fits the `u32`, or the `u64`, that holds it.
     pub row_sum: u64,
@@ -341,11 +355,16 @@ pub struct Proof {
 
 impl Proof {
     /// An operator without arithmetic.
-    pub const NONE: Proof = Proof::of((0, 0), 0);
+    pub const NONE: Proof = Proof::sums((0, 0));
 
-    /// Bounds of the accumulator.
+    /// Bounds of sums that no multiplier follows.
+    pub const fn sums(acc: (i64, i64)) -> Self {
+        Self { acc, acc_shift: 0, second_acc: (0, 0), multiplied: false, product_bits: 0, wide_bits: 0, row_sum: 0 }
+    }
+
+    /// Bounds of an accumulator that is shifted left and multiplied.
     pub const fn of(acc: (i64, i64), acc_shift: u32) -> Self {
-        Self { acc, acc_shift, second_acc: (0, 0), row_sum: 0 }
+        Self { acc_shift, multiplied: true, ..Self::sums(acc) }
     }
 
     /// Both proofs at once.
@@ -355,6 +374,9 @@ impl Proof {
             acc: hull(self.acc, other.acc),
             acc_shift: self.acc_shift.max(other.acc_shift),
             second_acc: hull(self.second_acc, other.second_acc),
+            multiplied: self.multiplied | other.multiplied,
+            product_bits: self.product_bits.max(other.product_bits),
+            wide_bits: self.wide_bits.max(other.wide_bits),
             row_sum: self.row_sum.max(other.row_sum),
         }
     }
@@ -362,18 +384,24 @@ impl Proof {
     /// The record that states these bounds.
     ///
     /// # Errors
-    /// [`OpFault::Overflow`] when an accumulator, or the accumulator shifted left, does not fit `i32`.
+    /// [`OpFault::Overflow`] when an accumulator, or the accumulator shifted left, does not fit `i32`, or a wide sum
+    /// `i64`.
     pub fn certificate(&self) -> Result<CertRecord, OpFault> {
         let narrow = |v: Option<i64>| v.and_then(|v| i32::try_from(v).ok()).ok_or(OpFault::Overflow);
-        require(self.acc_shift < 31, OpFault::Overflow)?;
-        let shifted = |v: i64| narrow(v.checked_mul(1 << self.acc_shift));
-        let product =
-            CertRecord { acc_min: shifted(self.acc.0)?, acc_max: shifted(self.acc.1)?, ..CertRecord::default() };
+        require(self.acc_shift < 31 && self.wide_bits <= 64, OpFault::Overflow)?;
+        let shifted = |v: i64| v.checked_mul(1 << self.acc_shift);
+        let (low, high) = (shifted(self.acc.0), shifted(self.acc.1));
+        let factor = CertRecord {
+            acc_min: narrow(low.map(|low| low.min(self.second_acc.0)))?,
+            acc_max: narrow(high.map(|high| high.max(self.second_acc.1)))?,
+            ..CertRecord::default()
+        };
+        let product_bits = if self.multiplied { factor.acc_bits() + MULTIPLIER_BITS } else { 0 };
         Ok(CertRecord {
             acc_min: narrow(Some(self.acc.0.min(self.second_acc.0)))?,
             acc_max: narrow(Some(self.acc.1.max(self.second_acc.1)))?,
-            // Multipliers have 31 magnitude bits.
-            product_bits: product.acc_bits() + 31,
+            product_bits: product_bits.max(self.product_bits),
+            wide_bits: self.wide_bits,
             sum_bits: 64 - self.row_sum.leading_zeros(),
         })
     }
@@ -384,8 +412,36 @@ impl Proof {
             record.acc_min <= own.acc_min
                 && own.acc_max <= record.acc_max
                 && own.product_bits <= record.product_bits
+                && own.wide_bits <= record.wide_bits
                 && own.sum_bits <= record.sum_bits
         })
+    }
+}
+
+/// Bits, with sign, that hold every value of magnitude `reach` or less.
+pub(crate) fn signed_bits(reach: u64) -> u32 {
+    65 - reach.leading_zeros()
+}
+
+/// [`Kernels::dot_u16`] of values that count as `most`, at most 2^15 - 1, where they are greater.
+///
+/// No operator writes such values, but a tensor may hold any bytes; kernels may take them as signed.
+pub(crate) fn dot_limited<B: Kernels>(
+    job: &DotJob,
+    most: u16,
+    x: &[u16],
+    y: &[i8],
+    out: &mut [i32],
+    scratch: &mut [u8],
+) {
+    let rows = || stepwise(x.chunks(job.x_stride.max(1))).take(job.rows);
+    if rows().all(|row| row.iter().take(job.k).all(|&x| x <= most)) {
+        return B::dot_u16(job, x, y, out, scratch);
+    }
+    for (x, out) in rows().zip(out.chunks_mut(job.out_stride.max(1))) {
+        for (y, out) in stepwise(y.chunks(job.y_stride.max(1))).zip(out).take(job.cols) {
+            *out = x.iter().zip(y).take(job.k).map(|(&x, &y)| i32::from(x.min(most)) * i32::from(y)).sum();
+        }
     }
 }
 

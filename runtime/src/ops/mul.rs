@@ -37,7 +37,7 @@ impl Operator for Mul {
         let dtypes = check_views(io, &self.dims, [&self.a, &self.b])?;
         let zeros = [self.zero_a, self.zero_b];
         require(zeros.iter().all(|z| z.unsigned_abs() <= MAX_ZERO), OpFault::Range)?;
-        require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
+        require(self.zero_point.unsigned_abs() <= 32768 && self.multiplier != i32::MIN, OpFault::Range)?;
         let [a, b] = [0, 1].map(|i| {
             let (dtype, zero) = (dtypes.get(i).copied().unwrap_or(dtypes[0]), zeros.get(i).copied().unwrap_or(0));
             (i64::from(dtype.range().0 - zero), i64::from(dtype.range().1 - zero))

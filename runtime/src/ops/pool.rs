@@ -35,11 +35,15 @@ impl Operator for Pool2d {
         io.need_output(&[Dtype::I8], u64::from(self.window.pixels()) * u64::from(self.channels))?;
         require(self.zero_point.unsigned_abs() <= 128, OpFault::Range)?;
         let taps = i64::from(self.window.kernel_h) * i64::from(self.window.kernel_w);
-        if self.multipliers.is_some() {
-            io.need_blob(self.multipliers, taps as u64 * 4)?;
-            require(taps <= 1 << 16, OpFault::Range)?;
+        if !self.multipliers.is_some() {
+            return Ok(Proof::NONE);
         }
-        Ok(Proof::of((-256 * taps, 256 * taps), self.acc_shift))
+        let multipliers = io.need_blob(self.multipliers, taps as u64 * 4)?;
+        let positive = multipliers.as_chunks::<4>().0.iter().all(|m| i32::from_le_bytes(*m) >= 0);
+        require(positive && taps <= 1 << 16, OpFault::Range)?;
+        // Windows at the edge have fewer terms: zero terms stay inside.
+        let zero = i64::from(self.window.pad_value);
+        Ok(Proof::of((taps * (-128 - zero).min(0), taps * (127 - zero).max(0)), self.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

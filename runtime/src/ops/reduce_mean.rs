@@ -33,7 +33,7 @@ const CHUNK: usize = 16;
 impl Operator for ReduceMean {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         require(self.r > 0 && self.r <= 65535 && self.outer > 0 && self.inner > 0, OpFault::Range)?;
-        require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
+        require(self.zero_point.unsigned_abs() <= 32768 && self.multiplier != i32::MIN, OpFault::Range)?;
         let out = u64::from(self.outer) * u64::from(self.inner);
         let len = out.saturating_mul(u64::from(self.r));
         let input = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?;

@@ -15,7 +15,7 @@ op_params! {
         zero_in: i32,
         /// Left shift before the multiplication.
         acc_shift: u32,
-        /// Ratio of the scales.
+        /// Ratio of the scales, not negative.
         multiplier: i32,
         /// Zero point of the output.
         zero_out: i32,
@@ -29,7 +29,7 @@ impl Operator for Requant {
         let aliased = out.offset == input.offset && input.place == out.place;
         require(!aliased || out.dtype.bytes() == input.dtype.bytes(), OpFault::Alias)?;
         let zeros = self.zero_in.unsigned_abs() <= 32768 && self.zero_out.unsigned_abs() <= 32768;
-        require(zeros, OpFault::Range)?;
+        require(zeros && self.multiplier >= 0, OpFault::Range)?;
         let (min, max) = input.dtype.range();
         let bounds = (i64::from(min) - i64::from(self.zero_in), i64::from(max) - i64::from(self.zero_in));
         Ok(Proof::of(bounds, self.acc_shift))

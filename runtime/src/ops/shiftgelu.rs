@@ -1,7 +1,7 @@
 //! ShiftGELU of the published I-ViT models, see [`crate::arith::ivit`].
 
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
-use crate::arith::ivit::{SIGMOID_BITS, ShiftExp, ShiftGeluRow};
+use crate::arith::ivit::{SIGMOID_BITS, ShiftExp, ShiftGeluRow, normalized_bits};
 use crate::arith::requant::sat_i32;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -30,7 +30,7 @@ op_params! {
 impl Operator for ShiftGelu {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0, OpFault::Range)?;
-        require(ShiftExp::new(self.period, self.halvings).is_some(), OpFault::Range)?;
+        let exp = ShiftExp::new(self.period, self.halvings).ok_or(OpFault::Range)?;
         let len = u64::from(self.rows) * u64::from(self.n);
         let (min, max) = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?.dtype.range();
         io.need_output(&[Dtype::I32], len)?;
@@ -38,8 +38,11 @@ impl Operator for ShiftGelu {
         let one = (1i64 << (SIGMOID_BITS - 1)) - 1;
         let sigmoid = one.max(i64::from(self.period) << self.halvings >> (32 - SIGMOID_BITS));
         let product = |x: i32| i64::from(x).checked_mul(sigmoid).ok_or(OpFault::Overflow);
-        let sum = 2 * (u64::from(self.period) << self.halvings);
-        Ok(Proof { row_sum: sum, ..Proof::of((product(min)?, product(max)?), 0) })
+        let peak = u64::from(self.period) << self.halvings;
+        // The exponential of zero, above the maximum of a row without positive values.
+        let sum = peak.saturating_add(exp.bound(-i64::from(min)));
+        let proof = Proof::sums((product(min)?, product(max)?));
+        Ok(Proof { row_sum: sum, product_bits: normalized_bits(peak), ..proof })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -1,7 +1,7 @@
 //! Shiftmax, the softmax of the published I-ViT models, see [`crate::arith::ivit`].
 
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
-use crate::arith::ivit::{ShiftExp, ShiftmaxRow};
+use crate::arith::ivit::{ShiftExp, ShiftmaxRow, normalized_bits};
 use crate::arith::requant::sat_i32;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -34,8 +34,11 @@ impl Operator for Shiftmax {
         let (min, max) = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?.dtype.range();
         io.need_output(&[Dtype::I8, Dtype::U16], len)?;
         // An exponential is at most period * 2^halvings < 2^63; the sum of a row stops at 2^64 - 1.
-        let sum = (u64::from(self.period) << self.halvings).saturating_mul(u64::from(self.n));
-        Ok(Proof { row_sum: sum, ..Proof::of((i64::from(min), i64::from(max)), 0) })
+        let one = u64::from(self.period) << self.halvings;
+        // The exponent, x + x / 2 - x / 16 of a distance from the maximum.
+        let distance = i64::from(min) - i64::from(max);
+        let proof = Proof::sums((distance + (distance >> 1), 0));
+        Ok(Proof { row_sum: one.saturating_mul(u64::from(self.n)), product_bits: normalized_bits(one), ..proof })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -2,7 +2,7 @@
 
 use super::memory::cast_mut;
 use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
-use crate::arith::exp::RowScale;
+use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::format::op_params;
 use crate::kernels::{ExpRow, Kernels, ScoreScale};
@@ -43,9 +43,14 @@ impl Operator for Softmax {
         let len = u64::from(self.rows) * u64::from(self.n);
         require(self.n > 0 && self.n <= 65535 && self.multiplier >= 0, OpFault::Range)?;
         let (min, max) = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?.dtype.range();
-        io.need_output(&[Dtype::I8, Dtype::I16], len)?;
-        let sum = u64::from(self.n) * u64::from(crate::arith::exp::EXP2_ONE);
-        Ok(Proof { row_sum: sum, ..Proof::of((i64::from(min), i64::from(max)), self.acc_shift) })
+        let bits = io.need_output(&[Dtype::I8, Dtype::I16], len)?.dtype.bytes() * 8;
+        let one = i64::from(EXP2_ONE);
+        Ok(Proof {
+            // The greatest exponential with the fractional bits of the output, before the row's scale.
+            second_acc: (0, one << (bits - 1)),
+            row_sum: u64::from(self.n) * u64::from(EXP2_ONE),
+            ..Proof::of((i64::from(min), i64::from(max)), self.acc_shift)
+        })
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {

@@ -2,7 +2,7 @@
 
 use super::{Io, Memory, OpFault, Operator, Proof, wide};
 use crate::format::{Blob, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord, align_up};
-use crate::kernels::Portable;
+use crate::kernels::{Kernels, Portable};
 use crate::tensor::Dtype;
 use std::vec::Vec;
 
@@ -28,7 +28,17 @@ pub fn run(
     inputs: &[(Dtype, &[i32])],
     output: (Dtype, usize),
 ) -> Result<(Proof, Vec<i32>), OpFault> {
-    run_at(op, weights, inputs, output, None)
+    run_at::<Portable>(op, weights, inputs, output, None)
+}
+
+/// [`run`] with the kernels `B`.
+pub fn run_with<B: Kernels>(
+    op: &impl Operator,
+    weights: &Weights,
+    inputs: &[(Dtype, &[i32])],
+    output: (Dtype, usize),
+) -> Result<(Proof, Vec<i32>), OpFault> {
+    run_at::<B>(op, weights, inputs, output, None)
 }
 
 /// [`run`] with the output in the memory of the input the operator names for it.
@@ -38,10 +48,10 @@ pub fn run_in_place(
     inputs: &[(Dtype, &[i32])],
     output: (Dtype, usize),
 ) -> Result<(Proof, Vec<i32>), OpFault> {
-    run_at(op, weights, inputs, output, op.in_place())
+    run_at::<Portable>(op, weights, inputs, output, op.in_place())
 }
 
-fn run_at(
+fn run_at<B: Kernels>(
     op: &impl Operator,
     weights: &Weights,
     inputs: &[(Dtype, &[i32])],
@@ -79,7 +89,7 @@ fn run_at(
     }
     for piece in 0..op.pieces() {
         let mut memory = Memory::split(arena, &weights.0, &tensors, record).ok_or(OpFault::Alias)?;
-        op.run::<Portable>(&mut memory, piece..piece + 1).map_err(|_| OpFault::Operand)?;
+        op.run::<B>(&mut memory, piece..piece + 1).map_err(|_| OpFault::Operand)?;
     }
     Ok((proof, wide::values(output.0, &arena[out], 0..output.1).collect()))
 }

@@ -80,7 +80,8 @@ fn overview(s: &Summary) -> String {
 }
 
 fn operators(s: &Summary) -> String {
-    let mut table = text::table(&["op>", "kind", "name", "MACs>", "out", "acc bits>", "product bits>", "sum bits>"]);
+    let mut table =
+        text::table(&["op>", "kind", "name", "MACs>", "out", "acc bits>", "product bits>", "wide bits>", "sum bits>"]);
     for op in &s.ops {
         let out = op.output.as_ref().map_or_else(String::new, |o| format!("{} {:?}", o.dtype, o.shape));
         let bits = |n: u32| if n == 0 { "-".to_owned() } else { n.to_string() };
@@ -92,6 +93,7 @@ fn operators(s: &Summary) -> String {
             out,
             op.acc_bits.to_string(),
             bits(op.product_bits),
+            bits(op.wide_bits),
             bits(op.sum_bits),
         ]);
     }

@@ -5,6 +5,7 @@ use super::view::View;
 use super::{Form, LowerError, Lowering};
 use crate::graph::{Binary, Node, Op, TensorId, Window};
 use crate::quantize::multiplier::{multiplier, multipliers};
+use crate::quantize::sequential;
 use crate::quantize::weights::{self, QWeights};
 use shiftformer::format::Blob;
 use shiftformer::ops::linear::Dense;
@@ -120,6 +121,11 @@ impl Lowering<'_> {
             |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, least)| scale >= least);
         if let Some(rounded) = rounded.filter(|r| fits(&r.weights)) {
             return rounded.weights.clone();
+        }
+        if bits < 8 && k > sequential::MAX_WIDTH {
+            let note =
+                format!("`{}`: {k} columns are rounded to {bits} bits one by one, without compensation", node.name);
+            self.notes.push(note);
         }
         weights::quantize(values, n, k, bits, floor)
     }

@@ -16,8 +16,8 @@ use shiftformer::tensor::Dtype;
 
 /// Factor of the sigmoid that approximates GELU.
 const GELU_FACTOR: f64 = 1.702;
-/// Longest sum of 16-bit probabilities times 8-bit values that fits 32 bits: `k * 2^22 < 2^31`.
-const MAX_WIDE_SUM: usize = 511;
+/// Longest sum of 16-bit probabilities times 8-bit values that fits 32 bits.
+const MAX_WIDE_SUM: usize = (1 << 31) / (128 * ops::matmul::MAX_PROBABILITY as usize);
 /// A rounded period this far from `1 / S` is reported.
 const COARSE: f64 = 0.02;
 /// So is one of so few steps: the exponential has hardly any values between its halvings.

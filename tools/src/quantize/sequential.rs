@@ -19,6 +19,9 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+/// Widest layer that is rounded so: its moments are squares of this size, and their factors take its cube in time.
+pub const MAX_WIDTH: usize = 4096;
+
 /// A rounded layer.
 #[derive(Clone, Debug)]
 pub struct Rounded {
@@ -31,7 +34,7 @@ pub struct Rounded {
 /// The values of one sample that later nodes still read.
 type Live = HashMap<TensorId, Data>;
 
-/// Rounds every dense layer for which `bits` gives fewer than 8, by node name.
+/// Rounds every dense layer of up to [`MAX_WIDTH`] columns for which `bits` gives fewer than 8, by node name.
 ///
 /// # Errors
 /// [`ExecError`] when a sample cannot be run.
@@ -185,6 +188,9 @@ fn round_layer(
     let Some(weights) = graph.floats(node.inputs[1]) else { return Ok(None) };
     let shape = graph.shape(node.inputs[1]);
     let (n, k) = (shape[0], shape[1..].iter().product::<usize>().max(1));
+    if k > MAX_WIDTH {
+        return Ok(None);
+    }
     let weights = match shape {
         [_, channels, kh, kw] => Cow::Owned(channels_last(weights, *channels, kh * kw)),
         _ => Cow::Borrowed(weights),

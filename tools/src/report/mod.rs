@@ -309,20 +309,23 @@ fn certificate(content: &Content) -> String {
         let out = op.output.as_ref().map_or_else(String::new, |o| format!("{} {:?}", o.dtype, o.shape));
         let bits = |n: u32| if n == 0 { "-".to_owned() } else { n.to_string() };
         format!(
-            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td>{out}</td>{}{}<td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td>{out}</td>{}{}<td class=\"n\">{}</td>\
+             <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
             op.index,
             op.kind,
             escape(&op.name),
             bar(kind_class(op.kind), op.macs as f64 / most, text::count(op.macs as f64)),
             bar("acc", f64::from(op.acc_bits) / f64::from(ACC_BITS), format!("{} of {ACC_BITS}", op.acc_bits)),
             bits(op.product_bits),
+            bits(op.wide_bits),
             bits(op.sum_bits)
         )
     };
     let rows: String = s.ops.iter().map(row).collect();
     format!(
         "<div class=\"scroll\"><table><tr><th class=\"n\">op</th><th>kind</th><th>name</th><th>result</th><th>MACs</th>\
-         <th>accumulator bits</th><th class=\"n\">product bits</th><th class=\"n\">row sum bits</th></tr>{rows}</table></div>"
+         <th>accumulator bits</th><th class=\"n\">product bits</th>\
+         <th class=\"n\">wide sum bits</th><th class=\"n\">row sum bits</th></tr>{rows}</table></div>"
     )
 }
 

@@ -2,6 +2,8 @@
 
 use crate::harness::{Ended, Folder, bundled, changed_onnx, digits, digits_arg, npz, shiftformer};
 use shiftformer_tools::model_file::ModelFile;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
+use tract_onnx::pb::type_proto::Value;
 
 /// Converts `model` in a fresh folder; afterwards only the inputs are in it.
 fn convert(folder: &Folder, model: &str, calib: Option<&str>, more: &[&str]) -> Ended {
@@ -55,13 +57,59 @@ fn unsupported_operators_are_all_listed() {
     ended.is_refused(&["Hardmax", "/blocks.0/attention/Softmax", "/blocks.3/attention/Softmax"]);
 }
 
+/// A layer `[1, k] x [k, 1]` named `endless_sum` with weights of one.
+fn endless_sum(k: usize) -> Vec<u8> {
+    changed_onnx(|model| {
+        let graph = model.graph.as_mut().unwrap();
+        let names = ["x", "w", "y"].map(str::to_owned);
+        let sized = |index: usize, dims: [i64; 2]| {
+            let mut info = graph.input[0].clone();
+            info.name = names[index].clone();
+            let Some(Value::TensorType(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
+                panic!("the input is a tensor")
+            };
+            let dim = |value| Dimension { value: Some(dimension::Value::DimValue(value)), ..Dimension::default() };
+            tensor.shape.as_mut().unwrap().dim = dims.map(dim).to_vec();
+            info
+        };
+        let (input, output) = (sized(0, [1, k as i64]), sized(2, [1, 1]));
+        let mut weights = graph.initializer.iter().find(|t| t.data_type == 1).unwrap().clone();
+        (weights.name, weights.dims) = (names[1].clone(), vec![k as i64, 1]);
+        weights.raw_data = 1f32.to_le_bytes().repeat(k);
+        let mut node = graph.node.iter().find(|node| node.op_type == "MatMul").unwrap().clone();
+        (node.name, node.attribute) = ("endless_sum".to_owned(), vec![]);
+        (node.input, node.output) = (names[..2].to_vec(), names[2..].to_vec());
+        (graph.node, graph.initializer, graph.value_info) = (vec![node], vec![weights], vec![]);
+        (graph.input, graph.output) = (vec![input], vec![output]);
+    })
+}
+
+#[test]
+fn a_layer_whose_sums_may_overflow() {
+    // 2^18 products of up to 127 * 128 do not fit 32 bits.
+    let k = 1 << 18;
+    let folder = Folder::new();
+    let model = folder.write("m.onnx", &endless_sum(k));
+    let values = (0..2 * k).map(|i| if i < k { 1f32 } else { -1.0 });
+    let calib = folder.write("calib.npz", &npz("in_x", &[2, 1, k as u64], values));
+    let refused = convert(&folder, &model, Some(&calib), &[]);
+    refused.is_refused(&["`endless_sum` (linear)", "overflow", "fewer input channels", "`--weights 4`"]);
+    // The remedy is one: 4-bit weights are smaller.
+    let converted = convert(&folder, &model, Some(&calib), &["--weights", "4"]);
+    assert_eq!(converted.code, Some(0), "{}", converted.stderr);
+    let shown = shiftformer(&["inspect", &folder.path("out.sfm"), "--json"]).json();
+    let bits = |key: &str| shown["ops"].as_array().unwrap().iter().map(|op| op[key].as_u64().unwrap()).max();
+    assert_eq!(bits("acc_bits"), Some(29));
+    assert!(bits("product_bits") <= Some(63), "{shown}");
+    let table = shiftformer(&["inspect", &folder.path("out.sfm")]).stdout;
+    assert!(["acc bits", "product bits", "wide bits", "sum bits"].iter().all(|title| table.contains(title)), "{table}");
+}
+
 #[test]
 fn dynamic_shapes_without_a_size() {
-    use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-    use tract_onnx::pb::type_proto;
     let model = changed_onnx(|model| {
         let input = &mut model.graph.as_mut().unwrap().input[0];
-        let Some(type_proto::Value::TensorType(tensor)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
+        let Some(Value::TensorType(tensor)) = input.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
             panic!("the input is a tensor")
         };
         let value = Some(dimension::Value::DimParam("rows".to_owned()));

@@ -179,3 +179,18 @@ fn one_key_and_both_ends_of_the_ratio_are_exact() {
         check(Case { n_q: 1, n_k: 1, head_dim: 1, v_dim: 1, kv_heads: 1, ratio_shift, fill: Fill::Greatest, ..BASE });
     }
 }
+
+#[test]
+fn exponentials_beyond_one_count_as_one() {
+    let mut test = TestModel::default();
+    let case = Case { n_k: 514, wide: true, ..BASE };
+    let attention = params(case);
+    let rows = attention.heads * case.n_q * case.n_k;
+    let values = attention.slack_len(&attention.v, case.kv_heads, case.n_k, case.v_dim);
+    let exps = test.input(Dtype::U16, &[rows]);
+    let v = test.input(Dtype::I8, &[values]);
+    let y = test.output(Dtype::I8, &[case.n_q * attention.heads * case.v_dim]);
+    test.op(Op::AttentionValues(AttentionValues { attention }), &[Some(exps), None, Some(v)], y);
+    let sample = |x| vec![fill(x, Dtype::U16, rows as usize), fill(x, Dtype::I8, values as usize)];
+    assert_equal(&test, &[sample(Fill::Greatest), sample(Fill::Least), sample(Fill::Random(9))]);
+}

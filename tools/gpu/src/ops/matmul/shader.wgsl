@@ -20,7 +20,7 @@ fn value(sample: u32, index: u32) -> i32 {
     let step = select(p.m.b_row, 1u, transposed);
     var acc = 0i;
     for (var i = 0u; i < p.m.k; i++) {
-        acc += element(p.a, sample, a + i) * element_i8(p.b, sample, b + i * step);
+        acc += min(element(p.a, sample, a + i), MAX_PROBABILITY) * element_i8(p.b, sample, b + i * step);
     }
     return requantized(p.m, p.out.dtype, acc);
 }

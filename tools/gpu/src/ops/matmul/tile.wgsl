@@ -31,10 +31,16 @@ var<workgroup> low_tile: array<vec4<u32>, 72>;
 var<workgroup> high_tile: array<vec4<u32>, 72>;
 var<workgroup> b_tile: array<vec4<u32>, 72>;
 
+// Both halves of a word, each at most MAX_PROBABILITY.
+fn limited(w: u32) -> u32 {
+    let over = w & 0x80008000u;
+    return (w | (over - (over >> 15u))) & 0x7fff7fffu;
+}
+
 // Four elements of a row of `a` from element `at`: x their low bytes, y their high ones, each less 128.
 fn split_word(sample: u32, at: u32) -> vec2<u32> {
-    let first = bytes4(p.a, sample, 2u * at);
-    let last = bytes4(p.a, sample, 2u * at + 4u);
+    let first = limited(bytes4(p.a, sample, 2u * at));
+    let last = limited(bytes4(p.a, sample, 2u * at + 4u));
     let low = (first & 0xffu) | ((first >> 8u) & 0xff00u) | ((last & 0xffu) << 16u) | ((last << 8u) & 0xff000000u);
     let high = ((first >> 8u) & 0xffu) | ((first >> 16u) & 0xff00u) | ((last << 8u) & 0xff0000u) | (last & 0xff000000u);
     return vec2(low, high) ^ vec2(SIGNS);
