@@ -435,8 +435,20 @@ fn norm_rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), 
 }
 
 /// `rows, cols, gap of x, width of an output row`.
-pub const TRANSPOSE_CASES: &[[usize; 4]] =
-    &[[1, 1, 0, 1], [3, 5, 2, 16], [16, 16, 0, 16], [17, 9, 3, 32], [50, 16, 32, 64], [31, 33, 1, 31], [4, 64, 0, 7]];
+pub const TRANSPOSE_CASES: &[[usize; 4]] = &[
+    [1, 1, 0, 1],
+    [3, 5, 2, 16],
+    [16, 16, 0, 16],
+    [17, 9, 3, 32],
+    [50, 16, 32, 64],
+    [31, 33, 1, 31],
+    [4, 64, 0, 7],
+    [3, 16, 9, 3],
+    [1, 16, 0, 1],
+    [4, 16, 1, 4],
+    [2, 5, 2, 2],
+    [3, 16, 0, 4],
+];
 
 /// Compares one transposition.
 ///

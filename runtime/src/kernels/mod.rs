@@ -301,6 +301,9 @@ pub trait Kernels: 'static {
         portable::transpose(x, x_stride, rows, cols, out, out_stride);
     }
 
+    /// Whether [`transpose`](Self::transpose) is fast for few rows, so that windows of planar images are gathered by it.
+    const INTERLEAVES: bool = false;
+
     /// Whether [`attention`](Self::attention) may take a job.
     const ATTENDS: bool = false;
 

@@ -84,10 +84,7 @@ impl Window {
 
     /// Offsets of the elements of the window at output pixel `pixel`, in the order `(kh, kw)`; `None` is padding.
     pub(super) fn taps(&self, pixel: u32) -> impl Iterator<Item = Option<usize>> + Clone + '_ {
-        let row = pixel.checked_div(self.out_w).unwrap_or(0);
-        let column = pixel.wrapping_sub(row.wrapping_mul(self.out_w));
-        let top = (row * self.stride_h) as i32 - self.pad_top as i32;
-        let left = (column * self.stride_w) as i32 - self.pad_left as i32;
+        let (top, left) = self.corner(pixel);
         (0..self.kernel_h).flat_map(move |kh| {
             let y = top + (kh * self.dilation_h) as i32;
             (0..self.kernel_w).map(move |kw| {
@@ -96,6 +93,14 @@ impl Window {
                 inside.then(|| y as usize * self.row_stride as usize + x as usize * self.column_stride as usize)
             })
         })
+    }
+
+    /// Row and column of the image at the first element of the window at output pixel `pixel`.
+    fn corner(&self, pixel: u32) -> (i32, i32) {
+        let row = pixel.checked_div(self.out_w).unwrap_or(0);
+        let column = pixel.wrapping_sub(row.wrapping_mul(self.out_w));
+        let top = (row * self.stride_h) as i32 - self.pad_top as i32;
+        (top, (column * self.stride_w) as i32 - self.pad_left as i32)
     }
 
     /// Output pixels.
@@ -140,7 +145,42 @@ impl Conv2d {
     }
 
     /// Gathers the window of `pixel` for the channels from `first` into `out`.
-    fn gather(&self, x: &[i8], pixel: u32, first: usize, out: &mut [i8]) {
+    fn gather<B: Kernels>(&self, x: &[i8], pixel: u32, first: usize, out: &mut [i8]) {
+        let window = &self.window;
+        let neighbours = window.column_stride.checked_mul(window.dilation_w) == Some(1);
+        if B::INTERLEAVES && neighbours && window.channel_stride >= window.in_w {
+            self.gather_planes::<B>(x, pixel, first, out);
+        } else {
+            self.gather_taps(x, pixel, first, out);
+        }
+    }
+
+    /// [`gather`](Self::gather) where the columns of a window are neighbours: a row of the window at a time.
+    fn gather_planes<B: Kernels>(&self, x: &[i8], pixel: u32, first: usize, out: &mut [i8]) {
+        let window = &self.window;
+        let (pad, channels) = (window.pad_value as i8, self.channels as usize);
+        let (stride, width) = (window.channel_stride as usize, window.kernel_w as usize * channels);
+        let (top, left) = window.corner(pixel);
+        // Columns of the window that lie in the image.
+        let from = left.wrapping_neg().clamp(0, window.kernel_w as i32);
+        let to = (window.in_w as i32).wrapping_sub(left).clamp(from, window.kernel_w as i32);
+        for (kh, out) in (0..window.kernel_h).zip(out.chunks_exact_mut(width.max(1))) {
+            let y = top.wrapping_add((kh * window.dilation_h) as i32);
+            let inside = y >= 0 && y < window.in_h as i32;
+            let to = if inside { to } else { from };
+            let (before, rest) = out.split_at_mut_checked(from as usize * channels).unwrap_or_default();
+            let (image, after) = rest.split_at_mut_checked((to - from) as usize * channels).unwrap_or_default();
+            before.fill(pad);
+            after.fill(pad);
+            if inside && to > from {
+                let at = y as usize * window.row_stride as usize + left.wrapping_add(from) as usize + first * stride;
+                B::transpose(x.get(at..).unwrap_or(&[]), stride, channels, (to - from) as usize, image, channels);
+            }
+        }
+    }
+
+    /// [`gather`](Self::gather) element by element.
+    fn gather_taps(&self, x: &[i8], pixel: u32, first: usize, out: &mut [i8]) {
         let pad = self.window.pad_value as i8;
         let channels = self.channels as usize;
         let stride = self.window.channel_stride as usize;
@@ -193,7 +233,7 @@ impl Operator for Conv2d {
                 let channel = group as usize * self.channels as usize;
                 let gather_all = |gathered: &mut [i8]| {
                     for (pixel, out) in pixels.clone().zip(stepwise(gathered.chunks_exact_mut(k.max(1)))) {
-                        self.gather(x, pixel, channel, out);
+                        self.gather::<B>(x, pixel, channel, out);
                     }
                 };
                 let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes())?;

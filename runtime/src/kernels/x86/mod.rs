@@ -106,6 +106,7 @@ macro_rules! available {
 
 impl Kernels for Avx512 {
     const NAME: &'static str = "avx512";
+    const INTERLEAVES: bool = true;
     const ATTENDS: bool = true;
 
     fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
@@ -145,6 +146,12 @@ impl Kernels for Avx512 {
     }
 
     fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+        if features!("avx512bw", "avx512vl", "avx512vbmi") && avx512::rows::interleaves(x.len(), x_stride, rows, cols) {
+            if out_stride == rows && out.len() == rows * cols {
+                // SAFETY: the processor has the features of the function, `interleaves` has checked the reach.
+                return unsafe { avx512::rows::interleave(x, x_stride, rows, cols, out) };
+            }
+        }
         available!(
             Avx512,
             compiled_for_avx512::transpose(x, x_stride, rows, cols, out, out_stride),
@@ -276,6 +283,7 @@ macro_rules! best {
 
 impl Kernels for Native {
     const NAME: &'static str = "native";
+    const INTERLEAVES: bool = true;
     const ATTENDS: bool = true;
 
     fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {

@@ -5,10 +5,11 @@
 //! two elements of K a lane.
 
 use super::factors::{ROWS_UNSIGNED, WEIGHTS_UNSIGNED, WIDE};
-use super::rows::{exp_row_u8, exp_row_u16, scale_row};
+use super::rows::{exp_row, exps_u8, exps_u16, row_max, scale_row};
 use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_sum, with_rows};
 use crate::arith::exp::RowScale;
-use crate::kernels::{AttentionJob, ScoreBias, whole_rows};
+use crate::arith::requant::mulhi_round;
+use crate::kernels::{AttentionJob, ExpRow, ScoreBias, whole_rows};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
@@ -106,15 +107,15 @@ unsafe fn query_rows(
         let element = if job.wide_exp { 2 } else { 1 };
         for (row, sum) in sums.iter_mut().take(count).enumerate() {
             let scores = core::slice::from_raw_parts_mut(scores.add(row * padded), job.n_k);
-            let max = scale(job, rows.start + row, scores);
             let exps = exps.add(row * padded * element);
             // Lanes beyond the row multiply zeros among the values; they only have to be initialized.
             core::ptr::write_bytes(exps.add(job.n_k * element), 0, (padded - job.n_k) * element);
-            *sum = if job.wide_exp {
-                exp_row_u16(scores, max, core::slice::from_raw_parts_mut(exps.cast(), job.n_k))
+            let exps = if job.wide_exp {
+                ExpRow::U16(core::slice::from_raw_parts_mut(exps.cast(), job.n_k))
             } else {
-                exp_row_u8(scores, max, core::slice::from_raw_parts_mut(exps, job.n_k))
+                ExpRow::U8(core::slice::from_raw_parts_mut(exps, job.n_k))
             };
+            *sum = exponentials(job, rows.start + row, scores, exps);
         }
 
         let width = job.v_dim.next_multiple_of(LANES);
@@ -257,13 +258,38 @@ unsafe fn pack_values<const KEYS: usize>(job: &AttentionJob<'_>, to: *mut u8) {
     }
 }
 
-/// Scales and biases the scores of query row `row`; their maximum.
+/// Exponentials of the sums of query row `row`; their sum.
+///
+/// Without biases the scores need not be stored: scaling keeps the order, so that the greatest sum makes the greatest
+/// score, and one pass scales, subtracts and exponentiates.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn scale(job: &AttentionJob<'_>, row: usize, scores: &mut [i32]) -> i32 {
+fn exponentials(job: &AttentionJob<'_>, row: usize, scores: &mut [i32], out: ExpRow<'_>) -> u32 {
+    if job.biases.iter().any(Option::is_some) {
+        scale(job, row, scores);
+        return exp_row(scores, out);
+    }
+    let AttentionJob { scale, .. } = *job;
+    let max = mulhi_round(row_max(scores).wrapping_shl(scale.acc_shift), scale.multiplier);
+    let multiplier = Multiplier::new(_mm512_set1_epi32(scale.multiplier));
+    let acc_shift = _mm_cvtsi32_si128(scale.acc_shift as i32);
+    let distance = |at: usize, mask: __mmask16| {
+        // SAFETY: masked lanes are elements of the row.
+        let acc = unsafe { _mm512_maskz_loadu_epi32(mask, scores.as_ptr().add(at)) };
+        multiplier.below(max, _mm512_sll_epi32(acc, acc_shift))
+    };
+    match out {
+        ExpRow::U8(out) => exps_u8(scores.len(), out, distance),
+        ExpRow::U16(out) => exps_u16(scores.len(), out, distance),
+    }
+}
+
+/// Scales and biases the scores of query row `row`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn scale(job: &AttentionJob<'_>, row: usize, scores: &mut [i32]) {
     let multiplier = Multiplier::new(_mm512_set1_epi32(job.scale.multiplier));
     let acc_shift = _mm_cvtsi32_si128(job.scale.acc_shift as i32);
-    let mut max = _mm512_set1_epi32(i32::MIN);
     for (index, scores) in scores.chunks_mut(LANES).enumerate() {
         let mask = lanes(scores.len());
         // SAFETY: masked lanes are elements of the chunk.
@@ -272,11 +298,9 @@ fn scale(job: &AttentionJob<'_>, row: usize, scores: &mut [i32]) -> i32 {
         for bias in job.biases.iter().flatten() {
             scaled = _mm512_add_epi32(scaled, bias_lanes(*bias, row, index * LANES, scores.len()));
         }
-        max = _mm512_mask_max_epi32(max, mask, max, scaled);
         // SAFETY: masked lanes are elements of the chunk.
         unsafe { _mm512_mask_storeu_epi32(scores.as_mut_ptr(), mask, scaled) };
     }
-    _mm512_reduce_max_epi32(max)
 }
 
 /// `count` biases of query row `row` from key `key` on.

@@ -193,6 +193,17 @@ impl Multiplier {
         Self::high_halves(even, odd)
     }
 
+    /// `(max << 32) - x * value`, rounded down to its high half: `max - mulhi_round(x)`, which must not be negative.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn below(self, max: i32, x: __m512i) -> __m512i {
+        // max - floor((p + 2^31) / 2^32) = floor((max * 2^32 + 2^31 - 1 - p) / 2^32).
+        let top = _mm512_set1_epi64((i64::from(max) << 32) + (1 << 31) - 1);
+        let even = _mm512_sub_epi64(top, _mm512_mul_epi32(x, self.even));
+        let odd = _mm512_sub_epi64(top, _mm512_mul_epi32(_mm512_srli_epi64::<32>(x), self.odd));
+        Self::high_halves(even, odd)
+    }
+
     /// High halves: those of the even lanes move down, those of the odd lanes are where they belong.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]

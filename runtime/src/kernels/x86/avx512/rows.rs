@@ -3,13 +3,17 @@
 use super::{LANES, Multiplier, lanes};
 use crate::arith::exp::{EXP2_A, EXP2_B, EXP2_ONE, RowScale, SCORE_FRACTION_BITS};
 use crate::arith::norm::{FRACTION_I8, FRACTION_I16, RowNorm};
-use crate::kernels::{ExpRow, NormJob, NormOut, NormRow, ScoreScale};
+use crate::kernels::{ExpRow, NormJob, NormOut, NormRow, ScoreScale, whole_rows};
 use core::arch::x86_64::*;
 
 /// Lanes of `i16`.
 const HALF_LANES: usize = 32;
 /// Lanes of `i8`.
 const BYTE_LANES: usize = 64;
+/// All lanes of `i32`.
+const FULL: __mmask16 = __mmask16::MAX;
+/// A distance of scores whose exponential is 0, as is that of every greater one.
+const FAR: i32 = u16::MAX as i32;
 
 /// [`crate::kernels::Kernels::scale_scores`].
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
@@ -30,66 +34,121 @@ pub fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
 /// [`crate::kernels::Kernels::exp_row`].
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
+    let max = row_max(scores);
+    // SAFETY: masked lanes are elements of the row.
+    let load = |at: usize, mask: __mmask16| unsafe { _mm512_maskz_loadu_epi32(mask, scores.as_ptr().add(at)) };
+    let distance = |at, mask| nearby(_mm512_sub_epi32(_mm512_set1_epi32(max), load(at, mask)));
+    match out {
+        ExpRow::U8(out) => exps_u8(scores.len(), out, distance),
+        ExpRow::U16(out) => exps_u16(scores.len(), out, distance),
+    }
+}
+
+/// The greatest of a row.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn row_max(scores: &[i32]) -> i32 {
     let mut max = _mm512_set1_epi32(i32::MIN);
     for scores in scores.chunks(LANES) {
         let mask = lanes(scores.len());
         // SAFETY: masked lanes are elements of the chunk.
         max = _mm512_mask_max_epi32(max, mask, max, unsafe { _mm512_maskz_loadu_epi32(mask, scores.as_ptr()) });
     }
-    let max = _mm512_reduce_max_epi32(max);
-    match out {
-        ExpRow::U8(out) => exp_row_u8(scores, max, out),
-        ExpRow::U16(out) => exp_row_u16(scores, max, out),
-    }
+    _mm512_reduce_max_epi32(max)
 }
 
-/// [`crate::arith::exp::exp_u8`] of the distances from `max`; their sum.
+/// 8-bit exponentials of `len` distances, which `distance` gives as `i32` from a position and under a mask, none negative;
+/// their sum. Distances beyond [`FAR`] count as [`FAR`], whose exponential is 0 like theirs.
+///
+/// 64 at a time: 7 instructions for 32 exponentials, 2 for their rounding, 1 to pack, 1 to order, 1 to add up.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub(super) fn exp_row_u8(scores: &[i32], max: i32, out: &mut [u8]) -> u32 {
+pub(super) fn exps_u8(len: usize, out: &mut [u8], distance: impl Fn(usize, __mmask16) -> __m512i) -> u32 {
+    let len = len.min(out.len());
     let mut sum = _mm512_setzero_si512();
-    for (scores, out) in scores.chunks(LANES).zip(out.chunks_mut(LANES)) {
-        let mask = lanes(scores.len().min(out.len()));
-        // SAFETY: masked lanes are elements of both chunks.
-        unsafe {
-            let wide = exp_u16(max, _mm512_maskz_loadu_epi32(mask, scores.as_ptr()));
-            let e = _mm512_srli_epi32::<7>(_mm512_add_epi32(wide, _mm512_set1_epi32(1 << 6)));
-            sum = _mm512_mask_add_epi32(sum, mask, sum, e);
-            _mm_mask_storeu_epi8(out.as_mut_ptr().cast(), mask, _mm512_cvtepi32_epi8(e));
-        }
+    let whole = len / BYTE_LANES * BYTE_LANES;
+    for at in (0..whole).step_by(BYTE_LANES) {
+        let pair = |at| _mm512_packus_epi32(distance(at, FULL), distance(at + LANES, FULL));
+        let [low, high] = [pair(at), pair(at + 2 * LANES)].map(|d| round_to_u8(exp_lanes(d)));
+        let bytes = _mm512_permutexvar_epi32(quarters_in_order(), _mm512_packus_epi16(low, high));
+        sum = _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi8(1));
+        // SAFETY: 64 elements from `at` lie below `whole`.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), bytes) };
+    }
+    for at in (whole..len).step_by(LANES) {
+        let mask = lanes(len - at);
+        let e = low_halves(mask, round_to_u8(exp_lanes(nearby(distance(at, mask)))));
+        sum = _mm512_add_epi32(sum, e);
+        // SAFETY: masked lanes are elements below `len`.
+        unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().add(at).cast(), mask, _mm512_cvtepi32_epi8(e)) };
     }
     _mm512_reduce_add_epi32(sum) as u32
 }
 
-/// [`crate::arith::exp::exp_u16`] of the distances from `max`; their sum.
+/// 16-bit exponentials of `len` distances, 32 at a time; otherwise as [`exps_u8`].
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub(super) fn exp_row_u16(scores: &[i32], max: i32, out: &mut [u16]) -> u32 {
+pub(super) fn exps_u16(len: usize, out: &mut [u16], distance: impl Fn(usize, __mmask16) -> __m512i) -> u32 {
+    let len = len.min(out.len());
     let mut sum = _mm512_setzero_si512();
-    for (scores, out) in scores.chunks(LANES).zip(out.chunks_mut(LANES)) {
-        let mask = lanes(scores.len().min(out.len()));
-        // SAFETY: masked lanes are elements of both chunks.
-        unsafe {
-            let e = exp_u16(max, _mm512_maskz_loadu_epi32(mask, scores.as_ptr()));
-            sum = _mm512_mask_add_epi32(sum, mask, sum, e);
-            _mm256_mask_storeu_epi16(out.as_mut_ptr().cast(), mask, _mm512_cvtepi32_epi16(e));
-        }
+    let whole = len / HALF_LANES * HALF_LANES;
+    for at in (0..whole).step_by(HALF_LANES) {
+        let e = exp_lanes(_mm512_packus_epi32(distance(at, FULL), distance(at + LANES, FULL)));
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(e, _mm512_set1_epi16(1)));
+        let e = _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), e);
+        // SAFETY: 32 elements from `at` lie below `whole`.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), e) };
+    }
+    for at in (whole..len).step_by(LANES) {
+        let mask = lanes(len - at);
+        let e = low_halves(mask, exp_lanes(nearby(distance(at, mask))));
+        sum = _mm512_add_epi32(sum, e);
+        // SAFETY: masked lanes are elements below `len`.
+        unsafe { _mm256_mask_storeu_epi16(out.as_mut_ptr().add(at).cast(), mask, _mm512_cvtepi32_epi16(e)) };
     }
     _mm512_reduce_add_epi32(sum) as u32
 }
 
-/// [`crate::arith::exp::exp_u16`] of `max - scores`. Shifts by 32 and more give 0, as there.
+/// Unsigned distances, none beyond [`FAR`].
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn exp_u16(max: i32, scores: __m512i) -> __m512i {
-    let distance = _mm512_sub_epi32(_mm512_set1_epi32(max), scores);
-    let fraction = _mm512_and_si512(distance, _mm512_set1_epi32((1 << SCORE_FRACTION_BITS) - 1));
-    // Both factors fit 16 bits with zeros above: the pairwise product is the 32-bit product.
-    let slope = _mm512_madd_epi16(fraction, _mm512_set1_epi32(EXP2_B as i32));
-    let slope = _mm512_sub_epi32(_mm512_set1_epi32(EXP2_A as i32), slope);
-    let fall = _mm512_srli_epi32::<SCORE_FRACTION_BITS>(_mm512_madd_epi16(fraction, slope));
-    let mantissa = _mm512_sub_epi32(_mm512_set1_epi32(EXP2_ONE as i32), fall);
-    _mm512_srlv_epi32(mantissa, _mm512_srli_epi32::<SCORE_FRACTION_BITS>(distance))
+fn nearby(distances: __m512i) -> __m512i {
+    _mm512_min_epu32(distances, _mm512_set1_epi32(FAR))
+}
+
+/// The low halves of the lanes of a mask, 0 elsewhere.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn low_halves(mask: __mmask16, values: __m512i) -> __m512i {
+    _mm512_maskz_and_epi32(mask, values, _mm512_set1_epi32(0xffff))
+}
+
+/// [`crate::arith::exp::exp_u16`] of unsigned 16-bit lanes. Shifts by 16 and more give 0, as there.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn exp_lanes(distance: __m512i) -> __m512i {
+    const { assert!(SCORE_FRACTION_BITS == 8 && EXP2_B < 128, "fractions are the low bytes of the lanes") }
+    // The low byte is the fraction: byte products leave the high one out.
+    let slope = _mm512_maddubs_epi16(distance, _mm512_set1_epi16(EXP2_B as i16));
+    let slope = _mm512_sub_epi16(_mm512_set1_epi16(EXP2_A as i16), slope);
+    // (256 * fraction * slope) >> 16.
+    let fall = _mm512_mulhi_epu16(_mm512_slli_epi16::<8>(distance), slope);
+    let mantissa = _mm512_sub_epi16(_mm512_set1_epi16(EXP2_ONE as i16), fall);
+    _mm512_srlv_epi16(mantissa, _mm512_srli_epi16::<8>(distance))
+}
+
+/// 16-bit exponentials to 8 bits: halves up.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn round_to_u8(wide: __m512i) -> __m512i {
+    _mm512_srli_epi16::<7>(_mm512_add_epi16(wide, _mm512_set1_epi16(1 << 6)))
+}
+
+/// Packing two pairs of vectors interleaves their quarters; this brings them into order.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn quarters_in_order() -> __m512i {
+    _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0)
 }
 
 /// [`crate::kernels::Kernels::scale_row`].
@@ -260,3 +319,51 @@ pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
         }
     }
 }
+
+/// Whether [`interleave`] takes `rows` rows of `cols` bytes in `len` bytes.
+pub fn interleaves(len: usize, x_stride: usize, rows: usize, cols: usize) -> bool {
+    let sizes = (1..=QUARTERS).contains(&rows) && (1..=LANES).contains(&cols);
+    sizes && whole_rows(len, x_stride, cols) >= rows
+}
+
+/// [`crate::kernels::Kernels::transpose`] of at most 4 rows of at most 16 bytes into `rows * cols` bytes: the rows are the
+/// quarters of a vector, one byte permutation puts them in order.
+///
+/// # Safety
+/// [`interleaves`] holds; `out` has `rows * cols` bytes.
+#[target_feature(enable = "avx512bw,avx512vl,avx512vbmi")]
+pub unsafe fn interleave(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8]) {
+    let mut quarters = [_mm_setzero_si128(); QUARTERS];
+    for (row, quarter) in quarters.iter_mut().enumerate().take(rows) {
+        // SAFETY: masked lanes are elements of the row.
+        *quarter = unsafe { _mm_maskz_loadu_epi8(lanes(cols), x.as_ptr().add(row * x_stride)) };
+    }
+    let [a, b, c, d] = quarters;
+    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
+    let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d);
+    let all = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+    // SAFETY: 64 bytes; masked lanes are bytes of the output.
+    unsafe {
+        let order = _mm512_loadu_si512(INTERLEAVED[rows - 1].as_ptr().cast());
+        let mask = if out.len() >= BYTE_LANES { u64::MAX } else { (1 << out.len()) - 1 };
+        _mm512_mask_storeu_epi8(out.as_mut_ptr(), mask, _mm512_permutexvar_epi8(order, all));
+    }
+}
+
+/// Vectors of 16 bytes in one of 64.
+const QUARTERS: usize = 4;
+
+/// `INTERLEAVED[rows - 1][col * rows + row]` is the place of element `col` of quarter `row`.
+static INTERLEAVED: [[u8; BYTE_LANES]; QUARTERS] = {
+    let mut table = [[0; BYTE_LANES]; QUARTERS];
+    let mut rows = 1;
+    while rows <= QUARTERS {
+        let mut at = 0;
+        while at < LANES * rows {
+            table[rows - 1][at] = (at % rows * LANES + at / rows) as u8;
+            at += 1;
+        }
+        rows += 1;
+    }
+    table
+};
