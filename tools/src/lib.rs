@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod calibrate;
+pub mod clock;
 pub mod codegen;
 pub mod convert;
 pub mod data;

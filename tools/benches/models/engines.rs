@@ -1,9 +1,9 @@
 //! The two engines: a session of the fastest kernels, and tract with all its optimizations.
 
-use crate::clock;
 use crate::subject::Subject;
 use shiftformer::kernels::Native;
 use shiftformer::{Model, Observer, Session};
+use shiftformer_tools::clock;
 use shiftformer_tools::summary::{OpSummary, summarize};
 use tract_onnx::prelude::*;
 

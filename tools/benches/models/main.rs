@@ -7,15 +7,13 @@
 //! DeiT-Tiny and the MNIST ViT come from `$SHIFTFORMER_SHARED/models` or `../shared/models`; without them the bundled
 //! digits model is measured alone.
 
-mod clock;
 mod engines;
 mod peak;
 mod subject;
 
-use clock::{Time, summary};
 use criterion::Criterion;
 use engines::{Ours, Tract};
-use shiftformer_tools::text;
+use shiftformer_tools::{clock, text};
 use std::time::Duration;
 use subject::Subject;
 
@@ -50,8 +48,8 @@ fn compare(subject: &Subject, ours: &mut Ours<'_>, tract: &mut Tract) {
     let (mut own, mut other) = (Vec::new(), Vec::new());
     let started = std::time::Instant::now();
     while own.len() < ROUNDS && started.elapsed() < LIMIT {
-        own.push(Time::of(|| ours.run()));
-        other.push(Time::of(|| tract.run()));
+        own.push(clock::time(|| ours.run()));
+        other.push(clock::time(|| tract.run()));
     }
     let (own, other) = (summary(&own), summary(&other));
     println!("\n{}: {} runs of each in turns, one thread, {}\n", subject.name, own.runs, clock::WHAT);
@@ -92,4 +90,19 @@ fn breakdown(ours: &mut Ours<'_>) -> String {
         None => "floor: not known for this processor".to_owned(),
     };
     format!("{table}\n{note}; every time is the least of its operator")
+}
+
+/// Times of many runs, in seconds.
+#[derive(Clone, Copy)]
+struct Times {
+    runs: usize,
+    least: f64,
+    median: f64,
+}
+
+/// Least and median of `times`, of which there is at least one.
+fn summary(times: &[f64]) -> Times {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    Times { runs: sorted.len(), least: sorted[0], median: sorted[sorted.len() / 2] }
 }

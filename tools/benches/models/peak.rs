@@ -17,7 +17,7 @@ pub fn measure() -> Option<Peak> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Peak;
-    use crate::clock::Time;
+    use shiftformer_tools::clock;
     use std::arch::asm;
 
     /// Turns of a loop; a few milliseconds.
@@ -43,7 +43,7 @@ mod x86 {
     }
 
     fn fastest(macs_per_turn: u64, work: impl Fn()) -> f64 {
-        let least = (0..TRIES).map(|_| Time::of(&work)).fold(f64::INFINITY, f64::min);
+        let least = (0..TRIES).map(|_| clock::time(&work)).fold(f64::INFINITY, f64::min);
         (TURNS * macs_per_turn) as f64 / least
     }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use shiftformer::kernels::{Kernels, Native, Portable};
 use shiftformer::{Model, Observer, RunFault, Session};
 use shiftformer_tools::backend::{self, Backend, BackendError, Sample};
+use shiftformer_tools::clock;
 use shiftformer_tools::model_file::ModelFile;
 use shiftformer_tools::summary::{OpSummary, summarize};
 use shiftformer_tools::text;
@@ -43,7 +44,10 @@ const RUNS: (usize, usize) = (11, 2000);
 struct HostOutput {
     backend: String,
     threads: usize,
+    /// What `least_ms` and `median_ms` are times of.
+    clock: &'static str,
     runs: usize,
+    least_ms: f64,
     median_ms: f64,
     samples_per_s: f64,
     macs: u64,
@@ -144,7 +148,9 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
     let result = HostOutput {
         backend: args.backend.clone(),
         threads: args.threads,
+        clock: clock::WHAT,
         runs: latencies.len(),
+        least_ms: latencies.iter().copied().fold(f64::INFINITY, f64::min) * 1e3,
         median_ms,
         samples_per_s,
         macs,
@@ -170,9 +176,9 @@ impl<'m, B: Kernels> Bench<'m, B> {
         Self { model, arena: vec![0; model.arena_bytes().div_ceil(16)] }
     }
 
-    /// Time of one inference, input copied in, in seconds.
+    /// Processor time of one inference, input copied in, in seconds.
     fn run(&mut self, sample: &Sample, observer: &mut impl Observer) -> Result<f64, RunFault> {
-        let started = Instant::now();
+        let started = clock::now();
         let mut session =
             Session::new(self.model, bytemuck::cast_slice_mut(&mut self.arena)).map_err(|_| RunFault::Memory)?;
         for (index, bytes) in sample.iter().enumerate() {
@@ -180,7 +186,7 @@ impl<'m, B: Kernels> Bench<'m, B> {
             input.ok_or(RunFault::Memory)?.copy_from_slice(bytes);
         }
         session.run_with(observer)?;
-        Ok(started.elapsed().as_secs_f64())
+        Ok(clock::now() - started)
     }
 }
 
@@ -311,9 +317,11 @@ impl HostOutput {
             ]);
         }
         format!(
-            "{table}\n\n{} ({kernels}): median {} over {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n",
+            "{table}\n\n{} ({kernels}), {}: median {}, least {} of {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n",
             self.backend,
+            self.clock,
             text::milliseconds(self.median_ms),
+            text::milliseconds(self.least_ms),
             self.runs,
             self.gmacs_per_s,
             self.samples_per_s,

@@ -146,11 +146,10 @@ impl Kernels for Avx512 {
     }
 
     fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
-        if features!("avx512bw", "avx512vl", "avx512vbmi") && avx512::rows::interleaves(x.len(), x_stride, rows, cols) {
-            if out_stride == rows && out.len() == rows * cols {
-                // SAFETY: the processor has the features of the function, `interleaves` has checked the reach.
-                return unsafe { avx512::rows::interleave(x, x_stride, rows, cols, out) };
-            }
+        let interleaves = out_stride == rows && features!("avx512bw", "avx512vl", "avx512vbmi");
+        // SAFETY: the processor has the features of the function.
+        if interleaves && unsafe { avx512::rows::interleave(x, x_stride, rows, cols, out) } {
+            return;
         }
         available!(
             Avx512,

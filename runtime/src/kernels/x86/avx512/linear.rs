@@ -15,6 +15,7 @@ use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_su
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
+use core::ops::Range;
 
 /// Panels whose channels fill a vector of sums.
 const PANELS: usize = LANES / PANEL;
@@ -103,7 +104,7 @@ impl Dense<'_> {
     /// # Safety
     /// `all` and the sink have these rows, the job's slices have the channels.
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    unsafe fn chunk(self, all: Rows, rows: core::ops::Range<usize>) {
+    unsafe fn chunk(self, all: Rows, rows: Range<usize>) {
         let mut init = [0i32; ROW_CHUNK];
         for (init, row) in init.iter_mut().zip(rows.clone()) {
             // SAFETY: the caller's contract.
@@ -220,7 +221,87 @@ impl Dense<'_> {
     /// # Safety
     /// `sums` holds `[rows.len()][BLOCK]`; the sink has these rows, the job's slices the channels below `self.n`.
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    unsafe fn finish(self, sums: *const i32, rows: core::ops::Range<usize>, channel: usize) {
+    unsafe fn finish(self, sums: *const i32, rows: Range<usize>, channel: usize) {
+        let whole = self.n - channel >= BLOCK;
+        // SAFETY: the caller's contract; a whole block of channels is below `n`.
+        unsafe {
+            match self.sink {
+                Sink::I8(out) if whole => self.finish_i8(sums, rows, channel, out),
+                Sink::I16(out) if whole => self.finish_i16(sums, rows, channel, out, None),
+                Sink::Residual(out, shift) if whole => self.finish_i16(sums, rows, channel, out, Some(shift)),
+                _ => self.finish_lanes(sums, rows, channel),
+            }
+        }
+    }
+
+    /// [`finish`](Self::finish) of a whole block in 8 bits: the 64 values of two rows are packed with saturation, ordered
+    /// and stored without masks.
+    ///
+    /// # Safety
+    /// As [`finish`](Self::finish), with `BLOCK` channels from `channel`.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish_i8(self, sums: *const i32, rows: Range<usize>, channel: usize, out: *mut i8) {
+        let stride = self.job.out_stride;
+        // SAFETY: the caller's contract.
+        let [low, high] = unsafe { Requantizer::pair(self.job, channel, self.job.zero_point) };
+        for index in (0..rows.len()).step_by(2) {
+            // SAFETY: the caller's contract; an odd last row is made twice.
+            unsafe {
+                let next = (index + 1).min(rows.len() - 1);
+                let [first, second] = [sums.add(index * BLOCK), sums.add(next * BLOCK)];
+                let first = _mm512_packs_epi32(low.apply(first), high.apply(first.add(LANES)));
+                let second = _mm512_packs_epi32(low.apply(second), high.apply(second.add(LANES)));
+                let bytes = _mm512_permutexvar_epi32(channel_order(), _mm512_packs_epi16(first, second));
+                let out = out.add((rows.start + index) * stride + channel);
+                _mm256_storeu_si256(out.cast(), _mm512_castsi512_si256(bytes));
+                let out = out.add((next - index) * stride);
+                _mm256_storeu_si256(out.cast(), _mm512_extracti64x4_epi64::<1>(bytes));
+            }
+        }
+    }
+
+    /// [`finish`](Self::finish) of a whole block in 16 bits, the residual shifted where there is one: the 32 values of a
+    /// row are packed with saturation, ordered and stored without masks.
+    ///
+    /// # Safety
+    /// As [`finish`](Self::finish), with `BLOCK` channels from `channel`.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish_i16(
+        self,
+        sums: *const i32,
+        rows: Range<usize>,
+        channel: usize,
+        out: *mut i16,
+        residual: Option<u32>,
+    ) {
+        let order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+        // SAFETY: the caller's contract.
+        let [low, high] = unsafe { Requantizer::pair(self.job, channel, 0) };
+        for (index, row) in rows.enumerate() {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let sums = sums.add(index * BLOCK);
+                let out: *mut __m512i = out.add(row * self.job.out_stride + channel).cast();
+                let (mut a, mut b) = (low.apply(sums), high.apply(sums.add(LANES)));
+                if let Some(shift) = residual {
+                    let before = _mm512_loadu_si512(out);
+                    let [first, second] = [_mm512_castsi512_si256(before), _mm512_extracti64x4_epi64::<1>(before)];
+                    a = _mm512_add_epi32(a, rshift_round(_mm512_cvtepi16_epi32(first), shift));
+                    b = _mm512_add_epi32(b, rshift_round(_mm512_cvtepi16_epi32(second), shift));
+                }
+                _mm512_storeu_si512(out, _mm512_permutexvar_epi64(order, _mm512_packs_epi32(a, b)));
+            }
+        }
+    }
+
+    /// [`finish`](Self::finish) sixteen channels at a time, masked.
+    ///
+    /// # Safety
+    /// As [`finish`](Self::finish).
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish_lanes(self, sums: *const i32, rows: Range<usize>, channel: usize) {
         let job = self.job;
         let acc_shift = _mm_cvtsi32_si128(job.acc_shift as i32);
         let zero_point = _mm512_set1_epi32(job.zero_point);
@@ -255,6 +336,57 @@ impl Dense<'_> {
                 }
             }
         }
+    }
+}
+
+/// Requantization of sixteen channels.
+#[derive(Clone, Copy)]
+struct Requantizer {
+    bias: __m512i,
+    multiplier: Multiplier,
+    acc_shift: __m128i,
+    /// Half a step and the zero point, in the words of the products.
+    addend: __m512i,
+}
+
+impl Requantizer {
+    /// Those of the block of channels at `channel`.
+    ///
+    /// # Safety
+    /// The job has bias and multipliers of the block.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn pair(job: &LinearJob<'_>, channel: usize, zero_point: i32) -> [Self; VECTORS] {
+        // SAFETY: the caller's contract.
+        unsafe { [Self::new(job, channel, zero_point), Self::new(job, channel + LANES, zero_point)] }
+    }
+
+    /// # Safety
+    /// The job has bias and multipliers of sixteen channels from `channel`.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn new(job: &LinearJob<'_>, channel: usize, zero_point: i32) -> Self {
+        // SAFETY: the caller's contract.
+        let (bias, multipliers) =
+            unsafe { (load(job.bias.as_ptr().add(channel)), load(job.multipliers.as_ptr().add(channel))) };
+        Self {
+            bias,
+            multiplier: Multiplier::new(multipliers),
+            acc_shift: _mm_cvtsi32_si128(job.acc_shift as i32),
+            addend: _mm512_set1_epi64((i64::from(zero_point) << 32) + (1 << 31)),
+        }
+    }
+
+    /// Values of sixteen sums, not yet saturated.
+    ///
+    /// # Safety
+    /// There are sixteen sums.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn apply(&self, sums: *const i32) -> __m512i {
+        // SAFETY: the caller's contract.
+        let acc = _mm512_add_epi32(unsafe { load(sums) }, self.bias);
+        self.multiplier.mulhi_add(_mm512_sll_epi32(acc, self.acc_shift), self.addend)
     }
 }
 

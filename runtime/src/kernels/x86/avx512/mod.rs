@@ -187,9 +187,15 @@ impl Multiplier {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     fn mulhi_round(self, x: __m512i) -> __m512i {
-        let half = _mm512_set1_epi64(1 << 31);
-        let even = _mm512_add_epi64(_mm512_mul_epi32(x, self.even), half);
-        let odd = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64::<32>(x), self.odd), half);
+        self.mulhi_add(x, _mm512_set1_epi64(1 << 31))
+    }
+
+    /// High halves of the products, `addend` added to each product before.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn mulhi_add(self, x: __m512i, addend: __m512i) -> __m512i {
+        let even = _mm512_add_epi64(_mm512_mul_epi32(x, self.even), addend);
+        let odd = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64::<32>(x), self.odd), addend);
         Self::high_halves(even, odd)
     }
 

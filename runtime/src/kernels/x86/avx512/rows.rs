@@ -1,6 +1,6 @@
 //! Loops over one row, sixteen elements of 32 bits at a time; the last ones masked.
 
-use super::{LANES, Multiplier, lanes};
+use super::{LANES, Multiplier, lanes, load};
 use crate::arith::exp::{EXP2_A, EXP2_B, EXP2_ONE, RowScale, SCORE_FRACTION_BITS};
 use crate::arith::norm::{FRACTION_I8, FRACTION_I16, RowNorm};
 use crate::kernels::{ExpRow, NormJob, NormOut, NormRow, ScoreScale, whole_rows};
@@ -49,11 +49,14 @@ pub fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn row_max(scores: &[i32]) -> i32 {
     let mut max = _mm512_set1_epi32(i32::MIN);
-    for scores in scores.chunks(LANES) {
-        let mask = lanes(scores.len());
-        // SAFETY: masked lanes are elements of the chunk.
-        max = _mm512_mask_max_epi32(max, mask, max, unsafe { _mm512_maskz_loadu_epi32(mask, scores.as_ptr()) });
+    let (whole, rest) = scores.as_chunks::<LANES>();
+    for scores in whole {
+        // SAFETY: sixteen scores.
+        max = _mm512_max_epi32(max, unsafe { load(scores.as_ptr()) });
     }
+    let mask = lanes(rest.len());
+    // SAFETY: masked lanes are elements of the rest.
+    max = _mm512_mask_max_epi32(max, mask, max, unsafe { _mm512_maskz_loadu_epi32(mask, rest.as_ptr()) });
     _mm512_reduce_max_epi32(max)
 }
 
@@ -320,19 +323,14 @@ pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
     }
 }
 
-/// Whether [`interleave`] takes `rows` rows of `cols` bytes in `len` bytes.
-pub fn interleaves(len: usize, x_stride: usize, rows: usize, cols: usize) -> bool {
-    let sizes = (1..=QUARTERS).contains(&rows) && (1..=LANES).contains(&cols);
-    sizes && whole_rows(len, x_stride, cols) >= rows
-}
-
 /// [`crate::kernels::Kernels::transpose`] of at most 4 rows of at most 16 bytes into `rows * cols` bytes: the rows are the
-/// quarters of a vector, one byte permutation puts them in order.
-///
-/// # Safety
-/// [`interleaves`] holds; `out` has `rows * cols` bytes.
+/// quarters of a vector, one byte permutation puts them in order. `false`: it was something else, nothing was written.
 #[target_feature(enable = "avx512bw,avx512vl,avx512vbmi")]
-pub unsafe fn interleave(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8]) {
+pub fn interleave(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8]) -> bool {
+    let sizes = (1..=QUARTERS).contains(&rows) && (1..=LANES).contains(&cols) && out.len() == rows * cols;
+    if !sizes || whole_rows(x.len(), x_stride, cols) < rows {
+        return false;
+    }
     let mut quarters = [_mm_setzero_si128(); QUARTERS];
     for (row, quarter) in quarters.iter_mut().enumerate().take(rows) {
         // SAFETY: masked lanes are elements of the row.
@@ -348,6 +346,7 @@ pub unsafe fn interleave(x: &[i8], x_stride: usize, rows: usize, cols: usize, ou
         let mask = if out.len() >= BYTE_LANES { u64::MAX } else { (1 << out.len()) - 1 };
         _mm512_mask_storeu_epi8(out.as_mut_ptr(), mask, _mm512_permutexvar_epi8(order, all));
     }
+    true
 }
 
 /// Vectors of 16 bytes in one of 64.
