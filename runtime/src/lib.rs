@@ -19,6 +19,31 @@
 //! assert!(classify(b"not a model", &[0; 64]).is_err());
 //! ```
 //!
+//! A [`Model`] is read only and may be shared; the state of an inference is in the [`Session`]'s arena. For batches, every
+//! thread takes a session with an arena of its own:
+//!
+//! ```
+//! use shiftformer::{Model, Session};
+//!
+//! /// The outputs of two halves of a batch, on two threads.
+//! fn batch(model: &Model<'_>, halves: [&[Vec<u8>]; 2]) -> [Vec<Vec<u8>>; 2] {
+//!     let half = |samples: &[Vec<u8>]| {
+//!         let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
+//!         let mut run = |sample: &Vec<u8>| {
+//!             let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).ok()?;
+//!             session.input_mut(0)?.copy_from_slice(sample);
+//!             session.run().ok()?;
+//!             Some(session.output(0)?.to_vec())
+//!         };
+//!         samples.iter().filter_map(&mut run).collect()
+//!     };
+//!     std::thread::scope(|scope| {
+//!         let [first, second] = halves.map(|samples| scope.spawn(move || half(samples)));
+//!         [first.join().unwrap_or_default(), second.join().unwrap_or_default()]
+//!     })
+//! }
+//! ```
+//!
 //! - [`format`]: the byte layout of `.sfm` files and its version rule.
 //! - [`ops`]: the operators with their parameters and checks.
 //! - [`kernels`]: the inner loops per instruction set; [`kernels::Portable`] defines the right answer.

@@ -274,3 +274,66 @@ fn split_scratch(scratch: &mut [u8], bytes: usize) -> Result<(&mut [i8], &mut [u
     let (gathered, rest) = scratch.split_at_mut_checked(bytes).ok_or(RunFault::Memory)?;
     Ok((cast_mut(gathered)?, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Random;
+    use super::*;
+    use crate::kernels::Native;
+    use std::vec;
+    use std::vec::Vec;
+
+    /// `channels` planes of 9 x 11, windows of `kernel`, moved by `strides` and padded by `pads`.
+    fn planes(channels: u32, kernel: [u32; 2], strides: [u32; 2], pads: [u32; 2]) -> Conv2d {
+        let window = Window {
+            in_h: 9,
+            in_w: 11,
+            out_h: (9 + 2 * pads[0] - kernel[0]) / strides[0] + 1,
+            out_w: (11 + 2 * pads[1] - kernel[1]) / strides[1] + 1,
+            kernel_h: kernel[0],
+            kernel_w: kernel[1],
+            stride_h: strides[0],
+            stride_w: strides[1],
+            pad_top: pads[0],
+            pad_left: pads[1],
+            dilation_h: 1,
+            dilation_w: 1,
+            channel_stride: 99,
+            row_stride: 11,
+            column_stride: 1,
+            pad_value: -7,
+        };
+        let none = Blob::NONE;
+        let dense = Dense {
+            weight_bits: 8,
+            acc_shift: 0,
+            zero_point: 0,
+            weights: none,
+            bias: none,
+            multipliers: none,
+            lut: none,
+        };
+        Conv2d { window, channels, groups: 1, n: 4, dense }
+    }
+
+    #[test]
+    fn planes_are_gathered_row_by_row_like_element_by_element() {
+        for (channels, kernel, strides, pads) in [
+            (1, [3, 3], [1, 1], [1, 1]),
+            (3, [4, 4], [4, 4], [0, 0]),
+            (3, [5, 7], [2, 1], [2, 5]),
+            (4, [9, 11], [1, 1], [4, 10]),
+            (6, [2, 11], [1, 3], [0, 3]),
+        ] {
+            let conv = planes(channels, kernel, strides, pads);
+            let x = Random(channels.into()).values(Dtype::I8, 99 * channels as usize);
+            let x: Vec<i8> = x.into_iter().map(|v| v as i8).collect();
+            for pixel in 0..conv.window.pixels() {
+                let [mut rows, mut taps] = [vec![1i8; conv.k()], vec![2i8; conv.k()]];
+                conv.gather_planes::<Native>(&x, pixel, 0, &mut rows);
+                conv.gather_taps(&x, pixel, 0, &mut taps);
+                assert_eq!(rows, taps, "{channels} channels, windows of {kernel:?}, pixel {pixel}");
+            }
+        }
+    }
+}

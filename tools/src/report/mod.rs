@@ -1,7 +1,7 @@
 //! One HTML file about a conversion: no scripts, no external resources.
 
 mod histogram;
-mod svg;
+pub mod svg;
 
 use crate::convert::{BitsPoint, Converted, Trial};
 use crate::eval::EvalError;

@@ -1,9 +1,9 @@
-//! The pictures of the report: inline SVG that takes its colours from the page.
+//! Pictures as SVG that takes its colours from the page or picture around it.
 
 use std::fmt::Write;
 
 /// A plot area with linear axes.
-pub(super) struct Chart {
+pub struct Chart {
     svg: String,
     /// Size of the whole picture.
     size: (f64, f64),
@@ -16,13 +16,13 @@ pub(super) struct Chart {
 const MARGINS: [f64; 4] = [56.0, 12.0, 10.0, 34.0];
 
 /// `text` for use in HTML text and attributes.
-pub(super) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 impl Chart {
     /// An empty chart; a range without extent is widened.
-    pub(super) fn new(size: (f64, f64), x: (f64, f64), y: (f64, f64)) -> Self {
+    pub fn new(size: (f64, f64), x: (f64, f64), y: (f64, f64)) -> Self {
         let widened = |(low, high): (f64, f64)| if high > low { (low, high) } else { (low - 0.5, low + 0.5) };
         let svg = format!("<svg viewBox=\"0 0 {} {}\" role=\"img\">", size.0, size.1);
         Self { svg, size, x: widened(x), y: widened(y) }
@@ -39,13 +39,7 @@ impl Chart {
     }
 
     /// Grid lines and labels along y, labels along x, and what the axes show.
-    pub(super) fn axes(
-        &mut self,
-        x_title: &str,
-        y_title: &str,
-        x_label: fn(f64) -> String,
-        y_label: fn(f64) -> String,
-    ) {
+    pub fn axes(&mut self, x_title: &str, y_title: &str, x_label: fn(f64) -> String, y_label: fn(f64) -> String) {
         let (left, right) = (self.px(self.x.0), self.px(self.x.1));
         for tick in ticks(self.y) {
             let y = self.py(tick);
@@ -78,7 +72,7 @@ impl Chart {
     }
 
     /// A rectangle between two corners with a text that appears under the pointer.
-    pub(super) fn rect(&mut self, class: &str, (x0, y0): (f64, f64), (x1, y1): (f64, f64), hint: &str) {
+    pub fn rect(&mut self, class: &str, (x0, y0): (f64, f64), (x1, y1): (f64, f64), hint: &str) {
         let (left, right) = (self.px(x0.min(x1)), self.px(x0.max(x1)));
         let (top, bottom) = (self.py(y0.max(y1)), self.py(y0.min(y1)));
         let _ = write!(
@@ -91,7 +85,7 @@ impl Chart {
     }
 
     /// A line through points.
-    pub(super) fn line(&mut self, class: &str, points: &[(f64, f64)]) {
+    pub fn line(&mut self, class: &str, points: &[(f64, f64)]) {
         let mut path = String::new();
         for (index, &(x, y)) in points.iter().enumerate() {
             let _ = write!(path, "{}{:.1} {:.1}", if index == 0 { 'M' } else { 'L' }, self.px(x), self.py(y));
@@ -100,7 +94,7 @@ impl Chart {
     }
 
     /// A dot with a text that appears under the pointer.
-    pub(super) fn dot(&mut self, class: &str, (x, y): (f64, f64), radius: f64, hint: &str) {
+    pub fn dot(&mut self, class: &str, (x, y): (f64, f64), radius: f64, hint: &str) {
         let (cx, cy) = (self.px(x), self.py(y));
         let _ = write!(
             self.svg,
@@ -110,7 +104,7 @@ impl Chart {
     }
 
     /// A text beside a point.
-    pub(super) fn label(&mut self, (x, y): (f64, f64), anchor: &str, text: &str) {
+    pub fn label(&mut self, (x, y): (f64, f64), anchor: &str, text: &str) {
         let (x, y) = (self.px(x), self.py(y) - 5.0);
         let _ = write!(
             self.svg,
@@ -120,7 +114,7 @@ impl Chart {
     }
 
     /// The picture.
-    pub(super) fn finish(self) -> String {
+    pub fn finish(self) -> String {
         self.svg + "</svg>"
     }
 }
@@ -140,7 +134,7 @@ fn ticks((low, high): (f64, f64)) -> Vec<f64> {
 }
 
 /// A histogram without axes: bars in `counts`, the kept range shaded, both as fractions of the width.
-pub(super) fn sparkline(counts: &[f64], kept: (f64, f64)) -> String {
+pub fn sparkline(counts: &[f64], kept: (f64, f64)) -> String {
     let (width, height) = (220.0, 56.0);
     let top = counts.iter().fold(0.0f64, |m, &c| m.max(c));
     // The logarithm shows the tails, which are what a range cuts.

@@ -5,13 +5,11 @@ use crate::firmware::{self, LARGE_BOARDS};
 use crate::process::{find, root, run};
 use crate::setup::{self, AARCH64};
 use crate::toolchain::Toolchain;
-use crate::{audit, digits, emulate, size};
+use crate::{aarch64, audit, digits, emulate, size};
 use shiftformer_job::{Machine, machine};
 use std::process::Command;
 use std::time::Instant;
 
-/// Emulated cores that the aarch64 tests run on: all features, and none beyond the architecture's first version.
-const AARCH64_CORES: [&str; 2] = ["max", "cortex-a53"];
 /// Test images whose every operator is compared between this machine and the boards.
 const PARITY_IMAGES: &str = "16";
 /// Features of the runtime, each of which must build alone on every target without an operating system.
@@ -72,7 +70,7 @@ fn steps() -> Vec<Step> {
             emulate::emulate(&machine, &firmware::path(machine.name, "kernel-tests"))
         }));
     }
-    for core in AARCH64_CORES {
+    for core in aarch64::CORES {
         steps.push(step(format!("kernels on aarch64 {core}"), move || aarch64_tests(core)));
     }
     for board in [machine::MPS2_AN386, machine::MICROBIT] {
@@ -121,7 +119,10 @@ fn build_runtime(target: &str) -> Result<(), Error> {
 }
 
 /// The tests of the runtime on an emulated aarch64.
-fn aarch64_tests(core: &str) -> Result<(), Error> {
+///
+/// # Errors
+/// When they do not build or one fails.
+pub fn aarch64_tests(core: &str) -> Result<(), Error> {
     let mut test = Toolchain::ensure(AARCH64)?.cargo("test", AARCH64, &[]);
     let emulator = format!("qemu-aarch64 -cpu {core} -L /usr/aarch64-linux-gnu");
     test.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", emulator);

@@ -1,5 +1,6 @@
 //! Developer tasks.
 
+mod aarch64;
 mod audit;
 mod check;
 mod count;
@@ -9,6 +10,7 @@ mod error;
 mod firmware;
 mod gains;
 mod golden;
+mod growth;
 mod process;
 mod setup;
 mod size;
@@ -80,12 +82,16 @@ enum Task {
     Count,
     /// Set up, build, test and audit everything.
     Test,
+    /// Build the command for aarch64 and run it on emulated cores with and without the fast instructions.
+    Aarch64,
     /// Measure what each step of calibration is worth and write docs/calibration.md.
     Gains {
         /// Folder that holds kwt1/ and mnist-vit/.
         #[arg(long, default_value = "../shared/models")]
         models: PathBuf,
     },
+    /// Measure what an encoder costs against tokens, width and depth; writes docs/growth.md and docs/growth.svg.
+    Growth,
     /// Compare golden vectors (index.json and .npz files) with the integer operators.
     Golden {
         /// Folder that holds index.json.
@@ -107,7 +113,9 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Size { no_build, functions: None } => size::run(!no_build)?,
         Task::Count => count::run_all()?,
         Task::Test => check::run_all()?,
+        Task::Aarch64 => aarch64::run_all()?,
         Task::Gains { models } => gains::gains(&models)?,
+        Task::Growth => growth::growth()?,
         Task::Golden { folder } => return Ok(golden::run(&folder)),
     }
     Ok(ExitCode::SUCCESS)
