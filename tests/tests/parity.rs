@@ -172,8 +172,8 @@ fn broken_shaders_are_named_on_a_gpu() {
         Profile::Shift,
         Damage {
             shader: "linear tile",
-            from: "write_row(row, channel, acc0 + bias)",
-            to: "write_row(row, channel, acc0)",
+            from: "write_row(row, channel, acc0 + bias,",
+            to: "write_row(row, channel, acc0,",
         },
     );
     assert_eq!((sum.kind, sum.accumulator_is), ("conv2d", Some("sum")));

@@ -1,12 +1,5 @@
-// 64-bit integers in two words (x low, y high), and the roundings built on the product `mul_u32` of either
+// 64-bit integers in two words (x low, y high), and the roundings built on the products `mul_u32` and `mul_i32` of either
 // `product_halves.wgsl` or `product_native.wgsl`.
-
-// The 64-bit product of signed words: a negative factor counts 2^32 too much in the unsigned product.
-fn mul_i32(a: i32, b: i32) -> vec2<u32> {
-    let product = mul_u32(bitcast<u32>(a), bitcast<u32>(b));
-    let excess = select(0u, bitcast<u32>(b), a < 0) + select(0u, bitcast<u32>(a), b < 0);
-    return vec2(product.x, product.y - excess);
-}
 
 // round_half_up(a * b / 2^32): adding 2^31 carries exactly when the top bit of the low half is set.
 fn mulhi_round(a: i32, b: i32) -> i32 {

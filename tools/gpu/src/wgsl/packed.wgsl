@@ -1,4 +1,4 @@
-// Products of packed bytes over four columns at a time.
+// Four columns at a time: products of packed bytes, and elements packed into words.
 
 const ONES: u32 = 0x01010101u;
 
@@ -21,4 +21,16 @@ fn dot_columns(e: u32, columns: vec4<u32>) -> vec4<i32> {
         dot4I8Packed(e, columns.z),
         dot4I8Packed(e, columns.w),
     );
+}
+
+// Four values, saturated, as the word of an 8-bit tensor.
+fn packed_i8(values: vec4<i32>) -> u32 {
+    let bytes = bitcast<vec4<u32>>(clamp(values, vec4(-128), vec4(127))) & vec4(0xffu);
+    return bytes.x | (bytes.y << 8u) | (bytes.z << 16u) | (bytes.w << 24u);
+}
+
+// Four values, saturated, as two words of a 16-bit tensor.
+fn packed_i16(values: vec4<i32>) -> vec2<u32> {
+    let halves = bitcast<vec4<u32>>(clamp(values, vec4(-32768), vec4(32767))) & vec4(0xffffu);
+    return vec2(halves.x | (halves.y << 16u), halves.z | (halves.w << 16u));
 }

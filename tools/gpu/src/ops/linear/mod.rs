@@ -6,7 +6,7 @@ use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::linear::{Dense, Linear};
 
 static SHADER: Shader = shader!("linear", ["memory", "arith", "dense", "elementwise"], "shader.wgsl");
-static TILE: Shader = shader!("linear tile", ["memory", "arith", "dense"], "tile.wgsl");
+static TILE: Shader = shader!("linear tile", ["memory", "arith", "packed", "dense"], "tile.wgsl");
 
 /// Rows and channels of a tile.
 const TILE_SIZE: u64 = 64;

@@ -72,12 +72,24 @@ fn load_slab(rows: Rows, first_channel: u32, first_word: u32, lane: u32) {
     w_tile[at] = w;
 }
 
-fn dot_channels(x: u32, w: vec4<u32>) -> vec4<i32> {
-    return vec4(dot4I8Packed(x, w.x), dot4I8Packed(x, w.y), dot4I8Packed(x, w.z), dot4I8Packed(x, w.w));
+fn rounded(acc: vec4<i32>, m: vec4<i32>) -> vec4<i32> {
+    let x = acc << vec4(p.dense.acc_shift);
+    return vec4(mulhi_round(x.x, m.x), mulhi_round(x.y, m.y), mulhi_round(x.z, m.z), mulhi_round(x.w, m.w));
+}
+
+// Four elements of the residual from element `index`, a multiple of 4.
+fn residual(sample: u32, index: u32) -> vec4<i32> {
+    let low = bitcast<i32>(word(p.residual, sample, index >> 1u));
+    let high = bitcast<i32>(word(p.residual, sample, (index >> 1u) + 1u));
+    let values = vec4((low << 16u) >> 16u, low >> 16u, (high << 16u) >> 16u, high >> 16u);
+    if p.residual_shift == 0u {
+        return values;
+    }
+    return (values + vec4(1i << (p.residual_shift - 1u))) >> vec4(p.residual_shift);
 }
 
 // Writes the sums of 4 channels of one row.
-fn write_row(row: u32, channel: u32, acc: vec4<i32>) {
+fn write_row(row: u32, channel: u32, acc: vec4<i32>, multipliers: vec4<i32>) {
     let sample = row / p.rows;
     if sample >= p.capacity {
         return;
@@ -89,25 +101,33 @@ fn write_row(row: u32, channel: u32, acc: vec4<i32>) {
         }
         return;
     }
-    var packed = vec2(0u);
-    for (var i = 0u; i < 4u; i++) {
-        let multiplier = blob_i32(p.dense.multipliers, channel + i);
-        if p.out.dtype == I8 {
-            packed.x |= placed(I8, i, requantized_i8(p.dense, acc[i], multiplier));
-        } else {
-            var y = mulhi_round(acc[i] << p.dense.acc_shift, multiplier);
-            if present(p.residual) {
-                y += rshift_round(element(p.residual, sample, index + i), p.residual_shift);
-            }
-            packed[i >> 1u] |= placed(I16, i & 1u, y);
-        }
-    }
+    var y = rounded(acc, multipliers);
     if p.out.dtype == I8 {
-        set_word(p.out, sample, index >> 2u, packed.x);
-    } else {
-        set_word(p.out, sample, index >> 1u, packed.x);
-        set_word(p.out, sample, (index >> 1u) + 1u, packed.y);
+        y = clamp(y + vec4(p.dense.zero_point), vec4(-128), vec4(127));
+        if p.dense.lut.bytes != 0u {
+            let at = bitcast<vec4<u32>>(y + vec4(128));
+            let table = p.dense.lut;
+            y = vec4(blob_i8(table, at.x), blob_i8(table, at.y), blob_i8(table, at.z), blob_i8(table, at.w));
+        }
+        set_word(p.out, sample, index >> 2u, packed_i8(y));
+        return;
     }
+    if present(p.residual) {
+        y += residual(sample, index);
+    }
+    let words = packed_i16(y);
+    set_word(p.out, sample, index >> 1u, words.x);
+    set_word(p.out, sample, (index >> 1u) + 1u, words.y);
+}
+
+// Words of the four channels from `channel`.
+fn of_channels(blob: Blob, channel: u32) -> vec4<i32> {
+    return vec4(
+        blob_i32(blob, channel),
+        blob_i32(blob, channel + 1u),
+        blob_i32(blob, channel + 2u),
+        blob_i32(blob, channel + 3u),
+    );
 }
 
 @compute @workgroup_size(256)
@@ -133,23 +153,22 @@ fn main(
         for (var i = 0u; i < 16u; i++) {
             let x = x_tile[i * 17u + (lane >> 4u)];
             let w = w_tile[i * 17u + (lane & 15u)];
-            acc0 += dot_channels(x.x, w);
-            acc1 += dot_channels(x.y, w);
-            acc2 += dot_channels(x.z, w);
-            acc3 += dot_channels(x.w, w);
+            acc0 += dot_columns(x.x, w);
+            acc1 += dot_columns(x.y, w);
+            acc2 += dot_columns(x.z, w);
+            acc3 += dot_columns(x.w, w);
         }
         workgroupBarrier();
     }
     if channel < p.n {
-        let bias = vec4(
-            blob_i32(p.dense.bias, channel),
-            blob_i32(p.dense.bias, channel + 1u),
-            blob_i32(p.dense.bias, channel + 2u),
-            blob_i32(p.dense.bias, channel + 3u),
-        );
-        write_row(row, channel, acc0 + bias);
-        write_row(row + 1u, channel, acc1 + bias);
-        write_row(row + 2u, channel, acc2 + bias);
-        write_row(row + 3u, channel, acc3 + bias);
+        let bias = of_channels(p.dense.bias, channel);
+        var multipliers = vec4<i32>(0i);
+        if p.out.dtype != I32 {
+            multipliers = of_channels(p.dense.multipliers, channel);
+        }
+        write_row(row, channel, acc0 + bias, multipliers);
+        write_row(row + 1u, channel, acc1 + bias, multipliers);
+        write_row(row + 2u, channel, acc2 + bias, multipliers);
+        write_row(row + 3u, channel, acc3 + bias, multipliers);
     }
 }

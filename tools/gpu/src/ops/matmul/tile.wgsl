@@ -96,21 +96,17 @@ fn write_row(sample: u32, index: u32, column: u32, acc: vec4<i32>) {
         }
         return;
     }
-    var packed = vec2(0u);
+    var y: vec4<i32>;
     for (var i = 0u; i < 4u; i++) {
-        let y = requantized(p.m, p.out.dtype, acc[i]);
-        if p.out.dtype == I8 {
-            packed.x |= placed(I8, i, y);
-        } else {
-            packed[i >> 1u] |= placed(I16, i & 1u, y);
-        }
+        y[i] = requantized(p.m, p.out.dtype, acc[i]);
     }
     if p.out.dtype == I8 {
-        set_word(p.out, sample, index >> 2u, packed.x);
-    } else {
-        set_word(p.out, sample, index >> 1u, packed.x);
-        set_word(p.out, sample, (index >> 1u) + 1u, packed.y);
+        set_word(p.out, sample, index >> 2u, packed_i8(y));
+        return;
     }
+    let words = packed_i16(y);
+    set_word(p.out, sample, index >> 1u, words.x);
+    set_word(p.out, sample, (index >> 1u) + 1u, words.y);
 }
 
 @compute @workgroup_size(64)
