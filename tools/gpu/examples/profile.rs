@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         *entry = (entry.0 + 1, entry.1 + dispatch.time);
     }
     let total: Duration = times.iter().map(|dispatch| dispatch.time).sum();
-    println!("{}, {} samples: {:.3} ms", gpu.adapter(), uploaded.batch(), total.as_secs_f64() * 1e3);
+    let bytes = uploaded.sample_bytes();
+    println!("{}, {} samples of {bytes} bytes: {:.3} ms", gpu.adapter(), uploaded.batch(), total.as_secs_f64() * 1e3);
     let mut rows: Vec<_> = shaders.into_iter().collect();
     rows.sort_by_key(|(_, (_, time))| std::cmp::Reverse(*time));
     for (shader, (count, time)) in rows {

@@ -6,7 +6,7 @@ use shiftformer::kernels::Portable;
 use shiftformer_gpu::{Gpu as Device, GpuError, GpuModel, Selection};
 use std::sync::Arc;
 
-/// Most samples of a batch; the device's memory may allow fewer.
+/// Most samples of a batch unless another number is set; the device's memory may allow fewer.
 const MAX_BATCH: usize = 256;
 
 /// Runs a model on a GPU, a batch of samples in each submission.
@@ -14,6 +14,7 @@ pub struct Gpu {
     name: String,
     device: Arc<Device>,
     model: ModelFile,
+    max_batch: usize,
     /// The uploaded model with the batch that was asked for.
     uploaded: Option<(usize, GpuModel)>,
 }
@@ -32,12 +33,12 @@ impl Gpu {
 
     /// For `model` on a device that is open.
     pub fn on(device: Arc<Device>, name: &str, model: &ModelFile) -> Self {
-        Self { name: name.to_owned(), device, model: model.clone(), uploaded: None }
+        Self { name: name.to_owned(), device, model: model.clone(), max_batch: MAX_BATCH, uploaded: None }
     }
 
     /// The model, uploaded for at least `samples` at a time where the device can.
     fn model(&mut self, samples: usize) -> Result<&mut GpuModel, BackendError> {
-        let batch = samples.clamp(1, MAX_BATCH);
+        let batch = samples.clamp(1, self.max_batch);
         if self.uploaded.as_ref().is_none_or(|(has, _)| *has < batch) {
             // The old buffers go first: both may not fit.
             self.uploaded = None;
@@ -66,6 +67,12 @@ impl Backend for Gpu {
     fn run(&mut self, samples: &[Sample]) -> Result<Vec<Trace>, BackendError> {
         let traces = self.model(samples.len())?.run(samples).map_err(|e| self.fault(&e))?;
         Ok(traces.into_iter().map(|t| Trace { digests: t.digests, outputs: t.outputs }).collect())
+    }
+
+    fn set_batch(&mut self, samples: usize) -> Result<usize, BackendError> {
+        self.max_batch = samples.max(1);
+        self.uploaded = None;
+        Ok(self.model(samples)?.batch())
     }
 
     fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, BackendError> {

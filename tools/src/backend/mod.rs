@@ -77,6 +77,15 @@ pub trait Backend {
     /// [`BackendError`] when a run fails; a token id out of range is one.
     fn run(&mut self, samples: &[Sample]) -> Result<Vec<Trace>, BackendError>;
 
+    /// Prepares for batches of `samples` at a time, where the backend works in batches; returns how many one holds, which
+    /// its memory may bound.
+    ///
+    /// # Errors
+    /// [`BackendError`] when not even one sample fits.
+    fn set_batch(&mut self, samples: usize) -> Result<usize, BackendError> {
+        Ok(samples)
+    }
+
     /// Bytes of the output of operator `op` right after it has run on `sample`.
     ///
     /// # Errors

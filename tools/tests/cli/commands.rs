@@ -1,5 +1,7 @@
 //! The stable interface: commands, keys, exit codes.
 
+#[cfg(target_os = "linux")]
+use crate::harness::shiftformer_without_gpu;
 use crate::harness::{Folder, bundled, digits_arg, shiftformer};
 use serde_json::Value;
 
@@ -84,6 +86,60 @@ fn bench_times_every_operator() {
     assert!(shown["median_ms"].as_f64().unwrap() > 0.0);
     let ops = shown["ops"].as_array().unwrap();
     ops.iter().for_each(|op| has_keys(op, &["name", "kind", "macs", "median_us"]));
+}
+
+/// Whether the tests that need a GPU are left out.
+fn without_gpu() -> bool {
+    let left_out = std::env::var("SHIFTFORMER_NO_GPU").is_ok_and(|v| v == "1");
+    if left_out {
+        eprintln!("SKIPPED: SHIFTFORMER_NO_GPU=1");
+    }
+    left_out
+}
+
+#[test]
+fn accuracy_on_a_gpu_is_that_of_the_cpu() {
+    if without_gpu() {
+        return;
+    }
+    let eval = |backend: &str| {
+        let mut shown =
+            shiftformer(&["eval", &digits_arg(), "--data", &bundled("eval.npz"), "--backend", backend, "--json"])
+                .json();
+        assert_eq!(shown.as_object_mut().unwrap().remove("backend"), Some(Value::from(backend)));
+        shown
+    };
+    assert_eq!(eval("gpu"), eval("portable"));
+}
+
+#[test]
+fn bench_on_a_gpu_states_throughput_and_adapter() {
+    if without_gpu() {
+        return;
+    }
+    let shown = shiftformer(&["bench", &digits_arg(), "--backend", "gpu", "--batch", "8", "--json"]).json();
+    has_keys(&shown, &["adapter", "batch", "runs", "median_ms", "macs"]);
+    assert_eq!(shown["batch"], 8);
+    assert!(!shown["adapter"].as_str().unwrap().is_empty());
+    for key in ["samples_per_s", "streamed_samples_per_s", "integer_tops"] {
+        assert!(shown[key].as_f64().unwrap() > 0.0, "{shown}");
+    }
+}
+
+/// No command runs something else where the machine has no adapter. Elsewhere drivers cannot be hidden.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_machine_without_adapters_is_told_so() {
+    let refused = |args: &[&str]| {
+        let ended = shiftformer_without_gpu(args);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{args:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("adapter found"), "{}", ended.stderr);
+    };
+    let (digits, data) = (digits_arg(), bundled("eval.npz"));
+    refused(&["adapters"]);
+    refused(&["bench", &digits, "--backend", "gpu"]);
+    refused(&["eval", &digits, "--data", &data, "--backend", "gpu"]);
+    refused(&["parity", &digits, "--data", &data, "--backends", "portable,gpu"]);
 }
 
 #[test]

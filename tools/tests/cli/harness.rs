@@ -37,7 +37,18 @@ impl Ended {
 
 /// Runs the command.
 pub fn shiftformer(args: &[&str]) -> Ended {
-    let output = Command::new(env!("CARGO_BIN_EXE_shiftformer")).args(args).output().expect("the command starts");
+    run(args, &[])
+}
+
+/// Runs the command where the Vulkan loader finds no driver.
+#[cfg(target_os = "linux")]
+pub fn shiftformer_without_gpu(args: &[&str]) -> Ended {
+    run(args, &[("VK_DRIVER_FILES", "/nonexistent"), ("VK_ICD_FILENAMES", "/nonexistent")])
+}
+
+fn run(args: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shiftformer"));
+    let output = command.args(args).envs(environment.iter().copied()).output().expect("the command starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
     Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
