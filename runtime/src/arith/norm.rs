@@ -42,17 +42,21 @@ pub const NORMALIZED_FRACTION_BITS: u32 = 21;
 /// `r (3 - m r^2) / 2` squares the error: 2e-2, 4e-4, 3e-7, then the truncation of the 30-bit products.
 #[inline]
 pub const fn rsqrt(m: u32) -> u32 {
-    const ONE: u64 = 1 << 29;
-    let m = m as u64;
-    let mut r = (ONE * 11 / 5) - ((m * (ONE * 6 / 5)) >> 32);
+    const ONE: u32 = 1 << 29;
+    const START: u32 = (ONE as u64 * 11 / 5) as u32;
+    const SLOPE: u32 = (ONE as u64 * 6 / 5) as u32;
+    // High part of a product: every value below is less than 2^32, so that one long multiplication is all it takes.
+    const fn product(a: u32, b: u32, shift: u32) -> u32 {
+        ((a as u64 * b as u64) >> shift) as u32
+    }
+    let mut r = START - product(m, SLOPE, 32);
     let mut iteration = 0;
     while iteration < 4 {
-        let r2 = (r * r) >> 29;
-        let product = (m * r2) >> 32;
-        r = (r * (3 * ONE).saturating_sub(product)) >> 30;
+        let square = product(m, product(r, r, 29), 32);
+        r = product(r, (3 * ONE).saturating_sub(square), 30);
         iteration += 1;
     }
-    r as u32
+    r
 }
 
 /// A row as `normalized(x) = mulhi_round((factor * x + offset) >> right, rsqrt)`, all sums modulo 2^32.

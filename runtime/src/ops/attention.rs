@@ -223,32 +223,30 @@ impl AttentionParams {
         (self.n_k as usize).next_multiple_of(16)
     }
 
-    /// Query rows from `first` on, and the keys of its head.
-    fn queries_and_keys<'a>(&self, inputs: &Inputs<'a>, first: Unit) -> Result<(&'a [i8], &'a [i8]), RunFault> {
-        let kv_head = first.head.checked_div(self.kv_group).unwrap_or(0);
-        let q_start = self.q.start(first.batch, first.head) + first.row as usize * self.q.row as usize;
-        let q = inputs.get::<i8>(0)?.get(q_start..).ok_or(RunFault::Memory)?;
-        let k = inputs.get::<i8>(1)?.get(self.k.start(first.batch, kv_head)..).ok_or(RunFault::Memory)?;
-        Ok((q, k))
+    /// What scores are made of: inputs 0 and 1, and the biases there are.
+    fn score_operands<'a>(&self, inputs: &Inputs<'a>) -> Result<Operands<'a>, RunFault> {
+        let bias = |index| inputs.record(index).and_then(|_| inputs.get::<i16>(index).ok());
+        Ok(Operands { q: inputs.get(0)?, k: inputs.get(1)?, v: &[], biases: [bias(3), bias(4)] })
     }
 
-    /// The biases there are, with their views.
-    fn biases<'a>(&self, inputs: &Inputs<'a>) -> [Option<(&'a [i16], BiasView)>; 2] {
-        [(3, self.bias0), (4, self.bias1)].map(|(index, view)| match inputs.record(index) {
-            Some(_) => inputs.get::<i16>(index).ok().map(|bias| (bias, view)),
-            None => None,
-        })
+    /// Query rows from `first` on, and the keys of its head.
+    fn queries_and_keys<'a>(&self, operands: &Operands<'a>, first: Unit) -> Result<(&'a [i8], &'a [i8]), RunFault> {
+        let kv_head = first.head.checked_div(self.kv_group).unwrap_or(0);
+        let q_start = self.q.start(first.batch, first.head) + first.row as usize * self.q.row as usize;
+        let q = operands.q.get(q_start..).ok_or(RunFault::Memory)?;
+        let k = operands.k.get(self.k.start(first.batch, kv_head)..).ok_or(RunFault::Memory)?;
+        Ok((q, k))
     }
 
     /// Scores of `rows` query rows from row `first`, scaled and biased, into `to`.
     fn scores<B: Kernels>(
         &self,
-        inputs: &Inputs<'_>,
+        operands: &Operands<'_>,
         first: Unit,
         rows: usize,
         to: ScoreRows<'_>,
     ) -> Result<(), RunFault> {
-        let (q, k) = self.queries_and_keys(inputs, first)?;
+        let (q, k) = self.queries_and_keys(operands, first)?;
         let job = DotJob {
             rows,
             cols: self.n_k as usize,
@@ -259,10 +257,10 @@ impl AttentionParams {
         };
         let scale = ScoreScale { acc_shift: self.acc_shift, multiplier: self.score_multiplier };
         B::scores(&job, scale, q, k, to.scores, to.scratch);
-        let biases = self.biases(inputs);
-        for (row, scores) in to.scores.chunks_mut(to.stride.max(1)).take(rows).enumerate() {
-            let Some(scores) = scores.get_mut(..self.n_k as usize) else { continue };
-            for (bias, view) in biases.iter().flatten() {
+        for (bias, view) in operands.biases.iter().zip([&self.bias0, &self.bias1]) {
+            let Some(bias) = bias else { continue };
+            for (row, scores) in to.scores.chunks_mut(to.stride.max(1)).take(rows).enumerate() {
+                let Some(scores) = scores.get_mut(..self.n_k as usize) else { continue };
                 view.add(bias, Unit { row: first.row + row as u32, ..first }, scores);
             }
         }
@@ -285,11 +283,17 @@ impl AttentionParams {
         (self.n_q.saturating_sub(first) as usize).min(ROW_BLOCK)
     }
 
-    /// Sums of values weighted by exponentials, normalized and written.
-    fn values<B: Kernels>(&self, acc: &[i32], sum: u32, unit: Unit, out: &mut [i8]) -> Result<(), RunFault> {
-        let start = self.out.start(unit.batch, unit.head) + unit.row as usize * self.out.row as usize;
-        let out = out.get_mut(start..).and_then(|o| o.get_mut(..self.v_dim as usize)).ok_or(RunFault::Memory)?;
-        B::scale_row(acc, RowScale::new(sum, self.ratio_m, self.ratio_shift), self.zero_point, out);
+    /// Sums of values weighted by exponentials, for as many query rows from `first` on as there are sums of exponentials:
+    /// normalized and written.
+    fn values<B: Kernels>(&self, acc: &[i32], sums: &[u32], first: Unit, out: &mut [u8]) -> Result<(), RunFault> {
+        let out: &mut [i8] = super::memory::cast_mut(out)?;
+        let start = self.out.start(first.batch, first.head) + first.row as usize * self.out.row as usize;
+        let v_dim = (self.v_dim as usize).max(1);
+        let rows = stepwise(out.get_mut(start..).unwrap_or(&mut []).chunks_mut((self.out.row as usize).max(1)));
+        for ((acc, &sum), out) in stepwise(acc.chunks_exact(v_dim)).zip(sums).zip(rows) {
+            let out = out.get_mut(..v_dim).ok_or(RunFault::Memory)?;
+            B::scale_row(acc, RowScale::new(sum, self.ratio_m, self.ratio_shift), self.zero_point, out);
+        }
         Ok(())
     }
 
@@ -299,25 +303,31 @@ impl AttentionParams {
     }
 
     /// Values of the head of `unit`.
-    fn head_values<'a>(&self, inputs: &Inputs<'a>, unit: Unit) -> Result<&'a [i8], RunFault> {
+    fn head_values<'a>(&self, v: &'a [i8], unit: Unit) -> Result<&'a [i8], RunFault> {
         let kv_head = unit.head.checked_div(self.kv_group).unwrap_or(0);
-        inputs.get::<i8>(2)?.get(self.v.start(unit.batch, kv_head)..).ok_or(RunFault::Memory)
+        v.get(self.v.start(unit.batch, kv_head)..).ok_or(RunFault::Memory)
     }
 
     /// Values of one head, transposed to `[v_dim, padded keys]`.
-    fn transpose_values<B: Kernels>(&self, inputs: &Inputs<'_>, unit: Unit, out: &mut [i8]) -> Result<(), RunFault> {
-        let v = self.head_values(inputs, unit)?;
+    fn transpose_values<B: Kernels>(&self, v: &[i8], unit: Unit, out: &mut [i8]) -> Result<(), RunFault> {
+        let v = self.head_values(v, unit)?;
         B::transpose(v, self.v.row as usize, self.n_k as usize, self.v_dim as usize, out, self.padded_keys());
         Ok(())
     }
 
     /// Offers `rows` query rows from `first` on to the kernels as one job; whether they did it.
-    fn attend<B: Kernels>(&self, memory: &mut Memory<'_>, first: Unit, rows: usize) -> Result<bool, RunFault> {
-        let (q, k) = self.queries_and_keys(&memory.inputs, first)?;
-        let biases = self.biases(&memory.inputs).map(|bias| {
-            let (values, view) = bias?;
+    fn attend<B: Kernels>(
+        &self,
+        operands: &Operands<'_>,
+        out: &mut [u8],
+        first: Unit,
+        rows: usize,
+    ) -> Result<bool, RunFault> {
+        let (q, k) = self.queries_and_keys(operands, first)?;
+        let [first_bias, second_bias] = operands.biases;
+        let biases = [(first_bias, self.bias0), (second_bias, self.bias1)].map(|(values, view)| {
             Some(ScoreBias {
-                values: values.get(view.start(first)..).unwrap_or(&[]),
+                values: values?.get(view.start(first)..).unwrap_or(&[]),
                 row: view.row as usize,
                 column: view.column as usize,
             })
@@ -325,7 +335,7 @@ impl AttentionParams {
         let job = AttentionJob {
             q,
             k,
-            v: self.head_values(&memory.inputs, first)?,
+            v: self.head_values(operands.v, first)?,
             rows,
             n_k: self.n_k as usize,
             head_dim: self.head_dim as usize,
@@ -342,40 +352,43 @@ impl AttentionParams {
             zero_point: self.zero_point,
         };
         let start = self.out.start(first.batch, first.head) + first.row as usize * self.out.row as usize;
-        let out: &mut [i8] = super::memory::cast_mut(memory.out)?;
+        let out: &mut [i8] = super::memory::cast_mut(out)?;
         Ok(B::attention(&job, out.get_mut(start..).ok_or(RunFault::Memory)?))
     }
 
     /// The block of [`ROW_BLOCK`] query rows from `first` on.
-    fn block<B: Kernels>(&self, memory: &mut Memory<'_>, first: Unit) -> Result<(), RunFault> {
-        let (padded, v_dim) = (self.padded_keys(), (self.v_dim as usize).max(1));
+    fn block<B: Kernels>(&self, operands: &Operands<'_>, memory: &mut Memory<'_>, first: Unit) -> Result<(), RunFault> {
+        let padded = self.padded_keys();
         let scratch = Scratch::split(self, memory.scratch)?;
         // The transposed values stay in the scratch for the other blocks of the head.
         if first.row == 0 {
-            self.transpose_values::<B>(&memory.inputs, first, scratch.values)?;
+            self.transpose_values::<B>(operands.v, first, scratch.values)?;
         }
         let rows = self.rows_from(first.row);
         let to = ScoreRows { scores: &mut *scratch.scores, stride: padded, scratch: &mut *scratch.acc };
-        self.scores::<B>(&memory.inputs, first, rows, to)?;
+        self.scores::<B>(operands, first, rows, to)?;
         let mut sums = [0u32; ROW_BLOCK];
+        let sums = sums.get_mut(..rows).unwrap_or(&mut []);
         let exps = scratch.exps.chunks_exact_mut(self.exp_bytes().max(1));
-        for ((scores, exps), sum) in
-            stepwise(scratch.scores.chunks_exact(padded.max(1))).zip(exps).zip(&mut sums).take(rows)
-        {
+        for ((scores, exps), sum) in stepwise(scratch.scores.chunks_exact(padded.max(1))).zip(exps).zip(&mut *sums) {
             *sum = exp_row::<B>(self.wide_exp, scores.get(..self.n_k as usize).unwrap_or(&[]), exps)?;
         }
-        let job = self.value_job(rows, v_dim);
+        let job = self.value_job(rows, self.v_dim as usize);
         let acc = dot_exps::<B>(self.wide_exp, &job, scratch.exps, scratch.values, scratch.scores, scratch.acc)?;
-        let out: &mut [i8] = super::memory::cast_mut(memory.out)?;
-        for (row, (acc, sum)) in acc.chunks_exact(v_dim).zip(sums).take(rows).enumerate() {
-            self.values::<B>(acc, sum, Unit { row: first.row + row as u32, ..first }, out)?;
-        }
-        Ok(())
+        self.values::<B>(acc, sums, first, memory.out)
     }
 
     fn exp_bytes(&self) -> usize {
         self.padded_keys() * if self.wide_exp { 2 } else { 1 }
     }
+}
+
+/// What attention reads, whole tensors.
+struct Operands<'a> {
+    q: &'a [i8],
+    k: &'a [i8],
+    v: &'a [i8],
+    biases: [Option<&'a [i16]>; 2],
 }
 
 /// Where scores go, `stride` elements a row, and what the kernel may use besides.
@@ -418,18 +431,14 @@ impl<'s> Scratch<'s> {
     }
 }
 
-/// Exponentials of one row into `out` bytes (`u8` or `u16`), zero beyond the row; their sum.
+/// Exponentials of one row into `out` bytes (`u8` or `u16`); their sum.
 fn exp_row<B: Kernels>(wide: bool, scores: &[i32], out: &mut [u8]) -> Result<u32, RunFault> {
-    if wide {
-        let out: &mut [u16] = super::memory::cast_mut(out)?;
-        let (row, pad) = out.split_at_mut_checked(scores.len()).ok_or(RunFault::Memory)?;
-        pad.iter_mut().for_each(|e| *e = 0);
-        Ok(B::exp_row(scores, ExpRow::U16(row)))
+    let out = if wide {
+        ExpRow::U16(super::memory::cast_mut(out)?.get_mut(..scores.len()).ok_or(RunFault::Memory)?)
     } else {
-        let (row, pad) = out.split_at_mut_checked(scores.len()).ok_or(RunFault::Memory)?;
-        pad.iter_mut().for_each(|e| *e = 0);
-        Ok(B::exp_row(scores, ExpRow::U8(row)))
-    }
+        ExpRow::U8(out.get_mut(..scores.len()).ok_or(RunFault::Memory)?)
+    };
+    Ok(B::exp_row(scores, out))
 }
 
 /// Sums of the values, weighted by the rows of `exps`, in `acc`; the scores are gone afterwards.
@@ -492,6 +501,7 @@ impl Operator for Attention {
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
         let p = &self.attention;
+        let operands = Operands { v: memory.inputs.get(2)?, ..p.score_operands(&memory.inputs)? };
         let blocks = p.blocks().max(1);
         let mut rest = pieces;
         while let Some(piece) = rest.next() {
@@ -499,12 +509,12 @@ impl Operator for Attention {
             if B::ATTENDS {
                 let others = (blocks - 1 - piece % blocks).min(rest.len() as u32);
                 let rows = p.rows_from(first.row + others * ROW_BLOCK as u32) + others as usize * ROW_BLOCK;
-                if p.attend::<B>(memory, first, rows)? {
+                if p.attend::<B>(&operands, memory.out, first, rows)? {
                     rest.start += others;
                     continue;
                 }
             }
-            p.block::<B>(memory, first)?;
+            p.block::<B>(&operands, memory, first)?;
         }
         Ok(())
     }
@@ -534,13 +544,14 @@ impl Operator for AttentionScores {
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
         let p = &self.attention;
         let n_k = p.n_k as usize;
+        let operands = p.score_operands(&memory.inputs)?;
         let scores: &mut [i32] = super::memory::cast_mut(memory.out)?;
         for piece in pieces {
             let first = p.unit(piece);
             let row = (first.batch * p.heads + first.head) as usize * p.n_q as usize + first.row as usize;
             let scores = scores.get_mut(row * n_k..).ok_or(RunFault::Memory)?;
             let to = ScoreRows { scores, stride: n_k, scratch: &mut *memory.scratch };
-            p.scores::<B>(&memory.inputs, first, p.rows_from(first.row), to)?;
+            p.scores::<B>(&operands, first, p.rows_from(first.row), to)?;
         }
         Ok(())
     }
@@ -600,12 +611,12 @@ impl Operator for AttentionValues {
         let p = &self.attention;
         let n_k = (p.n_k as usize).max(1);
         let row_bytes = n_k * if p.wide_exp { 2 } else { 1 };
-        let exps = memory.inputs.bytes(0)?;
+        let (exps, v) = (memory.inputs.bytes(0)?, memory.inputs.get(2)?);
         for piece in pieces {
             let first = p.unit(piece);
             let scratch = Scratch::split(p, memory.scratch)?;
             if first.row == 0 {
-                p.transpose_values::<B>(&memory.inputs, first, scratch.values)?;
+                p.transpose_values::<B>(v, first, scratch.values)?;
             }
             let job = DotJob { x_stride: n_k, ..p.value_job(1, p.v_dim as usize) };
             for row in first.row..first.row + p.rows_from(first.row) as u32 {
@@ -621,8 +632,7 @@ impl Operator for AttentionValues {
                     B::dot_u8(&job, exps, scratch.values, acc, free);
                     exps.iter().map(|&e| u32::from(e)).sum()
                 };
-                let acc = acc.get(..p.v_dim as usize).ok_or(RunFault::Memory)?;
-                p.values::<B>(acc, sum, Unit { row, ..first }, super::memory::cast_mut(memory.out)?)?;
+                p.values::<B>(acc, &[sum], Unit { row, ..first }, memory.out)?;
             }
         }
         Ok(())
