@@ -2,124 +2,184 @@
 
 use super::dense::reach;
 use super::{quad, scores, softmax};
-use crate::kernels::{DotJob, ScoreScale, portable};
+use crate::kernels::{DotJob, ScoreScale};
 
 /// Rows of `y` that one call of a routine takes at a time.
 const QUAD: usize = 4;
 /// Columns that share one buffer of starting values.
 const CHUNK: usize = 32;
+/// What sums start from where there is nothing to correct.
+static ZEROS: [i32; CHUNK] = [0; CHUNK];
 
 type Routine = unsafe extern "C" fn(*const quad::Rows);
 
-/// What can be multiplied with rows of bytes.
-pub trait Lane: Copy + Into<i32> {
-    /// The routine.
-    const ROUTINE: Routine;
-    /// Whether the routine works with activations less 128.
-    const SIGN_FLIPPED: bool;
+/// Rows of elements, by address: one walk for all types.
+#[derive(Clone, Copy)]
+pub struct Lanes {
+    x: usize,
+    /// Elements.
+    len: usize,
+    /// Bytes of an element.
+    size: usize,
+    any: Routine,
+    /// For K in [`quad::RESIDENT_K`].
+    resident: Option<Routine>,
+    /// Whether the routines work with activations less 128.
+    sign_flipped: bool,
 }
 
-impl Lane for i8 {
-    const ROUTINE: Routine = quad::rows_i8;
-    const SIGN_FLIPPED: bool = false;
-}
+impl Lanes {
+    /// Signed bytes.
+    pub fn i8(x: &[i8]) -> Self {
+        Self {
+            x: x.as_ptr().expose_provenance(),
+            len: x.len(),
+            size: 1,
+            any: quad::rows_i8,
+            resident: Some(quad::resident_rows_i8),
+            sign_flipped: false,
+        }
+    }
 
-impl Lane for u8 {
-    const ROUTINE: Routine = quad::rows_u8;
-    const SIGN_FLIPPED: bool = true;
-}
+    /// Unsigned bytes.
+    pub fn u8(x: &[u8]) -> Self {
+        Self {
+            x: x.as_ptr().expose_provenance(),
+            len: x.len(),
+            size: 1,
+            any: quad::rows_u8,
+            resident: Some(quad::resident_rows_u8),
+            sign_flipped: true,
+        }
+    }
 
-impl Lane for u16 {
-    const ROUTINE: Routine = quad::rows_i16;
-    const SIGN_FLIPPED: bool = false;
+    /// 16-bit values below 2^15.
+    pub fn u16(x: &[u16]) -> Self {
+        Self {
+            x: x.as_ptr().expose_provenance(),
+            len: x.len(),
+            size: 2,
+            any: quad::rows_i16,
+            resident: None,
+            sign_flipped: false,
+        }
+    }
 }
 
 /// [`crate::kernels::Kernels::scores`].
 pub fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32]) {
-    if fits(job, x, y, out) && scores::scores(job, scale, x, y, out) {
+    if fits(job, x.len(), y, out) && scores::scores(job, scale, x, y, out) {
         return;
     }
-    dot(job, x, y, out);
+    dot(job, Lanes::i8(x), y, out);
     for row in out.chunks_mut(job.out_stride.max(1)).take(job.rows) {
         softmax::scale_scores(row.get_mut(..job.cols).unwrap_or(&mut []), scale);
     }
 }
 
 /// Whether the slices hold all that the job names.
-fn fits<X>(job: &DotJob, x: &[X], y: &[i8], out: &[i32]) -> bool {
+fn fits(job: &DotJob, x_len: usize, y: &[i8], out: &[i32]) -> bool {
     let long_enough = |len: usize, rows: usize, stride: usize, width: usize| {
         reach(rows, stride, width).is_some_and(|reach| len >= reach)
     };
     job.k > 0
-        && long_enough(x.len(), job.rows, job.x_stride, job.k)
+        && long_enough(x_len, job.rows, job.x_stride, job.k)
         && long_enough(y.len(), job.cols, job.y_stride, job.k)
         && long_enough(out.len(), job.rows, job.out_stride, job.cols)
 }
 
-/// [`crate::kernels::Kernels::dot_i8`] and its siblings.
-pub fn dot<X: Lane>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]) {
-    if !fits(job, x, y, out) {
-        return portable::dot(job, x, y, out);
+/// [`crate::kernels::Kernels::dot_i8`] and its siblings. Nothing where slices do not fit the job.
+pub fn dot(job: &DotJob, x: Lanes, y: &[i8], out: &mut [i32]) {
+    if !fits(job, x.len, y, out) {
+        return;
     }
-    for first in (0..job.cols).step_by(CHUNK) {
-        let count = (job.cols - first).min(CHUNK);
-        let y = y.get(first * job.y_stride..).unwrap_or(&[]);
-        let out = out.get_mut(first..).unwrap_or(&mut []);
+    // The routine with the row in registers reads whole registers of `y`.
+    let readable = reach(job.cols, job.y_stride, *quad::RESIDENT_K.end()).is_some_and(|reach| y.len() >= reach);
+    let resident = x.resident.filter(|_| readable && quad::RESIDENT_K.contains(&job.k));
+    let mut all = Pass {
+        routine: resident.unwrap_or(x.any),
+        rows: quad::Rows {
+            x: x.x,
+            y: y.as_ptr().expose_provenance(),
+            k: job.k,
+            x_stride: job.x_stride * x.size,
+            out: out.as_mut_ptr().expose_provenance(),
+            out_stride: job.out_stride * size_of::<i32>(),
+            rows: job.rows,
+            start: ZEROS.as_ptr().expose_provenance(),
+            quads: 0,
+            y_stride: job.y_stride,
+        },
+        count: 0,
+    };
+    let mut first = 0;
+    while first < job.cols {
+        all.count = (job.cols - first).min(CHUNK);
         let mut start = [0i32; CHUNK];
-        if X::SIGN_FLIPPED {
+        if x.sign_flipped {
             // x = (x - 128) + 128: the routine computes with the first part, sums start from the second.
-            let mut sums = [0i32; CHUNK];
-            let job = DotJob { rows: 1, ..*job };
-            columns(&job, quad::rows_minus_128, x, y, &start, &mut sums, count);
-            start.iter_mut().zip(sums).for_each(|(start, sum)| *start = -sum);
+            let rows = quad::Rows { rows: 1, out: start.as_mut_ptr().expose_provenance(), ..all.rows };
+            Pass { routine: quad::rows_128, rows, ..all }.columns();
+            all.rows.start = start.as_ptr().expose_provenance();
         }
-        columns(job, X::ROUTINE, x, y, &start, out, count);
+        all.columns();
+        all.rows.y += all.count * job.y_stride;
+        all.rows.out += all.count * size_of::<i32>();
+        all.rows.start = ZEROS.as_ptr().expose_provenance();
+        first += CHUNK;
     }
 }
 
-/// All rows of `x` with `count` rows of `y`.
-fn columns<X: Lane>(
-    job: &DotJob,
+/// All rows of `x` with at most [`CHUNK`] rows of `y`.
+#[derive(Clone, Copy)]
+struct Pass {
     routine: Routine,
-    x: &[X],
-    y: &[i8],
-    start: &[i32; CHUNK],
-    out: &mut [i32],
+    rows: quad::Rows,
+    /// Rows of `y`, at least one.
     count: usize,
-) {
-    let frame = |first: usize, rows: usize, out: &mut [i32]| quad::Rows {
-        x: x.as_ptr().expose_provenance(),
-        y: y.as_ptr().expose_provenance() + first * job.y_stride,
-        k: job.k,
-        x_stride: job.x_stride * size_of::<X>(),
-        out: out.as_mut_ptr().expose_provenance(),
-        out_stride: job.out_stride * size_of::<i32>(),
-        rows,
-        start: start.as_ptr().expose_provenance() + first * size_of::<i32>(),
-        quads: 1,
-        y_stride: job.y_stride,
-    };
-    let whole = count / QUAD;
-    if whole > 0 {
-        // SAFETY: `dot` compared the slices with the job, of which these are `4 * whole <= count` columns.
-        unsafe { routine(&quad::Rows { quads: whole, ..frame(0, job.rows, out) }) };
+}
+
+impl Pass {
+    /// The frame from column `first` on, `quads` times four columns.
+    fn from(&self, first: usize, quads: usize) -> quad::Rows {
+        quad::Rows {
+            y: self.rows.y + first * self.rows.y_stride,
+            out: self.rows.out + first * size_of::<i32>(),
+            start: self.rows.start + first * size_of::<i32>(),
+            quads,
+            ..self.rows
+        }
     }
-    if count.is_multiple_of(QUAD) {
-        return;
-    }
-    if let (Some(last), true) = (count.checked_sub(QUAD), whole > 0) {
-        // SAFETY: the last four columns once more: the same sums where they overlap.
-        unsafe { routine(&frame(last, job.rows, out.get_mut(last..).unwrap_or(&mut []))) };
-        return;
-    }
-    for (row, out) in out.chunks_mut(job.out_stride.max(1)).take(job.rows).enumerate() {
-        for (column, out) in out.iter_mut().take(count).enumerate() {
-            let mut same = [0i32; QUAD];
-            let first = frame(column, 1, &mut same);
-            let x = first.x + row * first.x_stride;
-            // SAFETY: stride 0: four times the same row of `y`, the first of which has this column's start.
-            unsafe { routine(&quad::Rows { x, y_stride: 0, ..first }) };
-            *out = same[0];
+
+    fn columns(&self) {
+        let whole = self.count / QUAD;
+        if whole > 0 {
+            // SAFETY: `dot` compared the slices with the job, of which these are `4 * whole <= count` columns.
+            unsafe { (self.routine)(&self.from(0, whole)) };
+        }
+        if self.count.is_multiple_of(QUAD) {
+            return;
+        }
+        if whole > 0 {
+            // SAFETY: the last four columns once more: the same sums where they overlap.
+            return unsafe { (self.routine)(&self.from(self.count - QUAD, 1)) };
+        }
+        for row in 0..self.rows.rows {
+            for column in 0..self.count {
+                let mut same = [0i32; QUAD];
+                let mut frame = self.from(column, 1);
+                let out = core::ptr::with_exposed_provenance_mut::<i32>(frame.out + row * frame.out_stride);
+                frame.out = same.as_mut_ptr().expose_provenance();
+                frame.x += row * frame.x_stride;
+                frame.y_stride = 0;
+                frame.rows = 1;
+                // SAFETY: stride 0: four times the same row of `y`, the first of which has this column's start. Three
+                // starts beyond it are readable: of ZEROS, or of a buffer as long. The sum is one of the job's.
+                unsafe {
+                    (self.routine)(&frame);
+                    out.write(same[0]);
+                }
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod softmax;
 
 use super::{DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, ScoreScale};
 use crate::arith::exp::RowScale;
+use dot::Lanes;
 
 /// The kernels of this instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -31,15 +32,15 @@ impl Kernels for Helium {
     }
 
     fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _: &mut [u8]) {
-        dot::dot(job, x, y, out);
+        dot::dot(job, Lanes::i8(x), y, out);
     }
 
     fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _: &mut [u8]) {
-        dot::dot(job, x, y, out);
+        dot::dot(job, Lanes::u8(x), y, out);
     }
 
     fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], _: &mut [u8]) {
-        dot::dot(job, x, y, out);
+        dot::dot(job, Lanes::u16(x), y, out);
     }
 
     fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], _: &mut [u8]) {

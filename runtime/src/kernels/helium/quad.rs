@@ -4,15 +4,17 @@
 //! lanes beyond K, so that rows of any length at any address need no tail and no padding.
 //!
 //! # Register plan
-//! Dense: `r0 r2 r4 r6` accumulators (`VMLADAVA` wants even registers), `r1` activations, `r3` weights, `r5` K, `r7`
-//! output (narrowing stores want low registers), `r8` biases, `r9` multipliers, `r10` start of the row, `r11` panels
-//! left. Plain rows: `r0 r8 r10 r12` accumulators, `r1` activations, `r3-r6` rows, `r2` their stride, `r7` starting
-//! values, `r9` output, `r11` groups of four rows left. Both: `lr` loop counter; `q0` activations, `q1 q2` weights, `q3`
-//! sign bits; constants in a frame at `sp`.
+//! Dense: `r0 r2 r4 r6` accumulators (`VMLADAVA` wants even registers), `r1` activations, then the shift, `r3` weights,
+//! `r5` K, `r7` output (narrowing stores want low registers), `r8` biases, `r9` multipliers, `r10` start of the row,
+//! `r11` panels left, `r12` addend. Plain rows: `r0 r8 r10 r12` accumulators, `r1` activations, `r3-r6` rows, `r2` their
+//! stride, `r7` starting values, `r9` output, `r11` groups of four rows left, or bytes between them. Both: `lr` loop
+//! counter; `q0` activations, `q1 q2` weights, `q3` sign bits, or `q4-q7` activations and `q0-q3` weights; constants in a
+//! frame at `sp`.
 //!
 //! # Instructions
 //! Sixteen K steps of four channels: 5 `VLDRB`, 4 `VMLADAVA`, 1 `LETP` = 10 for 64 MACs (0.16); with the row in registers
-//! 8 (0.125). Per four channels of a dense layer about 13 more, stores included; of plain rows about 20.
+//! 8 (0.125). Per four channels of a dense layer with 8-bit output 16 more, 11 with the row in registers; of plain rows 19
+//! and 9.
 
 use core::arch::naked_asm;
 
@@ -70,7 +72,7 @@ macro_rules! streamed {
     };
 }
 
-/// Brings a row of 49 to 64 values into `q4-q7`.
+/// Brings a row of 49 to 64 values into `q4-q7`, and the constants into registers.
 macro_rules! fetch_resident {
     () => {
         "vldrb.8 q4, [r10]
@@ -80,6 +82,8 @@ macro_rules! fetch_resident {
          vctp.8 r1
          vpst
          vldrbt.u8 q7, [r10, #48]
+         ldrd r1, r12, [sp]
+         dls lr, r11
         "
     };
 }
@@ -111,14 +115,34 @@ macro_rules! resident {
     };
 }
 
-/// The sums times their multipliers; the addend in `r2`.
+/// The sums times their multipliers.
 macro_rules! scaled {
     () => {
-        "ldrd r0, r2, [sp]
-         vldrw.32 q1, [r9], #16
-         vshl.s32 q0, r0
+        "vldrw.32 q1, [r9], #16
+         vshl.s32 q0, r1
          vrmulh.s32 q0, q0, q1
         "
+    };
+}
+
+/// The constants, where they are not in registers.
+macro_rules! streamed_constants {
+    () => {
+        "ldrd r1, r12, [sp]"
+    };
+}
+
+macro_rules! streamed_end {
+    () => {
+        "subs r11, #1
+         bne 2b
+        "
+    };
+}
+
+macro_rules! resident_end {
+    () => {
+        "le lr, 2b"
     };
 }
 
@@ -129,7 +153,9 @@ macro_rules! nothing {
 }
 
 macro_rules! dense_routine {
-    ($(#[$meta:meta])* $name:ident, $fetch:ident, $sums:ident, $($epilogue:expr),+) => {
+    (
+        $(#[$meta:meta])* $name:ident, $fetch:ident, $sums:ident, $constants:ident, $end:ident, $($epilogue:expr),+
+    ) => {
         $(#[$meta])*
         ///
         /// # Safety
@@ -153,9 +179,9 @@ macro_rules! dense_routine {
                 $sums!(),
                 "vmov q0[2], q0[0], r0, r4",
                 "vmov q0[3], q0[1], r2, r6",
+                $constants!(),
                 $($epilogue,)+
-                "subs r11, #1",
-                "bne 2b",
+                $end!(),
                 "add sp, #12",
                 "vpop {{d8-d15}}",
                 "pop {{r4-r11, pc}}",
@@ -167,8 +193,10 @@ macro_rules! dense_routine {
 /// A routine for any K, and one for K from 49 to 64: a common width of small models, and four registers.
 macro_rules! dense {
     ($(#[$meta:meta])* $any:ident, $resident:ident, $($epilogue:expr),+) => {
-        dense_routine! { $(#[$meta])* $any, nothing, streamed, $($epilogue),+ }
-        dense_routine! { $(#[$meta])* $resident, fetch_resident, resident, $($epilogue),+ }
+        dense_routine! { $(#[$meta])* $any, nothing, streamed, streamed_constants, streamed_end, $($epilogue),+ }
+        dense_routine! {
+            $(#[$meta])* $resident, fetch_resident, resident, nothing, resident_end, $($epilogue),+
+        }
     };
 }
 
@@ -179,7 +207,7 @@ dense! {
     /// 8-bit output without a table.
     dense_i8, resident_i8,
     scaled!(),
-    "vadd.i32 q0, q0, r2",
+    "vadd.i32 q0, q0, r12",
     "vqmovnb.s32 q0, q0",
     "vqmovnb.s16 q0, q0",
     "vstrb.32 q0, [r7], #4"
@@ -188,7 +216,7 @@ dense! {
     /// 8-bit output through a table.
     dense_table, resident_table,
     scaled!(),
-    "vadd.i32 q0, q0, r2",
+    "vadd.i32 q0, q0, r12",
     "vqmovnb.s32 q0, q0",
     "vqmovnb.s16 q0, q0",
     "vmovlb.s8 q0, q0",
@@ -209,7 +237,7 @@ dense! {
     dense_residual, resident_residual,
     scaled!(),
     "vldrh.s32 q1, [r7]",
-    "vrshl.s32 q1, r2",
+    "vrshl.s32 q1, r12",
     "vadd.i32 q0, q0, q1",
     "vqmovnb.s32 q0, q0",
     "vstrh.32 q0, [r7], #8"
@@ -223,6 +251,7 @@ dense! {
 
 /// What a routine for plain rows works on.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Rows {
     /// First row of activations.
     pub x: usize,
@@ -249,7 +278,7 @@ pub struct Rows {
 macro_rules! rows {
     (
         $(#[$meta:meta])* $name:ident, $tail:literal, $load_x:literal, $flip:literal, $load_y:literal, $step:literal,
-        $mac:literal
+        $mac:literal, $finish:literal
     ) => {
         $(#[$meta])*
         ///
@@ -300,6 +329,7 @@ macro_rules! rows {
                 "letp lr, 3b",
                 "vmov q0[2], q0[0], r0, r10",
                 "vmov q0[3], q0[1], r8, r12",
+                $finish,
                 "vstrw.32 q0, [r9], #16",
                 "ldr r3, [sp, #40]",
                 "subs r11, #1",
@@ -323,17 +353,121 @@ macro_rules! rows {
 
 rows! {
     /// Signed bytes by signed bytes.
-    rows_i8, "8", "vldrb.8 q0, [r1], #16", "", "vldrb.8", "16", "vmladava.s8"
+    rows_i8, "8", "vldrb.8 q0, [r1], #16", "", "vldrb.8", "16", "vmladava.s8", ""
 }
 rows! {
     /// Unsigned bytes less 128 by signed bytes.
-    rows_u8, "8", "vldrb.8 q0, [r1], #16", "veor q0, q0, q3", "vldrb.8", "16", "vmladava.s8"
+    rows_u8, "8", "vldrb.8 q0, [r1], #16", "veor q0, q0, q3", "vldrb.8", "16", "vmladava.s8", ""
 }
 rows! {
     /// 16-bit values by signed bytes.
-    rows_i16, "16", "vldrh.16 q0, [r1], #16", "", "vldrb.s16", "8", "vmladava.s16"
+    rows_i16, "16", "vldrh.16 q0, [r1], #16", "", "vldrb.s16", "8", "vmladava.s16", ""
 }
 rows! {
-    /// Sums of signed bytes times -128, whatever the activations.
-    rows_minus_128, "8", "vmov.i8 q0, #128", "", "vldrb.8", "16", "vmladava.s8"
+    /// 128 times the sums of signed bytes, whatever the activations.
+    rows_128, "8", "vmov.i8 q0, #64", "", "vldrb.8", "16", "vmladava.s8", "vadd.i32 q0, q0, q0"
+}
+
+/// Sums over one group of 16 with the activations `$x`, `$at` bytes into the rows.
+macro_rules! resident_rows_group {
+    ($x:literal, $at:literal) => {
+        concat!(
+            "vldrb.8 q0, [r3, #",
+            $at,
+            "]\nvmladava.s8 r0, ",
+            $x,
+            ", q0\nvldrb.8 q1, [r4, #",
+            $at,
+            "]\nvmladava.s8 r8, ",
+            $x,
+            ", q1\nvldrb.8 q2, [r5, #",
+            $at,
+            "]\nvmladava.s8 r10, ",
+            $x,
+            ", q2\nvldrb.8 q3, [r6, #",
+            $at,
+            "]\nvmladava.s8 r12, ",
+            $x,
+            ", q3\n"
+        )
+    };
+}
+
+macro_rules! resident_rows {
+    ($(#[$meta:meta])* $name:ident, $flip:literal, $last:literal) => {
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// As for the other routines, K being in [`RESIDENT_K`]; all rows of weights are readable for 64 bytes.
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name(frame: *const Rows) {
+            naked_asm!(
+                core!(),
+                "push {{r4-r11, lr}}",
+                "vpush {{d8-d15}}",
+                "sub sp, #44",
+                "ldmia r0!, {{r3-r9}}",
+                "stm sp, {{r3-r9}}",
+                "ldmia r0, {{r3, r4, r5}}",
+                // start, quads, y stride
+                "add r0, sp, #28",
+                "stm r0, {{r3, r4, r5}}",
+                "mov r2, r5",
+                "lsl r11, r5, #2",
+                "4:",
+                // Next row of activations.
+                "ldrd r1, r3, [sp]",
+                "ldrd r8, r0, [sp, #8]",
+                "add r0, r1",
+                "str r0, [sp]",
+                "sub r8, #48",
+                "vctp.8 r8",
+                "vldrb.8 q4, [r1]",
+                "vldrb.8 q5, [r1, #16]",
+                "vldrb.8 q6, [r1, #32]",
+                $flip,
+                $last,
+                "add r4, r3, r2",
+                "add r5, r4, r2",
+                "add r6, r5, r2",
+                "ldrd r9, r0, [sp, #16]",
+                "add r0, r9",
+                "str r0, [sp, #16]",
+                "ldrd r7, lr, [sp, #28]",
+                "dls lr, lr",
+                "2:",
+                "ldmia r7!, {{r0, r8, r10, r12}}",
+                resident_rows_group!("q4", "0"),
+                resident_rows_group!("q5", "16"),
+                resident_rows_group!("q6", "32"),
+                resident_rows_group!("q7", "48"),
+                "add r3, r11",
+                "add r4, r11",
+                "add r5, r11",
+                "add r6, r11",
+                "vmov q0[2], q0[0], r0, r10",
+                "vmov q0[3], q0[1], r8, r12",
+                "vstrw.32 q0, [r9], #16",
+                "le lr, 2b",
+                "ldr r0, [sp, #24]",
+                "subs r0, #1",
+                "str r0, [sp, #24]",
+                "bne 4b",
+                "add sp, #44",
+                "vpop {{d8-d15}}",
+                "pop {{r4-r11, pc}}",
+            )
+        }
+    };
+}
+
+resident_rows! {
+    /// [`rows_i8`] for K from 49 to 64.
+    resident_rows_i8, "", "vpst\nvldrbt.u8 q7, [r1, #48]"
+}
+resident_rows! {
+    /// [`rows_u8`] for K from 49 to 64.
+    resident_rows_u8,
+    "vmov.i8 q0, #128\nveor q4, q4, q0\nveor q5, q5, q0\nveor q6, q6, q0",
+    "vpstt\nvldrbt.u8 q7, [r1, #48]\nveort q7, q7, q0"
 }

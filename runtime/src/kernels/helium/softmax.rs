@@ -1,8 +1,12 @@
 //! Rows of scores, exponentials and weighted values, four lanes at a time.
 //!
-//! # Instructions for four elements
-//! Maximum 3; exponential 12 (`VLDRW`, `VSUB`, `VSHR`, `VMIN`, `VAND`, table by a gathering `VLDRH`, `VNEG`, `VSHL`,
-//! `VRSHR`, store, `VADDVA`, `LETP`); scaling of scores 5; weighted values 8.
+//! # Register plan
+//! Exponentials: `q0 q1` scores and what becomes of them, `q2` differences and offsets into the table; `r0` sum, `r1`
+//! output, `lr` counter; maximum, pointers to scores and table. The others: `q0` elements, `q1` multiplier.
+//!
+//! # Instructions
+//! Eight exponentials 16 (`VLDRW` 2, `VQSUB` 2, `VQMOVN` 2, `VSHR`, `VBIC`, table by a gathering `VLDRH`, `VSHL`, `VRSHR`,
+//! two stores, `VADDVA`, `VSHR`, `LE`). Four elements: maximum 3, scaling of scores 5, weighted values 8.
 
 use crate::arith::exp::{EXP2_FRACTION, RowScale};
 use crate::kernels::{ExpRow, ScoreScale};
@@ -49,8 +53,23 @@ fn maximum(scores: &[i32]) -> i32 {
     max
 }
 
+/// Scores that one turn of the loop takes.
+const OCTET: usize = 8;
+
+/// Exponentials by the score less the maximum `d = 256 h + g`, `g` in `0..256`, which is what shifts and masks make of a
+/// negative number: `2^(d/256) = STEPS[g] * 2^h`, twice a fraction beyond the first.
+static STEPS: [u16; 256] = {
+    let mut table = [EXP2_FRACTION[0]; 256];
+    let mut g = 1;
+    while g < table.len() {
+        table[g] = 2 * EXP2_FRACTION[table.len() - g];
+        g += 1;
+    }
+    table
+};
+
 macro_rules! exponentials {
-    ($(#[$meta:meta])* $name:ident, $out:ty, $($store:literal),+) => {
+    ($(#[$meta:meta])* $name:ident, $out:ty, $round8:literal, $round4:literal, $store:literal, $size:literal) => {
         $(#[$meta])*
         fn $name(scores: &[i32], out: &mut [$out]) -> u32 {
             let len = scores.len().min(out.len());
@@ -59,31 +78,51 @@ macro_rules! exponentials {
             }
             let max = maximum(scores);
             let sum;
-            // SAFETY: the predicated loop reads `len` scores and writes `len` exponentials; offsets into the table are
-            // masked to its 256 entries.
+            // SAFETY: the loops read `len` scores and write `len` exponentials, eight at a time and then, predicated, up
+            // to four; offsets into the table are masked to its 256 entries.
             unsafe {
                 asm!(
-                    "vdup.32 q2, {max}",
-                    "vdup.32 q3, {mask}",
-                    "vdup.32 q4, {cap}",
-                    "dlstp.32 lr, {len}",
+                    "wls lr, {octets}, 3f",
                     "2:",
+                    "vldrw.32 q0, [{s}], #32",
+                    "vldrw.32 q1, [{s}, #-16]",
+                    // A difference beyond 16 bits saturates: 128 octaves down the value is 0.
+                    "vqsub.s32 q0, q0, {max}",
+                    "vqsub.s32 q1, q1, {max}",
+                    "vqmovnb.s32 q2, q0",
+                    "vqmovnt.s32 q2, q1",
+                    "vshr.s16 q0, q2, #8",
+                    "vbic.i16 q2, #0xff00",
+                    "vldrh.u16 q1, [{table}, q2, uxtw #1]",
+                    "vshl.u16 q1, q1, q0",
+                    $round8,
+                    // Even lanes are the first four scores.
+                    concat!($store, " q1, [r1], #", $size, "*8"),
+                    "vaddva.u16 r0, q1",
+                    "vshr.u32 q1, q1, #16",
+                    concat!($store, " q1, [r1, #-", $size, "*4]"),
+                    "le lr, 2b",
+                    "3:",
+                    "wlstp.32 lr, {rest}, 5f",
+                    "4:",
                     "vldrw.32 q0, [{s}], #16",
-                    "vsub.i32 q0, q2, q0",
-                    "vshr.u32 q1, q0, #8",
-                    "vmin.u32 q1, q1, q4",
-                    "vand q0, q0, q3",
-                    "vldrh.u32 q5, [{table}, q0, uxtw #1]",
-                    "vneg.s32 q1, q1",
-                    "vshl.u32 q0, q5, q1",
-                    $($store,)+
-                    "vaddva.u32 r0, q0",
-                    "letp lr, 2b",
-                    max = in(reg) max, mask = in(reg) 255, cap = in(reg) 31, len = in(reg) len,
-                    s = inout(reg) scores.as_ptr() => _,
-                    table = in(reg) EXP2_FRACTION.as_ptr(), inout("r0") 0u32 => sum, inout("r1") out.as_mut_ptr() => _, out("lr") _,
-                    out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _,
-                    out("d7") _, out("d8") _, out("d9") _, out("d10") _, out("d11") _, options(nostack)
+                    "vqsub.s32 q0, q0, {max}",
+                    "vqmovnb.s32 q0, q0",
+                    "vmovlb.s16 q0, q0",
+                    "vshr.s32 q1, q0, #8",
+                    "vmovlb.u8 q0, q0",
+                    "vmovlb.u16 q0, q0",
+                    "vldrh.u32 q2, [{table}, q0, uxtw #1]",
+                    "vshl.u32 q2, q2, q1",
+                    $round4,
+                    concat!($store, " q2, [r1], #", $size, "*4"),
+                    "vaddva.u32 r0, q2",
+                    "letp lr, 4b",
+                    "5:",
+                    max = in(reg) max, octets = in(reg) len / OCTET, rest = in(reg) len % OCTET,
+                    s = inout(reg) scores.as_ptr() => _, table = in(reg) STEPS.as_ptr(),
+                    inout("r0") 0u32 => sum, inout("r1") out.as_mut_ptr() => _, out("lr") _,
+                    out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, options(nostack)
                 );
             }
             sum
@@ -93,11 +132,11 @@ macro_rules! exponentials {
 
 exponentials! {
     /// 8-bit exponentials.
-    exp_u8, u8, "vrshr.u32 q0, q0, #7", "vstrb.32 q0, [r1], #4"
+    exp_u8, u8, "vrshr.u16 q1, q1, #7", "vrshr.u32 q2, q2, #7", "vstrb.32", "1"
 }
 exponentials! {
     /// 16-bit exponentials.
-    exp_u16, u16, "vstrh.32 q0, [r1], #8"
+    exp_u16, u16, "", "", "vstrh.32", "2"
 }
 
 /// [`crate::kernels::Kernels::exp_row`].
