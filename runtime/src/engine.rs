@@ -3,7 +3,7 @@
 use crate::format::{Place, SectionKind, TensorRecord};
 use crate::kernels::{Kernels, Portable};
 use crate::model::Model;
-use crate::ops::{Memory, RunFault};
+use crate::ops::{Memory, Needs, RunFault};
 use core::fmt;
 
 /// A run of a model over an arena.
@@ -154,14 +154,27 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         self.cancel();
         for op in 0..self.model.n_ops() {
             observer.before(op);
-            let record = self.model.op_record(op).ok_or(RunFault::Memory)?;
-            let needs = self.model.needs(&record).ok_or(RunFault::Memory)?;
+            let needs = self.needs(op)?;
             self.run_pieces(op, 0..needs.pieces)?;
-            let output = self.model.tensor(usize::from(record.output)).ok_or(RunFault::Memory)?;
-            let bytes = if needs.completes_output { self.bytes(&output).unwrap_or(&[]) } else { &[] };
-            observer.after(op, bytes);
+            observer.after(op, if needs.completes_output { self.written(op)? } else { &[] });
         }
         Ok(())
+    }
+
+    // These three are calls of their own so that none keeps its records on the stack while an operator runs.
+
+    #[inline(never)]
+    fn needs(&self, op: usize) -> Result<Needs, RunFault> {
+        let record = self.model.op_record(op).ok_or(RunFault::Memory)?;
+        self.model.needs(&record).ok_or(RunFault::Memory)
+    }
+
+    /// Bytes of the output of operator `op`.
+    #[inline(never)]
+    fn written(&self, op: usize) -> Result<&[u8], RunFault> {
+        let record = self.model.op_record(op).ok_or(RunFault::Memory)?;
+        let output = self.model.tensor(usize::from(record.output)).ok_or(RunFault::Memory)?;
+        Ok(self.bytes(&output).unwrap_or(&[]))
     }
 
     /// Does the next bounded piece of work: some rows of one operator. After [`Progress::Done`] it starts anew.
@@ -171,8 +184,10 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
     pub fn step(&mut self) -> Result<Progress, RunFault> {
         let (op, piece) = (self.op, self.piece);
         self.cancel();
-        let Some(record) = self.model.op_record(op) else { return Ok(Progress::Done) };
-        let pieces = self.model.needs(&record).ok_or(RunFault::Memory)?.pieces;
+        if op >= self.model.n_ops() {
+            return Ok(Progress::Done);
+        }
+        let pieces = self.needs(op)?.pieces;
         self.run_pieces(op, piece..piece + 1)?;
         let next = if piece + 1 < pieces { (op, piece + 1) } else { (op + 1, 0) };
         if next.0 == self.model.n_ops() {
@@ -187,12 +202,16 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         (self.op, self.piece) = (0, 0);
     }
 
+    #[inline(never)]
     fn run_pieces(&mut self, op: usize, pieces: core::ops::Range<u32>) -> Result<(), RunFault> {
-        let record = self.model.op_record(op).ok_or(RunFault::Memory)?;
-        let (words, entry) = self.model.op_code(&record).ok_or(RunFault::Memory)?;
+        // Records and memory by reference: a move would put them on the stack twice.
+        let Some(record) = &self.model.op_record(op) else { return Err(RunFault::Memory) };
+        let (words, entry) = self.model.op_code(record).ok_or(RunFault::Memory)?;
         let sections = self.model.sections();
         let (weights, tensors) = (sections.get(SectionKind::Weights), sections.get(SectionKind::Tensors));
-        let mut memory = Memory::split(self.arena, weights, tensors, record).ok_or(RunFault::Memory)?;
-        entry.run(words, &mut memory, pieces)
+        match &mut Memory::split(self.arena, weights, tensors, record) {
+            Some(memory) => entry.run(words, memory, pieces),
+            None => Err(RunFault::Memory),
+        }
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn check_views(io: &Io<'_>, dims: &Dims, views: [&Extent; 2]) -> Resu
     require(a.fits(dims, first.len()) && b.fits(dims, second.len()), OpFault::Operand)?;
     let output = io.output()?;
     let in_place = first.place == output.place && first.offset == output.offset;
-    require(!in_place || *a == Extent::contiguous(*dims), OpFault::Alias)?;
+    require(!in_place || a.is_contiguous(dims), OpFault::Alias)?;
     Ok([first.dtype, second.dtype])
 }
 
@@ -65,8 +65,8 @@ impl Operator for Add {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
-        let Self { dims, a, b, ma, mb, bias, shift } = *self;
-        let flat = a == Extent::contiguous(dims) && b == a;
+        let &Self { ref dims, ref a, ref b, ma, mb, bias, shift } = self;
+        let flat = a.is_contiguous(dims) && b.is_contiguous(dims);
         let i16s = memory.inputs.record(1).is_some_and(|b| b.dtype == Dtype::I16) && memory.output.dtype == Dtype::I16;
         if flat && i16s && memory.inputs.is_in_place(0) {
             let b = memory.inputs.get::<i16>(1)?;
@@ -77,6 +77,6 @@ impl Operator for Add {
     }
 
     fn in_place(&self) -> Option<usize> {
-        (self.a == Extent::contiguous(self.dims)).then_some(0)
+        self.a.is_contiguous(&self.dims).then_some(0)
     }
 }

@@ -198,6 +198,44 @@ impl Conv2d {
     }
 }
 
+impl Conv2d {
+    /// Gathers the windows of `pixels` for one group, one after the other, into the scratch.
+    #[inline(never)]
+    fn gather_all<B: Kernels>(&self, memory: &mut Memory<'_>, pixels: Range<u32>, group: u32) -> Result<(), RunFault> {
+        let x = memory.inputs.get::<i8>(0)?;
+        let (gathered, _) = split_scratch(memory.scratch, self.gathered_bytes())?;
+        let first = group as usize * self.channels as usize;
+        for (pixel, out) in pixels.zip(stepwise(gathered.chunks_exact_mut(self.k().max(1)))) {
+            self.gather::<B>(x, pixel, first, out);
+        }
+        Ok(())
+    }
+
+    /// The dense layer of one group over gathered windows.
+    #[inline(never)]
+    fn dense<B: Kernels>(&self, memory: &mut Memory<'_>, pixels: Range<u32>, group: u32) -> Result<(), RunFault> {
+        let (k, n, group_n) = (self.k(), self.n as usize, self.group_n() as usize);
+        let size = JobSize { rows: pixels.len(), k, n: group_n, x_stride: k, out_stride: n };
+        let job = self.group(group).job(&memory.inputs, size)?;
+        let lut = self.dense.table(&memory.inputs)?;
+        let start = pixels.start as usize * n + group as usize * group_n;
+        let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes())?;
+        let out = match memory.output.dtype {
+            Dtype::I8 => {
+                LinearOut::I8 { out: cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?, lut }
+            }
+            Dtype::I32 => {
+                let out = cast_mut::<i32>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+                B::linear_acc(&job, gathered, out, scratch);
+                return Ok(());
+            }
+            _ => LinearOut::I16 { out: cast_mut::<i16>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)? },
+        };
+        B::linear(&job, gathered, out, scratch);
+        Ok(())
+    }
+}
+
 impl Operator for Conv2d {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         require(self.groups > 0 && self.groups <= MAX_EXTENT && self.n > 0 && self.n <= MAX_EXTENT, OpFault::Range)?;
@@ -220,38 +258,12 @@ impl Operator for Conv2d {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
-        let x = memory.inputs.get::<i8>(0)?;
-        let (k, n, group_n) = (self.k(), self.n as usize, self.group_n() as usize);
-        let lut = self.dense.table(&memory.inputs)?;
         for piece in pieces {
             let first = piece * kernels::ROW_BLOCK as u32;
             let pixels = first..(first + kernels::ROW_BLOCK as u32).min(self.window.pixels());
             for group in 0..self.groups {
-                let size = JobSize { rows: pixels.len(), k, n: group_n, x_stride: k, out_stride: n };
-                let job = self.group(group).job(&memory.inputs, size)?;
-                let start = first as usize * n + group as usize * group_n;
-                let channel = group as usize * self.channels as usize;
-                let gather_all = |gathered: &mut [i8]| {
-                    for (pixel, out) in pixels.clone().zip(stepwise(gathered.chunks_exact_mut(k.max(1)))) {
-                        self.gather::<B>(x, pixel, channel, out);
-                    }
-                };
-                let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes())?;
-                gather_all(gathered);
-                match memory.output.dtype {
-                    Dtype::I8 => {
-                        let out = cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
-                        B::linear(&job, gathered, LinearOut::I8 { out, lut }, scratch);
-                    }
-                    Dtype::I32 => {
-                        let out = cast_mut::<i32>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
-                        B::linear_acc(&job, gathered, out, scratch);
-                    }
-                    _ => {
-                        let out = cast_mut::<i16>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
-                        B::linear(&job, gathered, LinearOut::I16 { out }, scratch);
-                    }
-                }
+                self.gather_all::<B>(memory, pixels.clone(), group)?;
+                self.dense::<B>(memory, pixels.clone(), group)?;
             }
         }
         Ok(())

@@ -59,7 +59,7 @@ impl Copy {
         let [.., step_from] = self.from.strides;
         let [.., step_to] = self.to.strides;
         let flat = step_from == 1 && step_to == 1;
-        for [from, to] in Walk::new(self.dims, [self.from, self.to]) {
+        for [from, to] in Walk::new(&self.dims, [&self.from, &self.to]) {
             if flat {
                 let source = x.get(from..).unwrap_or(&[]).iter().take(width as usize);
                 let target = out.get_mut(to..).unwrap_or(&mut []).iter_mut();

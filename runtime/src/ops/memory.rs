@@ -1,7 +1,7 @@
 //! The operands of a running operator, borrowed apart from one arena.
 
 use super::RunFault;
-use crate::format::{Blob, OpRecord, Place, TensorRecord};
+use crate::format::{Blob, MAX_INPUTS, OpRecord, Place, TensorRecord};
 use core::ops::Range;
 
 /// Inputs, output and scratch of one operator: inputs shared, output and scratch exclusive, all from one arena.
@@ -23,13 +23,17 @@ pub struct Inputs<'a> {
     arena: [(usize, &'a [u8]); 3],
     weights: &'a [u8],
     tensors: &'a [u8],
-    op: OpRecord,
+    /// Their records, [`NO_TENSOR`](crate::format::NO_TENSOR) where there is none.
+    indices: [u16; MAX_INPUTS],
     output_offset: u32,
 }
 
 impl<'a> Memory<'a> {
     /// Splits `arena` into output, scratch and the rest. `None` when the ranges overlap or leave the arena.
-    pub(crate) fn split(arena: &'a mut [u8], weights: &'a [u8], tensors: &'a [u8], op: OpRecord) -> Option<Self> {
+    ///
+    /// A call of its own: what it keeps on the stack is gone when the operator runs.
+    #[inline(never)]
+    pub(crate) fn split(arena: &'a mut [u8], weights: &'a [u8], tensors: &'a [u8], op: &OpRecord) -> Option<Self> {
         let output = super::Io::tensor(tensors, op.output)?;
         let from = output.offset as usize;
         let out = from..from.checked_add(output.bytes())?;
@@ -46,7 +50,7 @@ impl<'a> Memory<'a> {
         let (second_bytes, high) = rest.split_at_mut_checked(second.len())?;
         let arena = [(0, &*low), (first.end, &*middle), (second.end, &*high)];
         let (out, scratch) = if out_first { (first_bytes, second_bytes) } else { (second_bytes, first_bytes) };
-        let inputs = Inputs { arena, weights, tensors, op, output_offset: output.offset };
+        let inputs = Inputs { arena, weights, tensors, indices: op.inputs, output_offset: output.offset };
         Some(Self { inputs, output, out, scratch })
     }
 
@@ -62,7 +66,7 @@ impl<'a> Memory<'a> {
 impl<'a> Inputs<'a> {
     /// Record of input `index`.
     pub fn record(&self, index: usize) -> Option<TensorRecord> {
-        super::Io::tensor(self.tensors, *self.op.inputs.get(index)?)
+        super::Io::tensor(self.tensors, *self.indices.get(index)?)
     }
 
     /// Whether input `index` lies in the memory of the output.

@@ -49,7 +49,7 @@ impl Operator for Mul {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
-        let Self { dims, a, b, zero_a, zero_b, acc_shift, multiplier, zero_point } = *self;
+        let &Self { ref dims, ref a, ref b, zero_a, zero_b, acc_shift, multiplier, zero_point } = self;
         wide::binary(memory, dims, [a, b], |a, b| {
             let product = (a - zero_a).wrapping_mul(b - zero_b) << acc_shift;
             mulhi_round(product, multiplier).wrapping_add(zero_point)
@@ -57,6 +57,6 @@ impl Operator for Mul {
     }
 
     fn in_place(&self) -> Option<usize> {
-        (self.a == Extent::contiguous(self.dims)).then_some(0)
+        self.a.is_contiguous(&self.dims).then_some(0)
     }
 }

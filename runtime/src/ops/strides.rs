@@ -40,6 +40,17 @@ impl Extent {
         Self { offset: 0, strides }
     }
 
+    /// Whether this is the contiguous row-major view of `dims`.
+    pub fn is_contiguous(&self, dims: &Dims) -> bool {
+        let mut next = 1i32;
+        let follows = self.strides.iter().zip(dims).rev().all(|(&stride, &dim)| {
+            let follows = stride == next;
+            next = next.saturating_mul(dim as i32);
+            follows
+        });
+        follows && self.offset == 0
+    }
+
     /// Whether every element of the view over `dims` lies in `0..len`.
     pub fn fits(&self, dims: &Dims, len: usize) -> bool {
         let (mut low, mut high) = (i64::from(self.offset), i64::from(self.offset));
@@ -59,46 +70,45 @@ impl Extent {
 }
 
 /// The innermost rows of `N` views over the same dimensions, in row-major order: the offset of each row's first element.
-pub struct Walk<const N: usize> {
-    dims: Dims,
-    views: [Extent; N],
+pub struct Walk<'v, const N: usize> {
+    dims: &'v Dims,
+    views: [&'v Extent; N],
     index: [u32; 5],
-    offsets: [i64; N],
-    rows_left: u64,
+    offsets: [usize; N],
+    rows_left: u32,
 }
 
-impl<const N: usize> Walk<N> {
-    /// Starts at the first row.
-    pub fn new(dims: Dims, views: [Extent; N]) -> Self {
-        let rows_left = dims.iter().take(5).fold(1u64, |n, &d| n.saturating_mul(u64::from(d)));
-        Self { dims, views, index: [0; 5], offsets: views.map(|v| i64::from(v.offset)), rows_left }
+impl<'v, const N: usize> Walk<'v, N> {
+    /// Starts at the first row. The views fit what they view: [`Extent::fits`].
+    pub fn new(dims: &'v Dims, views: [&'v Extent; N]) -> Self {
+        let rows_left = dims.iter().take(5).fold(1u32, |n, &d| n.saturating_mul(d));
+        Self { dims, views, index: [0; 5], offsets: views.map(|view| view.offset as usize), rows_left }
     }
 
+    /// To the next row. Every offset on the way is that of an element.
     fn advance(&mut self) {
-        for axis in (0..5).rev() {
-            let (Some(index), Some(&dim)) = (self.index.get_mut(axis), self.dims.get(axis)) else { return };
-            let stride = |view: &Extent| i64::from(view.strides.get(axis).copied().unwrap_or(0));
+        for (axis, (index, &dim)) in self.index.iter_mut().zip(self.dims).enumerate().rev() {
             *index += 1;
-            if *index < dim {
-                for (offset, view) in self.offsets.iter_mut().zip(&self.views) {
-                    *offset += stride(view);
-                }
+            let stays = *index < dim;
+            let steps = if stays { 1 } else { 1 - dim as isize };
+            for (offset, view) in self.offsets.iter_mut().zip(self.views) {
+                let stride = view.strides.get(axis).copied().unwrap_or(0) as isize;
+                *offset = offset.wrapping_add_signed(stride.wrapping_mul(steps));
+            }
+            if stays {
                 return;
             }
             *index = 0;
-            for (offset, view) in self.offsets.iter_mut().zip(&self.views) {
-                *offset -= stride(view) * (i64::from(dim) - 1);
-            }
         }
     }
 }
 
-impl<const N: usize> Iterator for Walk<N> {
+impl<const N: usize> Iterator for Walk<'_, N> {
     type Item = [usize; N];
 
     fn next(&mut self) -> Option<[usize; N]> {
         self.rows_left = self.rows_left.checked_sub(1)?;
-        let now = self.offsets.map(|o| o as usize);
+        let now = self.offsets;
         self.advance();
         Some(now)
     }
@@ -112,7 +122,7 @@ mod tests {
     fn a_transposed_walk_visits_columns() {
         let dims = [1, 1, 1, 1, 3, 2];
         let view = Extent { offset: 0, strides: [0, 0, 0, 0, 1, 3] };
-        let starts: [usize; 3] = core::array::from_fn(|i| Walk::new(dims, [view]).nth(i).unwrap()[0]);
+        let starts: [usize; 3] = core::array::from_fn(|i| Walk::new(&dims, [&view]).nth(i).unwrap()[0]);
         assert_eq!(starts, [0, 1, 2]);
         assert!(view.fits(&dims, 6) && !view.fits(&dims, 5));
     }
@@ -128,7 +138,8 @@ mod tests {
     #[test]
     fn contiguous_rows_follow_each_other() {
         let dims = [1, 1, 2, 2, 2, 5];
-        let rows = Walk::new(dims, [Extent::contiguous(dims)]);
+        let view = Extent::contiguous(dims);
+        let rows = Walk::new(&dims, [&view]);
         assert!(rows.map(|[o]| o).eq((0..8).map(|r| r * 5)));
     }
 }

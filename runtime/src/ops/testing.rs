@@ -88,7 +88,7 @@ fn run_at<B: Kernels>(
         wide::store(*dtype, &mut arena[place], 0, values);
     }
     for piece in 0..op.pieces() {
-        let mut memory = Memory::split(arena, &weights.0, &tensors, record).ok_or(OpFault::Alias)?;
+        let mut memory = Memory::split(arena, &weights.0, &tensors, &record).ok_or(OpFault::Alias)?;
         op.run::<B>(&mut memory, piece..piece + 1).map_err(|_| OpFault::Operand)?;
     }
     Ok((proof, wide::values(output.0, &arena[out], 0..output.1).collect()))

@@ -2,7 +2,7 @@
 //!
 //! For the operators that are not the bulk of a model; the hot ones have typed kernels.
 
-use super::{Extent, Memory, RunFault, Walk};
+use super::{Dims, Extent, Memory, RunFault, Walk};
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::tensor::Dtype;
 use core::ops::Range;
@@ -120,26 +120,27 @@ pub(super) fn chunks(
 /// `out = f(a, b)` over contiguous outputs of shape `dims`, inputs 0 and 1 read through their views.
 pub(super) fn binary(
     memory: &mut Memory<'_>,
-    dims: [u32; 6],
-    views: [Extent; 2],
+    dims: &Dims,
+    views: [&Extent; 2],
     f: impl Fn(i32, i32) -> i32,
 ) -> Result<(), RunFault> {
-    let [row @ .., width] = dims;
-    let _ = row;
-    let width = width as usize;
-    let strides = views.map(|view| view.strides.last().copied().unwrap_or(0) as isize);
+    let [.., width] = *dims;
+    let [sa, sb] = views.map(|view| view.strides.last().copied().unwrap_or(0) as isize);
     let (mut a, mut b) = ([0i32; CHUNK], [0i32; CHUNK]);
     let dtype = memory.output.dtype;
-    let [first, second] = views;
-    for [to, x, y] in Walk::new(dims, [Extent::contiguous(dims), first, second]) {
-        for start in (0..width).step_by(CHUNK) {
-            let count = (width - start).min(CHUNK);
+    let mut to = 0;
+    for [mut x, mut y] in Walk::new(dims, views) {
+        let mut left = width as usize;
+        while left > 0 {
+            let count = left.min(CHUNK);
             let (a, b) = (a.get_mut(..count).unwrap_or(&mut []), b.get_mut(..count).unwrap_or(&mut []));
-            let [sa, sb] = strides;
-            load_input(memory, 0, x.wrapping_add_signed(sa * start as isize), sa, a)?;
-            load_input(memory, 1, y.wrapping_add_signed(sb * start as isize), sb, b)?;
+            load_input(memory, 0, x, sa, a)?;
+            load_input(memory, 1, y, sb, b)?;
             a.iter_mut().zip(&*b).for_each(|(a, &b)| *a = f(*a, b));
-            store(dtype, memory.out, to + start, a);
+            store(dtype, memory.out, to, a);
+            x = x.wrapping_add_signed(sa.wrapping_mul(count as isize));
+            y = y.wrapping_add_signed(sb.wrapping_mul(count as isize));
+            (to, left) = (to + count, left - count);
         }
     }
     Ok(())

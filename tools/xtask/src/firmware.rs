@@ -110,11 +110,6 @@ fn cargo(program: &Program, machine: &Machine) -> Result<Command, Error> {
     let mut cargo = Toolchain::ensure(machine.target)?.cargo("build", machine.target, &flags(machine));
     cargo.args(["--quiet", "--release", "--package", program.name]);
     cargo.arg("--features").arg(format!("board/{}", machine.name));
-    // Program and model share 256 KB on the micro:bit; counts for its core come from `m0-large`. The demo shows how small
-    // a program can be: its hot loops are assembly, so it loses little.
-    if machine.name == machine::MICROBIT.name || program.name == "digits" {
-        cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s");
-    }
     cargo.current_dir(root().join("firmware"));
     Ok(cargo)
 }
