@@ -10,24 +10,38 @@ use std::env;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Variable that names the folder of public models; without it, `../shared` beside the workspace.
 const SHARED: &str = "SHIFTFORMER_SHARED";
 /// The file the tables go to.
 const REPORT: &str = "BENCHMARKS.md";
 
-/// A model that is counted, below the folder of public models.
+/// A model that is counted.
 struct Model {
     name: &'static str,
-    onnx: &'static str,
-    data: &'static str,
+    source: Source,
 }
 
-const BLOCK: Model =
-    Model { name: "block", onnx: "models/block/block-50x64.onnx", data: "models/block/block-50x64.npz" };
-const KWT: Model = Model { name: "kwt1", onnx: "models/kwt1/kwt1.onnx", data: "models/kwt1/eval.npz" };
-const DEIT: Model =
-    Model { name: "deit-tiny", onnx: "models/deit-tiny/deit-tiny-random.onnx", data: "models/deit-tiny/eval.npz" };
+/// Where a model comes from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// Converted from the folder of public models.
+    Public { onnx: &'static str, data: &'static str },
+    /// Written by an example of the tools, without data: the input is made up.
+    Example(&'static str),
+}
+
+const fn public(name: &'static str, onnx: &'static str, data: &'static str) -> Model {
+    Model { name, source: Source::Public { onnx, data } }
+}
+
+/// The public model without which nothing is counted.
+const BLOCK_ONNX: &str = "models/block/block-50x64.onnx";
+const BLOCK: Model = public("block", BLOCK_ONNX, "models/block/block-50x64.npz");
+const KWT: Model = public("kwt1", "models/kwt1/kwt1.onnx", "models/kwt1/eval.npz");
+const DEIT: Model = public("deit-tiny", "models/deit-tiny/deit-tiny-random.onnx", "models/deit-tiny/eval.npz");
+const TOKEN: Model = Model { name: "token", source: Source::Example("token") };
 
 /// What of a model is counted.
 enum Part {
@@ -35,6 +49,8 @@ enum Part {
     Whole,
     /// The last operator of this kind with this many multiply-accumulates; the figure is per multiply-accumulate.
     Op { kind: &'static str, macs: u64 },
+    /// Bytes of stack that the whole inference needs, not its instructions.
+    Stack,
 }
 
 /// One row of the table.
@@ -51,10 +67,11 @@ struct Row {
 
 /// CMSIS-NN commit 99f736a, GCC 12.2 -O3 (M55: clang 18), counted in the same emulator; the block without LayerNorm and
 /// GELU, which it lacks.
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 13] = [
     linear("M4: linear 50x64x192", &BLOCK, 50 * 64 * 192, "2.08", 0.95),
     linear("M4: linear 50x128x64", &BLOCK, 50 * 128 * 64, "1.77", 0.92),
     linear("M4: linear 197x192x576", &DEIT, 197 * 192 * 576, "1.62", 0.88),
+    linear("M4: linear, one token 1x64x256", &TOKEN, 64 * 256, "2.65", 1.3),
     Row {
         part: Part::Op { kind: "attention", macs: 4 * 2 * 50 * 50 * 16 },
         ..linear("M4: attention, 4 heads 50 x 16, softmax included", &BLOCK, 0, "3.7 + 519 per score", 2.4)
@@ -64,7 +81,17 @@ const ROWS: [Row; 9] = [
     whole("M55: encoder block", "mps3-an547", &BLOCK, "1.74 M", 0.6e6),
     whole("M0: encoder block", "m0-large", &BLOCK, "36.3 M", 14e6),
     whole("M4: KWT-1, one utterance", "mps2-an386", &KWT, "-", 90e6),
+    stack("M4: stack of the encoder block, bytes", &BLOCK),
+    stack("M4: stack of KWT-1, bytes", &KWT),
+    stack("M4: stack of DeiT-Tiny, bytes", &DEIT),
 ];
+
+/// Aim for the deepest path of an inference.
+const STACK_BYTES: f64 = 1536.0;
+
+const fn stack(work: &'static str, model: &'static Model) -> Row {
+    Row { part: Part::Stack, ..whole(work, "mps2-an386", model, "-", STACK_BYTES) }
+}
 
 const fn linear(work: &'static str, model: &'static Model, macs: u64, cmsis: &'static str, target: f64) -> Row {
     Row { work, board: "mps2-an386", model, part: Part::Op { kind: "linear", macs }, cmsis, target }
@@ -84,6 +111,7 @@ const fn whole(
 #[derive(Clone, Deserialize)]
 struct Bench {
     instructions: u64,
+    stack_bytes: u64,
     ops: Vec<Op>,
 }
 
@@ -100,8 +128,8 @@ struct Op {
 /// [`Error::Missing`] when the public models are not there, and when a model cannot be converted or counted.
 pub fn run_all() -> Result<(), Error> {
     let shared = env::var_os(SHARED).map_or_else(|| root().join("../shared"), PathBuf::from);
-    if !shared.join(BLOCK.onnx).is_file() {
-        let how = format!("set {SHARED} to the folder that holds {}", BLOCK.onnx);
+    if !shared.join(BLOCK_ONNX).is_file() {
+        let how = format!("set {SHARED} to the folder that holds {BLOCK_ONNX}");
         return Err(Error::Missing { what: "the folder of public models".to_owned(), how });
     }
     let mut converted: HashMap<&str, PathBuf> = HashMap::new();
@@ -118,7 +146,7 @@ pub fn run_all() -> Result<(), Error> {
             place.insert(convert(&shared, row.model)?);
         }
         if let Entry::Vacant(place) = done.entry(key) {
-            place.insert(count(&converted[row.model.name], &shared.join(row.model.data), row)?);
+            place.insert(count(&converted[row.model.name], &shared, row)?);
         }
         let ours =
             figure(&done[&key], &row.part).ok_or_else(|| Error::Check(format!("{}: no such operator", row.work)))?;
@@ -135,24 +163,37 @@ fn convert(shared: &Path, model: &Model) -> Result<PathBuf, Error> {
     let folder = root().join("target/firmware/count");
     fs::create_dir_all(&folder).map_err(Error::io(format!("make {}", folder.display())))?;
     let file = folder.join(format!("{}.sfm", model.name));
-    let mut convert = shiftformer();
-    convert.arg("convert").arg(shared.join(model.onnx)).arg("-o").arg(&file);
-    run(convert.arg("--calib").arg(shared.join(model.data)))?;
+    match model.source {
+        Source::Public { onnx, data } => {
+            let mut convert = shiftformer();
+            convert.arg("convert").arg(shared.join(onnx)).arg("-o").arg(&file);
+            run(convert.arg("--calib").arg(shared.join(data)))?;
+        }
+        Source::Example(name) => {
+            let mut example = Command::new("cargo");
+            example.args(["run", "--quiet", "--release", "--package", "shiftformer-tools", "--example", name, "--"]);
+            run(example.arg(&file).current_dir(root()))?;
+        }
+    }
     Ok(file)
 }
 
-fn count(file: &Path, data: &Path, row: &Row) -> Result<Bench, Error> {
+fn count(file: &Path, shared: &Path, row: &Row) -> Result<Bench, Error> {
     let mut bench = shiftformer();
-    bench.arg("bench").arg(file).args(["--backend", &format!("qemu:{}", row.board), "--json", "--data"]).arg(data);
+    bench.arg("bench").arg(file).args(["--backend", &format!("qemu:{}", row.board), "--json"]);
+    if let Source::Public { data, .. } = row.model.source {
+        bench.arg("--data").arg(shared.join(data));
+    }
     let doing = format!("count {} on {}", row.model.name, row.board);
     let json = output(&mut bench).ok_or_else(|| Error::Command(doing.clone()))?;
     serde_json::from_str(&json).map_err(|e| Error::Check(format!("{doing}: {e}")))
 }
 
-/// Instructions of the whole, or per multiply-accumulate of a part.
+/// Instructions of the whole, or per multiply-accumulate of a part, or bytes of stack.
 fn figure(bench: &Bench, part: &Part) -> Option<f64> {
     match part {
         Part::Whole => Some(bench.instructions as f64),
+        Part::Stack => Some(bench.stack_bytes as f64),
         Part::Op { kind, macs } => {
             let op = bench.ops.iter().rfind(|op| op.kind == *kind && op.macs == *macs)?;
             Some(op.instructions as f64 / op.macs as f64)
@@ -160,9 +201,13 @@ fn figure(bench: &Bench, part: &Part) -> Option<f64> {
     }
 }
 
-/// Millions with two digits, small numbers with two digits.
+/// Millions with two digits, thousands with none, small numbers with two.
 fn shown(value: f64) -> String {
-    if value >= 1e5 { format!("{:.2} M", value / 1e6) } else { format!("{value:.2}") }
+    match value {
+        1e5.. => format!("{:.2} M", value / 1e6),
+        1e3.. => format!("{value:.0}"),
+        _ => format!("{value:.2}"),
+    }
 }
 
 #[cfg(test)]
@@ -173,8 +218,9 @@ mod tests {
     fn a_part_is_the_last_operator_of_its_kind_and_size() {
         let op = |kind: &str, macs, instructions| Op { kind: kind.to_owned(), macs, instructions };
         let ops = vec![op("linear", 100, 200), op("linear", 100, 90), op("attention", 100, 300)];
-        let bench = Bench { instructions: 700, ops };
+        let bench = Bench { instructions: 700, stack_bytes: 1200, ops };
         assert_eq!(figure(&bench, &Part::Whole), Some(700.0));
+        assert_eq!(figure(&bench, &Part::Stack), Some(1200.0));
         assert_eq!(figure(&bench, &Part::Op { kind: "linear", macs: 100 }), Some(0.9));
         assert_eq!(figure(&bench, &Part::Op { kind: "linear", macs: 7 }), None);
     }
