@@ -139,14 +139,13 @@ impl<'m> Sections<'m> {
 
     /// The bytes of a section, empty where the file has none.
     pub fn get(&self, kind: SectionKind) -> &'m [u8] {
-        let mut found: &'m [u8] = &[];
-        for (section, known) in self.sections.iter().zip(SectionKind::ALL) {
-            if known == kind {
-                found = section;
-            }
-        }
-        found
+        self.sections.get(place(kind)).copied().unwrap_or(&[])
     }
+}
+
+/// Place of a kind in [`SectionKind::ALL`], which lists them by their codes from 1 on.
+fn place(kind: SectionKind) -> usize {
+    (kind as usize).wrapping_sub(1)
 }
 
 /// CRC of header and section table with the CRC field itself taken as zero; `None` when `head` is too short.
@@ -166,4 +165,14 @@ fn section_of<'m>(file: &'m [u8], header_bytes: usize, entry: &[u8]) -> Option<(
         return None;
     }
     Some((kind, file.get(offset..)?.get(..bytes)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_listed_by_their_codes() {
+        assert!(SectionKind::ALL.iter().enumerate().all(|(index, &kind)| place(kind) == index));
+    }
 }

@@ -103,13 +103,20 @@ impl TensorRecord {
 
     /// Decodes a record; `None` when it is too short or holds no tensor.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut words = ReadWords::new(bytes);
-        let first = words.word()?;
-        let [dtype, place, rank, reserved] = first.to_le_bytes();
-        if reserved != 0 || usize::from(rank) > MAX_RANK {
-            return None;
-        }
-        let record = Self {
+        let record = Self::decode_checked(bytes)?;
+        let used_up = record.dims.iter().skip(usize::from(record.rank)).all(|&d| d == 1);
+        let [.., reserved] = *bytes.first_chunk::<4>()?;
+        let sane = reserved == 0 && usize::from(record.rank) <= MAX_RANK;
+        (sane && used_up && record.checked_bytes().is_some()).then_some(record)
+    }
+
+    /// Decodes a record that [`decode`](Self::decode) has accepted before, without proving again what it proves. Any
+    /// bytes give a record or `None`.
+    pub(crate) fn decode_checked(bytes: &[u8]) -> Option<Self> {
+        let words: &[[u8; 4]; Self::BYTES / 4] = bytes.as_chunks().0.first_chunk()?;
+        let [first, offset, dims @ .., zero_point] = words;
+        let [dtype, place, rank, _] = *first;
+        Some(Self {
             dtype: Dtype::from_byte(dtype)?,
             place: match place {
                 0 => Place::Arena,
@@ -117,12 +124,10 @@ impl TensorRecord {
                 _ => return None,
             },
             rank,
-            offset: words.word()?,
-            dims: Word::read(&mut words)?,
-            zero_point: Word::read(&mut words)?,
-        };
-        let used_up = record.dims.iter().skip(usize::from(rank)).all(|&d| d == 1);
-        (used_up && record.checked_bytes().is_some()).then_some(record)
+            offset: u32::from_le_bytes(*offset),
+            dims: dims.map(u32::from_le_bytes),
+            zero_point: i32::from_le_bytes(*zero_point),
+        })
     }
 
     /// Encodes the record.

@@ -34,7 +34,7 @@ impl<'a> Memory<'a> {
     /// A call of its own: what it keeps on the stack is gone when the operator runs.
     #[inline(never)]
     pub(crate) fn split(arena: &'a mut [u8], weights: &'a [u8], tensors: &'a [u8], op: &OpRecord) -> Option<Self> {
-        let output = super::Io::tensor(tensors, op.output)?;
+        let output = tensor(tensors, op.output)?;
         let from = output.offset as usize;
         let out = from..from.checked_add(output.bytes())?;
         let from = op.scratch_offset as usize;
@@ -66,7 +66,7 @@ impl<'a> Memory<'a> {
 impl<'a> Inputs<'a> {
     /// Record of input `index`.
     pub fn record(&self, index: usize) -> Option<TensorRecord> {
-        super::Io::tensor(self.tensors, *self.indices.get(index)?)
+        tensor(self.tensors, *self.indices.get(index)?)
     }
 
     /// Whether input `index` lies in the memory of the output.
@@ -111,6 +111,11 @@ impl<'a> Inputs<'a> {
             part.get(from..)?.get(..range.len())
         })
     }
+}
+
+/// The record of tensor `index`, one of a checked model.
+fn tensor(tensors: &[u8], index: u16) -> Option<TensorRecord> {
+    TensorRecord::decode_checked(tensors.get(usize::from(index) * TensorRecord::BYTES..)?)
 }
 
 /// Elements of `T` in `bytes`.
