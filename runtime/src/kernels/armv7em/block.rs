@@ -10,7 +10,7 @@
 //!
 //! # Instructions
 //! Four K steps of five rows: 1 `LDR`, 2 `LDM`, 2 `SXTB16`, 10 `SMLAD` = 15 for 20 MACs (0.75); three more for the loop
-//! over 16. Per channel of a dense layer with 8-bit output: 3 per output and 24 for pointers and counters.
+//! over 16. Per channel of a dense layer with 8-bit output: 3 per output and 19 for pointers and counters.
 //!
 //! # Epilogues
 //! One walk serves every output: it jumps to the epilogue that the frame names and is jumped back to by [`resume`].

@@ -13,7 +13,7 @@
 //!
 //! # Instructions
 //! Sixteen K steps of four channels: 5 `VLDRB`, 4 `VMLADAVA`, 1 `LETP` = 10 for 64 MACs (0.16); with the row in registers
-//! 8 (0.125). Per four channels of a dense layer with 8-bit output 16 more, 11 with the row in registers; of plain rows 19
+//! 8 (0.125). Per four channels of a dense layer with 8-bit output 15 more, 11 with the row in registers; of plain rows 15
 //! and 9.
 
 use core::arch::naked_asm;
