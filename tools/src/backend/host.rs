@@ -5,7 +5,7 @@ use crate::model_file::ModelFile;
 use rayon::prelude::*;
 use shiftformer::arith::digest::digest;
 use shiftformer::kernels::Kernels;
-use shiftformer::{Observer, RunFault, Session};
+use shiftformer::{Model, Observer, RunFault, Session};
 use std::marker::PhantomData;
 
 /// Runs a model with the kernels `B`, samples in parallel.
@@ -53,9 +53,18 @@ impl<B: Kernels> Host<B> {
     /// # Errors
     /// As [`Backend::run`].
     pub fn observe(&self, sample: &Sample, observer: &mut impl Observer) -> Result<Vec<Vec<u8>>, BackendError> {
-        let model = self.model.open::<B>()?;
+        self.observe_in(&self.model.open::<B>()?, sample, observer)
+    }
+
+    /// [`observe`](Self::observe) in a model that is open: opening one proves every operator anew.
+    fn observe_in(
+        &self,
+        model: &Model<'_, B>,
+        sample: &Sample,
+        observer: &mut impl Observer,
+    ) -> Result<Vec<Vec<u8>>, BackendError> {
         let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
-        let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena)).map_err(|e| self.fault(e))?;
+        let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).map_err(|e| self.fault(e))?;
         for (index, bytes) in sample.iter().enumerate() {
             let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
             input.ok_or_else(|| self.fault(RunFault::Memory))?.copy_from_slice(bytes);
@@ -71,9 +80,10 @@ impl<B: Kernels + Sync + Send> Backend for Host<B> {
     }
 
     fn run(&mut self, samples: &[Sample]) -> Result<Vec<Trace>, BackendError> {
+        let model = self.model.open::<B>()?;
         let run = |sample: &Sample| {
             let mut collect = Collect(Vec::new());
-            let outputs = self.observe(sample, &mut collect)?;
+            let outputs = self.observe_in(&model, sample, &mut collect)?;
             Ok(Trace { digests: collect.0, outputs })
         };
         samples.par_iter().map(run).collect()

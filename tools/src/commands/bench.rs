@@ -280,17 +280,16 @@ fn counted(args: &Args, file: &ModelFile, counts: &backend::Counts) -> Result<Ve
 
 fn batches(args: &Args, file: &ModelFile, backend: &mut dyn Backend, samples: &[Sample]) -> Result<Verdict, Failure> {
     let batch = backend.set_batch(args.batch)?;
-    let mut rate = |batches: usize| -> Result<(usize, f64), BackendError> {
-        let inputs: Vec<Sample> = (0..batch * batches).map(|i| samples[i % samples.len()].clone()).collect();
-        let times = repeat(|_| -> Result<f64, BackendError> {
-            let started = Instant::now();
-            backend.run(&inputs)?;
-            Ok(started.elapsed().as_secs_f64())
-        })?;
-        Ok((times.len(), inputs.len() as f64 / median(&times)))
+    let inputs: Vec<Sample> = (0..batch * STREAM).map(|i| samples[i % samples.len()].clone()).collect();
+    let mut time = |inputs: &[Sample]| -> Result<f64, BackendError> {
+        let started = Instant::now();
+        backend.run(inputs)?;
+        Ok(started.elapsed().as_secs_f64())
     };
-    let (runs, samples_per_s) = rate(1)?;
-    let (_, streamed_samples_per_s) = rate(STREAM)?;
+    let times = repeat(|_| time(&inputs[..batch]))?;
+    let (runs, samples_per_s) = (times.len(), batch as f64 / median(&times));
+    let streams = [time(&inputs)?, time(&inputs)?, time(&inputs)?];
+    let streamed_samples_per_s = inputs.len() as f64 / median(&streams);
     let macs: u64 = summaries(file)?.iter().map(|op| op.macs).sum();
     let result = BatchOutput {
         backend: args.backend.clone(),
@@ -307,7 +306,7 @@ fn batches(args: &Args, file: &ModelFile, backend: &mut dyn Backend, samples: &[
         output::json(&result)?;
     } else {
         output::print(&format!(
-            "{} ({}): {:.1} samples/s in batches of {}, {:.3} integer TOPS; {:.1} samples/s in a stream of batches\n",
+            "{} ({}): {:.1} samples/s in batches of {}, {:.4} integer TOPS; {:.1} samples/s in a stream of batches\n",
             result.backend,
             result.adapter,
             result.samples_per_s,
