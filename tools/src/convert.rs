@@ -1,8 +1,8 @@
 //! From a float graph to a `.sfm` file: calibrate, choose, quantize, plan, prove, pack.
 //!
 //! Where a choice is left to the converter (range method, scale migration, width of the exponentials, bits per layer)
-//! it lowers the model with each, runs the integer program on calibration samples and keeps what has the best SQNR of
-//! the outputs against the float graph. Every trial is reported.
+//! it lowers the model with each, runs the integer program and keeps what has the best SQNR of the outputs against the
+//! float graph: calibrated on one half of the samples, measured on the other. Every trial is reported.
 
 use crate::backend::{Backend, BackendError, Host, Sample, Trace};
 use crate::calibrate::{CalibrateError, Calibration};
@@ -18,6 +18,7 @@ use crate::quantize::equalize::equalize;
 use crate::quantize::qdq;
 use crate::quantize::range::RangeMethod;
 use crate::quantize::sequential;
+use rayon::prelude::*;
 use shiftformer::arith::exp::sum_error;
 use shiftformer::format::Profile;
 use shiftformer::kernels::{Native, Portable};
@@ -193,6 +194,8 @@ pub struct Converted {
     pub options: LowerOptions,
     /// SQNR of the outputs on calibration samples; `None` without samples.
     pub sqnr_db: Option<f64>,
+    /// How many samples those were.
+    pub measured: usize,
     /// All choices tried.
     pub trials: Vec<Trial>,
     /// Trade-off between size and accuracy (mixed bits only).
@@ -201,12 +204,20 @@ pub struct Converted {
     pub notes: Vec<String>,
 }
 
-/// Samples used for a trial.
-const TRIAL_SAMPLES: usize = 16;
+/// Samples used for a trial at most, spread over those given.
+const TRIAL_SAMPLES: usize = 256;
+/// Multiplications of a trial: fewer samples of large models, but not below [`FEW_SAMPLES`].
+const TRIAL_MACS: u64 = 8_000_000_000;
+/// Samples where a rough idea is enough: extents of columns, sensitivity of layers.
+const FEW_SAMPLES: usize = 16;
+/// From so many samples on, choices are measured on samples that did not make the statistics.
+const LEAST_TO_SPLIT: usize = 32;
 /// Points measured on the curve of mixed bits.
 const CURVE_POINTS: usize = 10;
 /// A choice must win by this much over the simpler one, in dB.
 const MARGIN_DB: f64 = 0.15;
+/// Another range must win by this much over the least and greatest value seen, in dB: about what some hundred samples tell.
+const RANGE_MARGIN_DB: f64 = 0.3;
 /// Half of the range of values, as [`sum_error`] counts.
 const HALF_RANGE: u32 = 32768;
 /// Exponents of scale migration that are tried.
@@ -237,12 +248,6 @@ pub fn convert(
     }
     let four = options.weights == WeightBits::Four;
     let base = Site::new(graph, &data, &fixed, HashMap::new(), four)?;
-    let trials = data.len().min(TRIAL_SAMPLES);
-    let mut reference = Vec::new();
-    for sample in &data[..trials] {
-        reference.push(float_exec::run(&base.graph, sample, &mut |_, _| {})?);
-    }
-    let mut search = Search { samples: &samples[..trials], reference, options, trials: Vec::new(), progress };
     let start = LowerOptions {
         profile: options.profile,
         range: if options.range == RangeMethod::Auto { RangeMethod::Mse } else { options.range },
@@ -255,10 +260,14 @@ pub fn convert(
         bias_correction: options.bias_correction,
     };
     let (mut site, mut chosen) = (base, start);
-    if trials > 0 {
-        search.range(&site, &mut chosen)?;
-        search.migration(&mut site, &mut chosen, &data, &fixed, four)?;
-        search.exponentials(&site, &mut chosen)?;
+    let trial = Trials::new(&site, &chosen, samples, &data)?;
+    let mut search = Search { trial, options, trials: Vec::new(), progress };
+    if !data.is_empty() {
+        let source = Source { data: &data, fixed: &fixed, four };
+        let mut folds = search.trial.folds(&site, &source)?;
+        search.range(&folds, &mut chosen)?;
+        search.migration(&mut site, &mut folds, &chosen, &source)?;
+        search.exponentials(&folds, &mut chosen)?;
     }
     let curve = match options.weights {
         WeightBits::Mixed { flash_budget } => search.mixed(&mut site, &mut chosen, &data, flash_budget)?,
@@ -268,19 +277,20 @@ pub fn convert(
     let lowered = lower(&site.graph, &site.calibration, &chosen)?;
     let arena = plan(&lowered.program);
     notes.extend(lowered.notes.iter().cloned());
+    notes.extend(raw_bytes_note(&site.graph, samples.first(), options.normalization));
     notes.extend(outliers(&site, &lowered.program));
     notes.extend(exponentials_note(&lowered.program));
-    if ivit && trials > 0 {
+    if ivit && !data.is_empty() {
         let unremarked = pack(&lowered.program, &arena, &human(&site, &lowered, &arena, options, &[]), &[])?;
         let model = ModelFile::from_bytes(&unremarked)?;
-        notes.extend(ivit::limits(&model, &lowered.program, &encode(&model, &samples[..trials])?)?);
+        notes.extend(ivit::limits(&model, &lowered.program, &encode(&model, search.trial.samples())?)?);
     }
     let human = human(&site, &lowered, &arena, options, &notes);
     let bare = pack(&lowered.program, &arena, &human, &[])?;
-    let sqnr_db = if trials > 0 { Some(search.sqnr(&bare)?) } else { None };
+    let sqnr_db = if data.is_empty() { None } else { Some(search.trial.sqnr(&bare, None)?) };
     let receipts = receipts(&bare, &samples[..options.receipts.min(samples.len())])?;
     let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &human, &receipts)? };
-    let trials = search.trials;
+    let (trials, measured) = (search.trials, search.trial.picks.len());
     let Site { graph, calibration, .. } = site;
     Ok(Converted {
         file,
@@ -290,6 +300,7 @@ pub fn convert(
         plan: arena,
         options: chosen,
         sqnr_db,
+        measured,
         trials,
         curve,
         notes,
@@ -322,11 +333,94 @@ impl Site {
     }
 }
 
+/// What statistics are made of.
+struct Source<'a> {
+    data: &'a [Vec<Data>],
+    fixed: &'a qdq::Fixed,
+    /// Whether weights are rounded to 4 bits.
+    four: bool,
+}
+
+/// `count` of `items`, evenly spread.
+fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
+    items.iter().step_by(items.len().div_ceil(count.max(1)).max(1))
+}
+
+/// The samples that choices are measured on.
+struct Trials<'a> {
+    samples: &'a [Vec<Values>],
+    /// Indices of the samples, `stride` apart.
+    picks: Vec<usize>,
+    stride: usize,
+    /// Float outputs of the picks.
+    reference: Vec<Vec<Data>>,
+}
+
+/// Statistics of one half of the samples, to be measured on the other; the whole where there are too few.
+struct Fold {
+    site: Site,
+    half: Option<usize>,
+}
+
+impl<'a> Trials<'a> {
+    fn new(
+        site: &Site,
+        options: &LowerOptions,
+        samples: &'a [Vec<Values>],
+        data: &[Vec<Data>],
+    ) -> Result<Self, ConvertError> {
+        let macs: u64 = match data {
+            [] => 0,
+            _ => lower(&site.graph, &site.calibration, options)?.program.ops.iter().map(|op| op.op.macs()).sum(),
+        };
+        let count = TRIAL_SAMPLES.min((TRIAL_MACS / macs.max(1)) as usize).max(FEW_SAMPLES);
+        let stride = data.len().div_ceil(count).max(1);
+        let picks: Vec<usize> = (0..data.len()).step_by(stride).collect();
+        let run = |&pick: &usize| float_exec::run(&site.graph, &data[pick], &mut |_, _| {});
+        let reference = picks.par_iter().map(run).collect::<Result<_, _>>()?;
+        Ok(Self { samples, picks, stride, reference })
+    }
+
+    /// The samples.
+    fn samples(&self) -> impl Iterator<Item = &'a Vec<Values>> {
+        self.picks.iter().map(|&pick| &self.samples[pick])
+    }
+
+    /// Which half a pick belongs to: they alternate.
+    fn half_of(&self, pick: usize) -> usize {
+        pick / self.stride % 2
+    }
+
+    /// Statistics to choose by. Rounding to 4 bits takes long: one half is enough there.
+    fn folds(&self, site: &Site, source: &Source<'_>) -> Result<Vec<Fold>, ConvertError> {
+        if self.picks.len() < LEAST_TO_SPLIT {
+            let whole = Site::new(site.graph.clone(), source.data, source.fixed, site.factors.clone(), source.four)?;
+            return Ok(vec![Fold { site: whole, half: None }]);
+        }
+        let halves = if source.four { 0..1 } else { 0..2 };
+        let fold = |half: usize| {
+            let others = self.picks.iter().filter(|&&pick| self.half_of(pick) != half);
+            let data: Vec<Vec<Data>> = others.map(|&pick| source.data[pick].clone()).collect();
+            let site = Site::new(site.graph.clone(), &data, source.fixed, site.factors.clone(), source.four)?;
+            Ok(Fold { site, half: Some(half) })
+        };
+        halves.map(fold).collect()
+    }
+
+    /// SQNR of a model over the samples, or one half of them.
+    fn sqnr(&self, file: &[u8], half: Option<usize>) -> Result<f64, ConvertError> {
+        let model = ModelFile::from_bytes(file)?;
+        let belongs = |pick: usize| half.is_none_or(|half| self.half_of(pick) == half);
+        let picks = || self.picks.iter().zip(&self.reference).filter(|(pick, _)| belongs(**pick));
+        let inputs = encode(&model, picks().map(|(&pick, _)| &self.samples[pick]))?;
+        let traces = Host::<Native>::new("native", &model).run(&inputs)?;
+        Ok(output_sqnr(&model, &traces, picks().map(|(_, outputs)| outputs)))
+    }
+}
+
 /// The measured search over the choices.
 struct Search<'a> {
-    samples: &'a [Vec<Values>],
-    /// Float outputs of every sample.
-    reference: Vec<Vec<Data>>,
+    trial: Trials<'a>,
     options: &'a ConvertOptions,
     trials: Vec<Trial>,
     progress: &'a mut dyn FnMut(&str),
@@ -334,15 +428,17 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// Lowers, packs and measures.
-    fn measure(&mut self, site: &Site, options: &LowerOptions) -> Result<f64, ConvertError> {
-        let file = assemble(site, options, self.options)?;
-        self.sqnr(&file)
+    fn measure(&self, site: &Site, options: &LowerOptions) -> Result<f64, ConvertError> {
+        self.trial.sqnr(&assemble(site, options, self.options)?, None)
     }
 
-    fn sqnr(&self, file: &[u8]) -> Result<f64, ConvertError> {
-        let model = ModelFile::from_bytes(file)?;
-        let traces = run_samples(&model, self.samples)?;
-        Ok(output_sqnr(&model, &traces, &self.reference))
+    /// [`measure`](Self::measure) of each fold on the samples it has not seen: the mean, in dB.
+    fn measure_folds(&self, folds: &[Fold], options: &LowerOptions) -> Result<f64, ConvertError> {
+        let mut sum = 0.0;
+        for fold in folds {
+            sum += self.trial.sqnr(&assemble(&fold.site, options, self.options)?, fold.half)?;
+        }
+        Ok(sum / folds.len().max(1) as f64)
     }
 
     fn record(&mut self, what: &str, results: &[(String, f64)], kept: usize) {
@@ -356,7 +452,7 @@ impl Search<'_> {
         }
     }
 
-    fn range(&mut self, site: &Site, chosen: &mut LowerOptions) -> Result<(), ConvertError> {
+    fn range(&mut self, folds: &[Fold], chosen: &mut LowerOptions) -> Result<(), ConvertError> {
         if self.options.range != RangeMethod::Auto {
             return Ok(());
         }
@@ -364,10 +460,11 @@ impl Search<'_> {
         let mut results = Vec::new();
         for range in methods {
             (self.progress)(&format!("trying range {range:?}").to_lowercase());
-            let sqnr = self.measure(site, &LowerOptions { range, ..chosen.clone() })?;
+            let sqnr = self.measure_folds(folds, &LowerOptions { range, ..chosen.clone() })?;
             results.push((format!("{range:?}").to_lowercase(), sqnr));
         }
         let best = best_of(&results);
+        let best = if results[best].1 > results[0].1 + RANGE_MARGIN_DB { best } else { 0 };
         chosen.range = methods[best];
         self.record("range", &results, best);
         Ok(())
@@ -376,30 +473,31 @@ impl Search<'_> {
     fn migration(
         &mut self,
         site: &mut Site,
-        chosen: &mut LowerOptions,
-        data: &[Vec<Data>],
-        fixed: &qdq::Fixed,
-        four: bool,
+        folds: &mut Vec<Fold>,
+        chosen: &LowerOptions,
+        source: &Source<'_>,
     ) -> Result<(), ConvertError> {
         // A quantized model keeps its scales.
-        if self.options.equalize == Switch::Off || !fixed.activations.is_empty() {
+        if self.options.equalize == Switch::Off || !source.fixed.activations.is_empty() {
             return Ok(());
         }
         let mut results = Vec::new();
         if self.options.equalize == Switch::Auto {
-            results.push(("off".to_owned(), self.measure(site, chosen)? + MARGIN_DB));
+            results.push(("off".to_owned(), self.measure_folds(folds, chosen)? + MARGIN_DB));
         }
-        let mut best: Option<(f64, Site)> = None;
+        let few: Vec<Vec<Data>> = spread(source.data, FEW_SAMPLES).cloned().collect();
+        let mut best: Option<(f64, Vec<Fold>)> = None;
         let bar = results.first().map_or(f64::NEG_INFINITY, |r| r.1);
         for alpha in ALPHAS {
             (self.progress)(&format!("trying scale migration {alpha}"));
             let mut graph = site.graph.clone();
-            let factors = equalize(&mut graph, &data[..data.len().min(TRIAL_SAMPLES)], alpha)?;
+            let factors = equalize(&mut graph, &few, alpha)?;
             if factors.is_empty() {
                 return Ok(());
             }
-            let candidate = Site::new(graph, data, fixed, factors, four)?;
-            let sqnr = self.measure(&candidate, chosen)?;
+            let bare = Site { graph, calibration: Calibration::default(), factors };
+            let candidate = self.trial.folds(&bare, source)?;
+            let sqnr = self.measure_folds(&candidate, chosen)?;
             results.push((format!("alpha {alpha}"), sqnr));
             if sqnr > bar && best.as_ref().is_none_or(|(b, _)| sqnr > *b) {
                 best = Some((sqnr, candidate));
@@ -411,20 +509,25 @@ impl Search<'_> {
         }
         self.record("scale migration", &results, kept);
         if let Some((_, candidate)) = best {
-            *site = candidate;
+            *folds = candidate;
+            if let Some(Fold { site: moved, .. }) = folds.first() {
+                let (graph, factors) = (moved.graph.clone(), moved.factors.clone());
+                *site = Site::new(graph, source.data, source.fixed, factors, source.four)?;
+            }
         }
         Ok(())
     }
 
-    fn exponentials(&mut self, site: &Site, chosen: &mut LowerOptions) -> Result<(), ConvertError> {
+    fn exponentials(&mut self, folds: &[Fold], chosen: &mut LowerOptions) -> Result<(), ConvertError> {
+        let Some(Fold { site, .. }) = folds.first() else { return Ok(()) };
         let ivit = self.options.profile == Profile::Ivit;
         let attends = |op: &Op| matches!(op, Op::Attention(_)) || ivit && *op == Op::Softmax;
         if self.options.wide_exp != Switch::Auto || !site.graph.nodes.iter().any(|n| attends(&n.op)) {
             return Ok(());
         }
         (self.progress)("trying 16-bit exponentials");
-        let narrow = self.measure(site, &LowerOptions { wide_exp: false, ..chosen.clone() })?;
-        let wide = self.measure(site, &LowerOptions { wide_exp: true, ..chosen.clone() })?;
+        let narrow = self.measure_folds(folds, &LowerOptions { wide_exp: false, ..chosen.clone() })?;
+        let wide = self.measure_folds(folds, &LowerOptions { wide_exp: true, ..chosen.clone() })?;
         // Twice the scratch and slower products: they must be worth half a decibel, unless rows are so long that the worst
         // case of 8 bits is half of the values' range.
         let long = |op: &Op| matches!(op, Op::Attention(a) if sum_error(a.n_k as u32, false) > HALF_RANGE);
@@ -454,7 +557,8 @@ impl Search<'_> {
         let base = noise(self.measure(site, chosen)?);
         let mut damage = Vec::new();
         // Layers apart: rounded against the inputs of the float model.
-        site.calibration.rounded = sequential::round(&site.graph, &data[..data.len().min(TRIAL_SAMPLES)], &|_| 4)?;
+        let few: Vec<Vec<Data>> = spread(data, FEW_SAMPLES).cloned().collect();
+        site.calibration.rounded = sequential::round(&site.graph, &few, &|_| 4)?;
         for (index, (name, weights)) in layers.iter().enumerate() {
             (self.progress)(&format!("sensitivity of layer {} of {}", index + 1, layers.len()));
             let bits = HashMap::from([(name.clone(), 4)]);
@@ -491,7 +595,7 @@ impl Search<'_> {
             (self.progress)(&format!("measuring {count} layers at 4 bits"));
             site.calibration.rounded = rounded(site, count)?;
             let file = assemble(site, &with(count, chosen), self.options)?;
-            let sqnr_db = self.sqnr(&file)?;
+            let sqnr_db = self.trial.sqnr(&file, None)?;
             let four_bit_layers = order[..count].to_vec();
             curve.push(BitsPoint { four_bit_layers, file_bytes: file.len(), sqnr_db, kept: false });
         }
@@ -565,30 +669,25 @@ fn human(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, 
 
 fn receipts(file: &[u8], samples: &[Vec<Values>]) -> Result<Vec<ReceiptData>, ConvertError> {
     let model = ModelFile::from_bytes(file)?;
-    let inputs = encode(&model, samples)?;
+    let inputs = encode(&model, samples.iter())?;
     let traces = Host::<Portable>::new("portable", &model).run(&inputs)?;
     Ok(inputs.into_iter().zip(traces).map(|(inputs, trace)| ReceiptData { inputs, digests: trace.digests }).collect())
 }
 
-fn encode(model: &ModelFile, samples: &[Vec<Values>]) -> Result<Vec<Sample>, ModelFileError> {
-    samples
-        .iter()
-        .map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect())
-        .collect()
-}
-
-fn run_samples(model: &ModelFile, samples: &[Vec<Values>]) -> Result<Vec<Trace>, ConvertError> {
-    let inputs = encode(model, samples)?;
-    Ok(Host::<Native>::new("native", model).run(&inputs)?)
+fn encode<'a>(
+    model: &ModelFile,
+    samples: impl Iterator<Item = &'a Vec<Values>>,
+) -> Result<Vec<Sample>, ModelFileError> {
+    samples.map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect()).collect()
 }
 
 /// `10 log10(signal / noise)`, the ratio averaged over the outputs so that none drowns in another.
-fn output_sqnr(model: &ModelFile, traces: &[Trace], reference: &[Vec<Data>]) -> f64 {
+fn output_sqnr<'a>(model: &ModelFile, traces: &[Trace], reference: impl Iterator<Item = &'a Vec<Data>> + Clone) -> f64 {
     let n_outputs = model.outputs().len();
     let mut ratio = 0.0;
     for output in 0..n_outputs {
         let (mut signal, mut noise) = (0.0f64, 0.0f64);
-        for (trace, exact) in traces.iter().zip(reference) {
+        for (trace, exact) in traces.iter().zip(reference.clone()) {
             let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
             for (got, want) in model.decode(output, bytes).iter().zip(exact.to_f32()) {
                 signal += f64::from(want).powi(2);
@@ -649,6 +748,17 @@ pub fn real_inputs(
             .collect()
     };
     samples.iter().enumerate().map(convert).collect()
+}
+
+/// Reminds of `--mean` and `--std` where raw bytes are the values of a real input as they are.
+fn raw_bytes_note(graph: &Graph, sample: Option<&Vec<Values>>, normalization: Option<(f64, f64)>) -> Option<String> {
+    let inputs = graph.inputs.iter().map(|&id| &graph.tensors[id]).zip(sample?);
+    let raw = inputs.filter(|(tensor, values)| tensor.dtype == DataType::Float && matches!(values, Values::U8(_)));
+    let (tensor, _) = raw.take(1).find(|_| normalization.is_none())?;
+    Some(format!(
+        "`{}`: the data are bytes and enter as 0 to 255; if the model wants normalized pixels, give `--mean` and `--std`",
+        tensor.name
+    ))
 }
 
 /// Which exponentials the longest attention uses, and what they cost at worst.

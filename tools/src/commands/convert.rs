@@ -251,7 +251,8 @@ fn describe(args: &Args, converted: &Converted, summary: &Summary, file_bytes: u
         summary.ops.len(),
         text::count(summary.macs as f64),
     );
-    out += &format!("SQNR on {samples} calibration samples: {}\n", text::decibels(converted.sqnr_db));
+    let measured = converted.measured;
+    out += &format!("SQNR on {measured} of {samples} calibration samples: {}\n", text::decibels(converted.sqnr_db));
     for trial in &converted.trials {
         let mark = if trial.kept { "*" } else { " " };
         out += &format!("  {mark} {:<16} {:<12} {:>6.2} dB\n", trial.what, trial.choice, trial.sqnr_db);

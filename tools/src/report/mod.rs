@@ -34,6 +34,7 @@ pub struct Content {
     curve: Vec<BitsPoint>,
     sqnr_db: Option<f64>,
     samples: usize,
+    measured: usize,
 }
 
 impl Content {
@@ -61,6 +62,7 @@ impl Content {
             curve: converted.curve.clone(),
             sqnr_db: converted.sqnr_db,
             samples: samples.len(),
+            measured: converted.measured,
         })
     }
 }
@@ -87,8 +89,8 @@ pub fn html(content: &Content) -> String {
     page + "</main></body></html>\n"
 }
 
-const CHOICES: &str =
-    "Each choice was measured by running the integer model on calibration samples; the marked one was kept.";
+const CHOICES: &str = "Each choice was measured by running the integer model, calibrated on one half of the samples, on the other half; the \
+     marked one was kept.";
 const CURVE: &str =
     "Layers go from 8 to 4 bits in the order of the damage measured for each alone. The ringed point was kept.";
 const DEPTH: &str = "Signal to noise of every operator's result against the float model. A fall from one bar to the next is \
@@ -116,7 +118,11 @@ fn header(content: &Content) -> String {
     let ratio = s.arena_bytes as f64 / s.arena_lower_bound_bytes.max(1) as f64;
     let fitting = content.boards.iter().filter(|b| b.fits).count();
     let cards = [
-        ("Output SQNR", text::decibels(content.sqnr_db), format!("on {} calibration samples", content.samples)),
+        (
+            "Output SQNR",
+            text::decibels(content.sqnr_db),
+            format!("on {} of {} calibration samples", content.measured, content.samples),
+        ),
         ("Flash", size(s.flash_bytes), format!("weights {}", size(s.weight_bytes))),
         ("RAM (arena)", size(s.arena_bytes), format!("{ratio:.3} x the lower bound")),
         ("MACs", text::count(s.macs as f64), format!("in {} operators", s.ops.len())),
@@ -299,6 +305,8 @@ fn boards(content: &Content) -> String {
 fn certificate(content: &Content) -> String {
     let s = &content.summary;
     let most = s.ops.iter().map(|op| op.macs).max().unwrap_or(0).max(1) as f64;
+    // Only the profile of the published operators keeps sums in 64 bits.
+    let wide = s.ops.iter().any(|op| op.wide_bits > 0);
     let bar = |class: &str, share: f64, text: String| {
         format!(
             "<td class=\"bar\"><i class=\"{class}\" style=\"width:{:.1}%\"></i><span>{text}</span></td>",
@@ -307,25 +315,24 @@ fn certificate(content: &Content) -> String {
     };
     let row = |op: &crate::summary::OpSummary| {
         let out = op.output.as_ref().map_or_else(String::new, |o| format!("{} {:?}", o.dtype, o.shape));
-        let bits = |n: u32| if n == 0 { "-".to_owned() } else { n.to_string() };
+        let bits = |n: u32| format!("<td class=\"n\">{}</td>", if n == 0 { "-".to_owned() } else { n.to_string() });
         format!(
-            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td>{out}</td>{}{}<td class=\"n\">{}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td>{out}</td>{}{}{}{}{}</tr>",
             op.index,
             op.kind,
             escape(&op.name),
             bar(kind_class(op.kind), op.macs as f64 / most, text::count(op.macs as f64)),
             bar("acc", f64::from(op.acc_bits) / f64::from(ACC_BITS), format!("{} of {ACC_BITS}", op.acc_bits)),
             bits(op.product_bits),
-            bits(op.wide_bits),
+            if wide { bits(op.wide_bits) } else { String::new() },
             bits(op.sum_bits)
         )
     };
     let rows: String = s.ops.iter().map(row).collect();
     format!(
         "<div class=\"scroll\"><table><tr><th class=\"n\">op</th><th>kind</th><th>name</th><th>result</th><th>MACs</th>\
-         <th>accumulator bits</th><th class=\"n\">product bits</th>\
-         <th class=\"n\">wide sum bits</th><th class=\"n\">row sum bits</th></tr>{rows}</table></div>"
+         <th>accumulator bits</th><th class=\"n\">product bits</th>{}<th class=\"n\">row sum bits</th></tr>{rows}</table></div>",
+        if wide { "<th class=\"n\">wide sum bits</th>" } else { "" }
     )
 }
 
