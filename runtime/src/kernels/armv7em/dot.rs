@@ -1,12 +1,16 @@
 //! Dot products of activations with activations: blocks of five rows by [`super::block`], rows left over one by one.
 //!
+//! # Register plan
+//! One row: `r0 r1` activations, two words of widened bytes, sum, two pointers, counter.
+//!
 //! # Instructions
-//! One row by one column, four K steps: 9 (two `LDR` of activations, one of bytes, two `SXTB16`, two `SMLAD`, counter).
+//! One row by one column, four K steps: 8 (`LDR`, `LDRD`, two `SXTB16`, two `SMLAD`, counter, branch).
 
 use super::dense::reach;
 use super::widen::{Lanes, STEP, Words, widen};
 use super::{block, ins};
 use crate::kernels::{DotJob, GROUP, ROW_BLOCK, ScoreScale, linear_scratch_bytes};
+use core::arch::asm;
 
 /// Columns whose rows the block routine may read: it takes whole steps, at least 16 bytes.
 fn readable(job: &DotJob, y_len: usize) -> usize {
@@ -88,16 +92,44 @@ fn block(job: &DotJob, scale: Option<&ScoreScale>, columns: usize, x: &[u32], y:
 
 /// One widened row, without asking more of `y` than `k` bytes a column.
 fn single(job: &DotJob, scale: Option<&ScoreScale>, y: &[i8], out: &mut [i32], x: &[u32]) {
+    let whole = job.k / STEP;
+    let Some(x_tail) = x.get(2 * whole..).filter(|x| x.len() >= 2) else { return };
     for (column, out) in out.iter_mut().enumerate() {
         let start = column * job.y_stride;
-        let (whole, tail) = y.get(start..start + job.k).unwrap_or(&[]).as_chunks::<STEP>();
+        let Some((body, tail)) = y.get(start..start + job.k).and_then(|y| y.split_at_checked(whole * STEP)) else {
+            return;
+        };
         let mut last = [0i8; STEP];
         last.iter_mut().zip(tail).for_each(|(to, &from)| *to = from);
-        let mut sum = 0;
-        for (y, [even, odd]) in whole.iter().chain([&last]).zip(x.as_chunks::<2>().0) {
-            let y = u32::from_le_bytes(y.map(|y| y as u8));
-            sum = ins::smlad(*odd, ins::sxtb16_odd(y), ins::smlad(*even, ins::sxtb16(y), sum));
-        }
+        // SAFETY: `body` has `whole` steps, `last` one; twice as many words of `x` were found above.
+        let sum = unsafe { steps(last.as_ptr(), x_tail.as_ptr(), 1, steps(body.as_ptr(), x.as_ptr(), whole, 0)) };
         *out = scale.map_or(sum, |scale| ins::smmulr(sum << scale.acc_shift, scale.multiplier));
     }
+}
+
+/// `sum` and the products of `count` steps.
+///
+/// # Safety
+/// `y` is readable for `4 * count` bytes, `x` for `2 * count` words.
+#[inline(always)]
+unsafe fn steps(y: *const i8, x: *const u32, count: usize, mut sum: i32) -> i32 {
+    if count > 0 {
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "2:",
+                "ldr {odd}, [{y}], #4",
+                "ldrd r0, r1, [{x}], #8",
+                "sxtb16 {even}, {odd}",
+                "sxtb16 {odd}, {odd}, ror #8",
+                "smlad {sum}, r0, {even}, {sum}",
+                "smlad {sum}, r1, {odd}, {sum}",
+                "subs {count}, #1",
+                "bne 2b",
+                y = inout(reg) y => _, x = inout(reg) x => _, count = inout(reg) count => _, sum = inout(reg) sum,
+                even = out(reg) _, odd = out(reg) _, out("r0") _, out("r1") _, options(nostack, readonly)
+            );
+        }
+    }
+    sum
 }

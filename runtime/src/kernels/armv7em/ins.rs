@@ -16,18 +16,6 @@ macro_rules! instruction {
 }
 
 instruction! {
-    /// Bytes 0 and 2, sign-extended to halfwords.
-    sxtb16(x: u32) -> u32 = "sxtb16 {out}, {x}"
-}
-instruction! {
-    /// Bytes 1 and 3, sign-extended to halfwords.
-    sxtb16_odd(x: u32) -> u32 = "sxtb16 {out}, {x}, ror #8"
-}
-instruction! {
-    /// `acc + x.0 * y.0 + x.1 * y.1` over halfwords.
-    smlad(x: u32, y: u32, acc: i32) -> i32 = "smlad {out}, {x}, {y}, {acc}"
-}
-instruction! {
     /// `round_half_up(x * y / 2^32)`.
     smmulr(x: i32, y: i32) -> i32 = "smmulr {out}, {x}, {y}"
 }
