@@ -100,7 +100,7 @@ impl Builder {
         let k = shape.pop().unwrap_or(1);
         shape.push(n);
         let weights = self.normals(k * n, (k as f32).powf(-0.5));
-        let w = self.graph.add_constant(format!("{name}.weight"), vec![k, n], Data::Float(weights));
+        let w = self.graph.add_constant(format!("{name}.weight"), vec![n, k], Data::Float(weights));
         let bias = self.normals(n, 0.1);
         let bias = self.graph.add_constant(format!("{name}.bias"), vec![n], Data::Float(bias));
         self.graph.add_node(name, Op::Linear, vec![x, w, bias], shape, DataType::Float)

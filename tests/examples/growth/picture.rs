@@ -77,9 +77,11 @@ fn chart(row: &Row, sweep: &Sweep) -> String {
     chart.axes(sweep.title, row.unit, |v| format!("{v:.0}"), |v| format!("{v}"));
     let inside: Vec<(f64, f64)> = others.into_iter().take_while(|p| p.1 <= top).collect();
     chart.line("dashed", &inside);
-    if let Some(&last) = inside.last() {
-        let anchor = if last.0 > right * 0.6 { "end" } else { "start" };
-        chart.label(last, anchor, row.other_name);
+    if let Some(&(x, y)) = inside.last() {
+        // Below the end of a long curve, where there is room; above it else.
+        let anchor = if x > right * 0.6 { "end" } else { "start" };
+        let below = y - 0.3 * top;
+        chart.label((x, if anchor == "end" && below > 0.03 * top { below } else { y }), anchor, row.other_name);
     }
     chart.line("line", &values);
     for (point, cost) in values.iter().zip(&sweep.costs) {
