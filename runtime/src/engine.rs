@@ -1,10 +1,13 @@
 //! Running a model: a session over a caller-owned arena.
 
+use crate::arith::digest;
+use crate::chain::{Chain, MAX_CHAIN};
 use crate::format::{Place, SectionKind, TensorRecord};
 use crate::kernels::{Kernels, Portable};
 use crate::model::Model;
-use crate::ops::{Memory, Needs, RunFault};
+use crate::ops::{Memory, RunFault};
 use core::fmt;
+use core::ops::Range;
 
 /// A run of a model over an arena.
 ///
@@ -13,7 +16,14 @@ use core::fmt;
 pub struct Session<'m, 'a, B: Kernels = Portable> {
     model: Model<'m, B>,
     arena: &'a mut [u8],
+    next: Position,
+}
+
+/// Where a run goes on: pieces of `op` from `piece` on, in block `block` of its chain.
+#[derive(Clone, Copy, Default)]
+struct Position {
     op: usize,
+    block: u32,
     piece: u32,
 }
 
@@ -61,26 +71,63 @@ pub enum Progress {
 }
 
 /// Called by a run around every operator. All methods do nothing unless overridden; `()` observes nothing and costs
-/// nothing.
+/// nothing. An operator in a chain comes once per block of rows, the others once.
 pub trait Observer {
-    /// Before operator `op` starts.
+    /// Before operator `op` starts, or goes on with a block of rows.
     fn before(&mut self, op: usize) {
         let _ = op;
     }
-    /// After operator `op`, with the bytes of its output; empty where a later operator writes the rest of that tensor.
-    fn after(&mut self, op: usize, output: &[u8]) {
-        let _ = (op, output);
+    /// After operator `op` has written `part` of its output.
+    fn after(&mut self, op: usize, part: Part<'_>) {
+        let _ = (op, part);
     }
 }
 
 impl Observer for () {}
 
+/// A stretch of an operator's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The bytes; none where a later operator writes the rest of the tensor, or a later block.
+    pub bytes: &'a [u8],
+    /// Their offset in the tensor.
+    pub offset: usize,
+    /// Bytes of the tensor; 0 where a later operator writes the rest of it.
+    pub total: usize,
+    /// No other part follows.
+    pub is_last: bool,
+}
+
+impl Part<'_> {
+    /// Its share of the digest of the whole output: [`join`](crate::arith::digest::join) them.
+    pub fn digest(&self) -> u64 {
+        // Nothing yet: the length counts with the bytes.
+        let nothing_yet = self.bytes.is_empty() && !self.is_last;
+        if nothing_yet { 0 } else { digest::part(self.bytes, self.offset, self.total) }
+    }
+}
+
 /// [`Observer`] that hands the digest of every operator's output to a closure.
-pub struct Digests<F: FnMut(usize, u64)>(pub F);
+pub struct Digests<F: FnMut(usize, u64)> {
+    report: F,
+    // Of the operators of the chain under way, at their number modulo the greatest length.
+    open: [u64; MAX_CHAIN],
+}
+
+impl<F: FnMut(usize, u64)> Digests<F> {
+    /// Calls `report` with the number of each operator and the digest of its output.
+    pub fn new(report: F) -> Self {
+        Self { report, open: [0; MAX_CHAIN] }
+    }
+}
 
 impl<F: FnMut(usize, u64)> Observer for Digests<F> {
-    fn after(&mut self, op: usize, output: &[u8]) {
-        (self.0)(op, crate::arith::digest::digest(output));
+    fn after(&mut self, op: usize, part: Part<'_>) {
+        let Some(open) = self.open.get_mut(op % MAX_CHAIN) else { return };
+        *open = digest::join(*open, part.digest());
+        if part.is_last {
+            (self.report)(op, core::mem::take(open));
+        }
     }
 }
 
@@ -97,7 +144,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         if !(arena.as_ptr() as usize).is_multiple_of(crate::format::SECTION_ALIGN) {
             return Err(ArenaError::Misaligned);
         }
-        Ok(Self { model: *model, arena, op: 0, piece: 0 })
+        Ok(Self { model: *model, arena, next: Position::default() })
     }
 
     /// The model.
@@ -152,29 +199,49 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
     /// As [`run`](Self::run).
     pub fn run_with(&mut self, observer: &mut impl Observer) -> Result<(), RunFault> {
         self.cancel();
-        for op in 0..self.model.n_ops() {
-            observer.before(op);
-            let needs = self.needs(op)?;
-            self.run_pieces(op, 0..needs.pieces)?;
-            observer.after(op, if needs.completes_output { self.written(op)? } else { &[] });
+        let mut op = 0;
+        while op < self.model.n_ops() {
+            let chain = self.model.chain(op).ok_or(RunFault::Memory)?;
+            op = chain.ops.end;
+            self.run_chain(chain, observer)?;
         }
         Ok(())
     }
 
-    // These three are calls of their own so that none keeps its records on the stack while an operator runs.
-
-    #[inline(never)]
-    fn needs(&self, op: usize) -> Result<Needs, RunFault> {
-        let record = self.model.op_record(op).ok_or(RunFault::Memory)?;
-        self.model.needs(&record).ok_or(RunFault::Memory)
+    fn run_chain(&mut self, chain: Chain, observer: &mut impl Observer) -> Result<(), RunFault> {
+        for block in 0..chain.blocks() {
+            for op in chain.ops.clone() {
+                observer.before(op);
+                let pieces = chain.pieces(block);
+                self.run_pieces(op, pieces.clone())?;
+                observer.after(op, self.part(op, pieces, chain.rows).ok_or(RunFault::Memory)?);
+            }
+        }
+        Ok(())
     }
 
-    /// Bytes of the output of operator `op`.
+    /// What rows `pieces` of `rows` of operator `op` have written.
     #[inline(never)]
-    fn written(&self, op: usize) -> Result<&[u8], RunFault> {
-        let record = self.model.op_record(op).ok_or(RunFault::Memory)?;
-        let output = self.model.tensor(usize::from(record.output)).ok_or(RunFault::Memory)?;
-        Ok(self.bytes(&output).unwrap_or(&[]))
+    fn part(&self, op: usize, pieces: Range<u32>, rows: u32) -> Option<Part<'_>> {
+        let record = self.model.op_record(op)?;
+        let output = self.model.tensor(usize::from(record.output))?;
+        let is_last = pieces.end == rows;
+        let (row, total) = (output.row() * output.dtype.bytes(), output.bytes());
+        let (first, last) = (pieces.start as usize, pieces.end as usize);
+        if !self.model.needs(&record)?.completes_output {
+            return Some(Part { bytes: &[], offset: 0, total: 0, is_last });
+        }
+        let memory = self.arena.get(output.offset as usize..)?;
+        // Where the operator writes only some of the rows, they count with the others at the end.
+        let all_rows = row.checked_mul(rows as usize) == Some(total);
+        if !all_rows || first == 0 && is_last {
+            let bytes = if is_last { memory.get(..total)? } else { &[] };
+            return Some(Part { bytes, offset: 0, total, is_last });
+        }
+        let held = output.first_held(first);
+        let bytes =
+            memory.get(first.checked_sub(held)?.checked_mul(row)?..last.checked_sub(held)?.checked_mul(row)?)?;
+        Some(Part { bytes, offset: first.checked_mul(row)?, total, is_last })
     }
 
     /// Does the next bounded piece of work: some rows of one operator. After [`Progress::Done`] it starts anew.
@@ -182,28 +249,39 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
     /// # Errors
     /// As [`run`](Self::run); the run is then cancelled.
     pub fn step(&mut self) -> Result<Progress, RunFault> {
-        let (op, piece) = (self.op, self.piece);
+        let at = self.next;
         self.cancel();
-        if op >= self.model.n_ops() {
+        let Some(record) = self.model.op_record(at.op) else { return Ok(Progress::Done) };
+        let chain = self.model.chain(at.op).ok_or(RunFault::Memory)?;
+        let step = self.model.needs(&record).ok_or(RunFault::Memory)?.step;
+        let block = chain.pieces(at.block);
+        let first = at.piece.max(block.start);
+        let last = first.saturating_add(step).min(block.end);
+        self.run_pieces(at.op, first..last)?;
+        let next = if last < block.end {
+            Position { piece: last, ..at }
+        } else if at.op + 1 < chain.ops.end {
+            Position { op: at.op + 1, piece: 0, ..at }
+        } else if at.block + 1 < chain.blocks() {
+            Position { op: chain.ops.start, block: at.block + 1, piece: 0 }
+        } else {
+            Position { op: chain.ops.end, block: 0, piece: 0 }
+        };
+        if next.op == self.model.n_ops() {
             return Ok(Progress::Done);
         }
-        let pieces = self.needs(op)?.pieces;
-        self.run_pieces(op, piece..piece + 1)?;
-        let next = if piece + 1 < pieces { (op, piece + 1) } else { (op + 1, 0) };
-        if next.0 == self.model.n_ops() {
-            return Ok(Progress::Done);
-        }
-        (self.op, self.piece) = next;
-        Ok(Progress::Running { op: next.0 })
+        self.next = next;
+        Ok(Progress::Running { op: next.op })
     }
 
     /// Forgets a run that is under way; the next [`step`](Self::step) starts from the inputs.
     pub fn cancel(&mut self) {
-        (self.op, self.piece) = (0, 0);
+        self.next = Position::default();
     }
 
+    // Calls of their own so that none keeps its records on the stack while an operator runs.
     #[inline(never)]
-    fn run_pieces(&mut self, op: usize, pieces: core::ops::Range<u32>) -> Result<(), RunFault> {
+    fn run_pieces(&mut self, op: usize, pieces: Range<u32>) -> Result<(), RunFault> {
         // Records and memory by reference: a move would put them on the stack twice.
         let Some(record) = &self.model.op_record(op) else { return Err(RunFault::Memory) };
         let (words, entry) = self.model.op_code(record).ok_or(RunFault::Memory)?;

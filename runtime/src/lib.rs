@@ -56,6 +56,7 @@
 extern crate std;
 
 pub mod arith;
+mod chain;
 mod engine;
 pub mod format;
 pub mod kernels;
@@ -66,7 +67,8 @@ pub mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use engine::{ArenaError, Digests, Observer, Progress, Session};
+pub use chain::{Chain, MAX_CHAIN};
+pub use engine::{ArenaError, Digests, Observer, Part, Progress, Session};
 pub use model::{Model, ModelError, SectionName};
 pub use ops::RunFault;
 

@@ -1,5 +1,6 @@
 //! Opening a model: one pass that proves every later access.
 
+use crate::chain::Chain;
 use crate::format::{
     CertRecord, FormatError, OpRecord, Place, Profile, ReadWords, Receipts, SectionKind, Sections, TensorRecord, Word,
 };
@@ -133,7 +134,7 @@ impl<'m, B: Kernels> Model<'m, B> {
         }
         for endpoint in 0..io.len() / 2 - 2 {
             let tensor = model.endpoint(endpoint).ok_or(ModelError::Section(SectionName::Io))?;
-            if tensor.place != Place::Arena {
+            if tensor.place != Place::Arena || tensor.window > 0 {
                 return Err(ModelError::Section(SectionName::Io));
             }
         }
@@ -142,10 +143,10 @@ impl<'m, B: Kernels> Model<'m, B> {
         model.receipts = Receipts::new(sections.get(SectionKind::Receipts), input_bytes, sections.n_ops)
             .ok_or(ModelError::Section(SectionName::Receipts))?;
         for op in 0..sections.n_ops {
-            model.check_op(op).map_err(|fault| {
-                let kind = model.op_record(op).map_or(0, |r| r.kind);
-                ModelError::Op { op: op as u16, kind, fault }
-            })?;
+            model.check_op(op).map_err(|fault| model.op_error(op, fault))?;
+        }
+        for op in 0..sections.n_ops {
+            model.check_chain_from(op).map_err(|fault| model.op_error(op, fault))?;
         }
         Ok(model)
     }
@@ -156,8 +157,12 @@ impl<'m, B: Kernels> Model<'m, B> {
             Place::Arena => self.sections.arena_bytes,
             Place::Constant => self.sections.get(SectionKind::Weights).len(),
         };
-        let end = (tensor.offset as usize).checked_add(tensor.bytes())?;
-        (tensor.offset.is_multiple_of(16) && end <= room && !tensor.is_empty()).then_some(())
+        let end = (tensor.offset as usize).checked_add(tensor.held_bytes())?;
+        let windowed = tensor.window > 0;
+        // Parts of a digest start at whole words.
+        let whole_words = (usize::from(tensor.window) * tensor.row() * tensor.dtype.bytes()).is_multiple_of(4);
+        let fits = tensor.offset.is_multiple_of(16) && end <= room && !tensor.is_empty();
+        (fits && (!windowed || tensor.place == Place::Arena && whole_words)).then_some(())
     }
 
     fn check_op(&self, op: usize) -> Result<(), OpFault> {
@@ -189,6 +194,25 @@ impl<'m, B: Kernels> Model<'m, B> {
             }
         }
         Ok(())
+    }
+
+    fn op_error(&self, op: usize, fault: OpFault) -> ModelError {
+        let kind = self.op_record(op).map_or(0, |r| r.kind);
+        ModelError::Op { op: op as u16, kind, fault }
+    }
+
+    /// Checks the chain that starts at `op`, where one does: also an operator alone is one.
+    fn check_chain_from(&self, op: usize) -> Result<(), OpFault> {
+        if self.op_record(op).is_some_and(|record| record.chained) {
+            // Checked with the first operator of the chain.
+            return if op > 0 { Ok(()) } else { Err(OpFault::Chain) };
+        }
+        self.chain(op).ok_or(OpFault::Chain)?.check(self)
+    }
+
+    /// The chain that operator `op` belongs to; of one operator where it is not chained.
+    pub fn chain(&self, op: usize) -> Option<Chain> {
+        Chain::of(self, op)
     }
 
     /// Parameter words and table entry of an operator.
@@ -305,11 +329,11 @@ impl<'m, B: Kernels> Model<'m, B> {
     }
 }
 
-fn arena_range(tensor: &TensorRecord) -> Range<usize> {
+pub(crate) fn arena_range(tensor: &TensorRecord) -> Range<usize> {
     let from = tensor.offset as usize;
-    from..from.saturating_add(tensor.bytes())
+    from..from.saturating_add(tensor.held_bytes())
 }
 
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+pub(crate) fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
 }

@@ -19,7 +19,8 @@ use shiftformer_tools::program::{Endpoint, Program, QOp, QTensor};
 fn with_op(mut program: Program, op: Op, inputs: &[Option<(Dtype, usize)>], output: (Dtype, usize)) -> Program {
     let mut add = |name: &str, (dtype, len): (Dtype, usize)| {
         let name = name.to_owned();
-        let tensor = QTensor { name, dtype, shape: vec![len], scale: 1.0, zero: 0.0, constant: None, source: None };
+        let tensor =
+            QTensor { name, dtype, shape: vec![len], scale: 1.0, zero: 0.0, constant: None, source: None, window: 0 };
         program.add_tensor(tensor)
     };
     let operands: Vec<_> = inputs.iter().map(|input| input.map(|input| add("x", input))).collect();
@@ -27,7 +28,7 @@ fn with_op(mut program: Program, op: Op, inputs: &[Option<(Dtype, usize)>], outp
     let endpoint = |tensor| Endpoint { name: "e".to_owned(), tensor, shape: vec![], normalization: None };
     program.inputs = operands.iter().flatten().map(|&tensor| endpoint(tensor)).collect();
     program.outputs = vec![endpoint(output)];
-    program.ops.push(QOp { name: "the_op".to_owned(), op, inputs: operands, output });
+    program.ops.push(QOp { name: "the_op".to_owned(), op, inputs: operands, output, chained: false });
     program
 }
 

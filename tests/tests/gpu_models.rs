@@ -29,7 +29,7 @@ struct Case {
 }
 
 /// Every form an operator takes under some profile.
-fn variants() -> [(&'static str, ConvertOptions); 5] {
+fn variants() -> [(&'static str, ConvertOptions); 6] {
     let base = ConvertOptions {
         range: RangeMethod::Minmax,
         equalize: Switch::Off,
@@ -41,6 +41,7 @@ fn variants() -> [(&'static str, ConvertOptions); 5] {
     [
         ("profile shift", base.clone()),
         ("16-bit exponentials and 4-bit weights", wide),
+        ("blocks of rows", ConvertOptions { row_blocks: Switch::On, ..base.clone() }),
         ("unfused attention", ConvertOptions { unfused_attention: true, ..base.clone() }),
         ("profile lut", ConvertOptions { profile: Profile::Lut, ..base.clone() }),
         ("profile ivit", ConvertOptions { profile: Profile::Ivit, ..base }),

@@ -6,6 +6,7 @@
 
 use crate::backend::{Backend, BackendError, Host, Sample, Trace};
 use crate::calibrate::{CalibrateError, Calibration};
+use crate::chain;
 use crate::float_exec::{self, ExecError};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
 use crate::ivit;
@@ -67,6 +68,8 @@ pub struct ConvertOptions {
     pub wide_exp: Switch,
     /// Attention with the score matrix, in three operators.
     pub unfused_attention: bool,
+    /// Operators in chains of row blocks where that makes the arena smaller, see [`chain`].
+    pub row_blocks: Switch,
     /// Raw pixels become `(x / 255 - mean) / std`.
     pub normalization: Option<(f64, f64)>,
     /// Reference runs stored in the file, from the first samples.
@@ -85,6 +88,7 @@ impl Default for ConvertOptions {
             bias_correction: true,
             wide_exp: Switch::Auto,
             unfused_attention: false,
+            row_blocks: Switch::Auto,
             normalization: None,
             receipts: 2,
             source: String::new(),
@@ -274,7 +278,10 @@ pub fn convert(
         _ => Vec::new(),
     };
     (search.progress)("planning and packing");
-    let lowered = lower(&site.graph, &site.calibration, &chosen)?;
+    let mut lowered = lower(&site.graph, &site.calibration, &chosen)?;
+    if options.row_blocks != Switch::Off {
+        lowered.program = chain::in_blocks(&lowered.program, options.row_blocks == Switch::On);
+    }
     let arena = plan(&lowered.program);
     notes.extend(lowered.notes.iter().cloned());
     notes.extend(raw_bytes_note(&site.graph, samples.first(), options.normalization));

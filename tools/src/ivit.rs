@@ -5,7 +5,7 @@ use crate::backend::{BackendError, Host, Sample};
 use crate::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Node, Op, TensorId};
 use crate::model_file::{ModelFile, integers};
 use crate::program::Program;
-use shiftformer::Observer;
+use crate::whole::Whole;
 use shiftformer::arith::ivit::{SIGMOID_BITS, ShiftExp, ShiftGeluRow, ShiftmaxRow};
 use shiftformer::kernels::Native;
 use shiftformer::ops;
@@ -209,8 +209,8 @@ struct Watch<'a> {
     counts: HashMap<usize, Count>,
 }
 
-impl Observer for Watch<'_> {
-    fn after(&mut self, op: usize, output: &[u8]) {
+impl Watch<'_> {
+    fn output(&mut self, op: usize, output: &[u8]) {
         for (watched, how) in self.by_producer.get(&op).into_iter().flatten() {
             let dtype = self.program.tensors[self.program.ops[op].output].dtype;
             let found = how.count(&integers(output, dtype));
@@ -242,7 +242,7 @@ pub fn limits(model: &ModelFile, program: &Program, samples: &[Sample]) -> Resul
     let mut watch = Watch { program, by_producer: &by_producer, counts: HashMap::new() };
     let host = Host::<Native>::new("native", model);
     for sample in samples {
-        host.observe(sample, &mut watch)?;
+        host.observe(sample, &mut Whole::new(|op, output: &[u8]| watch.output(op, output)))?;
     }
     let mut counts: Vec<(usize, Count)> = watch.counts.into_iter().filter(|(_, count)| count.beyond > 0).collect();
     counts.sort_by_key(|&(index, _)| index);

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod calibrate;
+pub mod chain;
 pub mod clock;
 pub mod codegen;
 pub mod convert;
@@ -26,3 +27,4 @@ pub mod report;
 pub mod summary;
 pub mod text;
 pub mod timeline;
+pub mod whole;

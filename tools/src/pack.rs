@@ -5,7 +5,7 @@ use crate::program::{Endpoint, Program};
 use serde::{Deserialize, Serialize};
 use shiftformer::format::{
     CRC, CertRecord, HEADER_BYTES, MAGIC, NO_TENSOR, OpRecord, Place, Receipts, SECTION_ENTRY_BYTES, SectionKind,
-    TensorRecord, VERSION_MAJOR, VERSION_MINOR, Word, align_up, field, header_crc,
+    TensorRecord, VERSION_MAJOR, VERSION_MINOR_CHAINS, Word, align_up, field, header_crc,
 };
 use shiftformer::kernels::Portable;
 use shiftformer::ops::{Io, OpFault, OpKind, OpTable};
@@ -108,6 +108,7 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
             dtype: tensor.dtype,
             place: if tensor.constant.is_some() { Place::Constant } else { Place::Arena },
             rank: shape.len() as u8,
+            window: tensor.window,
             offset: tensor.constant.map_or(plan.offsets[index] as u32, |blob| blob.offset),
             dims,
             zero_point: tensor.zero.round() as i32,
@@ -124,6 +125,7 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
         op.op.encode(&mut |word: u32| params.extend_from_slice(&word.to_le_bytes()));
         let record = OpRecord {
             kind: op.op.kind() as u16,
+            chained: op.chained,
             inputs,
             output: op.output as u16,
             scratch_offset: plan.scratch[index] as u32,
@@ -165,8 +167,14 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
         n_ops: program.ops.len(),
         n_tensors: program.tensors.len(),
         profile: program.profile as u8,
+        minor: minor_version(program.ops.iter().any(|op| op.chained)),
     };
     assemble(&frame, &sections)
+}
+
+/// The lowest minor version that a reader must know for a model with or without chains.
+pub(crate) fn minor_version(chains: bool) -> u16 {
+    if chains { VERSION_MINOR_CHAINS } else { 0 }
 }
 
 /// What can be proven about an operator.
@@ -224,6 +232,8 @@ pub struct Frame {
     pub n_tensors: usize,
     /// Profile byte.
     pub profile: u8,
+    /// Minor version that a reader must know.
+    pub minor: u16,
 }
 
 /// Writes header, section table and sections, with their checksums.
@@ -248,7 +258,7 @@ pub fn assemble(frame: &Frame, sections: &[(SectionKind, Vec<u8>)]) -> Result<Ve
         |offset: usize, bytes: &[u8], file: &mut Vec<u8>| file[offset..offset + bytes.len()].copy_from_slice(bytes);
     put(0, &MAGIC, &mut file);
     put(field::MAJOR, &VERSION_MAJOR.to_le_bytes(), &mut file);
-    put(field::MINOR, &VERSION_MINOR.to_le_bytes(), &mut file);
+    put(field::MINOR, &frame.minor.to_le_bytes(), &mut file);
     put(field::HEADER_BYTES, &(header_bytes as u32).to_le_bytes(), &mut file);
     let file_bytes = file.len() as u32;
     put(field::FILE_BYTES, &file_bytes.to_le_bytes(), &mut file);

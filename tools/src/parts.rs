@@ -1,6 +1,6 @@
 //! A model file taken apart and put together again: single operators, damaged copies, stripped files.
 
-use crate::pack::{Frame, Human, HumanTensor, PackError, assemble, prove};
+use crate::pack::{Frame, Human, HumanTensor, PackError, assemble, minor_version, prove};
 use crate::program::Endpoint;
 use shiftformer::Model;
 use shiftformer::format::{NO_TENSOR, OpRecord, Place, Profile, SectionKind, TensorRecord, Word, align_up};
@@ -66,6 +66,7 @@ impl Parts {
                 *tensor = index;
             }
         }
+        record.chained = false;
         record.output = builder.tensor(record.output)?.0;
         record.scratch_offset = builder.end as u32;
         let arena_bytes = builder.end + align_up(record.scratch_bytes as usize);
@@ -145,6 +146,7 @@ impl Parts {
             n_ops: self.ops.len(),
             n_tensors: self.tensors.len(),
             profile: self.profile as u8,
+            minor: minor_version(self.records.iter().any(|record| record.chained)),
         };
         assemble(&frame, &sections)
     }
@@ -178,6 +180,7 @@ impl SingleOp<'_> {
             return Some((new, false));
         }
         let mut record = *self.parts.tensors.get(usize::from(old))?;
+        record.window = 0;
         if record.place == Place::Arena {
             record.offset = self.end as u32;
             self.end += align_up(record.bytes());

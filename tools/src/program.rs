@@ -43,6 +43,8 @@ pub struct QTensor {
     pub constant: Option<Blob>,
     /// Float tensor of the source graph whose values these are, where the layout is the same too.
     pub source: Option<usize>,
+    /// Rows (of the last dimension) in memory at a time; 0: all. Inside chains only.
+    pub window: u8,
 }
 
 impl QTensor {
@@ -56,9 +58,15 @@ impl QTensor {
         self.len() == 0
     }
 
-    /// Size in bytes.
+    /// Size in bytes, of all rows.
     pub fn bytes(&self) -> usize {
         self.len() * self.dtype.bytes()
+    }
+
+    /// Bytes of memory it takes: of all rows, or of those in its window.
+    pub fn held_bytes(&self) -> usize {
+        let row = self.shape.last().copied().unwrap_or(1) * self.dtype.bytes();
+        if self.window == 0 { self.bytes() } else { (usize::from(self.window) * row).min(self.bytes()) }
     }
 }
 
@@ -73,6 +81,8 @@ pub struct QOp {
     pub inputs: Vec<Option<TensorIndex>>,
     /// Result.
     pub output: TensorIndex,
+    /// Runs in blocks of rows together with the operator before.
+    pub chained: bool,
 }
 
 /// A model input or output.

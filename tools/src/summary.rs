@@ -102,6 +102,9 @@ pub struct OpSummary {
     pub sum_bits: u32,
     /// Scratch bytes in the arena.
     pub scratch_bytes: u32,
+    /// Rows at a time, where it runs in blocks of rows together with its neighbours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_rows: Option<u32>,
 }
 
 /// Name of a profile on the command line.
@@ -190,6 +193,7 @@ fn op_summary<B: Kernels>(model: &Model<'_, B>, human: &Human, op: usize) -> Opt
         product_bits: cert.product_bits,
         wide_bits: cert.wide_bits,
         sum_bits: cert.sum_bits,
+        block_rows: model.chain(op).filter(|chain| chain.ops.len() > 1).map(|chain| chain.block),
         scratch_bytes: record.scratch_bytes,
     })
 }

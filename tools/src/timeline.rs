@@ -38,13 +38,19 @@ pub fn blocks<B: Kernels>(model: &Model<'_, B>, human: &Human) -> Vec<Block> {
     (0..model.n_outputs()).filter_map(|i| model.output_tensor(i)).for_each(|t| touch(t, last_op));
     for op in 0..n_ops {
         let Some(record) = model.op_record(op) else { continue };
-        touch(usize::from(record.output), op);
-        record.inputs.iter().filter(|&&t| t != NO_TENSOR).for_each(|&t| touch(usize::from(t), op));
+        let chain = model.chain(op).map_or(op..op + 1, |chain| chain.ops);
+        for tensor in record.inputs.into_iter().filter(|&t| t != NO_TENSOR).chain([record.output]).map(usize::from) {
+            // What is whole is in use from the first block of its chain to the last.
+            let windowed = tensors.get(tensor).is_some_and(|t| t.window > 0);
+            let ops = if windowed { op..op + 1 } else { chain.clone() };
+            ops.for_each(|op| touch(tensor, op));
+        }
     }
     let tensor_blocks = tensors.iter().zip(&used).enumerate().filter_map(|(index, (tensor, range))| {
         let (first, last) = (*range)?;
         let name = human.tensors.get(index).map_or_else(|| format!("tensor {index}"), |t| t.name.clone());
-        let block = Block { name, scratch: false, first, last, offset: tensor.offset as usize, bytes: tensor.bytes() };
+        let block =
+            Block { name, scratch: false, first, last, offset: tensor.offset as usize, bytes: tensor.held_bytes() };
         (tensor.place == Place::Arena && block.bytes > 0).then_some(block)
     });
     let scratch_blocks = (0..n_ops).filter_map(|op| {

@@ -134,7 +134,7 @@ fn inference(session: &mut Session<'_, '_, Native>) -> Result<(), RunFault> {
 /// Runs the model once more, comparing every operator with the receipt.
 fn prove(session: &mut Session<'_, '_, Native>, receipt: &Receipt<'_>) -> Result<(), Fault> {
     let mut wrong: Option<usize> = None;
-    let mut check = Digests(|op, digest| {
+    let mut check = Digests::new(|op, digest| {
         let same = receipt.digest(op) == Some(digest);
         defmt::debug!("  operator {=usize}: {=u64:016x} {=bool}", op, digest, same);
         if !same && wrong.is_none() {

@@ -19,9 +19,23 @@ pub const fn mix(x: u32) -> u32 {
 
 /// Digest of `bytes`.
 pub fn digest(bytes: &[u8]) -> u64 {
-    let mut halves = SEEDS.map(|seed| mix((bytes.len() as u32) ^ seed));
+    part(bytes, 0, bytes.len())
+}
+
+/// Digest of two parts of a tensor from the shares of each.
+pub const fn join(a: u64, b: u64) -> u64 {
+    let low = (a as u32).wrapping_add(b as u32);
+    let high = ((a >> 32) as u32).wrapping_add((b >> 32) as u32);
+    low as u64 | (high as u64) << 32
+}
+
+/// Share of `bytes`, which start at byte `offset` (a multiple of 4) of a tensor of `total` bytes, in its digest. The
+/// length counts with the first part; a part that is not the last holds whole words.
+pub fn part(bytes: &[u8], offset: usize, total: usize) -> u64 {
+    let length = SEEDS.map(|seed| mix((total as u32) ^ seed));
+    let mut halves = if offset == 0 { length } else { [0; 2] };
     let (words, tail) = bytes.as_chunks::<4>();
-    let mut index = 0u32;
+    let mut index = (offset / 4) as u32;
     let mut add = |word: u32| {
         let position = index.wrapping_mul(INDEX_MULTIPLIER);
         for (half, seed) in halves.iter_mut().zip(SEEDS) {
@@ -74,6 +88,16 @@ mod tests {
                 (0..4).for_each(|i| other.swap(i, word * 4 + i));
                 assert!(other == bytes || digest(&other) != base, "word {word} of {len} bytes");
             }
+        }
+    }
+
+    #[test]
+    fn shares_of_parts_join_to_the_digest_of_the_whole() {
+        let bytes: Vec<u8> = (0..41).collect();
+        for cut in (0..=40).step_by(4) {
+            let (head, tail) = bytes.split_at(cut);
+            let shares = if cut == 0 { [0, part(tail, 0, 41)] } else { [part(head, 0, 41), part(tail, cut, 41)] };
+            assert_eq!(join(shares[0], shares[1]), digest(&bytes), "cut at {cut}");
         }
     }
 

@@ -26,7 +26,7 @@
 //!
 //! | section | content |
 //! |---|---|
-//! | `Ops` | [`OpRecord`]s of [`OpRecord::BYTES`], in the order of execution |
+//! | `Ops` | [`OpRecord`]s of [`OpRecord::BYTES`], in the order of execution; chained ones in blocks of rows (1.1) |
 //! | `Tensors` | [`TensorRecord`]s of [`TensorRecord::BYTES`] |
 //! | `Params` | `u32` words; an operator's parameters lie at `params_offset ..` (see `ops`) |
 //! | `Weights` | packed weights, biases, multipliers and tables, each blob 16-byte aligned |
@@ -58,7 +58,9 @@ pub const MAGIC: [u8; 4] = *b"SFM\x1a";
 /// The one major version this reader understands.
 pub const VERSION_MAJOR: u16 = 1;
 /// The highest minor version this reader understands.
-pub const VERSION_MINOR: u16 = 0;
+pub const VERSION_MINOR: u16 = VERSION_MINOR_CHAINS;
+/// The minor version with chains of row blocks: [`OpRecord::chained`] and [`TensorRecord::window`].
+pub const VERSION_MINOR_CHAINS: u16 = 1;
 /// Bytes of the fixed header, before the section table.
 pub const HEADER_BYTES: usize = 48;
 /// Bytes of one section table entry.

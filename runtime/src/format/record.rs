@@ -15,6 +15,9 @@ pub const MAX_RANK: usize = 6;
 pub struct OpRecord {
     /// Operator kind ([`crate::ops::OpKind`]).
     pub kind: u16,
+    /// Runs in blocks of rows together with the operator before: a block of rows passes through all chained operators
+    /// before the next block starts.
+    pub chained: bool,
     /// Input tensors, [`NO_TENSOR`] where unused.
     pub inputs: [u16; MAX_INPUTS],
     /// Output tensor.
@@ -32,6 +35,8 @@ pub struct OpRecord {
 impl OpRecord {
     /// Encoded size.
     pub const BYTES: usize = 32;
+    /// The bit of the encoded kind that says `chained`.
+    const CHAINED: u32 = 1 << 15;
 
     /// Decodes a record; `None` when `bytes` is too short.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
@@ -46,7 +51,8 @@ impl OpRecord {
             }
         }
         Some(Self {
-            kind: first as u16,
+            kind: (first & !Self::CHAINED) as u16,
+            chained: first & Self::CHAINED != 0,
             inputs,
             output: (first >> 16) as u16,
             scratch_offset: words.word()?,
@@ -58,7 +64,8 @@ impl OpRecord {
 
     /// Encodes the record.
     pub fn encode(&self, out: &mut dyn WriteWords) {
-        out.word(u32::from(self.kind) | u32::from(self.output) << 16);
+        let chained = if self.chained { Self::CHAINED } else { 0 };
+        out.word(u32::from(self.kind) | chained | u32::from(self.output) << 16);
         for pair in self.inputs.chunks_exact(2) {
             if let [a, b] = pair {
                 out.word(u32::from(*a) | u32::from(*b) << 16);
@@ -89,6 +96,8 @@ pub struct TensorRecord {
     pub place: Place,
     /// Number of used dimensions.
     pub rank: u8,
+    /// Rows that are in memory at a time, row `r` at `r % window`; 0: all. A row is the last dimension.
+    pub window: u8,
     /// Offset in bytes, a multiple of 16.
     pub offset: u32,
     /// Dimensions; those beyond `rank` are 1.
@@ -105,8 +114,7 @@ impl TensorRecord {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let record = Self::decode_checked(bytes)?;
         let used_up = record.dims.iter().skip(usize::from(record.rank)).all(|&d| d == 1);
-        let [.., reserved] = *bytes.first_chunk::<4>()?;
-        let sane = reserved == 0 && usize::from(record.rank) <= MAX_RANK;
+        let sane = usize::from(record.rank) <= MAX_RANK;
         (sane && used_up && record.checked_bytes().is_some()).then_some(record)
     }
 
@@ -115,7 +123,7 @@ impl TensorRecord {
     pub(crate) fn decode_checked(bytes: &[u8]) -> Option<Self> {
         let words: &[[u8; 4]; Self::BYTES / 4] = bytes.as_chunks().0.first_chunk()?;
         let [first, offset, dims @ .., zero_point] = words;
-        let [dtype, place, rank, _] = *first;
+        let [dtype, place, rank, window] = *first;
         Some(Self {
             dtype: Dtype::from_byte(dtype)?,
             place: match place {
@@ -124,6 +132,7 @@ impl TensorRecord {
                 _ => return None,
             },
             rank,
+            window,
             offset: u32::from_le_bytes(*offset),
             dims: dims.map(u32::from_le_bytes),
             zero_point: i32::from_le_bytes(*zero_point),
@@ -136,7 +145,7 @@ impl TensorRecord {
             Place::Arena => 0,
             Place::Constant => 1,
         };
-        out.word(u32::from_le_bytes([self.dtype as u8, place, self.rank, 0]));
+        out.word(u32::from_le_bytes([self.dtype as u8, place, self.rank, self.window]));
         out.word(self.offset);
         self.dims.write(out);
         self.zero_point.write(out);
@@ -157,9 +166,25 @@ impl TensorRecord {
         self.len() == 0
     }
 
-    /// Size in bytes.
+    /// Size in bytes, of all rows.
     pub fn bytes(&self) -> usize {
         self.len().saturating_mul(self.dtype.bytes())
+    }
+
+    /// Elements of a row: the last used dimension.
+    pub fn row(&self) -> usize {
+        self.shape().last().map_or(1, |&d| d as usize)
+    }
+
+    /// Bytes of memory it takes: of all rows, or of those in its window.
+    pub fn held_bytes(&self) -> usize {
+        let window = usize::from(self.window).saturating_mul(self.row()).saturating_mul(self.dtype.bytes());
+        if self.window == 0 { self.bytes() } else { window.min(self.bytes()) }
+    }
+
+    /// The row that lies at the start of the memory while row `row` is there.
+    pub fn first_held(&self, row: usize) -> usize {
+        row - row.checked_rem(usize::from(self.window)).unwrap_or(row)
     }
 
     fn checked_bytes(&self) -> Option<u32> {
@@ -226,6 +251,26 @@ mod tests {
         cert.write(&mut |word: u32| bytes.extend_from_slice(&word.to_le_bytes()));
         assert_eq!(bytes.len(), CertRecord::BYTES);
         assert_eq!(CertRecord::read(&mut ReadWords::new(&bytes)), Some(cert));
+    }
+
+    #[test]
+    fn a_window_holds_some_rows() {
+        let whole = TensorRecord {
+            dtype: Dtype::I16,
+            place: Place::Arena,
+            rank: 3,
+            window: 0,
+            offset: 0,
+            dims: [1, 7, 6, 1, 1, 1],
+            zero_point: 0,
+        };
+        assert_eq!((whole.held_bytes(), whole.first_held(5)), (84, 0));
+        let part = TensorRecord { window: 3, ..whole };
+        assert_eq!((part.held_bytes(), part.first_held(2), part.first_held(5)), (36, 0, 3));
+        assert_eq!(TensorRecord { window: 200, ..whole }.held_bytes(), 84);
+        let mut bytes = std::vec::Vec::new();
+        part.encode(&mut |word: u32| bytes.extend_from_slice(&word.to_le_bytes()));
+        assert_eq!(TensorRecord::decode(&bytes), Some(part));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! The fused operator holds [`ROW_BLOCK`] rows of scores at a time, so its memory grows with `n_k`, not with
 //! `n_q * n_k`. The unfused operators write scores and exponentials out and give the same bytes.
 
-use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
@@ -81,6 +81,21 @@ op_params! {
 impl HeadView {
     fn start(&self, batch: u32, head: u32) -> usize {
         self.offset as usize + batch as usize * self.batch as usize + head as usize * self.head as usize
+    }
+
+    /// Where the row of `unit` starts in a tensor with `window` rows in memory (0: all); `row` is its number among the
+    /// rows of all batches.
+    fn at(&self, unit: Unit, row: u32, window: u8) -> usize {
+        match row.checked_rem(u32::from(window)) {
+            Some(held) => self.start(0, unit.head) + held as usize * self.row as usize,
+            None => self.start(unit.batch, unit.head) + unit.row as usize * self.row as usize,
+        }
+    }
+
+    /// Whether the rows of all batches follow each other without a gap, all heads of a row inside it.
+    fn is_rows(&self, p: &AttentionParams, width: u32) -> bool {
+        let end = self.end(1, p.heads, 1, width);
+        end <= u64::from(self.row) && (p.batch == 1 || u64::from(self.batch) == u64::from(self.row) * u64::from(p.n_q))
     }
 
     fn end(&self, batches: u32, heads: u32, rows: u32, width: u32) -> u64 {
@@ -226,13 +241,14 @@ impl AttentionParams {
     /// What scores are made of: inputs 0 and 1, and the biases there are.
     fn score_operands<'a>(&self, inputs: &Inputs<'a>) -> Result<Operands<'a>, RunFault> {
         let bias = |index| inputs.record(index).and_then(|_| inputs.get::<i16>(index).ok());
-        Ok(Operands { q: inputs.get(0)?, k: inputs.get(1)?, v: &[], biases: [bias(3), bias(4)] })
+        let q_window = inputs.record(0).map_or(0, |q| q.window);
+        Ok(Operands { q: inputs.get(0)?, q_window, k: inputs.get(1)?, v: &[], biases: [bias(3), bias(4)] })
     }
 
     /// Query rows from `first` on, and the keys of its head.
     fn queries_and_keys<'a>(&self, operands: &Operands<'a>, first: Unit) -> Result<(&'a [i8], &'a [i8]), RunFault> {
         let kv_head = first.head.checked_div(self.kv_group).unwrap_or(0);
-        let q_start = self.q.start(first.batch, first.head) + first.row as usize * self.q.row as usize;
+        let q_start = self.q.at(first, self.row_of(first), operands.q_window);
         let q = operands.q.get(q_start..).ok_or(RunFault::Memory)?;
         let k = operands.k.get(self.k.start(first.batch, kv_head)..).ok_or(RunFault::Memory)?;
         Ok((q, k))
@@ -279,15 +295,20 @@ impl AttentionParams {
         Unit { batch: outer / heads, head: outer % heads, row: block * ROW_BLOCK as u32 }
     }
 
+    /// Number of the row of `unit` among those of all batches.
+    fn row_of(&self, unit: Unit) -> u32 {
+        unit.batch * self.n_q + unit.row
+    }
+
     fn rows_from(&self, first: u32) -> usize {
         (self.n_q.saturating_sub(first) as usize).min(ROW_BLOCK)
     }
 
     /// Sums of values weighted by exponentials, for as many query rows from `first` on as there are sums of exponentials:
     /// normalized and written.
-    fn values<B: Kernels>(&self, acc: &[i32], sums: &[u32], first: Unit, out: &mut [u8]) -> Result<(), RunFault> {
-        let out: &mut [i8] = super::memory::cast_mut(out)?;
-        let start = self.out.start(first.batch, first.head) + first.row as usize * self.out.row as usize;
+    fn values<B: Kernels>(&self, acc: &[i32], sums: &[u32], first: Unit, to: OutRows<'_>) -> Result<(), RunFault> {
+        let start = self.out.at(first, self.row_of(first), to.window);
+        let out: &mut [i8] = super::memory::cast_mut(to.bytes)?;
         let v_dim = (self.v_dim as usize).max(1);
         let rows = stepwise(out.get_mut(start..).unwrap_or(&mut []).chunks_mut((self.out.row as usize).max(1)));
         for ((acc, &sum), out) in stepwise(acc.chunks_exact(v_dim)).zip(sums).zip(rows) {
@@ -319,7 +340,7 @@ impl AttentionParams {
     fn attend<B: Kernels>(
         &self,
         operands: &Operands<'_>,
-        out: &mut [u8],
+        to: OutRows<'_>,
         first: Unit,
         rows: usize,
     ) -> Result<bool, RunFault> {
@@ -351,20 +372,41 @@ impl AttentionParams {
             ratio_shift: self.ratio_shift,
             zero_point: self.zero_point,
         };
-        let start = self.out.start(first.batch, first.head) + first.row as usize * self.out.row as usize;
-        let out: &mut [i8] = super::memory::cast_mut(out)?;
+        let start = self.out.at(first, self.row_of(first), to.window);
+        let out: &mut [i8] = super::memory::cast_mut(to.bytes)?;
         Ok(B::attention(&job, out.get_mut(start..).ok_or(RunFault::Memory)?))
     }
 
-    /// The block of [`ROW_BLOCK`] query rows from `first` on.
-    fn block<B: Kernels>(&self, operands: &Operands<'_>, memory: &mut Memory<'_>, first: Unit) -> Result<(), RunFault> {
+    /// `rows` query rows from `first` on, by blocks of [`ROW_BLOCK`].
+    fn head_rows<B: Kernels>(
+        &self,
+        operands: &Operands<'_>,
+        memory: &mut Memory<'_>,
+        first: Unit,
+        rows: u32,
+    ) -> Result<(), RunFault> {
+        let to = OutRows { bytes: &mut *memory.out, window: memory.output.window };
+        if B::ATTENDS && self.attend::<B>(operands, to, first, rows as usize)? {
+            return Ok(());
+        }
+        self.transpose_values::<B>(operands.v, first, Scratch::split(self, memory.scratch)?.values)?;
+        for done in (0..rows).step_by(ROW_BLOCK) {
+            let block = Unit { row: first.row + done, ..first };
+            self.block::<B>(operands, memory, block, ((rows - done) as usize).min(ROW_BLOCK))?;
+        }
+        Ok(())
+    }
+
+    /// At most [`ROW_BLOCK`] query rows from `first` on; the values of the head are in the scratch, transposed.
+    fn block<B: Kernels>(
+        &self,
+        operands: &Operands<'_>,
+        memory: &mut Memory<'_>,
+        first: Unit,
+        rows: usize,
+    ) -> Result<(), RunFault> {
         let padded = self.padded_keys();
         let scratch = Scratch::split(self, memory.scratch)?;
-        // The transposed values stay in the scratch for the other blocks of the head.
-        if first.row == 0 {
-            self.transpose_values::<B>(operands.v, first, scratch.values)?;
-        }
-        let rows = self.rows_from(first.row);
         let to = ScoreRows { scores: &mut *scratch.scores, stride: padded, scratch: &mut *scratch.acc };
         self.scores::<B>(operands, first, rows, to)?;
         let mut sums = [0u32; ROW_BLOCK];
@@ -375,7 +417,7 @@ impl AttentionParams {
         }
         let job = self.value_job(rows, self.v_dim as usize);
         let acc = dot_exps::<B>(self.wide_exp, &job, scratch.exps, scratch.values, scratch.scores, scratch.acc)?;
-        self.values::<B>(acc, sums, first, memory.out)
+        self.values::<B>(acc, sums, first, OutRows { bytes: memory.out, window: memory.output.window })
     }
 
     fn exp_bytes(&self) -> usize {
@@ -383,9 +425,18 @@ impl AttentionParams {
     }
 }
 
-/// What attention reads, whole tensors.
+/// Where output rows go.
+struct OutRows<'a> {
+    bytes: &'a mut [u8],
+    /// Rows in memory, 0: all.
+    window: u8,
+}
+
+/// What attention reads.
 struct Operands<'a> {
     q: &'a [i8],
+    /// Rows of `q` in memory, 0: all.
+    q_window: u8,
     k: &'a [i8],
     v: &'a [i8],
     biases: [Option<&'a [i16]>; 2],
@@ -499,22 +550,17 @@ impl Operator for Attention {
         Ok(p.prove_dots().and(p.prove_values()))
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
         let p = &self.attention;
         let operands = Operands { v: memory.inputs.get(2)?, ..p.score_operands(&memory.inputs)? };
-        let blocks = p.blocks().max(1);
-        let mut rest = pieces;
-        while let Some(piece) = rest.next() {
-            let first = p.unit(piece);
-            if B::ATTENDS {
-                let others = (blocks - 1 - piece % blocks).min(rest.len() as u32);
-                let rows = p.rows_from(first.row + others * ROW_BLOCK as u32) + others as usize * ROW_BLOCK;
-                if p.attend::<B>(&operands, memory.out, first, rows)? {
-                    rest.start += others;
-                    continue;
-                }
+        let n_q = p.n_q.max(1);
+        let mut row = rows.start;
+        while row < rows.end {
+            let here = (n_q - row % n_q).min(rows.end - row);
+            for head in 0..p.heads {
+                p.head_rows::<B>(&operands, memory, Unit { batch: row / n_q, head, row: row % n_q }, here)?;
             }
-            p.block::<B>(&operands, memory, first)?;
+            row += here;
         }
         Ok(())
     }
@@ -528,7 +574,19 @@ impl Operator for Attention {
     }
 
     fn pieces(&self) -> u32 {
-        self.attention.batch * self.attention.heads * self.attention.blocks()
+        self.attention.batch * self.attention.n_q
+    }
+
+    fn step(&self) -> u32 {
+        ROW_BLOCK as u32
+    }
+
+    fn row_access(&self) -> Option<RowAccess> {
+        let p = &self.attention;
+        let q = if p.q.is_rows(p, p.head_dim) { RowRead::Row(p.q.row) } else { RowRead::Whole };
+        let [_, rest @ ..] = RowRead::NONE;
+        let [b, c, d, e, f] = rest;
+        p.out.is_rows(p, p.v_dim).then_some(RowAccess::rows([q, b, c, d, e, f], p.out.row))
     }
 }
 
@@ -632,7 +690,8 @@ impl Operator for AttentionValues {
                     B::dot_u8(&job, exps, scratch.values, acc, free);
                     exps.iter().map(|&e| u32::from(e)).sum()
                 };
-                p.values::<B>(acc, &[sum], Unit { row, ..first }, memory.out)?;
+                let to = OutRows { bytes: &mut *memory.out, window: 0 };
+                p.values::<B>(acc, &[sum], Unit { row, ..first }, to)?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::linear::{Dense, JobSize};
 use super::memory::cast_mut;
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearOut, PANEL, PackedWeights};
 use crate::stepwise::stepwise;
@@ -101,6 +101,15 @@ impl Window {
         let column = pixel.wrapping_sub(row.wrapping_mul(self.out_w));
         let top = (row * self.stride_h) as i32 - self.pad_top as i32;
         (top, (column * self.stride_w) as i32 - self.pad_left as i32)
+    }
+
+    /// What an output pixel reads of the image.
+    fn row_read(&self) -> RowRead {
+        RowRead::From {
+            rows: self.out_w,
+            step: self.stride_h.saturating_mul(self.row_stride),
+            back: self.pad_top.saturating_mul(self.row_stride),
+        }
     }
 
     /// Output pixels.
@@ -218,7 +227,8 @@ impl Conv2d {
         let size = JobSize { rows: pixels.len(), k, n: group_n, x_stride: k, out_stride: n };
         let job = self.group(group).job(&memory.inputs, size)?;
         let lut = self.dense.table(&memory.inputs)?;
-        let start = pixels.start as usize * n + group as usize * group_n;
+        let held = memory.output.first_held(pixels.start as usize);
+        let start = (pixels.start as usize - held) * n + group as usize * group_n;
         let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes())?;
         let out = match memory.output.dtype {
             Dtype::I8 => {
@@ -257,10 +267,9 @@ impl Operator for Conv2d {
         (0..self.groups).try_fold(Proof::NONE, |proof, g| Ok(proof.and(group(g)?)))
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
-        for piece in pieces {
-            let first = piece * kernels::ROW_BLOCK as u32;
-            let pixels = first..(first + kernels::ROW_BLOCK as u32).min(self.window.pixels());
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pixels: Range<u32>) -> Result<(), RunFault> {
+        for first in pixels.clone().step_by(kernels::ROW_BLOCK) {
+            let pixels = first..(first + kernels::ROW_BLOCK as u32).min(pixels.end);
             for group in 0..self.groups {
                 self.gather_all::<B>(memory, pixels.clone(), group)?;
                 self.dense::<B>(memory, pixels.clone(), group)?;
@@ -278,7 +287,19 @@ impl Operator for Conv2d {
     }
 
     fn pieces(&self) -> u32 {
-        self.window.pixels().div_ceil(kernels::ROW_BLOCK as u32)
+        self.window.pixels()
+    }
+
+    fn step(&self) -> u32 {
+        kernels::ROW_BLOCK as u32
+    }
+
+    fn row_access(&self) -> Option<RowAccess> {
+        let mut inputs = RowRead::NONE;
+        if let Some(first) = inputs.first_mut() {
+            *first = self.window.row_read();
+        }
+        Some(RowAccess::rows(inputs, self.n))
     }
 }
 

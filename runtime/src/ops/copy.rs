@@ -1,6 +1,6 @@
 //! Data movement: transpose, slice, concat, roll, window partition, expand, all as one strided copy.
 
-use super::{Dims, Extent, Io, Memory, OpFault, Operator, Proof, RunFault, Walk, require};
+use super::{Dims, Extent, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, Walk, require};
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use core::ops::Range;
@@ -37,7 +37,10 @@ impl Operator for Copy {
         Ok(Proof::NONE)
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
+        if let Some(width) = self.row() {
+            return self.copy_rows(memory, width, rows.start as usize..rows.end as usize);
+        }
         let x = memory.inputs.bytes(0)?;
         match memory.output.dtype.bytes() {
             1 => self.copy::<1>(x, memory.out, self.flip as u8),
@@ -50,9 +53,47 @@ impl Operator for Copy {
     fn completes_output(&self) -> bool {
         !self.partial
     }
+
+    fn pieces(&self) -> u32 {
+        if self.row().is_some() { self.rows() } else { 1 }
+    }
+
+    fn step(&self) -> u32 {
+        self.pieces()
+    }
+
+    fn row_access(&self) -> Option<RowAccess> {
+        let row = self.row()?;
+        Some(RowAccess { out_first: self.to.offset, ..RowAccess::rows(RowRead::first(row), row) })
+    }
 }
 
 impl Copy {
+    fn rows(&self) -> u32 {
+        super::product(self.dims.get(..5).unwrap_or(&[])) as u32
+    }
+
+    /// Width of a row, where rows of the whole input go, as they are, to rows of the output.
+    fn row(&self) -> Option<u32> {
+        let [1, 1, 1, 1, _, width] = self.dims else { return None };
+        let dense = |view: &Extent| matches!(view.strides, [_, _, _, _, row, 1] if row == width as i32);
+        let whole = self.from.offset == 0 && dense(&self.from) && dense(&self.to);
+        (whole && self.flip == 0).then_some(width)
+    }
+
+    fn copy_rows(&self, memory: &mut Memory<'_>, width: u32, rows: Range<usize>) -> Result<(), RunFault> {
+        let size = memory.output.dtype.bytes();
+        let (first, bytes) = (self.to.offset as usize * size, width as usize * size);
+        let x = memory.inputs.rows::<u8>(0, rows.clone(), bytes)?;
+        let out = if memory.output.window > 0 {
+            memory.out_rows::<u8>(rows, bytes)?.0
+        } else {
+            memory.out.get_mut(first + rows.start * bytes..first + rows.end * bytes).ok_or(RunFault::Memory)?
+        };
+        out.iter_mut().zip(x).for_each(|(to, from)| *to = *from);
+        Ok(())
+    }
+
     fn copy<const SIZE: usize>(&self, x: &[u8], out: &mut [u8], flip: u8) {
         let (x, out) = (x.as_chunks::<SIZE>().0, out.as_chunks_mut::<SIZE>().0);
         let [.., width] = self.dims;

@@ -1,7 +1,7 @@
 //! LayerNorm and RMSNorm over the last dimension, see [`crate::arith::norm`].
 
 use super::memory::{cast, cast_mut};
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::norm;
 use crate::format::{Blob, op_params};
 use crate::kernels::{Kernels, NormJob, NormOut, NormRow};
@@ -59,17 +59,18 @@ impl Operator for LayerNorm {
         let (gamma, beta) = (memory.inputs.blob(self.gamma)?, memory.inputs.blob(self.beta)?);
         let job = NormJob { rms: self.rms, eps: self.eps, gamma, beta };
         let input = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
-        let outside = if memory.inputs.is_in_place(0) { None } else { Some(memory.inputs.bytes(0)?) };
+        let in_place = memory.inputs.is_in_place(0);
         let narrow = memory.output.dtype == Dtype::I8;
         for row in pieces {
-            let range = row as usize * n..(row as usize + 1) * n;
             let size = input.bytes();
-            let bytes = range.start * size..range.end * size;
-            let row: &[u8] = if let Some(outside) = outside {
-                outside.get(bytes).ok_or(RunFault::Memory)?
+            let rows = row as usize..row as usize + 1;
+            let held = row as usize - memory.output.first_held(row as usize);
+            let range = held * n..(held + 1) * n;
+            let row: &[u8] = if !in_place {
+                memory.inputs.rows(0, rows, n * size)?
             } else {
                 // The row is overwritten while it is read: work from a copy.
-                let row = memory.out.get(bytes).ok_or(RunFault::Memory)?;
+                let row = memory.out.get(range.start * size..range.end * size).ok_or(RunFault::Memory)?;
                 let copy = memory.scratch.get_mut(..n * size).ok_or(RunFault::Memory)?;
                 copy.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
                 copy
@@ -95,6 +96,10 @@ impl Operator for LayerNorm {
 
     fn pieces(&self) -> u32 {
         self.rows
+    }
+
+    fn row_access(&self) -> Option<RowAccess> {
+        Some(RowAccess::rows(RowRead::first(self.n), self.n))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Dense layer: `y = requantize(x W^T + b)`, with an optional 256-entry table or residual behind it.
 
-use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearJob, LinearOut, PANEL, PackedWeights};
 use crate::stepwise::stepwise;
@@ -156,36 +156,31 @@ impl Operator for Linear {
         self.dense.check(io, self.n, self.k, out.dtype)
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
         let (k, n) = (self.k as usize, self.n as usize);
-        let first = pieces.start as usize * kernels::ROW_BLOCK;
-        let last = (pieces.end as usize * kernels::ROW_BLOCK).min(self.rows as usize);
-        let rows = last.saturating_sub(first);
-        let job = self.dense.job(&memory.inputs, JobSize { rows, k, n, x_stride: k, out_stride: n })?;
+        let rows = rows.start as usize..rows.end as usize;
+        let size = JobSize { rows: rows.len(), k, n, x_stride: k, out_stride: n };
+        let job = self.dense.job(&memory.inputs, size)?;
         let lut = self.dense.table(&memory.inputs)?;
-        let x = memory.inputs.get::<i8>(0)?.get(first * k..last * k).ok_or(RunFault::Memory)?;
+        let x = memory.inputs.rows::<i8>(0, rows.clone(), k)?;
         if memory.output.dtype == Dtype::I8 {
-            let (out, scratch) = memory.out::<i8>()?;
-            let out = out.get_mut(first * n..last * n).ok_or(RunFault::Memory)?;
+            let (out, scratch) = memory.out_rows::<i8>(rows, n)?;
             B::linear(&job, x, LinearOut::I8 { out, lut }, scratch);
             return Ok(());
         }
         if memory.output.dtype == Dtype::I32 {
-            let (out, scratch) = memory.out::<i32>()?;
-            B::linear_acc(&job, x, out.get_mut(first * n..last * n).ok_or(RunFault::Memory)?, scratch);
+            let (out, scratch) = memory.out_rows::<i32>(rows, n)?;
+            B::linear_acc(&job, x, out, scratch);
             return Ok(());
         }
-        let residual = match memory.inputs.record(1) {
-            Some(_) if !memory.inputs.is_in_place(1) => Some(memory.inputs.get::<i16>(1)?),
-            _ => None,
-        };
         let adds = memory.inputs.record(1).is_some();
-        let (out, scratch) = memory.out::<i16>()?;
-        let out = out.get_mut(first * n..last * n).ok_or(RunFault::Memory)?;
-        if let Some(residual) = residual.and_then(|r| r.get(first * n..last * n)) {
-            for (to, &from) in out.iter_mut().zip(residual) {
-                *to = from;
-            }
+        let residual = match adds && !memory.inputs.is_in_place(1) {
+            true => memory.inputs.rows::<i16>(1, rows.clone(), n)?,
+            false => &[],
+        };
+        let (out, scratch) = memory.out_rows::<i16>(rows, n)?;
+        for (to, &from) in out.iter_mut().zip(residual) {
+            *to = from;
         }
         let residual_shift = self.residual_shift;
         let out = if adds { LinearOut::I16Residual { out, residual_shift } } else { LinearOut::I16 { out } };
@@ -206,7 +201,17 @@ impl Operator for Linear {
     }
 
     fn pieces(&self) -> u32 {
-        self.rows.div_ceil(kernels::ROW_BLOCK as u32)
+        self.rows
+    }
+
+    fn step(&self) -> u32 {
+        kernels::ROW_BLOCK as u32
+    }
+
+    fn row_access(&self) -> Option<RowAccess> {
+        let [_, _, rest @ ..] = RowRead::NONE;
+        let [c, d, e, f] = rest;
+        Some(RowAccess::rows([RowRead::Row(self.k), RowRead::Row(self.n), c, d, e, f], self.n))
     }
 }
 

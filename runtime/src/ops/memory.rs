@@ -10,7 +10,7 @@ pub struct Memory<'a> {
     pub inputs: Inputs<'a>,
     /// Record of the output.
     pub output: TensorRecord,
-    /// Bytes of the output.
+    /// Bytes of the output: all rows, or those in its window.
     pub out: &'a mut [u8],
     /// The scratch area.
     pub scratch: &'a mut [u8],
@@ -36,7 +36,7 @@ impl<'a> Memory<'a> {
     pub(crate) fn split(arena: &'a mut [u8], weights: &'a [u8], tensors: &'a [u8], op: &OpRecord) -> Option<Self> {
         let output = tensor(tensors, op.output)?;
         let from = output.offset as usize;
-        let out = from..from.checked_add(output.bytes())?;
+        let out = from..from.checked_add(output.held_bytes())?;
         let from = op.scratch_offset as usize;
         let scratch = from..from.checked_add(op.scratch_bytes as usize)?;
         // An empty scratch area may be anywhere: take it from the end of the output.
@@ -61,6 +61,20 @@ impl<'a> Memory<'a> {
     pub fn out<T: bytemuck::Pod>(&mut self) -> Result<(&mut [T], &mut [u8]), RunFault> {
         Ok((cast_mut(self.out)?, self.scratch))
     }
+
+    /// Rows `rows` of the output, each of `width` elements of `T`, and the scratch bytes.
+    ///
+    /// # Errors
+    /// [`RunFault::Memory`], also when they are not in its window.
+    pub fn out_rows<T: bytemuck::Pod>(
+        &mut self,
+        rows: Range<usize>,
+        width: usize,
+    ) -> Result<(&mut [T], &mut [u8]), RunFault> {
+        let part = part(self.output.first_held(rows.start), rows, width);
+        let (out, scratch) = self.out()?;
+        Ok((out.get_mut(part).ok_or(RunFault::Memory)?, scratch))
+    }
 }
 
 impl<'a> Inputs<'a> {
@@ -74,6 +88,15 @@ impl<'a> Inputs<'a> {
         self.record(index).is_some_and(|t| t.place == Place::Arena && t.offset == self.output_offset)
     }
 
+    /// Rows `rows` of input `index`, each of `width` elements of `T`.
+    ///
+    /// # Errors
+    /// [`RunFault::Memory`], also when they are not in its window.
+    pub fn rows<T: bytemuck::Pod>(&self, index: usize, rows: Range<usize>, width: usize) -> Result<&'a [T], RunFault> {
+        let first = self.record(index).ok_or(RunFault::Memory)?.first_held(rows.start);
+        self.get(index)?.get(part(first, rows, width)).ok_or(RunFault::Memory)
+    }
+
     /// The bytes of input `index`; not to be had when it is in place.
     ///
     /// # Errors
@@ -81,7 +104,7 @@ impl<'a> Inputs<'a> {
     pub fn bytes(&self, index: usize) -> Result<&'a [u8], RunFault> {
         let tensor = self.record(index).ok_or(RunFault::Memory)?;
         let from = tensor.offset as usize;
-        let range = from..from.saturating_add(tensor.bytes());
+        let range = from..from.saturating_add(tensor.held_bytes());
         let bytes = match tensor.place {
             Place::Arena => self.in_arena(range),
             Place::Constant => self.weights.get(range),
@@ -116,6 +139,12 @@ impl<'a> Inputs<'a> {
 /// The record of tensor `index`, one of a checked model.
 fn tensor(tensors: &[u8], index: u16) -> Option<TensorRecord> {
     TensorRecord::decode_checked(tensors.get(usize::from(index) * TensorRecord::BYTES..)?)
+}
+
+/// Elements of the rows `rows` of `width` elements in memory that starts with row `first`.
+fn part(first: usize, rows: Range<usize>, width: usize) -> Range<usize> {
+    let at = |row: usize| row.saturating_sub(first).saturating_mul(width);
+    at(rows.start)..at(rows.end)
 }
 
 /// Elements of `T` in `bytes`.

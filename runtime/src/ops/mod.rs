@@ -3,7 +3,7 @@
 //! An operator knows shapes and walks rows; the arithmetic is in [`crate::kernels`]. To add one: a file here with its
 //! [`Operator`] implementation, a line in [`operators!`], and nothing else in the runtime.
 
-use crate::format::{Blob, CertRecord, OpRecord, Place, ReadWords, TensorRecord, Word};
+use crate::format::{Blob, CertRecord, MAX_INPUTS, OpRecord, Place, ReadWords, TensorRecord, Word};
 use crate::kernels::{DotJob, Kernels};
 use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
@@ -118,6 +118,16 @@ macro_rules! operators {
                 match self { $(Op::$kind(params) => params.pieces(),)* }
             }
 
+            /// Pieces that belong together.
+            pub fn step(&self) -> u32 {
+                match self { $(Op::$kind(params) => params.step(),)* }
+            }
+
+            /// What its rows read and write, where its pieces are rows.
+            pub fn row_access(&self) -> Option<RowAccess> {
+                match self { $(Op::$kind(params) => params.row_access(),)* }
+            }
+
             /// Whether the whole output is written when this operator has run.
             pub fn completes_output(&self) -> bool {
                 match self { $(Op::$kind(params) => params.completes_output(),)* }
@@ -196,9 +206,80 @@ pub trait Operator: Word {
         1
     }
 
+    /// Pieces that are done at once for speed; any other number gives the same bytes.
+    fn step(&self) -> u32 {
+        1
+    }
+
+    /// What each piece reads and writes, where pieces are rows and the operator can run in a chain, see
+    /// [`crate::format::OpRecord::chained`].
+    fn row_access(&self) -> Option<RowAccess> {
+        None
+    }
+
     /// Whether the whole output is written when this operator has run; `false` where a later one writes the rest.
     fn completes_output(&self) -> bool {
         true
+    }
+}
+
+/// What the rows of an operator read and write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowAccess {
+    /// Per input.
+    pub inputs: [RowRead; MAX_INPUTS],
+    /// First element that row 0 writes.
+    pub out_first: u32,
+    /// Elements that each row writes, one row after the other.
+    pub out_row: u32,
+}
+
+impl RowAccess {
+    /// Rows of `out_row` elements from the start of the output.
+    pub const fn rows(inputs: [RowRead; MAX_INPUTS], out_row: u32) -> Self {
+        Self { inputs, out_first: 0, out_row }
+    }
+}
+
+/// What a row of an operator reads of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowRead {
+    /// Possibly all of it.
+    Whole,
+    /// The same row, of this many elements.
+    Row(u32),
+    /// Nothing before element `row / rows * step - back`: windows of a convolution.
+    From {
+        /// Rows that start at the same element.
+        rows: u32,
+        /// Elements between them and the next.
+        step: u32,
+        /// Elements before that are read too.
+        back: u32,
+    },
+}
+
+impl RowRead {
+    /// No input is read by rows.
+    pub const NONE: [RowRead; MAX_INPUTS] = [RowRead::Whole; MAX_INPUTS];
+
+    /// Only input 0 is read by rows, of `width` elements.
+    pub const fn first(width: u32) -> [RowRead; MAX_INPUTS] {
+        let [_, rest @ ..] = Self::NONE;
+        let [b, c, d, e, f] = rest;
+        [RowRead::Row(width), b, c, d, e, f]
+    }
+
+    /// First element that row `row` or a later one reads.
+    pub fn from(self, row: u32) -> u64 {
+        let at = |row: u32, step: u32| u64::from(row).saturating_mul(u64::from(step));
+        match self {
+            Self::Whole => 0,
+            Self::Row(width) => at(row, width),
+            Self::From { rows, step, back } => {
+                at(row.checked_div(rows).unwrap_or(0), step).saturating_sub(u64::from(back))
+            }
+        }
     }
 }
 
@@ -222,6 +303,8 @@ pub enum OpFault {
     Scratch,
     /// An intermediate value could overflow: the certificate does not hold.
     Overflow,
+    /// The operator does not fit into its chain: another number of rows, or rows that are not in memory.
+    Chain,
 }
 
 impl fmt::Display for OpFault {
@@ -235,6 +318,7 @@ impl fmt::Display for OpFault {
             Self::Alias => "output and inputs overlap",
             Self::Scratch => "the scratch area is too small",
             Self::Overflow => "an intermediate value could overflow",
+            Self::Chain => "it does not fit into its chain of row blocks",
         })
     }
 }
@@ -464,6 +548,7 @@ pub struct Entry<B> {
     pub kind: OpKind,
     check: fn(&[u8], &Io<'_>) -> Result<Proof, OpFault>,
     needs: fn(&[u8]) -> Option<Needs>,
+    row_access: fn(&[u8]) -> Option<RowAccess>,
     run: RunFn,
     kernels: core::marker::PhantomData<fn() -> B>,
 }
@@ -477,6 +562,8 @@ pub struct Needs {
     pub in_place: Option<usize>,
     /// Pieces of work.
     pub pieces: u32,
+    /// Pieces that are done at once.
+    pub step: u32,
     /// Whether the output is whole afterwards.
     pub completes_output: bool,
 }
@@ -484,7 +571,14 @@ pub struct Needs {
 impl<B: Kernels> Entry<B> {
     /// The entry of operator `O`.
     pub const fn of<O: Operator>(kind: OpKind) -> Self {
-        Self { kind, check: check::<O>, needs: needs::<O>, run: run::<B, O>, kernels: core::marker::PhantomData }
+        Self {
+            kind,
+            check: check::<O>,
+            needs: needs::<O>,
+            row_access: row_access::<O>,
+            run: run::<B, O>,
+            kernels: core::marker::PhantomData,
+        }
     }
 
     /// Decodes and checks an operator; returns the bounds of its intermediate values.
@@ -510,6 +604,11 @@ impl<B: Kernels> Entry<B> {
         (self.needs)(words)
     }
 
+    /// What the rows of the operator read and write; `None` where it has none or its parameters do not decode.
+    pub fn row_access(&self, words: &[u8]) -> Option<RowAccess> {
+        (self.row_access)(words)
+    }
+
     /// Runs pieces of a checked operator.
     ///
     /// # Errors
@@ -527,11 +626,16 @@ fn needs<O: Operator>(words: &[u8]) -> Option<Needs> {
     decode::<O>(words).map(|params| needs_of(&params))
 }
 
+fn row_access<O: Operator>(words: &[u8]) -> Option<RowAccess> {
+    decode::<O>(words)?.row_access()
+}
+
 fn needs_of<O: Operator>(params: &O) -> Needs {
     Needs {
         scratch_bytes: params.scratch_bytes(),
         in_place: params.in_place(),
         pieces: params.pieces(),
+        step: params.step().max(1),
         completes_output: params.completes_output(),
     }
 }

@@ -63,7 +63,8 @@ fn run_at<B: Kernels>(
         let mut dims = [1; MAX_RANK];
         dims[0] = len as u32;
         let at = shared.unwrap_or(offset as usize);
-        let record = TensorRecord { dtype, place: Place::Arena, rank: 1, offset: at as u32, dims, zero_point: 0 };
+        let record =
+            TensorRecord { dtype, place: Place::Arena, rank: 1, window: 0, offset: at as u32, dims, zero_point: 0 };
         record.encode(&mut |word: u32| tensors.extend_from_slice(&word.to_le_bytes()));
         offset += align_up(record.bytes()) as u32;
         at..at + record.bytes()
@@ -73,6 +74,7 @@ fn run_at<B: Kernels>(
     let scratch_bytes = align_up(op.scratch_bytes() as usize) as u32;
     let mut record = OpRecord {
         kind: 0,
+        chained: false,
         inputs: [NO_TENSOR; MAX_INPUTS],
         output: inputs.len() as u16,
         scratch_offset: offset,
@@ -87,9 +89,10 @@ fn run_at<B: Kernels>(
     for ((dtype, values), place) in inputs.iter().zip(places) {
         wide::store(*dtype, &mut arena[place], 0, values);
     }
-    for piece in 0..op.pieces() {
+    let (pieces, step) = (op.pieces(), op.step());
+    for piece in (0..pieces).step_by(step as usize) {
         let mut memory = Memory::split(arena, &weights.0, &tensors, &record).ok_or(OpFault::Alias)?;
-        op.run::<B>(&mut memory, piece..piece + 1).map_err(|_| OpFault::Operand)?;
+        op.run::<B>(&mut memory, piece..(piece + step).min(pieces)).map_err(|_| OpFault::Operand)?;
     }
     Ok((proof, wide::values(output.0, &arena[out], 0..output.1).collect()))
 }

@@ -28,6 +28,8 @@ pub struct Part {
 /// The least time of every operator.
 struct Least {
     started: f64,
+    /// Of the blocks of rows so far.
+    open: Vec<f64>,
     seconds: Vec<f64>,
 }
 
@@ -35,8 +37,11 @@ impl Observer for Least {
     fn before(&mut self, _op: usize) {
         self.started = clock::now();
     }
-    fn after(&mut self, op: usize, _output: &[u8]) {
-        self.seconds[op] = self.seconds[op].min(clock::now() - self.started);
+    fn after(&mut self, op: usize, part: shiftformer::Part<'_>) {
+        self.open[op] += clock::now() - self.started;
+        if part.is_last {
+            self.seconds[op] = self.seconds[op].min(std::mem::take(&mut self.open[op]));
+        }
     }
 }
 
@@ -62,7 +67,7 @@ impl<'m> Ours<'m> {
     /// Where the time goes, the longest first.
     pub fn parts(&mut self) -> Vec<Part> {
         let ops: Vec<OpSummary> = summarize(&self.model, self.subject.file.human()).ops;
-        let mut least = Least { started: 0.0, seconds: vec![f64::INFINITY; ops.len()] };
+        let mut least = Least { started: 0.0, open: vec![0.0; ops.len()], seconds: vec![f64::INFINITY; ops.len()] };
         for _ in 0..PART_RUNS {
             self.observe(&mut least);
         }

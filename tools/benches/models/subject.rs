@@ -86,6 +86,8 @@ impl Source {
             range: RangeMethod::Minmax,
             equalize: Switch::Off,
             wide_exp: Switch::Off,
+            // Memory is plentiful here.
+            row_blocks: Switch::Off,
             ..ConvertOptions::default()
         };
         let converted =

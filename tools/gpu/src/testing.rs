@@ -8,7 +8,7 @@ use shiftformer::format::{
 use shiftformer::kernels::Portable;
 use shiftformer::ops::{Io, Op, OpFault, OpTable};
 use shiftformer::tensor::Dtype;
-use shiftformer::{Model, Observer, RunFault, Session};
+use shiftformer::{Model, Observer, Part, RunFault, Session};
 use std::sync::{Arc, OnceLock};
 
 /// The device all tests share, or `None` where `SHIFTFORMER_NO_GPU=1` says that there is none to be had.
@@ -64,7 +64,7 @@ impl TestModel {
         let mut dims = [1; 6];
         dims[..shape.len()].copy_from_slice(shape);
         let rank = shape.len() as u8;
-        self.tensors.push(TensorRecord { dtype, place, rank, offset: offset as u32, dims, zero_point: 0 });
+        self.tensors.push(TensorRecord { dtype, place, rank, window: 0, offset: offset as u32, dims, zero_point: 0 });
         self.tensors.len() as u16 - 1
     }
 
@@ -137,6 +137,7 @@ impl TestModel {
             let scratch_bytes = align_up(op.scratch_bytes() as usize);
             let record = OpRecord {
                 kind: op.kind() as u16,
+                chained: false,
                 inputs: *inputs,
                 output: *output,
                 scratch_offset: arena as u32,
@@ -214,8 +215,9 @@ impl File {
 struct Outputs(Vec<Vec<u8>>);
 
 impl Observer for Outputs {
-    fn after(&mut self, _op: usize, output: &[u8]) {
-        self.0.push(output.to_vec());
+    fn after(&mut self, op: usize, part: Part<'_>) {
+        self.0.resize(self.0.len().max(op + 1), Vec::new());
+        self.0[op].extend_from_slice(part.bytes);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{Job, Record};
 use core::fmt::{self, Write};
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::OpTable;
-use shiftformer::{Model, Observer, Session};
+use shiftformer::{Model, Observer, Part, Session};
 
 /// The connection to the host could not carry on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,10 +152,9 @@ struct Reporter<'h, H: Host> {
 }
 
 impl<H: Host> Reporter<'_, H> {
-    fn report(&mut self, op: usize, ticks: u32, output: &[u8]) -> Result<(), HostError> {
-        let digest = shiftformer::arith::digest::digest(output);
-        put(self.host, Record::Op { op: op as u32, ticks, digest })?;
-        if self.dump_op == Some(op) { put(self.host, Record::Dump(output)) } else { Ok(()) }
+    fn report(&mut self, op: usize, ticks: u32, part: Part<'_>) -> Result<(), HostError> {
+        put(self.host, Record::Op { op: op as u32, ticks, digest: part.digest() })?;
+        if self.dump_op == Some(op) { put(self.host, Record::Dump(part.bytes)) } else { Ok(()) }
     }
 }
 
@@ -164,10 +163,10 @@ impl<H: Host> Observer for Reporter<'_, H> {
         self.started = self.host.ticks();
     }
 
-    fn after(&mut self, op: usize, output: &[u8]) {
+    fn after(&mut self, op: usize, part: Part<'_>) {
         let ticks = self.host.ticks().wrapping_sub(self.started);
         if self.broken.is_ok() {
-            self.broken = self.report(op, ticks, output);
+            self.broken = self.report(op, ticks, part);
         }
     }
 }

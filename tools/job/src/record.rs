@@ -20,16 +20,16 @@ pub enum Record<'a> {
         /// Bytes of stack below the caller of the inference, at its deepest.
         stack_bytes: u32,
     },
-    /// An operator has run.
+    /// An operator has run, or a block of its rows: the ticks of all blocks add up, and their digests join.
     Op {
         /// Index of the operator.
         op: u32,
         /// Ticks of the counter.
         ticks: u32,
-        /// Digest of its output; of no bytes where a later operator writes the rest of that tensor.
+        /// Share of the digest of its output; of no bytes where a later operator writes the rest of that tensor.
         digest: u64,
     },
-    /// Output bytes of the operator that was asked for.
+    /// Output bytes of the operator that was asked for; of a block of its rows, one after the other.
     Dump(&'a [u8]),
     /// Bytes of the next output of the sample.
     Output(&'a [u8]),

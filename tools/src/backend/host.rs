@@ -2,10 +2,11 @@
 
 use super::{Backend, BackendError, Sample, Trace};
 use crate::model_file::ModelFile;
+use crate::whole::Whole;
 use rayon::prelude::*;
-use shiftformer::arith::digest::digest;
+use shiftformer::arith::digest;
 use shiftformer::kernels::Kernels;
-use shiftformer::{Model, Observer, RunFault, Session};
+use shiftformer::{Model, Observer, Part, RunFault, Session};
 use std::marker::PhantomData;
 
 /// Runs a model with the kernels `B`, samples in parallel.
@@ -19,22 +20,9 @@ pub struct Host<B: Kernels> {
 struct Collect(Vec<u64>);
 
 impl Observer for Collect {
-    fn after(&mut self, _op: usize, output: &[u8]) {
-        self.0.push(digest(output));
-    }
-}
-
-/// Keeps the output of one operator.
-struct Keep {
-    op: usize,
-    bytes: Vec<u8>,
-}
-
-impl Observer for Keep {
-    fn after(&mut self, op: usize, output: &[u8]) {
-        if op == self.op {
-            self.bytes = output.to_vec();
-        }
+    fn after(&mut self, op: usize, part: Part<'_>) {
+        self.0.resize(self.0.len().max(op + 1), 0);
+        self.0[op] = digest::join(self.0[op], part.digest());
     }
 }
 
@@ -90,8 +78,13 @@ impl<B: Kernels + Sync + Send> Backend for Host<B> {
     }
 
     fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, BackendError> {
-        let mut keep = Keep { op, bytes: Vec::new() };
-        self.observe(sample, &mut keep)?;
-        Ok(keep.bytes)
+        let mut kept = Vec::new();
+        let keep = |index: usize, bytes: &[u8]| {
+            if index == op {
+                kept = bytes.to_vec();
+            }
+        };
+        self.observe(sample, &mut Whole::new(keep))?;
+        Ok(kept)
     }
 }

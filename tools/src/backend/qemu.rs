@@ -7,6 +7,7 @@ mod firmware;
 use super::{Backend, BackendError, Counts, Sample, Trace};
 use crate::model_file::ModelFile;
 use rayon::prelude::*;
+use shiftformer::arith::digest::join;
 use shiftformer::kernels::Portable;
 use shiftformer::ops::Op;
 use shiftformer_job::{Job, Machine, Record, Records};
@@ -51,7 +52,8 @@ enum Place {
 #[derive(Default)]
 struct Answer {
     traces: Vec<Trace>,
-    op_ticks: Vec<u32>,
+    /// Per operator: ticks, and intervals they were measured in.
+    op_ticks: Vec<(u32, u32)>,
     dump: Option<Vec<u8>>,
     calibration: Option<Measured>,
     inference: Option<Inference>,
@@ -177,11 +179,18 @@ impl Qemu {
                     answer.calibration = Some(Measured { instructions, ticks, empty_ticks });
                 }
                 Record::Inference { ticks, stack_bytes } => answer.inference = Some(Inference { ticks, stack_bytes }),
-                Record::Op { ticks, digest, .. } => {
-                    trace.digests.push(digest);
-                    answer.op_ticks.push(ticks);
+                Record::Op { op, ticks, digest } => {
+                    let op = op as usize;
+                    if op > usize::from(u16::MAX) {
+                        return Err(self.fault(format!("it reports an operator {op} that does not exist")));
+                    }
+                    trace.digests.resize(trace.digests.len().max(op + 1), 0);
+                    trace.digests[op] = join(trace.digests[op], digest);
+                    answer.op_ticks.resize(answer.op_ticks.len().max(op + 1), (0, 0));
+                    let (sum, intervals) = &mut answer.op_ticks[op];
+                    (*sum, *intervals) = (sum.wrapping_add(ticks), *intervals + 1);
                 }
-                Record::Dump(bytes) => answer.dump = Some(bytes.to_vec()),
+                Record::Dump(bytes) => answer.dump.get_or_insert_default().extend_from_slice(bytes),
                 Record::Output(bytes) => trace.outputs.push(bytes.to_vec()),
                 Record::SampleEnd => {
                     let next = Trace { digests: Vec::new(), outputs: Vec::new() };
@@ -220,9 +229,11 @@ impl Qemu {
             let expected = clock.instructions;
             return Err(self.fault(format!("the instruction counter is off: {counted} for a loop of {expected}")));
         }
-        let instructions = |ticks: u32| machine.instructions(ticks.saturating_sub(clock.empty_ticks), shift);
+        let instructions = |(ticks, intervals): (u32, u32)| {
+            machine.instructions(ticks.saturating_sub(intervals.saturating_mul(clock.empty_ticks)), shift)
+        };
         Ok(Counts {
-            total: instructions(inference.ticks),
+            total: instructions((inference.ticks, 1)),
             ops: answer.op_ticks.into_iter().map(instructions).collect(),
             stack_bytes: inference.stack_bytes,
         })

@@ -5,7 +5,7 @@ use super::{Failure, Verdict, data, output};
 use rayon::prelude::*;
 use serde::Serialize;
 use shiftformer::kernels::{Kernels, Native, Portable};
-use shiftformer::{Model, Observer, RunFault, Session};
+use shiftformer::{Model, Observer, Part, RunFault, Session};
 use shiftformer_tools::backend::{self, Backend, BackendError, Sample};
 use shiftformer_tools::clock;
 use shiftformer_tools::model_file::ModelFile;
@@ -140,7 +140,7 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
     let macs: u64 = ops.iter().map(|op| op.macs).sum();
     let mut bench = Bench::new(&model);
     let latencies = repeat(|run| bench.run(&samples[run % samples.len()], &mut ())).map_err(fault)?;
-    let mut watch = OpTimes { started: Instant::now(), times: vec![Vec::new(); ops.len()] };
+    let mut watch = OpTimes { started: Instant::now(), open: vec![0.0; ops.len()], times: vec![Vec::new(); ops.len()] };
     repeat(|run| bench.run(&samples[run % samples.len()], &mut watch)).map_err(fault)?;
     let median_ms = median(&latencies) * 1e3;
     let samples_per_s =
@@ -199,6 +199,8 @@ impl<'m, B: Kernels> Bench<'m, B> {
 
 struct OpTimes {
     started: Instant,
+    /// Of the blocks so far of operators whose run is not complete.
+    open: Vec<f64>,
     times: Vec<Vec<f64>>,
 }
 
@@ -206,10 +208,13 @@ impl Observer for OpTimes {
     fn before(&mut self, _op: usize) {
         self.started = Instant::now();
     }
-    fn after(&mut self, op: usize, _output: &[u8]) {
+    fn after(&mut self, op: usize, part: Part<'_>) {
         let elapsed = self.started.elapsed().as_secs_f64();
-        if let Some(times) = self.times.get_mut(op) {
-            times.push(elapsed);
+        if let (Some(times), Some(open)) = (self.times.get_mut(op), self.open.get_mut(op)) {
+            *open += elapsed;
+            if part.is_last {
+                times.push(std::mem::take(open));
+            }
         }
     }
 }

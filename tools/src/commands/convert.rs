@@ -60,6 +60,10 @@ pub struct Args {
     /// Attention in three operators with the score matrix in memory.
     #[arg(long)]
     unfused_attention: bool,
+    /// Run operators together in blocks of rows (tokens): less RAM, up to a fifth more instructions. By itself where it
+    /// saves a fifth of the arena and 16 KiB.
+    #[arg(long, value_enum, default_value_t = SwitchArg::Auto)]
+    row_blocks: SwitchArg,
     /// Size of a symbolic dimension.
     #[arg(long, value_name = "NAME=VALUE")]
     dim: Vec<String>,
@@ -154,6 +158,7 @@ impl Args {
             bias_correction: !self.no_bias_correction,
             wide_exp: switch(self.wide_exp),
             unfused_attention: self.unfused_attention,
+            row_blocks: switch(self.row_blocks),
             normalization: self.mean.zip(self.std),
             receipts: self.receipts,
             source: self.model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),

@@ -83,7 +83,8 @@ fn operators(s: &Summary) -> String {
     let mut table =
         text::table(&["op>", "kind", "name", "MACs>", "out", "acc bits>", "product bits>", "wide bits>", "sum bits>"]);
     for op in &s.ops {
-        let out = op.output.as_ref().map_or_else(String::new, |o| format!("{} {:?}", o.dtype, o.shape));
+        let by = op.block_rows.map_or_else(String::new, |rows| format!(" by {rows}"));
+        let out = op.output.as_ref().map_or_else(String::new, |o| format!("{} {:?}{by}", o.dtype, o.shape));
         let bits = |n: u32| if n == 0 { "-".to_owned() } else { n.to_string() };
         table.add_row([
             op.index.to_string(),
@@ -97,5 +98,7 @@ fn operators(s: &Summary) -> String {
             bits(op.sum_bits),
         ]);
     }
-    format!("{table}\n")
+    let blocks = s.ops.iter().any(|op| op.block_rows.is_some());
+    let note = if blocks { "`by N`: in blocks of N rows, together with the operators above or below\n" } else { "" };
+    format!("{table}\n{note}")
 }

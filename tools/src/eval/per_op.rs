@@ -7,6 +7,7 @@ use crate::ivit;
 use crate::metrics::sqnr_db;
 use crate::model_file::{ModelFile, Values, dequantize, integers};
 use crate::pack::HumanTensor;
+use crate::whole::Whole;
 use serde::Serialize;
 use shiftformer::format::{NO_TENSOR, Profile, TensorRecord};
 use shiftformer::kernels::Portable;
@@ -137,7 +138,8 @@ pub fn per_op(model: &ModelFile, graph: &Graph, samples: &[Vec<Values>]) -> Resu
         .map_err(|source| EvalError::Float { sample, source })?;
         let bytes = encode(model, sample, values)?;
         let mut watch = Watch { model, opened: &opened, sources: &sources, floats: &floats, sums: &mut sums };
-        run(&opened, &bytes, &mut watch).map_err(|why| crate::backend::BackendError::Run {
+        let mut whole = Whole::new(|op, output: &[u8]| watch.output(op, output));
+        run(&opened, &bytes, &mut whole).map_err(|why| crate::backend::BackendError::Run {
             backend: "portable".to_owned(),
             why: format!("sample {sample}: {why}"),
         })?;
@@ -155,7 +157,7 @@ fn sources(model: &ModelFile, graph: &Graph, opened: &Model<'_>) -> HashMap<usiz
     model.human().tensors.iter().enumerate().filter_map(source).collect()
 }
 
-fn run(model: &Model<'_>, sample: &[Vec<u8>], watch: &mut Watch<'_>) -> Result<(), RunFault> {
+fn run(model: &Model<'_>, sample: &[Vec<u8>], watch: &mut impl Observer) -> Result<(), RunFault> {
     let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
     let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).map_err(|_| RunFault::Memory)?;
     for (index, bytes) in sample.iter().enumerate() {
@@ -173,8 +175,8 @@ struct Watch<'a> {
     sums: &'a mut HashMap<usize, Sums>,
 }
 
-impl Observer for Watch<'_> {
-    fn after(&mut self, op: usize, output: &[u8]) {
+impl Watch<'_> {
+    fn output(&mut self, op: usize, output: &[u8]) {
         let Some(record) = self.opened.op_record(op) else { return };
         let tensor = usize::from(record.output);
         let float = self.sources.get(&tensor).and_then(|id| self.floats.get(id));

@@ -57,3 +57,17 @@ pub fn instructions(core: Core, op: &Op, read: usize, written: usize) -> f64 {
     };
     PER_OPERATOR + cost.per_mac * op.macs() as f64 + cost.per_element * elements as f64
 }
+
+/// Estimated instructions that an operator adds for every further block of rows it runs in.
+///
+/// Attention prepares the keys and values of every head again: 15 instructions an element, counted on a Cortex-M4.
+pub fn per_block(op: &Op) -> f64 {
+    let again = match op {
+        Op::Attention(a) => {
+            let p = &a.attention;
+            f64::from(p.heads) * f64::from(p.n_k) * (f64::from(p.head_dim) + f64::from(p.v_dim)) * 15.0
+        }
+        _ => 0.0,
+    };
+    PER_OPERATOR + again
+}

@@ -78,7 +78,9 @@ fn estimate<B: Kernels>(model: &Model<'_, B>, core: Core) -> f64 {
         let record = model.op_record(op)?;
         let params = Op::decode(model.op_kind(op)?, model.op_params(op)?)?;
         let elements = |tensor: u16| model.tensor(usize::from(tensor)).map_or(0, |t| t.len());
-        Some(cost::instructions(core, &params, elements(record.inputs[0]), elements(record.output)))
+        let blocks = model.chain(op)?.blocks();
+        let one_run = cost::instructions(core, &params, elements(record.inputs[0]), elements(record.output));
+        Some(one_run + f64::from(blocks.saturating_sub(1)) * cost::per_block(&params))
     };
     (0..model.n_ops()).filter_map(of_op).sum::<f64>().round()
 }

@@ -229,11 +229,13 @@ impl<'g> Lowering<'g> {
         source: Option<TensorId>,
     ) -> TensorIndex {
         let shape = if shape.is_empty() { vec![1] } else { shape.to_vec() };
-        self.program.add_tensor(QTensor { name: name.to_owned(), dtype, shape, scale, zero, constant: None, source })
+        let name = name.to_owned();
+        self.program.add_tensor(QTensor { name, dtype, shape, scale, zero, constant: None, source, window: 0 })
     }
 
     fn push(&mut self, name: &str, op: ops::Op, inputs: &[Option<TensorIndex>], output: TensorIndex) {
-        self.program.ops.push(QOp { name: name.to_owned(), op, inputs: inputs.to_vec(), output });
+        let (name, inputs) = (name.to_owned(), inputs.to_vec());
+        self.program.ops.push(QOp { name, op, inputs, output, chained: false });
     }
 
     /// Records that `id` is to be had through `view`.

@@ -46,7 +46,8 @@ impl Single {
             .map(|(dtype, len)| {
                 let dims = [len, 1, 1, 1, 1, 1];
                 let offset = arena_bytes as u32;
-                let record = TensorRecord { dtype, place: Place::Arena, rank: 1, offset, dims, zero_point: 0 };
+                let record =
+                    TensorRecord { dtype, place: Place::Arena, rank: 1, window: 0, offset, dims, zero_point: 0 };
                 arena_bytes += align_up(record.bytes());
                 record
             })
@@ -55,6 +56,7 @@ impl Single {
         let mut inputs = [NO_TENSOR; 6];
         inputs.iter_mut().zip(0..count).for_each(|(to, from)| *to = from);
         let record = OpRecord {
+            chained: false,
             kind: op.kind() as u16,
             inputs,
             output: count,
