@@ -125,9 +125,10 @@ fn text(sweeps: &[Sweep]) -> String {
         "# The cost of growth\n\nWritten by `cargo xtask growth`: encoders of {seq_len} tokens, width {width} (heads of \
          16, MLP of twice the width) and {depth} blocks\nwith random weights, of which one dimension varies; executed \
          instructions of a Cortex-M4 in QEMU, bytes of arena. \"Unfused\"\nis the arena that the score matrix of attention \
-         in memory would need. Memory is linear in tokens and width and does not depend on depth; instructions are linear but \
-         for the\ntwo products of attention, which are quadratic in tokens. Kernels take rows in blocks of five: sizes between \
-         make small steps.\n\n![instructions and arena against tokens, width and depth](growth.svg)\n"
+         in memory would need.\n\nMemory is linear in tokens and width and does not depend on depth; instructions are \
+         linear but for the two products of\nattention, which are quadratic in tokens. Kernels take rows in blocks of \
+         five: sizes between make small steps.\n\n![instructions and arena against tokens, width and \
+         depth](growth.svg)\n"
     );
     for Sweep { title, costs } in sweeps {
         let _ = write!(
