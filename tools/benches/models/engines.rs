@@ -37,8 +37,10 @@ impl Observer for Least {
     fn before(&mut self, _op: usize) {
         self.started = clock::now();
     }
-    fn after(&mut self, op: usize, part: shiftformer::Part<'_>) {
+    fn ran(&mut self, op: usize) {
         self.open[op] += clock::now() - self.started;
+    }
+    fn after(&mut self, op: usize, part: shiftformer::Part<'_>) {
         if part.is_last {
             self.seconds[op] = self.seconds[op].min(std::mem::take(&mut self.open[op]));
         }

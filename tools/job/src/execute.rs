@@ -91,7 +91,8 @@ fn run<B: Kernels>(job: &Job, bytes: &[u8], arena: &mut [u8], host: &mut impl Ho
     }
     for _ in 0..job.samples {
         read_inputs(&mut session, host)?;
-        let mut reporter = Reporter { host, dump_op: job.dump_op.map(usize::from), started: 0, broken: Ok(()) };
+        let mut reporter =
+            Reporter { host, dump_op: job.dump_op.map(usize::from), started: 0, ticks: 0, broken: Ok(()) };
         session.run_with(&mut reporter).map_err(|e| Fault::of(&e))?;
         reporter.broken?;
         for index in 0..model.n_outputs() {
@@ -148,12 +149,13 @@ struct Reporter<'h, H: Host> {
     host: &'h mut H,
     dump_op: Option<usize>,
     started: u32,
+    ticks: u32,
     broken: Result<(), HostError>,
 }
 
 impl<H: Host> Reporter<'_, H> {
-    fn report(&mut self, op: usize, ticks: u32, part: Part<'_>) -> Result<(), HostError> {
-        put(self.host, Record::Op { op: op as u32, ticks, digest: part.digest() })?;
+    fn report(&mut self, op: usize, part: Part<'_>) -> Result<(), HostError> {
+        put(self.host, Record::Op { op: op as u32, ticks: self.ticks, digest: part.digest() })?;
         if self.dump_op == Some(op) { put(self.host, Record::Dump(part.bytes)) } else { Ok(()) }
     }
 }
@@ -163,10 +165,13 @@ impl<H: Host> Observer for Reporter<'_, H> {
         self.started = self.host.ticks();
     }
 
+    fn ran(&mut self, _op: usize) {
+        self.ticks = self.host.ticks().wrapping_sub(self.started);
+    }
+
     fn after(&mut self, op: usize, part: Part<'_>) {
-        let ticks = self.host.ticks().wrapping_sub(self.started);
         if self.broken.is_ok() {
-            self.broken = self.report(op, ticks, part);
+            self.broken = self.report(op, part);
         }
     }
 }

@@ -208,13 +208,14 @@ impl Observer for OpTimes {
     fn before(&mut self, _op: usize) {
         self.started = Instant::now();
     }
+    fn ran(&mut self, op: usize) {
+        if let Some(open) = self.open.get_mut(op) {
+            *open += self.started.elapsed().as_secs_f64();
+        }
+    }
     fn after(&mut self, op: usize, part: Part<'_>) {
-        let elapsed = self.started.elapsed().as_secs_f64();
-        if let (Some(times), Some(open)) = (self.times.get_mut(op), self.open.get_mut(op)) {
-            *open += elapsed;
-            if part.is_last {
-                times.push(std::mem::take(open));
-            }
+        if let (Some(times), Some(open), true) = (self.times.get_mut(op), self.open.get_mut(op), part.is_last) {
+            times.push(std::mem::take(open));
         }
     }
 }

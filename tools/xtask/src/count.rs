@@ -167,6 +167,8 @@ fn convert(shared: &Path, model: &Model) -> Result<PathBuf, Error> {
         Source::Public { onnx, data } => {
             let mut convert = shiftformer();
             convert.arg("convert").arg(shared.join(onnx)).arg("-o").arg(&file);
+            // The rows of the table are whole operators.
+            convert.args(["--row-blocks", "off"]);
             run(convert.arg("--calib").arg(shared.join(data)))?;
         }
         Source::Example(name) => {
