@@ -54,20 +54,21 @@ impl Operator for LayerNorm {
         Ok(Proof { row_sum: variance, second_acc: (-scaled, scaled), ..Proof::of((-centred, centred), 0) })
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
         let n = self.n as usize;
         let (gamma, beta) = (memory.inputs.blob(self.gamma)?, memory.inputs.blob(self.beta)?);
         let job = NormJob { rms: self.rms, eps: self.eps, gamma, beta };
         let input = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
-        let in_place = memory.inputs.is_in_place(0);
+        let size = input.bytes();
         let narrow = memory.output.dtype == Dtype::I8;
-        for row in pieces {
-            let size = input.bytes();
-            let rows = row as usize..row as usize + 1;
-            let held = row as usize - memory.output.first_held(row as usize);
-            let range = held * n..(held + 1) * n;
-            let row: &[u8] = if !in_place {
-                memory.inputs.rows(0, rows, n * size)?
+        let rows = rows.start as usize..rows.end as usize;
+        let held = rows.start - memory.output.first_held(rows.start);
+        let outside =
+            if memory.inputs.is_in_place(0) { None } else { Some(memory.inputs.rows(0, rows.clone(), n * size)?) };
+        for row in 0..rows.len() {
+            let range = (held + row) * n..(held + row + 1) * n;
+            let row: &[u8] = if let Some(outside) = outside {
+                outside.get(row * n * size..(row + 1) * n * size).ok_or(RunFault::Memory)?
             } else {
                 // The row is overwritten while it is read: work from a copy.
                 let row = memory.out.get(range.start * size..range.end * size).ok_or(RunFault::Memory)?;

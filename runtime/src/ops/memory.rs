@@ -93,8 +93,8 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// [`RunFault::Memory`], also when they are not in its window.
     pub fn rows<T: bytemuck::Pod>(&self, index: usize, rows: Range<usize>, width: usize) -> Result<&'a [T], RunFault> {
-        let first = self.record(index).ok_or(RunFault::Memory)?.first_held(rows.start);
-        self.get(index)?.get(part(first, rows, width)).ok_or(RunFault::Memory)
+        let tensor = self.record(index).ok_or(RunFault::Memory)?;
+        cast(self.bytes_of(&tensor)?)?.get(part(tensor.first_held(rows.start), rows, width)).ok_or(RunFault::Memory)
     }
 
     /// The bytes of input `index`; not to be had when it is in place.
@@ -102,7 +102,10 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// [`RunFault::Memory`].
     pub fn bytes(&self, index: usize) -> Result<&'a [u8], RunFault> {
-        let tensor = self.record(index).ok_or(RunFault::Memory)?;
+        self.bytes_of(&self.record(index).ok_or(RunFault::Memory)?)
+    }
+
+    fn bytes_of(&self, tensor: &TensorRecord) -> Result<&'a [u8], RunFault> {
         let from = tensor.offset as usize;
         let range = from..from.saturating_add(tensor.held_bytes());
         let bytes = match tensor.place {
