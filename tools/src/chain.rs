@@ -15,6 +15,11 @@ use std::ops::Range;
 
 /// Rows in a block, the fastest first; multiples of the rows that kernels take at once.
 const BLOCKS: [u8; 12] = [250, 200, 150, 100, 80, 60, 50, 40, 30, 20, 10, 5];
+/// Fewest rows in a block of attention: keys and values are prepared again for every block, which with so many rows adds
+/// about a seventh to it.
+const ATTENTION_ROWS: u8 = 50;
+/// The same where memory is wanted at the cost of time.
+const ATTENTION_ROWS_WANTED: u8 = 10;
 /// Unless asked for, chains must shrink the arena to this part, and by this many bytes, to be worth their time.
 const WORTH: (f64, usize) = (0.8, 16 * 1024);
 /// A second normalization per layer, for queries of their own, must shrink it further to this part.
@@ -27,8 +32,9 @@ pub fn in_blocks(program: &Program, wanted: bool) -> Program {
     let mut sunk = program.clone();
     sink_convolutions(&mut sunk);
     copies_by_rows(&mut sunk);
-    let divided = Chained::of(divide_attention(&sunk)).relaxed();
-    let plain = Chained::of(sunk).relaxed();
+    let attention_rows = if wanted { ATTENTION_ROWS_WANTED } else { ATTENTION_ROWS };
+    let divided = Chained::of(divide_attention(&sunk), attention_rows).relaxed();
+    let plain = Chained::of(sunk, attention_rows).relaxed();
     let best = if divided.bound as f64 <= plain.bound as f64 * WORTH_DIVIDED { divided } else { plain };
     let worth = best.bound as f64 <= whole as f64 * WORTH.0 && best.bound + WORTH.1 <= whole;
     if worth || wanted && best.bound < whole { best.program } else { program.clone() }
@@ -42,7 +48,7 @@ struct Chained {
 }
 
 impl Chained {
-    fn of(program: Program) -> Self {
+    fn of(program: Program, attention_rows: u8) -> Self {
         let uses = Uses::of(&program);
         let (mut chained, mut chains, mut op) = (program.clone(), Vec::new(), 0);
         while op < program.ops.len() {
@@ -52,7 +58,10 @@ impl Chained {
                 continue;
             };
             let end = 1 + windows.iter().map(|&t| uses.last(t)).max().unwrap_or(op);
-            let smallest = BLOCKS.into_iter().rev().find(|&b| windows.iter().all(|&t| whole_words(&program, t, b)));
+            let attention = program.ops[op..end].iter().any(|op| matches!(op.op, Op::Attention(_)));
+            let least = if attention { attention_rows } else { 0 };
+            let admitted = |&b: &u8| b >= least && windows.iter().all(|&t| whole_words(&program, t, b));
+            let smallest = BLOCKS.into_iter().rev().find(admitted);
             if let Some(block) = smallest.filter(|&block| u32::from(block) < program.ops[op].op.pieces()) {
                 windows.iter().for_each(|&t| chained.tensors[t].window = block);
                 chained.ops[op + 1..end].iter_mut().for_each(|op| op.chained = true);
