@@ -28,10 +28,10 @@ import torch
 from torch import nn
 
 SAMPLES = 16
-TORCHSCRIPT_OPSETS = (13, 14, 17, 20)
+TORCHSCRIPT_OPSETS = (13, 14, 15, 16, 17, 19, 20)
 # From this opset on the TorchScript exporter knows the attention function of PyTorch.
 FIRST_FUNCTION_OPSET = 14
-DYNAMO_OPSETS = (18, 20, 21, 23)
+DYNAMO_OPSETS = (18, 19, 20, 21, 23)
 CLASSES = 10
 
 
