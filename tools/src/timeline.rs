@@ -12,6 +12,8 @@ pub struct Block {
     pub name: String,
     /// Scratch memory of one operator.
     pub scratch: bool,
+    /// Rows of the tensor that are in memory at a time, 0 for all.
+    pub window: usize,
     /// First operator during which the bytes are in use.
     pub first: usize,
     /// Last such operator.
@@ -49,15 +51,15 @@ pub fn blocks<B: Kernels>(model: &Model<'_, B>, human: &Human) -> Vec<Block> {
     let tensor_blocks = tensors.iter().zip(&used).enumerate().filter_map(|(index, (tensor, range))| {
         let (first, last) = (*range)?;
         let name = human.tensors.get(index).map_or_else(|| format!("tensor {index}"), |t| t.name.clone());
-        let block =
-            Block { name, scratch: false, first, last, offset: tensor.offset as usize, bytes: tensor.held_bytes() };
+        let (window, offset) = (usize::from(tensor.window), tensor.offset as usize);
+        let block = Block { name, scratch: false, window, first, last, offset, bytes: tensor.held_bytes() };
         (tensor.place == Place::Arena && block.bytes > 0).then_some(block)
     });
     let scratch_blocks = (0..n_ops).filter_map(|op| {
         let record = model.op_record(op)?;
         let name = human.ops.get(op).cloned().unwrap_or_else(|| format!("operator {op}"));
         let (offset, bytes) = (record.scratch_offset as usize, record.scratch_bytes as usize);
-        (bytes > 0).then_some(Block { name, scratch: true, first: op, last: op, offset, bytes })
+        (bytes > 0).then_some(Block { name, scratch: true, window: 0, first: op, last: op, offset, bytes })
     });
     tensor_blocks.chain(scratch_blocks).collect()
 }
@@ -79,11 +81,15 @@ pub fn usage(blocks: &[Block], n_ops: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Draws the arena as text: operators from left to right, addresses from bottom to top; one letter per tensor, `.` for
-/// scratch, blank where nothing lives.
+/// Draws the arena as text: operators from left to right, addresses from bottom to top; one letter per tensor, a capital
+/// where a window of its rows is in memory, `.` for scratch, blank where nothing lives.
 pub fn draw(blocks: &[Block], n_ops: usize, arena_bytes: usize, columns: usize, rows: usize) -> String {
     let (columns, rows) = (columns.min(n_ops).max(1), rows.max(1));
-    let letters: Vec<char> = ('a'..='z').chain('A'..='Z').collect();
+    let letter = |index: usize, block: &Block| match block {
+        Block { scratch: true, .. } => '.',
+        Block { window: 0, .. } => char::from(b'a' + (index % 26) as u8),
+        _ => char::from(b'A' + (index % 26) as u8),
+    };
     let mut picture = String::new();
     for row in (0..rows).rev() {
         let (low, high) = (arena_bytes * row / rows, (arena_bytes * (row + 1) / rows).max(1));
@@ -95,15 +101,15 @@ pub fn draw(blocks: &[Block], n_ops: usize, arena_bytes: usize, columns: usize, 
             let found = blocks.iter().enumerate().filter(|(_, b)| here(b));
             let covered = |b: &Block| (b.offset + b.bytes).min(high) - b.offset.max(low);
             picture.push(match found.max_by_key(|(_, b)| covered(b)) {
-                Some((_, block)) if block.scratch => '.',
-                Some((index, _)) => letters[index % letters.len()],
+                Some((index, block)) => letter(index, block),
                 None => ' ',
             });
         }
         picture.push('\n');
     }
     picture.push_str(&format!("{:>9} +{}\n", "bytes", "-".repeat(columns)));
-    picture.push_str(&format!("{:>10} operators 0 to {}, `.` is scratch\n", "", n_ops.saturating_sub(1)));
+    let windows = if blocks.iter().any(|b| b.window > 0) { ", capitals are windows of rows" } else { "" };
+    picture.push_str(&format!("{:>10} operators 0 to {}, `.` is scratch{windows}\n", "", n_ops.saturating_sub(1)));
     picture
 }
 
@@ -112,7 +118,7 @@ mod tests {
     use super::*;
 
     fn block(name: &str, first: usize, last: usize, offset: usize, bytes: usize) -> Block {
-        Block { name: name.into(), scratch: name.is_empty(), first, last, offset, bytes }
+        Block { name: name.into(), scratch: name.is_empty(), window: 0, first, last, offset, bytes }
     }
 
     #[test]
@@ -127,5 +133,15 @@ mod tests {
         let picture = draw(&blocks, 2, 64, 72, 4);
         let cells: Vec<&str> = picture.lines().take(4).map(|l| &l[11..]).collect();
         assert_eq!(cells, [" b", " b", "a ", "a."]);
+        assert!(!picture.contains("capitals"));
+    }
+
+    #[test]
+    fn windows_of_rows_have_capitals() {
+        let blocks = [block("x", 0, 1, 0, 32), Block { window: 4, ..block("y", 1, 1, 32, 32) }];
+        let picture = draw(&blocks, 2, 64, 72, 2);
+        let cells: Vec<&str> = picture.lines().take(2).map(|l| &l[11..]).collect();
+        assert_eq!(cells, [" B", "aa"]);
+        assert!(picture.contains("capitals are windows of rows"));
     }
 }

@@ -256,25 +256,31 @@ fn memory(content: &Content) -> String {
     chart.axes("operator", "address, KiB", plain, plain);
     for (index, b) in content.blocks.iter().enumerate() {
         let class = if b.scratch { "scratch".to_owned() } else { format!("m{}", index % 6) };
-        let span = if b.first == b.last {
-            format!("operator {}", b.first)
-        } else {
-            format!("operators {} to {}", b.first, b.last)
-        };
-        let hint = format!(
-            "{}{}: {} bytes at {}, {span}",
-            if b.scratch { "scratch of " } else { "" },
-            b.name,
-            b.bytes,
-            b.offset
-        );
+        let class = if b.window > 0 { class + " window" } else { class };
         let (x0, x1) = (b.first as f64 - 0.47, b.last as f64 + 0.47);
-        chart.rect(&class, (x0, kib(b.offset)), (x1, kib(b.offset + b.bytes)), &hint);
+        chart.rect(&class, (x0, kib(b.offset)), (x1, kib(b.offset + b.bytes)), &block_hint(b));
     }
     let limit = [(-0.5, kib(s.arena_bytes)), (n_ops - 0.5, kib(s.arena_bytes))];
     chart.line("limit", &limit);
     chart.label(limit[1], "end", &format!("arena {} bytes", s.arena_bytes));
-    chart.finish()
+    let windows = content.blocks.iter().any(|b| b.window > 0);
+    chart.finish() + &if windows { format!("<p class=\"legend\">{WINDOWS}</p>") } else { String::new() }
+}
+
+const WINDOWS: &str = "Pale and dashed: a window of the tensor's rows. The operators of a chain run on one block of rows after the \
+    other, so what is between them is never whole in memory; what a chain reads or writes whole is there all the while. \
+    Below, `by N` says how many rows an operator runs on at a time.";
+
+/// What a block is, where and when: the text under the pointer.
+fn block_hint(b: &Block) -> String {
+    let what = if b.scratch { "scratch of " } else { "" };
+    let rows = if b.window > 0 { format!(", {} rows at a time", b.window) } else { String::new() };
+    let span = if b.first == b.last {
+        format!("operator {}", b.first)
+    } else {
+        format!("operators {} to {}", b.first, b.last)
+    };
+    format!("{what}{}: {} bytes at {}{rows}, {span}", b.name, b.bytes, b.offset)
 }
 
 fn boards(content: &Content) -> String {
@@ -314,13 +320,15 @@ fn certificate(content: &Content) -> String {
         )
     };
     let row = |op: &crate::summary::OpSummary| {
-        let out = op.output.as_ref().map_or_else(String::new, |o| format!("{} {:?}", o.dtype, o.shape));
+        let by = op.block_rows.map_or_else(String::new, |rows| format!(" by {rows}"));
+        let out = op.output.as_ref().map_or_else(String::new, |o| format!("{} {:?}{by}", o.dtype, o.shape));
         let bits = |n: u32| format!("<td class=\"n\">{}</td>", if n == 0 { "-".to_owned() } else { n.to_string() });
         format!(
-            "<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td><td>{out}</td>{}{}{}{}{}</tr>",
+            "<tr><td class=\"n\">{}</td><td>{}</td><td title=\"{}\">{}</td><td class=\"w\">{out}</td>{}{}{}{}{}</tr>",
             op.index,
             op.kind,
             escape(&op.name),
+            escape(&text::tail(&op.name, 34)),
             bar(kind_class(op.kind), op.macs as f64 / most, text::count(op.macs as f64)),
             bar("acc", f64::from(op.acc_bits) / f64::from(ACC_BITS), format!("{} of {ACC_BITS}", op.acc_bits)),
             bits(op.product_bits),
