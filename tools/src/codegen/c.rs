@@ -35,8 +35,11 @@ pub fn c_header<B: Kernels>(model: &Model<'_, B>, summary: &Summary, stem: &str,
 /* Bytes of the model. */
 #define {upper}_MODEL_BYTES {bytes}u
 
+/* Stands before a declaration. */
 #if defined(__GNUC__) || defined(__clang__)
 #define {upper}_ALIGN16 __attribute__((aligned(16)))
+#elif defined(__cplusplus)
+#define {upper}_ALIGN16 alignas(16)
 #else
 #define {upper}_ALIGN16 _Alignas(16)
 #endif
@@ -85,7 +88,7 @@ fn accessor(out: &mut String, (prefix, upper): (&str, &str), named: &Named<'_>, 
 #define {name}_LEN {}u
 #define {name}_OFFSET {offset}u
 #define {name}_SCALE {:e}f
-#define {name}_ZERO {:?}f
+#define {name}_ZERO ({:?}f)
 static inline {qualifier}{c_type} *{prefix}_{}({qualifier}uint8_t *arena) {{
     return ({qualifier}{c_type} *)(arena + {name}_OFFSET);
 }}
@@ -103,7 +106,7 @@ static inline {qualifier}{c_type} *{prefix}_{}({qualifier}uint8_t *arena) {{
 fn model_bytes(out: &mut String, (prefix, upper): (&str, &str), file: &[u8]) {
     let _ = write!(
         out,
-        "\n/* The model, read in place. */\nstatic const uint8_t {prefix}_model[{upper}_MODEL_BYTES] {upper}_ALIGN16 = {{"
+        "\n/* The model, read in place. */\n{upper}_ALIGN16 static const uint8_t {prefix}_model[{upper}_MODEL_BYTES] = {{"
     );
     for (index, byte) in file.iter().enumerate() {
         out.push_str(if index % 24 == 0 { "\n    " } else { "" });

@@ -71,7 +71,7 @@ fn the_c_header_compiles() {
     let folder = Folder::new();
     let ended = shiftformer(&["codegen", &digits_arg(), "--lang", "c", "-o", &folder.path("digits.h")]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let main = "#include <stdio.h>\n#include \"digits.h\"\nstatic uint8_t arena[DIGITS_ARENA_BYTES] DIGITS_ALIGN16;\n\
+    let main = "#include <stdio.h>\n#include \"digits.h\"\nDIGITS_ALIGN16 static uint8_t arena[DIGITS_ARENA_BYTES];\n\
         int main(void) {\n    digits_image(arena)[0] = 1;\n\
         printf(\"%u %u %d %c\", (unsigned)sizeof digits_model, DIGITS_LOGITS_LEN, digits_logits(arena)[0] == 0, digits_model[0]);\n\
         return (uintptr_t)digits_model % 16 != 0 || (uintptr_t)arena % 16 != 0;\n}\n";
