@@ -490,7 +490,7 @@ impl Builder {
         let mut shape = self.shape(x);
         match shape.last_mut() {
             Some(last) if *last == k && self.dtype(x) == DataType::Float => *last = n,
-            _ => return invalid(format!("{:?} cannot be multiplied with weights of {n} x {k}", self.graph.shape(x))),
+            _ => return invalid(format!("{:?} cannot be multiplied with weights for {k} values", self.graph.shape(x))),
         }
         let mut inputs = vec![x, w];
         inputs.extend(bias);
