@@ -2,6 +2,7 @@
 //!
 //! `in_<input name>` is required per input, `out_<output name>` and `label` are optional.
 
+use crate::files;
 use crate::model_file::Values;
 use half::f16;
 use npyz::{NpyFile, Order};
@@ -107,7 +108,7 @@ impl Dataset {
     /// [`DataError`]; each says what to change.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: name.clone(), source })?;
+        let bytes = files::read(path).map_err(|source| DataError::Read { path: name.clone(), source })?;
         Self::from_bytes(bytes, &name)
     }
 

@@ -8,6 +8,7 @@ pub mod codegen;
 pub mod convert;
 pub mod data;
 pub mod eval;
+pub mod files;
 pub mod fit;
 pub mod float_exec;
 pub mod fuse;

@@ -1,5 +1,6 @@
 //! A `.sfm` file on the host: aligned bytes, the human section, and the way between real values and tensor bytes.
 
+use crate::files;
 use crate::pack::{Human, HumanTensor};
 use crate::program::Endpoint;
 use shiftformer::format::{SectionKind, TensorRecord};
@@ -101,7 +102,7 @@ impl ModelFile {
     /// [`ModelFileError`] when it cannot be read or is not a valid model.
     pub fn read(path: &Path) -> Result<Self, ModelFileError> {
         let fail = |source| ModelFileError::Read { path: path.display().to_string(), source };
-        Self::from_bytes(&std::fs::read(path).map_err(fail)?)
+        Self::from_bytes(&files::read(path).map_err(fail)?)
     }
 
     /// Checks a model in memory.

@@ -19,6 +19,7 @@ mod tensor;
 mod tests;
 mod walk;
 
+use crate::files;
 use crate::graph::Graph;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -128,16 +129,11 @@ impl fmt::Display for UnsupportedNode {
 /// [`ImportError`]. External data is read from the folder of the model only.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError> {
     let read = |source| ImportError::Read { path: path.to_owned(), source };
-    let metadata = std::fs::metadata(path).map_err(read)?;
-    let length = metadata.len();
-    // A pipe or device has no length to check.
-    if !metadata.is_file() {
-        return Err(read(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file")));
-    }
+    let length = std::fs::metadata(path).map_err(read)?.len();
     if length > MAX_FILE_BYTES {
         return Err(ImportError::TooLong(length));
     }
-    let bytes = std::fs::read(path).map_err(read)?;
+    let bytes = files::read(path).map_err(read)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     import_bytes(&bytes, Some(folder), options)
 }

@@ -189,6 +189,17 @@ fn outputs_that_cannot_be_written() {
     shiftformer(&["codegen", &digits_arg(), "-o", &folder.path("absent/m.rs")]).is_refused(&["cannot write"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn devices_without_an_end() {
+    let folder = Folder::new();
+    let (endless, out) = ("/dev/zero", folder.path("out.sfm"));
+    shiftformer(&["inspect", endless]).is_refused(&[endless, "no file"]);
+    shiftformer(&["convert", endless, "-o", &out]).is_refused(&[endless, "no file"]);
+    shiftformer(&["eval", &digits_arg(), "--data", endless]).is_refused(&[endless, "no file"]);
+    assert!(folder.files().is_empty());
+}
+
 #[test]
 fn a_model_truncated_at_any_length() {
     let whole = std::fs::read(digits()).unwrap();
