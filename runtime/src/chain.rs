@@ -30,12 +30,11 @@ pub struct Chain {
 impl Chain {
     /// The chain of operator `op`.
     pub(crate) fn of<B: Kernels>(model: &Model<'_, B>, op: usize) -> Option<Self> {
-        let chained = |op: usize| model.op_record(op).is_some_and(|record| record.chained);
         let (mut start, mut end) = (op, op + 1);
-        while start > 0 && chained(start) {
+        while start > 0 && model.is_chained(start) {
             start -= 1;
         }
-        while chained(end) {
+        while model.is_chained(end) {
             end += 1;
         }
         let rows = model.needs(&model.op_record(start)?)?.pieces;

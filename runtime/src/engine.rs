@@ -19,6 +19,9 @@ pub struct Session<'m, 'a, B: Kernels = Portable> {
     next: Position,
 }
 
+/// All pieces of an operator, however many it has.
+const ALL: Range<u32> = 0..u32::MAX;
+
 /// Where a run goes on: pieces of `op` from `piece` on, in block `block` of its chain.
 #[derive(Clone, Copy, Default)]
 struct Position {
@@ -210,9 +213,14 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         self.cancel();
         let mut op = 0;
         while op < self.model.n_ops() {
-            let chain = self.model.chain(op).ok_or(RunFault::Memory)?;
-            op = chain.ops.end;
-            self.run_chain(chain, observer)?;
+            if self.model.is_chained(op + 1) {
+                let chain = self.model.chain(op).ok_or(RunFault::Memory)?;
+                op = chain.ops.end;
+                self.run_chain(chain, observer)?;
+            } else {
+                self.run_observed(op, ALL, ALL.end, observer)?;
+                op += 1;
+            }
         }
         Ok(())
     }
@@ -220,14 +228,24 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
     fn run_chain<O: Observer>(&mut self, chain: Chain, observer: &mut O) -> Result<(), RunFault> {
         for block in 0..chain.blocks() {
             for op in chain.ops.clone() {
-                observer.before(op);
-                let pieces = chain.pieces(block);
-                self.run_pieces(op, pieces.clone())?;
-                observer.ran(op);
-                if O::WATCHES_OUTPUT {
-                    observer.after(op, self.part(op, pieces, chain.rows).ok_or(RunFault::Memory)?);
-                }
+                self.run_observed(op, chain.pieces(block), chain.rows, observer)?;
             }
+        }
+        Ok(())
+    }
+
+    fn run_observed<O: Observer>(
+        &mut self,
+        op: usize,
+        pieces: Range<u32>,
+        rows: u32,
+        observer: &mut O,
+    ) -> Result<(), RunFault> {
+        observer.before(op);
+        self.run_pieces(op, pieces.clone())?;
+        observer.ran(op);
+        if O::WATCHES_OUTPUT {
+            observer.after(op, self.part(op, pieces, rows).ok_or(RunFault::Memory)?);
         }
         Ok(())
     }

@@ -203,11 +203,17 @@ impl<'m, B: Kernels> Model<'m, B> {
 
     /// Checks the chain that starts at `op`, where one does: also an operator alone is one.
     fn check_chain_from(&self, op: usize) -> Result<(), OpFault> {
-        if self.op_record(op).is_some_and(|record| record.chained) {
+        if self.is_chained(op) {
             // Checked with the first operator of the chain.
             return if op > 0 { Ok(()) } else { Err(OpFault::Chain) };
         }
         self.chain(op).ok_or(OpFault::Chain)?.check(self)
+    }
+
+    /// Whether operator `op` runs together with the one before.
+    pub(crate) fn is_chained(&self, op: usize) -> bool {
+        let records = self.sections.get(SectionKind::Ops).get(op.saturating_mul(OpRecord::BYTES)..);
+        records.and_then(|record| record.first_chunk()).is_some_and(OpRecord::is_chained)
     }
 
     /// The chain that operator `op` belongs to; of one operator where it is not chained.

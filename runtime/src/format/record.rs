@@ -38,6 +38,11 @@ impl OpRecord {
     /// The bit of the encoded kind that says `chained`.
     const CHAINED: u32 = 1 << 15;
 
+    /// Whether the record that begins with these bytes is chained.
+    pub(crate) fn is_chained(first: &[u8; 4]) -> bool {
+        u32::from_le_bytes(*first) & Self::CHAINED != 0
+    }
+
     /// Decodes a record; `None` when `bytes` is too short.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut words = ReadWords::new(bytes);
@@ -52,7 +57,7 @@ impl OpRecord {
         }
         Some(Self {
             kind: (first & !Self::CHAINED) as u16,
-            chained: first & Self::CHAINED != 0,
+            chained: Self::is_chained(&first.to_le_bytes()),
             inputs,
             output: (first >> 16) as u16,
             scratch_offset: words.word()?,

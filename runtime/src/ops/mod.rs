@@ -609,7 +609,7 @@ impl<B: Kernels> Entry<B> {
         (self.row_access)(words)
     }
 
-    /// Runs pieces of a checked operator.
+    /// Runs pieces of a checked operator, those of `pieces` that it has.
     ///
     /// # Errors
     /// [`RunFault`].
@@ -643,7 +643,7 @@ fn needs_of<O: Operator>(params: &O) -> Needs {
 fn run<B: Kernels, O: Operator>(words: &[u8], memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
     // By reference: a move would put the parameters on the stack twice.
     match &decode::<O>(words) {
-        Some(params) => params.run::<B>(memory, pieces),
+        Some(params) => params.run::<B>(memory, pieces.start..pieces.end.min(params.pieces())),
         None => Err(RunFault::Memory),
     }
 }
