@@ -193,6 +193,17 @@ impl ModelFile {
         Ok(quantize(&real, &record, scale, zero))
     }
 
+    /// Whether `values` are raw bytes that input `index` takes as they are, 0 to 255, and clips: a model that wants
+    /// normalized pixels and was converted without their mean and deviation.
+    pub fn clips_raw_bytes(&self, index: usize, values: &Values) -> bool {
+        let Ok(model) = self.open::<Portable>() else { return false };
+        let (Some(record), Some(endpoint)) = (model.input(index), self.inputs().get(index)) else { return false };
+        let real = matches!(record.dtype, Dtype::I8 | Dtype::I16) && endpoint.normalization.is_none();
+        let (scale, zero) = self.units(endpoint.tensor);
+        let beyond = |&byte: &u8| (f64::from(byte) / scale + zero).round() > f64::from(record.dtype.range().1);
+        matches!(values, Values::U8(bytes) if real && bytes.iter().any(beyond))
+    }
+
     /// The real values of output `index`.
     pub fn decode(&self, index: usize, bytes: &[u8]) -> Vec<f32> {
         let Some(endpoint) = self.outputs().get(index) else { return Vec::new() };

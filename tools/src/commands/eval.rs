@@ -7,7 +7,7 @@ use shiftformer::format::CRC;
 use shiftformer_tools::eval::per_op::{OpError, per_op, worst};
 use shiftformer_tools::eval::{Reference, evaluate, sample_values};
 use shiftformer_tools::metrics::{Figures, Score};
-use shiftformer_tools::model_file::ModelFile;
+use shiftformer_tools::model_file::{ModelFile, Values};
 use shiftformer_tools::{backend, text};
 use std::path::PathBuf;
 
@@ -129,6 +129,19 @@ impl EvalOutput {
     }
 }
 
+/// Says so where an input clips raw pixels: the figures are then those of another function.
+fn warn_of_raw_bytes(model: &ModelFile, sample: &[Values]) {
+    for (index, (values, input)) in sample.iter().zip(model.inputs()).enumerate() {
+        if model.clips_raw_bytes(index, values) {
+            output::status(&format!(
+                "note: `{}`: the data are bytes, and those above the range of the input are clipped; if the model wants \
+                 normalized pixels, convert it with `--mean` and `--std`",
+                input.name
+            ));
+        }
+    }
+}
+
 /// Samples compared operator by operator unless told otherwise.
 const PER_OP_SAMPLES: usize = 32;
 
@@ -144,6 +157,9 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let bar = data::progress(selection.len(), "evaluating");
     let sums = evaluate(&model, &data, &reference, &selection, backend.as_mut(), |done| bar.inc(done as u64))?;
     bar.finish_and_clear();
+    if let Some(&first) = selection.first() {
+        warn_of_raw_bytes(&model, &sample_values(&model, &data, first)?);
+    }
     let whole = EvalOutput::of(args, &model, all.len(), shard, sums);
     let Some(graph) = graph.as_ref().filter(|_| args.per_op) else {
         if args.json {

@@ -39,6 +39,23 @@ fn eval_reaches_the_float_accuracy() {
     assert!(shown["sqnr_db"].as_f64().unwrap() > 34.0, "{shown}");
 }
 
+/// A model that brings its scales needs no data to be converted: what its pixels are is first seen here.
+#[test]
+fn eval_says_so_where_raw_pixels_are_clipped() {
+    let (folder, onnx, data) = (Folder::new(), bundled("digits-vit-qdq.onnx"), bundled("digits-vit-qdq.npz"));
+    let evaluated = |options: &[&str]| {
+        let model = folder.path("qdq.sfm");
+        let converted = shiftformer(&[&["convert", &onnx, "-o", &model], options].concat());
+        assert_eq!(converted.code, Some(0), "{}", converted.stderr);
+        shiftformer(&["eval", &model, "--data", &data, "--json"])
+    };
+    let raw = evaluated(&[]);
+    assert!(raw.stderr.contains("`image`") && raw.stderr.contains("--mean"), "{}", raw.stderr);
+    let normalized = evaluated(&["--mean", "0.3057", "--std", "0.376"]);
+    assert!(!normalized.stderr.contains("--mean"), "{}", normalized.stderr);
+    assert!(normalized.json()["sqnr_db"].as_f64().unwrap() > 30.0);
+}
+
 #[test]
 fn the_onnx_model_and_the_stored_outputs_are_the_same_reference() {
     let (model, data, onnx) = (digits_arg(), bundled("eval.npz"), bundled("digits-vit.onnx"));
