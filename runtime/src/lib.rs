@@ -1,6 +1,6 @@
 //! Integer-only transformer inference, the same bytes on every machine.
 //!
-//! No floating point, no heap, no panic, and no `unsafe` outside the instruction-set kernels. A model is a `.sfm` file
+//! No floating point, no heap (but for threads), no panic, and no `unsafe` outside the instruction-set kernels. A model is a `.sfm` file
 //! made by `shiftformer convert`; it is read in place.
 //!
 //! ```
@@ -43,6 +43,9 @@
 //!     })
 //! }
 //! ```
+//!
+//! One inference on several threads: `kernels::Parallel`, with the feature `std`. It divides the rows of dense layers,
+//! convolutions, attention and normalizations among the threads of a rayon pool; the bytes are the same.
 //!
 //! - [`format`]: the byte layout of `.sfm` files and its version rule.
 //! - [`ops`]: the operators with their parameters and checks.

@@ -13,6 +13,8 @@ mod armv7em;
 mod helium;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+#[cfg(feature = "std")]
+pub(crate) mod parallel;
 pub mod portable;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
@@ -27,6 +29,10 @@ pub use armv7em::Armv7em as Native;
 pub use helium::Helium as Native;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Native;
+#[cfg(feature = "std")]
+pub use parallel::Parallel;
+#[cfg(feature = "std")]
+pub(crate) use parallel::with_scratch;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
 
@@ -313,6 +319,17 @@ pub trait Kernels: 'static {
     fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
         let _ = (job, out);
         false
+    }
+
+    /// Into how many parts operators divide rows that take `work` multiplications; see `Parallel`.
+    fn parts(work: u64) -> usize {
+        let _ = work;
+        1
+    }
+
+    /// Calls both, at the same time where there are threads for them.
+    fn join<X: Send, Y: Send>(a: impl FnOnce() -> X + Send, b: impl FnOnce() -> Y + Send) -> (X, Y) {
+        (a(), b())
     }
 
     /// LayerNorm or RMSNorm of one row.

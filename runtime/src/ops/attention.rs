@@ -10,7 +10,7 @@
 //! The fused operator holds [`ROW_BLOCK`] rows of scores at a time, so its memory grows with `n_k`, not with
 //! `n_q * n_k`. The unfused operators write scores and exponentials out and give the same bytes.
 
-use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
@@ -307,10 +307,8 @@ impl AttentionParams {
     /// Sums of values weighted by exponentials, for as many query rows from `first` on as there are sums of exponentials:
     /// normalized and written.
     fn values<B: Kernels>(&self, acc: &[i32], sums: &[u32], first: Unit, to: OutRows<'_>) -> Result<(), RunFault> {
-        let start = self.out.at(first, self.row_of(first), to.window);
-        let out: &mut [i8] = super::memory::cast_mut(to.bytes)?;
         let v_dim = (self.v_dim as usize).max(1);
-        let rows = stepwise(out.get_mut(start..).unwrap_or(&mut []).chunks_mut((self.out.row as usize).max(1)));
+        let rows = stepwise(self.out_from(first, to)?.chunks_mut((self.out.row as usize).max(1)));
         for ((acc, &sum), out) in stepwise(acc.chunks_exact(v_dim)).zip(sums).zip(rows) {
             let out = out.get_mut(..v_dim).ok_or(RunFault::Memory)?;
             B::scale_row(acc, RowScale::new(sum, self.ratio_m, self.ratio_shift), self.zero_point, out);
@@ -321,6 +319,13 @@ impl AttentionParams {
     fn value_job(&self, rows: usize, out_stride: usize) -> DotJob {
         let padded = self.padded_keys();
         DotJob { rows, cols: self.v_dim as usize, k: self.n_k as usize, x_stride: padded, y_stride: padded, out_stride }
+    }
+
+    /// Output elements of `first` and the rows behind it.
+    fn out_from<'a>(&self, first: Unit, to: OutRows<'a>) -> Result<&'a mut [i8], RunFault> {
+        let start = self.out.at(first, self.row_of(first), to.window);
+        let start = start.checked_sub(to.skipped * self.out.row as usize).ok_or(RunFault::Memory)?;
+        super::memory::cast_mut(to.bytes)?.get_mut(start..).ok_or(RunFault::Memory)
     }
 
     /// Values of the head of `unit`.
@@ -372,9 +377,7 @@ impl AttentionParams {
             ratio_shift: self.ratio_shift,
             zero_point: self.zero_point,
         };
-        let start = self.out.at(first, self.row_of(first), to.window);
-        let out: &mut [i8] = super::memory::cast_mut(to.bytes)?;
-        Ok(B::attention(&job, out.get_mut(start..).ok_or(RunFault::Memory)?))
+        Ok(B::attention(&job, self.out_from(first, to)?))
     }
 
     /// `rows` query rows from `first` on, by blocks of [`ROW_BLOCK`].
@@ -385,7 +388,8 @@ impl AttentionParams {
         first: Unit,
         rows: u32,
     ) -> Result<(), RunFault> {
-        let to = OutRows { bytes: &mut *memory.out, window: memory.output.window };
+        let (window, skipped) = (memory.output.window, memory.skipped());
+        let to = OutRows { bytes: &mut *memory.out, window, skipped };
         if B::ATTENDS && self.attend::<B>(operands, to, first, rows as usize)? {
             return Ok(());
         }
@@ -406,6 +410,7 @@ impl AttentionParams {
         rows: usize,
     ) -> Result<(), RunFault> {
         let padded = self.padded_keys();
+        let (window, skipped) = (memory.output.window, memory.skipped());
         let scratch = Scratch::split(self, memory.scratch)?;
         let to = ScoreRows { scores: &mut *scratch.scores, stride: padded, scratch: &mut *scratch.acc };
         self.scores::<B>(operands, first, rows, to)?;
@@ -417,7 +422,7 @@ impl AttentionParams {
         }
         let job = self.value_job(rows, self.v_dim as usize);
         let acc = dot_exps::<B>(self.wide_exp, &job, scratch.exps, scratch.values, scratch.scores, scratch.acc)?;
-        self.values::<B>(acc, sums, first, OutRows { bytes: memory.out, window: memory.output.window })
+        self.values::<B>(acc, sums, first, OutRows { bytes: memory.out, window, skipped })
     }
 
     fn exp_bytes(&self) -> usize {
@@ -430,6 +435,8 @@ struct OutRows<'a> {
     bytes: &'a mut [u8],
     /// Rows in memory, 0: all.
     window: u8,
+    /// Rows in memory before `bytes`.
+    skipped: usize,
 }
 
 /// What attention reads.
@@ -540,6 +547,9 @@ attention_form! {
     AttentionValues
 }
 
+/// Work of a score besides the products, see [`Division`].
+const SCORE_WORK: u64 = 60;
+
 impl Operator for Attention {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let p = &self.attention;
@@ -579,6 +589,13 @@ impl Operator for Attention {
 
     fn step(&self) -> u32 {
         ROW_BLOCK as u32
+    }
+
+    fn division(&self) -> Option<Division> {
+        let p = &self.attention;
+        let score = u64::from(p.head_dim) + u64::from(p.v_dim) + SCORE_WORK;
+        let work = u64::from(p.heads) * u64::from(p.n_k) * score;
+        p.out.is_rows(p, p.v_dim).then_some(Division { out_row: p.out.row, work })
     }
 
     fn row_access(&self) -> Option<RowAccess> {
@@ -690,7 +707,7 @@ impl Operator for AttentionValues {
                     B::dot_u8(&job, exps, scratch.values, acc, free);
                     exps.iter().map(|&e| u32::from(e)).sum()
                 };
-                let to = OutRows { bytes: &mut *memory.out, window: 0 };
+                let to = OutRows { bytes: &mut *memory.out, window: 0, skipped: 0 };
                 p.values::<B>(acc, &[sum], Unit { row, ..first }, to)?;
             }
         }

@@ -2,7 +2,7 @@
 
 use super::linear::{Dense, JobSize};
 use super::memory::cast_mut;
-use super::{Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearOut, PANEL, PackedWeights};
 use crate::stepwise::stepwise;
@@ -68,6 +68,9 @@ op_params! {
 
 /// Greatest extent of any window dimension: keeps all index arithmetic inside `i32` and `u64`.
 const MAX_EXTENT: u32 = 1 << 15;
+
+/// Work of gathering an element, see [`Division`].
+const GATHER_WORK: u64 = 100;
 
 impl Window {
     /// Checks that every index of every window over `channels` channels lies in an image of `len` elements.
@@ -227,7 +230,7 @@ impl Conv2d {
         let size = JobSize { rows: pixels.len(), k, n: group_n, x_stride: k, out_stride: n };
         let job = self.group(group).job(&memory.inputs, size)?;
         let lut = self.dense.table(&memory.inputs)?;
-        let held = memory.output.first_held(pixels.start as usize);
+        let held = memory.first_row(pixels.start as usize);
         let start = (pixels.start as usize - held) * n + group as usize * group_n;
         let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes())?;
         let out = match memory.output.dtype {
@@ -292,6 +295,11 @@ impl Operator for Conv2d {
 
     fn step(&self) -> u32 {
         kernels::ROW_BLOCK as u32
+    }
+
+    fn division(&self) -> Option<Division> {
+        let work = u64::from(self.n) * self.k() as u64 + GATHER_WORK * u64::from(self.groups) * self.k() as u64;
+        Some(Division { out_row: self.n, work })
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -1,7 +1,7 @@
 //! LayerNorm and RMSNorm over the last dimension, see [`crate::arith::norm`].
 
 use super::memory::{cast, cast_mut};
-use super::{Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::norm;
 use crate::format::{Blob, op_params};
 use crate::kernels::{Kernels, NormJob, NormOut, NormRow};
@@ -29,6 +29,9 @@ op_params! {
 
 /// Greatest magnitude of an entry of `beta`: the sum with the scaled value (below 2^26) stays in `i32`.
 const MAX_BETA: u32 = 1 << 30;
+
+/// Work of an element, see [`Division`].
+const NORM_WORK: u64 = 80;
 
 impl Operator for LayerNorm {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -62,7 +65,7 @@ impl Operator for LayerNorm {
         let size = input.bytes();
         let narrow = memory.output.dtype == Dtype::I8;
         let rows = rows.start as usize..rows.end as usize;
-        let held = rows.start - memory.output.first_held(rows.start);
+        let held = rows.start - memory.first_row(rows.start);
         let outside =
             if memory.inputs.is_in_place(0) { None } else { Some(memory.inputs.rows(0, rows.clone(), n * size)?) };
         for row in 0..rows.len() {
@@ -97,6 +100,10 @@ impl Operator for LayerNorm {
 
     fn pieces(&self) -> u32 {
         self.rows
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division { out_row: self.n, work: NORM_WORK * u64::from(self.n) })
     }
 
     fn row_access(&self) -> Option<RowAccess> {

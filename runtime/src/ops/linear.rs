@@ -1,6 +1,6 @@
 //! Dense layer: `y = requantize(x W^T + b)`, with an optional 256-entry table or residual behind it.
 
-use super::{Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearJob, LinearOut, PANEL, PackedWeights};
 use crate::stepwise::stepwise;
@@ -206,6 +206,10 @@ impl Operator for Linear {
 
     fn step(&self) -> u32 {
         kernels::ROW_BLOCK as u32
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division { out_row: self.n, work: u64::from(self.n) * u64::from(self.k) })
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -14,6 +14,9 @@ pub struct Memory<'a> {
     pub out: &'a mut [u8],
     /// The scratch area.
     pub scratch: &'a mut [u8],
+    /// Rows of the output in memory that lie before `out`: those of other threads.
+    #[cfg(feature = "std")]
+    pub(super) skipped: usize,
 }
 
 /// The readable side: input tensors and weights.
@@ -51,7 +54,42 @@ impl<'a> Memory<'a> {
         let arena = [(0, &*low), (first.end, &*middle), (second.end, &*high)];
         let (out, scratch) = if out_first { (first_bytes, second_bytes) } else { (second_bytes, first_bytes) };
         let inputs = Inputs { arena, weights, tensors, indices: op.inputs, output_offset: output.offset };
-        Some(Self { inputs, output, out, scratch })
+        Some(Self {
+            inputs,
+            output,
+            out,
+            scratch,
+            #[cfg(feature = "std")]
+            skipped: 0,
+        })
+    }
+
+    /// Rows of the output in memory that lie before `out`.
+    #[cfg(feature = "std")]
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+
+    /// Rows of the output in memory that lie before `out`: none where there is one thread.
+    #[cfg(not(feature = "std"))]
+    pub const fn skipped(&self) -> usize {
+        0
+    }
+
+    /// The row that lies at the start of `out` while row `row` is in memory.
+    pub fn first_row(&self, row: usize) -> usize {
+        self.output.first_held(row) + self.skipped()
+    }
+
+    /// Memory for rows of `row_bytes` bytes up to `middle`, and for those from there on; the latter has no scratch. Both
+    /// are in memory. `None` when they are not.
+    #[cfg(feature = "std")]
+    pub(super) fn halves(&mut self, row_bytes: usize, middle: usize) -> Option<(Memory<'_>, Memory<'_>)> {
+        let rows = middle.checked_sub(self.first_row(middle))?;
+        let (low, high) = self.out.split_at_mut_checked(rows.checked_mul(row_bytes)?)?;
+        let Self { inputs, output, skipped, .. } = *self;
+        let low = Memory { inputs, output, out: low, scratch: &mut *self.scratch, skipped };
+        Some((low, Memory { inputs, output, out: high, scratch: &mut [], skipped: skipped + rows }))
     }
 
     /// The output as elements of `T`, and the scratch bytes.
@@ -71,7 +109,7 @@ impl<'a> Memory<'a> {
         rows: Range<usize>,
         width: usize,
     ) -> Result<(&mut [T], &mut [u8]), RunFault> {
-        let part = part(self.output.first_held(rows.start), rows, width);
+        let part = part(self.first_row(rows.start), rows, width);
         let (out, scratch) = self.out()?;
         Ok((out.get_mut(part).ok_or(RunFault::Memory)?, scratch))
     }

@@ -15,6 +15,8 @@ pub mod attention;
 pub mod conv2d;
 pub mod copy;
 pub mod depthwise;
+#[cfg(feature = "std")]
+mod divide;
 pub mod dyadic_requant;
 #[cfg(test)]
 mod extremes;
@@ -173,7 +175,7 @@ fn decode<O: Word>(words: &[u8]) -> Option<O> {
 }
 
 /// One operator: its parameters implement this.
-pub trait Operator: Word {
+pub trait Operator: Word + Sync {
     /// Proves that a run stays inside its operands for any data, and bounds its intermediate values from the weights.
     ///
     /// # Errors
@@ -217,10 +219,24 @@ pub trait Operator: Word {
         None
     }
 
+    /// How pieces can be divided among threads, where each writes only elements of its own.
+    fn division(&self) -> Option<Division> {
+        None
+    }
+
     /// Whether the whole output is written when this operator has run; `false` where a later one writes the rest.
     fn completes_output(&self) -> bool {
         true
     }
+}
+
+/// What a piece of work is to other threads: piece `i` writes the elements from `i * out_row` on, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// Elements that each piece writes.
+    pub out_row: u32,
+    /// Work of a piece, in multiplications: the time it takes beside that of a dense layer.
+    pub work: u64,
 }
 
 /// What the rows of an operator read and write.
@@ -643,9 +659,18 @@ fn needs_of<O: Operator>(params: &O) -> Needs {
 fn run<B: Kernels, O: Operator>(words: &[u8], memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
     // By reference: a move would put the parameters on the stack twice.
     match &decode::<O>(words) {
-        Some(params) => params.run::<B>(memory, pieces.start..pieces.end.min(params.pieces())),
+        Some(params) => run_here::<B, O>(params, memory, pieces.start..pieces.end.min(params.pieces())),
         None => Err(RunFault::Memory),
     }
+}
+
+#[cfg(feature = "std")]
+use divide::run as run_here;
+
+/// Runs pieces on this thread, the only one there is.
+#[cfg(not(feature = "std"))]
+fn run_here<B: Kernels, O: Operator>(op: &O, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+    op.run::<B>(memory, pieces)
 }
 
 /// The operators a session can run.

@@ -2,6 +2,8 @@
 
 use super::{Io, Memory, OpFault, Operator, Proof, wide};
 use crate::format::{Blob, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord, align_up};
+#[cfg(feature = "std")]
+use crate::kernels::Parallel;
 use crate::kernels::{Kernels, Portable};
 use crate::tensor::Dtype;
 use std::vec::Vec;
@@ -89,12 +91,33 @@ fn run_at<B: Kernels>(
     for ((dtype, values), place) in inputs.iter().zip(places) {
         wide::store(*dtype, &mut arena[place], 0, values);
     }
+    #[cfg(feature = "std")]
+    let divided = run_divided::<B>(op, arena, (&weights.0, &tensors, &record));
     let (pieces, step) = (op.pieces(), op.step());
     for piece in (0..pieces).step_by(step as usize) {
         let mut memory = Memory::split(arena, &weights.0, &tensors, &record).ok_or(OpFault::Alias)?;
         op.run::<B>(&mut memory, piece..(piece + step).min(pieces)).map_err(|_| OpFault::Operand)?;
     }
+    #[cfg(feature = "std")]
+    assert!(divided == Some(arena[out.clone()].to_vec()), "not the same on several threads");
     Ok((proof, wide::values(output.0, &arena[out], 0..output.1).collect()))
+}
+
+/// The output on several threads, every part as small as can be; `arena` stays as it is.
+#[cfg(feature = "std")]
+fn run_divided<B: Kernels>(
+    op: &impl Operator,
+    arena: &[u8],
+    (weights, tensors, record): (&[u8], &[u8], &OpRecord),
+) -> Option<Vec<u8>> {
+    let mut words = std::vec![0u128; arena.len() / 16];
+    let copy: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    copy.copy_from_slice(arena);
+    crate::kernels::parallel::tests::POOL.install(|| {
+        let mut memory = Memory::split(copy, weights, tensors, record)?;
+        super::run_here::<Parallel<B, 1>, _>(op, &mut memory, 0..op.pieces()).ok()?;
+        Some(memory.out.to_vec())
+    })
 }
 
 /// Pseudo-random numbers of a fixed seed.

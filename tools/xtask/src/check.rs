@@ -58,7 +58,7 @@ fn steps() -> Vec<Step> {
         step("format", format),
         step("clippy", clippy),
         // The development profile checks arithmetic for overflow.
-        step("runtime tests", || cargo(&["test", "--quiet", "--package", "shiftformer"])),
+        step("runtime tests", || cargo(&["test", "--quiet", "--package", "shiftformer", "--features", "std"])),
         step("tools tests", tools_tests),
     ];
     for target in bare_targets() {

@@ -1,0 +1,70 @@
+//! The pieces of one operator on several threads: halved until the kernels have enough parts, each with its share of the
+//! output and a scratch area of its own. What a piece computes does not depend on the others, so neither do the bytes.
+
+use super::{Memory, Operator, RunFault};
+use crate::kernels::{Kernels, with_scratch};
+use core::ops::Range;
+
+/// Pieces that kernels for hosts take at a time, or a multiple of it: where there are many, parts hold whole blocks.
+const BLOCK: u32 = 6;
+
+/// Runs `pieces` of `op`, on several threads where the kernels have them and the work is worth it.
+pub(super) fn run<B: Kernels, O: Operator>(
+    op: &O,
+    memory: &mut Memory<'_>,
+    pieces: Range<u32>,
+) -> Result<(), RunFault> {
+    let Some(division) = op.division() else { return op.run::<B>(memory, pieces) };
+    let parts = B::parts(division.work.saturating_mul(pieces.len() as u64));
+    let row_bytes = division.out_row as usize * memory.output.dtype.bytes();
+    run_parts::<B, O>(op, parts, row_bytes, memory, pieces)
+}
+
+/// Runs `pieces` in `parts` parts.
+fn run_parts<B: Kernels, O: Operator>(
+    op: &O,
+    parts: usize,
+    row_bytes: usize,
+    memory: &mut Memory<'_>,
+    pieces: Range<u32>,
+) -> Result<(), RunFault> {
+    let (first_parts, scratch) = (parts / 2, memory.scratch.len());
+    let Some(middle) = middle(&pieces, first_parts, parts) else { return op.run::<B>(memory, pieces) };
+    let (mut low, high) = memory.halves(row_bytes, middle as usize).ok_or(RunFault::Memory)?;
+    let first = || run_parts::<B, O>(op, first_parts, row_bytes, &mut low, pieces.start..middle);
+    let second = || {
+        with_scratch(scratch, |scratch| {
+            let mut memory = Memory { scratch, ..high };
+            run_parts::<B, O>(op, parts - first_parts, row_bytes, &mut memory, middle..pieces.end)
+        })
+    };
+    let (first, second) = B::join(first, second);
+    first.and(second)
+}
+
+/// Where `first` of `parts` parts of `pieces` end; `None` where there is nothing to divide.
+fn middle(pieces: &Range<u32>, first: usize, parts: usize) -> Option<u32> {
+    let count = pieces.len() as u32;
+    if parts < 2 || count < 2 {
+        return None;
+    }
+    let share = (u64::from(count) * first as u64 / parts as u64) as u32;
+    let share = if share >= 2 * BLOCK { share.next_multiple_of(BLOCK) } else { share };
+    Some(pieces.start + share.clamp(1, count - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_whole_blocks_that_cover_all_pieces() {
+        assert_eq!(middle(&(0..197), 1, 2), Some(102));
+        assert_eq!(middle(&(102..197), 1, 2), Some(102 + 48));
+        assert_eq!(middle(&(3..5), 1, 2), Some(4));
+        assert_eq!(middle(&(3..5), 4, 8), Some(4));
+        assert_eq!(middle(&(0..2), 1, 1000), Some(1));
+        assert_eq!(middle(&(3..4), 1, 2), None);
+        assert_eq!(middle(&(0..100), 0, 1), None);
+    }
+}
