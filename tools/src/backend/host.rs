@@ -5,11 +5,12 @@ use crate::model_file::ModelFile;
 use crate::whole::Whole;
 use rayon::prelude::*;
 use shiftformer::arith::digest;
-use shiftformer::kernels::Kernels;
+use shiftformer::kernels::{Kernels, Parallel};
 use shiftformer::{Model, Observer, Part, RunFault, Session};
 use std::marker::PhantomData;
 
-/// Runs a model with the kernels `B`, samples in parallel.
+/// Runs a model with the kernels `B` on the threads of the rayon pool it is called in: samples in parallel, or the rows of
+/// each sample where there are fewer samples than threads.
 pub struct Host<B: Kernels> {
     name: String,
     model: ModelFile,
@@ -45,9 +46,9 @@ impl<B: Kernels> Host<B> {
     }
 
     /// [`observe`](Self::observe) in a model that is open: opening one proves every operator anew.
-    fn observe_in(
+    fn observe_in<K: Kernels>(
         &self,
-        model: &Model<'_, B>,
+        model: &Model<'_, K>,
         sample: &Sample,
         observer: &mut impl Observer,
     ) -> Result<Vec<Vec<u8>>, BackendError> {
@@ -62,19 +63,28 @@ impl<B: Kernels> Host<B> {
     }
 }
 
+impl<B: Kernels> Host<B> {
+    /// Outputs and digests of one sample.
+    fn trace<K: Kernels>(&self, model: &Model<'_, K>, sample: &Sample) -> Result<Trace, BackendError> {
+        let mut collect = Collect(Vec::new());
+        let outputs = self.observe_in(model, sample, &mut collect)?;
+        Ok(Trace { digests: collect.0, outputs })
+    }
+}
+
 impl<B: Kernels + Sync + Send> Backend for Host<B> {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn run(&mut self, samples: &[Sample]) -> Result<Vec<Trace>, BackendError> {
+        if samples.len() < rayon::current_num_threads() {
+            let model = self.model.open::<Parallel<B>>()?;
+            // On a thread of the pool: another one would wait for the pool at every operator.
+            return rayon::scope(|_| samples.iter().map(|sample| self.trace(&model, sample)).collect());
+        }
         let model = self.model.open::<B>()?;
-        let run = |sample: &Sample| {
-            let mut collect = Collect(Vec::new());
-            let outputs = self.observe_in(&model, sample, &mut collect)?;
-            Ok(Trace { digests: collect.0, outputs })
-        };
-        samples.par_iter().map(run).collect()
+        samples.par_iter().map(|sample| self.trace(&model, sample)).collect()
     }
 
     fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, BackendError> {

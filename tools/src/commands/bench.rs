@@ -4,7 +4,7 @@ use super::inspect::read_model;
 use super::{Failure, Verdict, data, output};
 use rayon::prelude::*;
 use serde::Serialize;
-use shiftformer::kernels::{Kernels, Native, Portable};
+use shiftformer::kernels::{Kernels, Native, Parallel, Portable};
 use shiftformer::{Model, Observer, Part, RunFault, Session};
 use shiftformer_tools::backend::{self, Backend, BackendError, Sample};
 use shiftformer_tools::clock;
@@ -24,7 +24,8 @@ pub struct Args {
     /// Samples to run, as npz; by default those stored in the model.
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Threads for throughput; the latency is that of one thread.
+    /// Threads: samples per second of N threads, a sample each, and the time of one sample on N threads. All other figures
+    /// are those of one thread.
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Samples per batch on a GPU.
@@ -53,9 +54,22 @@ struct HostOutput {
     least_ms: f64,
     median_ms: f64,
     samples_per_s: f64,
+    /// One sample on all threads.
+    one_sample: OneSample,
     macs: u64,
     gmacs_per_s: f64,
     ops: Vec<HostOp>,
+}
+
+/// Times of one sample on several threads.
+#[derive(Serialize)]
+struct OneSample {
+    threads: usize,
+    /// What the times are times of: processor time would count one of the threads.
+    clock: &'static str,
+    runs: usize,
+    least_ms: f64,
+    median_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -143,8 +157,11 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
     let mut watch = OpTimes { started: Instant::now(), open: vec![0.0; ops.len()], times: vec![Vec::new(); ops.len()] };
     repeat(|run| bench.run(&samples[run % samples.len()], &mut watch)).map_err(fault)?;
     let median_ms = median(&latencies) * 1e3;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build();
+    let pool = pool.map_err(|e| BackendError::Run { backend: args.backend.clone(), why: e.to_string() })?;
+    let one_sample = pool.install(|| one_sample::<B>(args, file, samples))?;
     let samples_per_s =
-        if args.threads == 1 { 1e3 / median_ms } else { throughput::<B>(args, file, samples, median_ms)? };
+        if args.threads == 1 { 1e3 / median_ms } else { throughput::<B>(args, file, samples, median_ms, &pool)? };
     let ops = ops.iter().zip(&watch.times).map(|(op, times)| HostOp {
         name: op.name.clone(),
         kind: op.kind,
@@ -157,9 +174,10 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
         threads: args.threads,
         clock: clock::WHAT,
         runs: latencies.len(),
-        least_ms: latencies.iter().copied().fold(f64::INFINITY, f64::min) * 1e3,
+        least_ms: least(&latencies) * 1e3,
         median_ms,
         samples_per_s,
+        one_sample,
         macs,
         gmacs_per_s: macs as f64 / median_ms / 1e6,
         ops: ops.collect(),
@@ -230,10 +248,34 @@ fn repeat<E>(mut run: impl FnMut(usize) -> Result<f64, E>) -> Result<Vec<f64>, E
     Ok(times)
 }
 
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Times of one sample on all threads of the pool this runs in.
+fn one_sample<B: Kernels>(args: &Args, file: &ModelFile, samples: &[Sample]) -> Result<OneSample, Failure> {
+    let model = file.open::<Parallel<B>>().map_err(|e| Failure::Backend(e.into()))?;
+    let mut bench = Bench::new(&model);
+    let times = repeat(|run| {
+        let started = Instant::now();
+        bench.run(&samples[run % samples.len()], &mut ())?;
+        Ok(started.elapsed().as_secs_f64())
+    });
+    let fault = |why: RunFault| BackendError::Run { backend: args.backend.clone(), why: why.to_string() };
+    let times = times.map_err(fault)?;
+    Ok(OneSample {
+        threads: args.threads,
+        clock: "wall time",
+        runs: times.len(),
+        least_ms: least(&times) * 1e3,
+        median_ms: median(&times) * 1e3,
+    })
 }
 
 /// Samples per second of several threads, each with a session of its own.
@@ -242,10 +284,9 @@ fn throughput<B: Kernels + Sync + Send>(
     file: &ModelFile,
     samples: &[Sample],
     median_ms: f64,
+    pool: &rayon::ThreadPool,
 ) -> Result<f64, Failure> {
     let run_failed = |why: String| BackendError::Run { backend: args.backend.clone(), why };
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().map_err(|e| run_failed(e.to_string()))?;
     let per_thread = ((1e3 / median_ms.max(1e-3)) as usize).clamp(RUNS.0, RUNS.1);
     let started = Instant::now();
     let work = |_thread: usize| -> Result<(), RunFault> {
@@ -340,7 +381,7 @@ impl HostOutput {
             ]);
         }
         format!(
-            "{table}\n\n{} ({kernels}), {}: median {}, least {} of {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n",
+            "{table}\n\n{} ({kernels}), {}: median {}, least {} of {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n{}\n",
             self.backend,
             self.clock,
             text::milliseconds(self.median_ms),
@@ -348,8 +389,17 @@ impl HostOutput {
             self.runs,
             self.gmacs_per_s,
             self.samples_per_s,
-            self.threads
+            self.threads,
+            self.one_sample.text()
         )
+    }
+}
+
+impl OneSample {
+    fn text(&self) -> String {
+        let [median, least] = [self.median_ms, self.least_ms].map(text::milliseconds);
+        let Self { threads, clock, runs, .. } = self;
+        format!("one sample on {threads} thread(s), {clock}: median {median}, least {least} of {runs} runs")
     }
 }
 
