@@ -162,6 +162,8 @@ pub const LINEAR_CASES: &[LinearCase] = &[
     LinearCase { gaps: [5, 3], skew: 1, ..LinearCase::new([7, 40, 10], 8, Output::I8) },
     LinearCase { gaps: [1, 1], skew: 3, ..LinearCase::new([3, 21, 6], 4, Output::Lut) },
     LinearCase { skew: 2, ..LinearCase::new([1, 64, 35], 8, Output::I8) },
+    LinearCase { skew: 1, ..LinearCase::new([1, 80, 22], 8, Output::I8) },
+    LinearCase::new([2, 112, 12], 8, Output::Residual(4)),
     LinearCase { gaps: [7, 0], ..LinearCase::new([13, 50, 33], 8, Output::Residual(15)) },
     LinearCase { skew: 1, ..LinearCase::new([12, 18, 34], 8, Output::I16) },
     LinearCase { acc_shift: 3, ..LinearCase::new([14, 20, 20], 4, Output::I16) },

@@ -1,10 +1,10 @@
 //! Dense layers: blocks of five rows by [`super::block`], rows left over by [`super::row`].
 
-use super::widen::{Lanes, STEP, Words, widen};
+use super::widen::{Lanes, STEP, Words, widen, widen_row};
 use super::{block, row};
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, PackedWeights, ROW_BLOCK, linear_scratch_bytes, widen_panel};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, ROW_BLOCK, linear_scratch_bytes, widen_panel};
 
-/// Bytes of a group of a panel.
+/// Bytes of a group of a panel, with 8-bit weights.
 const PANEL_GROUP: usize = PANEL * GROUP;
 /// Bytes of the widest output.
 const WIDEST: usize = size_of::<i32>();
@@ -90,96 +90,132 @@ pub fn reach(rows: usize, stride: usize, width: usize) -> Option<usize> {
     rows.checked_sub(1)?.checked_mul(stride)?.checked_add(width)
 }
 
-/// Whether slices hold all that the job names, `bytes` of weights among it.
-fn fits(job: &LinearJob<'_>, x: &[i8], out_len: usize, bytes: usize) -> bool {
+/// Whether slices hold all that the job names, besides the weights.
+fn fits(job: &LinearJob<'_>, x: &[i8], out_len: usize) -> bool {
     let channels = job.n.next_multiple_of(PANEL);
     job.k > 0
         && job.n > 0
-        && matches!(job.weights.bits, 4 | 8)
-        && job.weights.bytes.len() >= bytes
-        && job.weights.bytes.as_ptr().addr().is_multiple_of(4)
         && job.bias.len() >= channels
         && job.multipliers.len() >= channels
         && reach(job.rows, job.x_stride, job.k).is_some_and(|reach| x.len() >= reach)
         && reach(job.rows, job.out_stride, job.n).is_some_and(|reach| out_len >= reach)
 }
 
+/// Bytes of a panel of `groups` groups; `None` where the weights do not hold all panels, as whole words.
+fn panel_bytes(job: &LinearJob<'_>, groups: usize) -> Option<usize> {
+    let group_bytes = match job.weights.bits {
+        8 => PANEL_GROUP,
+        4 => PANEL_GROUP / 2,
+        _ => return None,
+    };
+    let panel_bytes = groups.checked_mul(group_bytes)?;
+    let whole = job.weights.bytes.len() >= job.n.div_ceil(PANEL).checked_mul(panel_bytes)?;
+    (whole && job.weights.bytes.as_ptr().addr().is_multiple_of(4)).then_some(panel_bytes)
+}
+
 /// All rows: five at a time as long as there are five, then one by one. Nothing where slices do not fit the job.
 #[inline(never)]
 fn run(job: &LinearJob<'_>, x: &[i8], target: &Target, scratch: &mut [u8]) {
-    let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
-    let weights = job.n.div_ceil(PANEL).checked_mul(panel_bytes);
-    if !weights.is_some_and(|bytes| fits(job, x, target.len, bytes)) {
-        return;
-    }
-    let Some((wide, panel)) = scratch.split_at_mut_checked(linear_scratch_bytes(job.k)) else { return };
-    let Ok(wide) = bytemuck::try_cast_slice_mut(wide) else { return };
     let groups = job.k.div_ceil(GROUP);
+    let Some(panel_bytes) = panel_bytes(job, groups).filter(|_| fits(job, x, target.len)) else { return };
+    let Some((wide, panel)) = scratch.split_at_mut_checked(linear_scratch_bytes(groups * GROUP)) else { return };
+    let Ok(wide) = bytemuck::try_cast_slice_mut(wide) else { return };
     let panel = if job.weights.bits == 4 { panel.get_mut(..groups * PANEL_GROUP) } else { Some(&mut [][..]) };
     let Some(panel) = panel else { return };
+    let mut layer = Layer { job, x, target, groups, panel_bytes, wide, panel };
     let mut first = 0;
-    while first < job.rows {
-        let rows = if target.block.is_some() && job.rows - first >= ROW_BLOCK { ROW_BLOCK } else { 1 };
-        let mut to = Words { words: wide, rows, steps: groups * GROUP / STEP };
-        widen(Lanes::i8(x), first * job.x_stride, job.x_stride, job.k, &mut to);
-        Part { job, target, first, rows, groups, x: wide }.all_panels(panel_bytes, panel);
-        first += rows;
+    if let Some(epilogue) = target.block {
+        first = job.rows - job.rows % ROW_BLOCK;
+        if first > 0 {
+            layer.blocks(first, epilogue);
+        }
+    }
+    for row in first..job.rows {
+        layer.row(row);
     }
 }
 
-/// Some rows, widened: [`ROW_BLOCK`] or one.
-struct Part<'p> {
-    job: &'p LinearJob<'p>,
-    target: &'p Target,
-    first: usize,
-    rows: usize,
+/// A job that was compared with its slices, and memory for it.
+struct Layer<'l> {
+    job: &'l LinearJob<'l>,
+    x: &'l [i8],
+    target: &'l Target,
     groups: usize,
-    x: &'p [u32],
+    panel_bytes: usize,
+    /// Activations of up to [`ROW_BLOCK`] rows in 16 bits.
+    wide: &'l mut [u32],
+    /// A panel of 4-bit weights in 8 bits; empty where they have 8.
+    panel: &'l mut [u8],
 }
 
-impl Part<'_> {
-    /// All channels: at once, or with 4-bit weights panel by panel, each widened to 8 bits in `buffer`.
-    fn all_panels(&self, panel_bytes: usize, buffer: &mut [u8]) {
-        let n = self.job.n;
-        let mut channel = 0;
-        let mut weights = self.job.weights.bytes;
-        while channel < n {
-            let whole = (n - channel) & !(PANEL - 1);
-            if buffer.is_empty() {
-                self.channels(channel, whole, weights);
-                weights = weights.get(whole / PANEL * panel_bytes..).unwrap_or(&[]);
-                channel += whole;
-                if channel < n {
-                    self.channels(channel, n - channel, weights);
-                }
-                return;
+// Calls of their own: the compiler would otherwise prepare all that only some jobs need.
+impl Layer<'_> {
+    /// The rows before `end`, five at a time.
+    #[inline(never)]
+    fn blocks(&mut self, end: usize, epilogue: block::Epilogue) {
+        let Self { job, groups, .. } = *self;
+        for first in (0..end).step_by(ROW_BLOCK) {
+            let mut to = Words { words: self.wide, rows: ROW_BLOCK, steps: groups * GROUP / STEP };
+            widen(Lanes::i8(self.x), first * job.x_stride, job.x_stride, job.k, &mut to);
+            let mut channel = 0;
+            while channel < job.n {
+                let (count, weights) = self.weights(channel);
+                self.block(epilogue, channel, count, weights, self.out(first, channel));
+                channel += count;
             }
-            widen_panel(weights, buffer);
-            self.channels(channel, PANEL.min(n - channel), buffer);
-            weights = weights.get(panel_bytes..).unwrap_or(&[]);
-            channel += PANEL;
         }
     }
 
-    /// `count` channels from `channel` on, whole panels or one incomplete one, with their weights in 8 bits.
-    fn channels(&self, channel: usize, count: usize, weights: &[u8]) {
-        if count == 0 {
-            return;
-        }
-        let Self { job, target, .. } = *self;
-        let weights = weights.as_ptr().expose_provenance();
-        let out = target.out + (self.first * job.out_stride + channel) * target.width;
-        match target.block {
-            Some(epilogue) if self.rows > 1 => self.block(epilogue, channel, count, weights, out),
-            _ if count >= PANEL => self.row(channel, count / PANEL, weights, out),
-            _ => self.row_end(channel, count, weights, out),
+    /// One row.
+    #[inline(never)]
+    fn row(&mut self, row: usize) {
+        let Self { job, x, .. } = *self;
+        let Some(x) = x.get(row * job.x_stride..).and_then(|x| x.get(..job.k)) else { return };
+        widen_row(x, self.wide);
+        let mut channel = 0;
+        while channel < job.n {
+            let (count, weights) = self.weights(channel);
+            let out = self.out(row, channel);
+            if count < PANEL {
+                self.incomplete(channel, count, weights, out);
+            } else {
+                self.panels(channel, count / PANEL, weights, out);
+            }
+            channel += count;
         }
     }
 
+    /// How many channels from `channel` on are done at once, and where their weights are in 8 bits: all whole panels,
+    /// then the incomplete one; with 4-bit weights panel by panel.
+    #[inline(always)]
+    fn weights(&mut self, channel: usize) -> (usize, usize) {
+        let left = self.job.n - channel;
+        let packed = self.job.weights.bytes.as_ptr().expose_provenance() + channel / PANEL * self.panel_bytes;
+        if self.panel.is_empty() {
+            let count = if left < PANEL { left } else { left - left % PANEL };
+            return (count, packed);
+        }
+        (left.min(PANEL), self.widened_panel(channel))
+    }
+
+    /// Widens the 4-bit panel of `channel`; returns its address.
+    #[inline(never)]
+    fn widened_panel(&mut self, channel: usize) -> usize {
+        let packed = self.job.weights.bytes.get(channel / PANEL * self.panel_bytes..).unwrap_or(&[]);
+        widen_panel(packed, self.panel);
+        self.panel.as_ptr().expose_provenance()
+    }
+
+    /// The output of `row` and `channel`.
+    fn out(&self, row: usize, channel: usize) -> usize {
+        self.target.out + (row * self.job.out_stride + channel) * self.target.width
+    }
+
+    /// Five rows by `count` channels from `channel` on.
     fn block(&self, epilogue: block::Epilogue, channel: usize, count: usize, weights: usize, out: usize) {
-        let Self { job, target, groups, x, .. } = *self;
+        let Self { job, target, groups, .. } = *self;
         let multipliers = job.multipliers.as_ptr().expose_provenance();
-        let x_end = x.as_ptr().expose_provenance() + size_of_val(x);
+        let x = self.wide.as_ptr_range();
         let frame = block::Frame {
             multipliers: multipliers + channel * size_of::<i32>(),
             out,
@@ -188,11 +224,11 @@ impl Part<'_> {
             acc_shift: job.acc_shift,
             table_or_shift: target.table_or_shift,
             to_bias: job.bias.as_ptr().expose_provenance().wrapping_sub(multipliers),
-            x: x.as_ptr().expose_provenance(),
+            x: x.start.expose_provenance(),
             channels: -(count as i32),
             next_channel: GROUP as isize - (groups * PANEL_GROUP) as isize,
-            x_end_groups: x_end,
-            x_end,
+            x_end_groups: x.end.expose_provenance(),
+            x_end: x.end.expose_provenance(),
             epilogue,
             weights: weights.wrapping_sub(block::DENSE_BIAS),
         };
@@ -201,35 +237,38 @@ impl Part<'_> {
         unsafe { block::dense(&frame) };
     }
 
-    fn row(&self, channel: usize, panels: usize, weights: usize, out: usize) {
-        let Self { job, target, groups, x, .. } = *self;
-        let start = x.as_ptr().expose_provenance();
+    /// One row by `panels` panels from `channel` on.
+    #[inline(never)]
+    fn panels(&self, channel: usize, panels: usize, weights: usize, out: usize) {
+        let Self { job, target, .. } = *self;
+        let x = self.wide.as_ptr().expose_provenance();
         let frame = row::Frame {
+            acc_shift: job.acc_shift,
+            table_or_shift: target.table_or_shift,
             bias: job.bias.as_ptr().expose_provenance() + channel * size_of::<i32>(),
             out,
             panels,
             multipliers: job.multipliers.as_ptr().expose_provenance() + channel * size_of::<i32>(),
             addend: target.addend,
-            x: start,
-            acc_shift: job.acc_shift,
-            table_or_shift: target.table_or_shift,
             epilogue: target.row,
+            x_end: x + self.groups * GROUP * size_of::<i16>(),
             weights: weights.wrapping_sub(row::WEIGHT_BIAS),
-            x_end: start + groups * GROUP * size_of::<i16>(),
+            x,
         };
-        // SAFETY: as above; the caller gives room for whole panels at `out`.
+        // SAFETY: as in `block`; the caller gives room for whole panels at `out`.
         unsafe { row::panels(&frame) };
     }
 
-    /// The channels of the last, incomplete panel: through a buffer with room for four.
-    fn row_end(&self, channel: usize, count: usize, weights: usize, out: usize) {
+    /// One row by the `count` channels of the last, incomplete panel: through a buffer with room for four.
+    #[inline(never)]
+    fn incomplete(&self, channel: usize, count: usize, weights: usize, out: usize) {
         let mut buffer = [0u32; WIDEST * PANEL / size_of::<u32>()];
         let bytes = count * self.target.width;
-        let target = core::ptr::with_exposed_provenance_mut::<u8>(out);
+        let out = core::ptr::with_exposed_provenance_mut::<u8>(out);
         // SAFETY: `count` outputs lie at `out`, which `run` compared with the job, and fit the buffer.
-        unsafe { target.copy_to_nonoverlapping(buffer.as_mut_ptr().cast(), bytes) };
-        self.row(channel, 1, weights, buffer.as_mut_ptr().expose_provenance());
+        unsafe { out.copy_to_nonoverlapping(buffer.as_mut_ptr().cast(), bytes) };
+        self.panels(channel, 1, weights, buffer.as_mut_ptr().expose_provenance());
         // SAFETY: as above.
-        unsafe { target.copy_from_nonoverlapping(buffer.as_ptr().cast(), bytes) };
+        unsafe { out.copy_from_nonoverlapping(buffer.as_ptr().cast(), bytes) };
     }
 }

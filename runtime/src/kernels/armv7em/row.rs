@@ -1,12 +1,17 @@
 //! One row of activations by the four channels of a panel: the loop for a single token, and for rows left over.
 //!
 //! # Register plan
-//! `r0-r3` accumulators, `r4-r7` activations (8 K steps), `r8 r9` weights of one channel, `r10` widened weights,
-//! `r11` weight pointer, `r12` activation pointer, `lr` end of the activations.
+//! `r0-r3` accumulators, `r4-r7` activations (8 K steps), `r8 r9` weights of one channel, `lr` widened weights,
+//! `r11` weight pointer, `r12` activation pointer, `r10` end of the activations.
 //!
 //! # Instructions
-//! Eight K steps of four channels: 1 `LDM`, 4 `LDRD`, 16 `SXTB16`, 16 `SMLAD` = 37 for 32 MACs; with the loop over 16
-//! 76 for 64 (1.19). Per panel 21 more with 8-bit output.
+//! Eight K steps of four channels: 1 `LDM`, 4 `LDRD`, 16 `SXTB16`, 16 `SMLAD` = 37 for 32 MACs; with the loop over 32
+//! 150 for 128 (1.17). Per panel 19 more with 8-bit output.
+//!
+//! # Stack
+//! From `sp` on: epilogue, end and start of the activations, address of the start of a panel, shift, table. While the sums
+//! of a panel are formed, `r4-r9` lie below; one `LDM` takes them back and jumps to the epilogue, one takes back what
+//! the next panel starts from and jumps there. Nothing below `sp` is read: an interrupt may overwrite it.
 //!
 //! # Epilogues
 //! As in [`super::block`]: one walk that jumps to the epilogue the frame names.
@@ -19,6 +24,10 @@ pub type Epilogue = unsafe extern "C" fn();
 /// What a row routine works on.
 #[repr(C)]
 pub struct Frame {
+    /// Left shift of accumulators.
+    pub acc_shift: u32,
+    /// Middle of the table (0: none), or the right shift of the residual.
+    pub table_or_shift: usize,
     /// Biases of the first panel.
     pub bias: usize,
     /// First output.
@@ -29,18 +38,14 @@ pub struct Frame {
     pub multipliers: usize,
     /// Zero point, or half a step of the residual.
     pub addend: i32,
-    /// Start of the widened activations.
-    pub x: usize,
-    /// Left shift of accumulators.
-    pub acc_shift: u32,
-    /// Middle of the table (0: none), or the right shift of the residual.
-    pub table_or_shift: usize,
     /// What becomes of the sums: [`I8`] and its siblings.
     pub epilogue: Epilogue,
-    /// Weights less [`WEIGHT_BIAS`]; aligned to 4.
-    pub weights: usize,
     /// End of the widened activations, whole groups.
     pub x_end: usize,
+    /// Weights less [`WEIGHT_BIAS`]; aligned to 4.
+    pub weights: usize,
+    /// Start of the widened activations.
+    pub x: usize,
 }
 
 /// The loop addresses weights from 8 bytes below, so that its last load steps to the next group.
@@ -53,31 +58,58 @@ macro_rules! channel {
             "ldrd r8, r9, ",
             $weights,
             "\n",
-            "sxtb16 r10, r8\nsmlad ",
+            "sxtb16 lr, r8\nsmlad ",
             $acc,
-            ", r4, r10, ",
-            $acc,
-            "\n",
-            "sxtb16 r10, r8, ror #8\nsmlad ",
-            $acc,
-            ", r5, r10, ",
+            ", r4, lr, ",
             $acc,
             "\n",
-            "sxtb16 r10, r9\nsmlad ",
+            "sxtb16 lr, r8, ror #8\nsmlad ",
             $acc,
-            ", r6, r10, ",
+            ", r5, lr, ",
             $acc,
             "\n",
-            "sxtb16 r10, r9, ror #8\nsmlad ",
+            "sxtb16 lr, r9\nsmlad ",
             $acc,
-            ", r7, r10, ",
+            ", r6, lr, ",
+            $acc,
+            "\n",
+            "sxtb16 lr, r9, ror #8\nsmlad ",
+            $acc,
+            ", r7, lr, ",
             $acc,
             "\n",
         )
     };
 }
 
-/// All panels of the frame.
+/// A group of 16 K steps of the four channels.
+macro_rules! group {
+    () => {
+        concat!(
+            "ldmia r12!, {{r4-r7}}\n",
+            channel!("r0", "[r11, #8]"),
+            channel!("r1", "[r11, #24]"),
+            channel!("r2", "[r11, #40]"),
+            channel!("r3", "[r11, #56]"),
+            "ldmia r12!, {{r4-r7}}\n",
+            channel!("r0", "[r11, #16]"),
+            channel!("r1", "[r11, #32]"),
+            channel!("r2", "[r11, #48]"),
+            channel!("r3", "[r11, #64]!")
+        )
+    };
+}
+
+/// The start of a panel: its biases; what the epilogue works with, and where it is, goes to the stack.
+macro_rules! start {
+    () => {
+        "ldmia r4!, {{r0-r3}}
+         stmdb sp!, {{r4-r9}}
+        "
+    };
+}
+
+/// All panels of the frame. The loop takes two groups a turn; an odd number of groups enters it in the middle.
 ///
 /// # Safety
 /// All addresses of the frame are valid for `panels` panels and the activations between `x` and `x_end`.
@@ -86,39 +118,36 @@ pub unsafe extern "C" fn panels(frame: *const Frame) {
     naked_asm!(
         core!(),
         "push {{r4-r11, lr}}",
-        "sub sp, #40",
-        "ldmia r0!, {{r4-r8, r12}}",
-        "stm sp, {{r4-r8, r12}}",
-        "ldmia r0!, {{r1-r3}}",
-        "add r9, sp, #24",
-        "stmia r9!, {{r1-r3}}",
-        "adr.w r1, 2f",
+        "sub sp, #24",
+        "ldmia r0!, {{r2-r8}}",
+        "ldmia r0, {{r9-r12}}",
+        "strd r2, r3, [sp, #16]",
+        "stm sp, {{r9, r10, r12}}",
+        "sub r2, r10, r12",
+        "tst r2, #32",
+        "ite eq",
+        "adreq.w r1, 2f",
+        "adrne.w r1, 4f",
         "orr r1, r1, #1",
-        "str r1, [r9]",
-        "ldmia r0, {{r11, lr}}",
+        "str r1, [sp, #12]",
+        "bx r1",
         "2:",
-        "ldmia r4!, {{r0-r3}}",
-        "stm sp, {{r4-r7}}",
+        start!(),
         "3:",
-        "ldmia r12!, {{r4-r7}}",
-        channel!("r0", "[r11, #8]"),
-        channel!("r1", "[r11, #24]"),
-        channel!("r2", "[r11, #40]"),
-        channel!("r3", "[r11, #56]"),
-        "ldmia r12!, {{r4-r7}}",
-        channel!("r0", "[r11, #16]"),
-        channel!("r1", "[r11, #32]"),
-        channel!("r2", "[r11, #48]"),
-        channel!("r3", "[r11, #64]!"),
-        "cmp r12, lr",
+        group!(),
+        "5:",
+        group!(),
+        "cmp r12, r10",
         "bne 3b",
-        "ldm sp, {{r4-r8, r12}}",
-        "ldr pc, [sp, #32]",
+        "ldmia sp!, {{r4-r8, pc}}",
+        "4:",
+        start!(),
+        "b 5b",
     )
 }
 
 /// An epilogue: sums in `r0-r3`, pointer to the biases to come in `r4`, output in `r5`, panels left in `r6`, multipliers
-/// in `r7`, addend in `r8`; `r9` and `r10` are free. It leaves `r5` and `r7` at the next panel.
+/// in `r7`, addend in `r8`; `r9`, `r10`, `r12` and `lr` are free. It leaves `r5` and `r7` at the next panel.
 macro_rules! epilogue {
     ($(#[$meta:meta])* $public:ident, $name:ident, $($text:expr),+) => {
         #[unsafe(naked)]
@@ -128,8 +157,8 @@ macro_rules! epilogue {
                 $($text,)+
                 "subs r6, #1",
                 "it ne",
-                "ldrne pc, [sp, #36]",
-                "add sp, #40",
+                "ldmne sp, {{r9, r10, r12, pc}}",
+                "add sp, #24",
                 "pop {{r4-r11, pc}}",
             )
         }
@@ -141,7 +170,7 @@ macro_rules! epilogue {
 /// The sums shifted left.
 macro_rules! shifted {
     () => {
-        "ldr r9, [sp, #24]
+        "ldr r9, [sp, #16]
          lsl r0, r0, r9
          lsl r1, r1, r9
          lsl r2, r2, r9
@@ -154,7 +183,7 @@ macro_rules! shifted {
 macro_rules! multiplied {
     ($mul:literal, $add:literal) => {
         concat!(
-            "ldmia r7!, {{r9, r10}}\n",
+            "ldmia r7!, {{r9, r10, r12, lr}}\n",
             $mul,
             " r0, r0, r9",
             $add,
@@ -162,13 +191,13 @@ macro_rules! multiplied {
             $mul,
             " r1, r1, r10",
             $add,
-            "\nldmia r7!, {{r9, r10}}\n",
+            "\n",
             $mul,
-            " r2, r2, r9",
+            " r2, r2, r12",
             $add,
             "\n",
             $mul,
-            " r3, r3, r10",
+            " r3, r3, lr",
             $add,
             "\n"
         )
@@ -195,15 +224,15 @@ macro_rules! stored_i8 {
     };
 }
 
-/// One output added to its residual; the multiplier goes through `r4`, the shift of the residual is in `r10`.
+/// One output added to its residual; the shift of the residual is in `r10`.
 macro_rules! residual {
     ($acc:literal) => {
         concat!(
-            "ldrsh r9, [r5]\nadd r9, r9, r8\nasr r9, r9, r10\nldr r4, [r7], #4\nsmmlar ",
+            "ldrsh r9, [r5]\nadd r9, r9, r8\nasr r9, r9, r10\nldr r12, [r7], #4\nsmmlar ",
             $acc,
             ", ",
             $acc,
-            ", r4, r9\nssat ",
+            ", r12, r9\nssat ",
             $acc,
             ", #16, ",
             $acc,
@@ -228,7 +257,7 @@ epilogue! {
     shifted!(),
     multiplied!("smmlar", ", r8"),
     saturated_i8!(),
-    "ldr r10, [sp, #28]",
+    "ldr r10, [sp, #20]",
     "cmp r10, #0",
     "itttt ne",
     "ldrbne r0, [r10, r0]",
@@ -255,10 +284,9 @@ epilogue! {
     /// 16-bit output added to the residual that is there.
     RESIDUAL, row_residual,
     shifted!(),
-    "ldr r10, [sp, #28]",
+    "ldr r10, [sp, #20]",
     residual!("r0"),
     residual!("r1"),
     residual!("r2"),
-    residual!("r3"),
-    "ldr r4, [sp]"
+    residual!("r3")
 }

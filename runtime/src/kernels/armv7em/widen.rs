@@ -3,12 +3,14 @@
 //! Four values of a row become two words: values 0 and 2, values 1 and 3.
 //!
 //! # Register plan
-//! Pointer to values, pointer to words, bytes between words, steps left, two words.
+//! Pointer to values, pointer to words, bytes between words, steps left, two words. [`widen_row`], whose words follow
+//! each other: `r0` values, `r1` words, `r2` groups left, `r4-r11` words.
 //!
 //! # Instructions
 //! Four values: 8 (`LDR`, two to widen, two `STR`, pointer, counter, branch); one `LDR` more where they have 16 bits.
+//! Sixteen values of a row of its own: 15 (4 `LDR`, 8 to widen, `STM`, counter, branch).
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 
 /// K values that share two words.
 pub const STEP: usize = 4;
@@ -157,4 +159,50 @@ unsafe fn steps(kind: Kind, from: (*const u8, usize), to: (*mut u32, usize), row
             ),
         }
     }
+}
+
+/// K values that [`widen_row`] takes at a time, and their words.
+const GROUP: usize = 16;
+const GROUP_WORDS: usize = GROUP / 2;
+
+/// Widens one row of 8-bit values, with zeros up to a whole group. Nothing where there are fewer words.
+pub fn widen_row(x: &[i8], words: &mut [u32]) {
+    let (whole, tail) = x.as_chunks::<GROUP>();
+    let Some((to, rest)) = words.as_chunks_mut::<GROUP_WORDS>().0.split_at_mut_checked(whole.len()) else { return };
+    if !whole.is_empty() {
+        // SAFETY: as many groups of words as of values.
+        unsafe { groups(whole.as_ptr(), to.as_mut_ptr(), whole.len()) };
+    }
+    if let ([_, ..], [to, ..]) = (tail, rest) {
+        let mut last = [0; GROUP];
+        last.iter_mut().zip(tail).for_each(|(to, &from)| *to = from);
+        // SAFETY: one group of each.
+        unsafe { groups(&last, to, 1) };
+    }
+}
+
+/// Widens `count` groups, at least one.
+///
+/// # Safety
+/// As many groups are readable and writable.
+#[unsafe(naked)]
+unsafe extern "C" fn groups(from: *const [i8; GROUP], to: *mut [u32; GROUP_WORDS], count: usize) {
+    macro_rules! step {
+        ($even:literal, $odd:literal) => {
+            concat!("ldr ", $odd, ", [r0], #4\nsxtb16 ", $even, ", ", $odd, "\nsxtb16 ", $odd, ", ", $odd, ", ror #8\n")
+        };
+    }
+    naked_asm!(
+        core!(),
+        "push {{r4-r11, lr}}",
+        "2:",
+        step!("r4", "r5"),
+        step!("r6", "r7"),
+        step!("r8", "r9"),
+        step!("r10", "r11"),
+        "stmia r1!, {{r4-r11}}",
+        "subs r2, #1",
+        "bne 2b",
+        "pop {{r4-r11, pc}}",
+    )
 }
