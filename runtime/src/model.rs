@@ -212,8 +212,7 @@ impl<'m, B: Kernels> Model<'m, B> {
 
     /// Whether operator `op` runs together with the one before.
     pub(crate) fn is_chained(&self, op: usize) -> bool {
-        let records = self.sections.get(SectionKind::Ops).get(op.saturating_mul(OpRecord::BYTES)..);
-        records.and_then(|record| record.first_chunk()).is_some_and(OpRecord::is_chained)
+        self.op_bytes(op).is_some_and(OpRecord::is_chained)
     }
 
     /// The chain that operator `op` belongs to; of one operator where it is not chained.
@@ -223,8 +222,7 @@ impl<'m, B: Kernels> Model<'m, B> {
 
     /// Parameter words and table entry of an operator.
     pub(crate) fn op_code(&self, record: &OpRecord) -> Option<(&'m [u8], &'static Entry<B>)> {
-        let kind = OpKind::from_code(record.kind)?;
-        let entry = self.table.iter().find(|entry| entry.kind == kind)?;
+        let entry = self.table.iter().find(|entry| entry.kind as u16 == record.kind)?;
         let from = (record.params_offset as usize).checked_mul(4)?;
         let bytes = (record.params_words as usize).checked_mul(4)?;
         Some((self.sections.get(SectionKind::Params).get(from..)?.get(..bytes)?, entry))
@@ -261,9 +259,13 @@ impl<'m, B: Kernels> Model<'m, B> {
         self.sections.n_ops
     }
 
+    fn op_bytes(&self, op: usize) -> Option<&'m [u8; OpRecord::BYTES]> {
+        self.sections.get(SectionKind::Ops).as_chunks().0.get(op)
+    }
+
     /// Record of operator `op`.
     pub fn op_record(&self, op: usize) -> Option<OpRecord> {
-        OpRecord::decode(self.sections.get(SectionKind::Ops).chunks_exact(OpRecord::BYTES).nth(op)?)
+        OpRecord::decode(self.op_bytes(op)?)
     }
 
     /// Kind of operator `op`.

@@ -20,11 +20,8 @@ pub enum Dtype {
 impl Dtype {
     /// Bytes of one element.
     pub const fn bytes(self) -> usize {
-        match self {
-            Dtype::I8 | Dtype::U8 => 1,
-            Dtype::I16 | Dtype::U16 => 2,
-            Dtype::I32 => 4,
-        }
+        // Two codes per size.
+        1 << (self as usize / 2)
     }
 
     /// The type with this code.
@@ -59,5 +56,19 @@ impl Dtype {
             Dtype::U16 => (0, u16::MAX as i32),
             Dtype::I32 => (i32::MIN, i32::MAX),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_from_the_ranges() {
+        for dtype in (0..5).map_while(Dtype::from_byte) {
+            let (min, max) = dtype.range();
+            assert_eq!(i64::from(max) - i64::from(min), (1 << (8 * dtype.bytes())) - 1, "{}", dtype.name());
+        }
+        assert_eq!(Dtype::from_byte(5), None);
     }
 }

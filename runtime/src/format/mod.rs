@@ -49,7 +49,7 @@ mod words;
 
 pub use reader::{FormatError, Sections, header_crc};
 pub use receipts::{Receipt, Receipts};
-pub use record::{CertRecord, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord};
+pub use record::{CertRecord, Held, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord};
 pub(crate) use words::op_params;
 pub use words::{Blob, ReadWords, Word, WriteWords};
 

@@ -38,32 +38,27 @@ impl OpRecord {
     /// The bit of the encoded kind that says `chained`.
     const CHAINED: u32 = 1 << 15;
 
-    /// Whether the record that begins with these bytes is chained.
-    pub(crate) fn is_chained(first: &[u8; 4]) -> bool {
-        u32::from_le_bytes(*first) & Self::CHAINED != 0
+    /// [`chained`](Self::chained) of an encoded record.
+    pub(crate) fn is_chained(record: &[u8; Self::BYTES]) -> bool {
+        let [low, high, ..] = *record;
+        u32::from(u16::from_le_bytes([low, high])) & Self::CHAINED != 0
     }
 
     /// Decodes a record; `None` when `bytes` is too short.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut words = ReadWords::new(bytes);
-        let first = words.word()?;
-        let mut inputs = [NO_TENSOR; MAX_INPUTS];
-        for pair in inputs.chunks_exact_mut(2) {
-            let word = words.word()?;
-            if let [a, b] = pair {
-                *a = word as u16;
-                *b = (word >> 16) as u16;
-            }
-        }
+        let words: &[[u8; 4]; Self::BYTES / 4] = bytes.as_chunks().0.first_chunk()?;
+        let [first, a, b, c, scratch_offset, scratch_bytes, params_offset, params_words] =
+            words.map(u32::from_le_bytes);
+        let (low, high) = (|word: u32| word as u16, |word: u32| (word >> 16) as u16);
         Some(Self {
-            kind: (first & !Self::CHAINED) as u16,
-            chained: Self::is_chained(&first.to_le_bytes()),
-            inputs,
-            output: (first >> 16) as u16,
-            scratch_offset: words.word()?,
-            scratch_bytes: words.word()?,
-            params_offset: words.word()?,
-            params_words: words.word()?,
+            kind: low(first & !Self::CHAINED),
+            chained: first & Self::CHAINED != 0,
+            inputs: [low(a), high(a), low(b), high(b), low(c), high(c)],
+            output: high(first),
+            scratch_offset,
+            scratch_bytes,
+            params_offset,
+            params_words,
         })
     }
 
@@ -87,9 +82,9 @@ impl OpRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// In the caller's arena, at the record's offset.
-    Arena,
+    Arena = 0,
     /// In the `Weights` section, at the record's offset.
-    Constant,
+    Constant = 1,
 }
 
 /// One tensor: contiguous, row major.
@@ -117,19 +112,10 @@ impl TensorRecord {
 
     /// Decodes a record; `None` when it is too short or holds no tensor.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let record = Self::decode_checked(bytes)?;
-        let used_up = record.dims.iter().skip(usize::from(record.rank)).all(|&d| d == 1);
-        let sane = usize::from(record.rank) <= MAX_RANK;
-        (sane && used_up && record.checked_bytes().is_some()).then_some(record)
-    }
-
-    /// Decodes a record that [`decode`](Self::decode) has accepted before, without proving again what it proves. Any
-    /// bytes give a record or `None`.
-    pub(crate) fn decode_checked(bytes: &[u8]) -> Option<Self> {
         let words: &[[u8; 4]; Self::BYTES / 4] = bytes.as_chunks().0.first_chunk()?;
         let [first, offset, dims @ .., zero_point] = words;
         let [dtype, place, rank, window] = *first;
-        Some(Self {
+        let record = Self {
             dtype: Dtype::from_byte(dtype)?,
             place: match place {
                 0 => Place::Arena,
@@ -141,7 +127,10 @@ impl TensorRecord {
             offset: u32::from_le_bytes(*offset),
             dims: dims.map(u32::from_le_bytes),
             zero_point: i32::from_le_bytes(*zero_point),
-        })
+        };
+        let used_up = record.dims.iter().skip(usize::from(rank)).all(|&d| d == 1);
+        let sane = usize::from(rank) <= MAX_RANK;
+        (sane && used_up && record.checked_bytes().is_some()).then_some(record)
     }
 
     /// Encodes the record.
@@ -189,7 +178,7 @@ impl TensorRecord {
 
     /// The row that lies at the start of the memory while row `row` is there.
     pub fn first_held(&self, row: usize) -> usize {
-        row - row.checked_rem(usize::from(self.window)).unwrap_or(row)
+        first_held(self.window, row)
     }
 
     fn checked_bytes(&self) -> Option<u32> {
@@ -198,6 +187,56 @@ impl TensorRecord {
             bytes = bytes.checked_mul(d)?;
         }
         (bytes < 1 << 31).then_some(bytes)
+    }
+}
+
+fn first_held(window: u8, row: usize) -> usize {
+    row - row.checked_rem(usize::from(window)).unwrap_or(row)
+}
+
+/// What a running operator needs of the record of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Where it lies.
+    pub place: Place,
+    /// As [`TensorRecord::window`].
+    pub window: u8,
+    /// Offset in bytes.
+    pub offset: usize,
+    /// [`TensorRecord::held_bytes`].
+    pub bytes: usize,
+}
+
+impl Held {
+    /// Reads a record that [`TensorRecord::decode`] has accepted before, without proving again what it proves: that the
+    /// number of bytes does not overflow. Any bytes give some operand or `None`.
+    #[inline(always)]
+    pub(crate) fn read(record: &[u8]) -> Option<Self> {
+        let words: &[[u8; 4]; TensorRecord::BYTES / 4] = record.as_chunks().0.first_chunk()?;
+        let [first, offset, a, b, c, d, e, f, _] = words;
+        let [dtype, place, rank, window] = *first;
+        // Of bytes that are known to be codes, decoding takes no instruction.
+        if dtype > Dtype::I32 as u8 || place > Place::Constant as u8 {
+            return None;
+        }
+        let dtype = Dtype::from_byte(dtype)?;
+        let place = if place == Place::Arena as u8 { Place::Arena } else { Place::Constant };
+        let times = |n: usize, by: &[u8; 4]| n.wrapping_mul(u32::from_le_bytes(*by) as usize);
+        let mut bytes = times(times(times(times(times(times(dtype.bytes(), a), b), c), d), e), f);
+        if window > 0 {
+            let rows = usize::from(window).wrapping_mul(dtype.bytes());
+            let [_, _, dims @ .., _] = words;
+            bytes = bytes.min(dims.get(usize::from(rank).wrapping_sub(1)).map_or(rows, |row| times(rows, row)));
+        }
+        let offset = u32::from_le_bytes(*offset) as usize;
+        Some(Self { dtype, place, window, offset, bytes })
+    }
+
+    /// As [`TensorRecord::first_held`].
+    pub fn first_held(&self, row: usize) -> usize {
+        first_held(self.window, row)
     }
 }
 
@@ -276,6 +315,13 @@ mod tests {
         let mut bytes = std::vec::Vec::new();
         part.encode(&mut |word: u32| bytes.extend_from_slice(&word.to_le_bytes()));
         assert_eq!(TensorRecord::decode(&bytes), Some(part));
+        for window in [0, 1, 3, 7, 200] {
+            let record = TensorRecord { window, ..part };
+            let mut bytes = std::vec::Vec::new();
+            record.encode(&mut |word: u32| bytes.extend_from_slice(&word.to_le_bytes()));
+            let held = Held { dtype: part.dtype, place: part.place, window, offset: 0, bytes: record.held_bytes() };
+            assert_eq!(Held::read(&bytes), Some(held));
+        }
     }
 
     #[test]

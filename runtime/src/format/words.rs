@@ -13,15 +13,11 @@ impl<'m> ReadWords<'m> {
     }
 
     /// The next word, or `None` at the end.
+    #[inline(always)]
     pub fn word(&mut self) -> Option<u32> {
         let (head, tail) = self.bytes.split_first_chunk::<4>()?;
         self.bytes = tail;
         Some(u32::from_le_bytes(*head))
-    }
-
-    /// Whether every word was read.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
     }
 }
 
@@ -38,6 +34,8 @@ impl<F: FnMut(u32)> WriteWords for F {
 }
 
 /// A value with a fixed number of words.
+///
+/// Reading is inlined throughout: where the number of bytes was compared before, no word is compared again.
 pub trait Word: Sized {
     /// Words used.
     const WORDS: usize;
@@ -53,6 +51,7 @@ pub trait Word: Sized {
 
 impl Word for u32 {
     const WORDS: usize = 1;
+    #[inline(always)]
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
         words.word()
     }
@@ -63,6 +62,7 @@ impl Word for u32 {
 
 impl Word for i32 {
     const WORDS: usize = 1;
+    #[inline(always)]
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
         words.word().map(|w| w as i32)
     }
@@ -73,6 +73,7 @@ impl Word for i32 {
 
 impl Word for bool {
     const WORDS: usize = 1;
+    #[inline(always)]
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
         match words.word()? {
             0 => Some(false),
@@ -87,6 +88,7 @@ impl Word for bool {
 
 impl Word for u64 {
     const WORDS: usize = 2;
+    #[inline(always)]
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
         let low = words.word()?;
         let high = words.word()?;
@@ -100,6 +102,7 @@ impl Word for u64 {
 
 impl Word for i64 {
     const WORDS: usize = 2;
+    #[inline(always)]
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
         u64::read(words).map(|v| v as i64)
     }
@@ -110,6 +113,7 @@ impl Word for i64 {
 
 impl<T: Word + Copy + Default, const N: usize> Word for [T; N] {
     const WORDS: usize = N * T::WORDS;
+    #[inline(always)]
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
         let mut array = [T::default(); N];
         for item in &mut array {
@@ -150,6 +154,7 @@ impl Blob {
 
 impl Word for Blob {
     const WORDS: usize = 2;
+    #[inline(always)]
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
         Some(Blob { offset: words.word()?, bytes: words.word()? })
     }
@@ -171,6 +176,7 @@ macro_rules! op_params {
 
         impl $crate::format::Word for $name {
             const WORDS: usize = 0 $(+ <$ty as $crate::format::Word>::WORDS)*;
+            #[inline(always)]
             fn read(words: &mut $crate::format::ReadWords<'_>) -> Option<Self> {
                 Some(Self { $($field: <$ty as $crate::format::Word>::read(words)?,)* })
             }

@@ -70,7 +70,8 @@ impl Dense {
         Ok(if out == Dtype::I32 { Proof::sums(bounds) } else { Proof::of(bounds, self.acc_shift) })
     }
 
-    /// The job of `rows` rows.
+    /// The job of `rows` rows. Inlined: its parameters then go from the file to the job without a copy between them.
+    #[inline(always)]
     pub(super) fn job<'a>(&self, inputs: &Inputs<'a>, size: JobSize) -> Result<LinearJob<'a>, RunFault> {
         // Raw sums have no multipliers; the kernels want a slice of this length.
         let multipliers = if self.multipliers.is_some() { self.multipliers } else { self.bias };
@@ -160,17 +161,18 @@ impl Operator for Linear {
         let (k, n) = (self.k as usize, self.n as usize);
         let rows = rows.start as usize..rows.end as usize;
         let size = JobSize { rows: rows.len(), k, n, x_stride: k, out_stride: n };
-        let job = self.dense.job(&memory.inputs, size)?;
+        // By reference: a move would copy it.
+        let Ok(job) = &self.dense.job(&memory.inputs, size) else { return Err(RunFault::Memory) };
         let lut = self.dense.table(&memory.inputs)?;
         let x = memory.inputs.rows::<i8>(0, rows.clone(), k)?;
         if memory.output.dtype == Dtype::I8 {
             let (out, scratch) = memory.out_rows::<i8>(rows, n)?;
-            B::linear(&job, x, LinearOut::I8 { out, lut }, scratch);
+            B::linear(job, x, LinearOut::I8 { out, lut }, scratch);
             return Ok(());
         }
         if memory.output.dtype == Dtype::I32 {
             let (out, scratch) = memory.out_rows::<i32>(rows, n)?;
-            B::linear_acc(&job, x, out, scratch);
+            B::linear_acc(job, x, out, scratch);
             return Ok(());
         }
         let adds = memory.inputs.record(1).is_some();
@@ -184,7 +186,7 @@ impl Operator for Linear {
         }
         let residual_shift = self.residual_shift;
         let out = if adds { LinearOut::I16Residual { out, residual_shift } } else { LinearOut::I16 { out } };
-        B::linear(&job, x, out, scratch);
+        B::linear(job, x, out, scratch);
         Ok(())
     }
 

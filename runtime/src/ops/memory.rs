@@ -1,15 +1,15 @@
 //! The operands of a running operator, borrowed apart from one arena.
 
 use super::RunFault;
-use crate::format::{Blob, MAX_INPUTS, OpRecord, Place, TensorRecord};
+use crate::format::{Blob, Held, MAX_INPUTS, OpRecord, Place, TensorRecord};
 use core::ops::Range;
 
 /// Inputs, output and scratch of one operator: inputs shared, output and scratch exclusive, all from one arena.
 pub struct Memory<'a> {
     /// What the operator reads.
     pub inputs: Inputs<'a>,
-    /// Record of the output.
-    pub output: TensorRecord,
+    /// The output's type and place.
+    pub output: Held,
     /// Bytes of the output: all rows, or those in its window.
     pub out: &'a mut [u8],
     /// The scratch area.
@@ -22,13 +22,13 @@ pub struct Memory<'a> {
 /// The readable side: input tensors and weights.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
-    /// What is left of the arena around output and scratch, each part with its offset.
+    /// What is left of the arena around output and scratch: each part with its offset, in ascending order.
     arena: [(usize, &'a [u8]); 3],
     weights: &'a [u8],
     tensors: &'a [u8],
     /// Their records, [`NO_TENSOR`](crate::format::NO_TENSOR) where there is none.
     indices: [u16; MAX_INPUTS],
-    output_offset: u32,
+    output_offset: usize,
 }
 
 impl<'a> Memory<'a> {
@@ -38,8 +38,7 @@ impl<'a> Memory<'a> {
     #[inline(never)]
     pub(crate) fn split(arena: &'a mut [u8], weights: &'a [u8], tensors: &'a [u8], op: &OpRecord) -> Option<Self> {
         let output = tensor(tensors, op.output)?;
-        let from = output.offset as usize;
-        let out = from..from.checked_add(output.held_bytes())?;
+        let out = output.offset..output.offset.checked_add(output.bytes)?;
         let from = op.scratch_offset as usize;
         let scratch = from..from.checked_add(op.scratch_bytes as usize)?;
         // An empty scratch area may be anywhere: take it from the end of the output.
@@ -116,8 +115,8 @@ impl<'a> Memory<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// Record of input `index`.
-    pub fn record(&self, index: usize) -> Option<TensorRecord> {
+    /// Type and place of input `index`.
+    pub fn record(&self, index: usize) -> Option<Held> {
         tensor(self.tensors, *self.indices.get(index)?)
     }
 
@@ -131,8 +130,13 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// [`RunFault::Memory`], also when they are not in its window.
     pub fn rows<T: bytemuck::Pod>(&self, index: usize, rows: Range<usize>, width: usize) -> Result<&'a [T], RunFault> {
-        let tensor = self.record(index).ok_or(RunFault::Memory)?;
-        cast(self.bytes_of(&tensor)?)?.get(part(tensor.first_held(rows.start), rows, width)).ok_or(RunFault::Memory)
+        cast(self.row_bytes(index, rows, width.wrapping_mul(size_of::<T>())).ok_or(RunFault::Memory)?)
+    }
+
+    #[inline(never)]
+    fn row_bytes(&self, index: usize, rows: Range<usize>, width: usize) -> Option<&'a [u8]> {
+        let tensor = tensor(self.tensors, *self.indices.get(index)?)?;
+        self.bytes_of(&tensor)?.get(part(tensor.first_held(rows.start), rows, width))
     }
 
     /// The bytes of input `index`; not to be had when it is in place.
@@ -140,17 +144,16 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// [`RunFault::Memory`].
     pub fn bytes(&self, index: usize) -> Result<&'a [u8], RunFault> {
-        self.bytes_of(&self.record(index).ok_or(RunFault::Memory)?)
+        self.record(index).and_then(|tensor| self.bytes_of(&tensor)).ok_or(RunFault::Memory)
     }
 
-    fn bytes_of(&self, tensor: &TensorRecord) -> Result<&'a [u8], RunFault> {
-        let from = tensor.offset as usize;
-        let range = from..from.saturating_add(tensor.held_bytes());
-        let bytes = match tensor.place {
-            Place::Arena => self.in_arena(range),
-            Place::Constant => self.weights.get(range),
+    fn bytes_of(&self, tensor: &Held) -> Option<&'a [u8]> {
+        let (start, part) = match tensor.place {
+            // In no other part: they are in ascending order.
+            Place::Arena => *self.arena.iter().rfind(|(start, _)| *start <= tensor.offset)?,
+            Place::Constant => (0, self.weights),
         };
-        bytes.ok_or(RunFault::Memory)
+        part.get(tensor.offset - start..)?.get(..tensor.bytes)
     }
 
     /// Input `index` as elements of `T`.
@@ -168,23 +171,18 @@ impl<'a> Inputs<'a> {
     pub fn blob<T: bytemuck::Pod>(&self, blob: Blob) -> Result<&'a [T], RunFault> {
         cast(blob.of(self.weights).ok_or(RunFault::Memory)?)
     }
-
-    fn in_arena(&self, range: Range<usize>) -> Option<&'a [u8]> {
-        self.arena.iter().find_map(|&(start, part)| {
-            let from = range.start.checked_sub(start)?;
-            part.get(from..)?.get(..range.len())
-        })
-    }
 }
 
 /// The record of tensor `index`, one of a checked model.
-fn tensor(tensors: &[u8], index: u16) -> Option<TensorRecord> {
-    TensorRecord::decode_checked(tensors.get(usize::from(index) * TensorRecord::BYTES..)?)
+#[inline(always)]
+fn tensor(tensors: &[u8], index: u16) -> Option<Held> {
+    Held::read(tensors.get(usize::from(index) * TensorRecord::BYTES..)?)
 }
 
-/// Elements of the rows `rows` of `width` elements in memory that starts with row `first`.
+/// Elements of the rows `rows` of `width` elements in memory that starts with row `first`. Rows that cannot be there give
+/// any range: it is compared with the memory in any case.
 fn part(first: usize, rows: Range<usize>, width: usize) -> Range<usize> {
-    let at = |row: usize| row.saturating_sub(first).saturating_mul(width);
+    let at = |row: usize| row.wrapping_sub(first).wrapping_mul(width);
     at(rows.start)..at(rows.end)
 }
 

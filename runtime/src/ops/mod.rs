@@ -169,9 +169,11 @@ operators! {
 }
 
 fn decode<O: Word>(words: &[u8]) -> Option<O> {
-    let mut words = ReadWords::new(words);
-    let params = O::read(&mut words)?;
-    words.is_empty().then_some(params)
+    // Once for all words.
+    if words.len() != O::WORDS * size_of::<u32>() {
+        return None;
+    }
+    O::read(&mut ReadWords::new(words))
 }
 
 /// One operator: its parameters implement this.

@@ -19,6 +19,7 @@ pub struct Extent {
 
 impl Word for Extent {
     const WORDS: usize = 7;
+    #[inline(always)]
     fn read(words: &mut ReadWords<'_>) -> Option<Self> {
         Some(Self { offset: Word::read(words)?, strides: Word::read(words)? })
     }
