@@ -5,9 +5,6 @@ use super::{Memory, Operator, RunFault};
 use crate::kernels::{Kernels, with_scratch};
 use core::ops::Range;
 
-/// Pieces that kernels for hosts take at a time, or a multiple of it: where there are many, parts hold whole blocks.
-const BLOCK: u32 = 6;
-
 /// Runs `pieces` of `op`, on several threads where the kernels have them and the work is worth it.
 pub(super) fn run<B: Kernels, O: Operator>(
     op: &O,
@@ -43,13 +40,15 @@ fn run_parts<B: Kernels, O: Operator>(
 }
 
 /// Where `first` of `parts` parts of `pieces` end; `None` where there is nothing to divide.
+///
+/// Parts are even: the last tile of one, with fewer rows than the kernels take at a time, costs less than a whole tile
+/// more of work for another thread.
 fn middle(pieces: &Range<u32>, first: usize, parts: usize) -> Option<u32> {
     let count = pieces.len() as u32;
     if parts < 2 || count < 2 {
         return None;
     }
     let share = (u64::from(count) * first as u64 / parts as u64) as u32;
-    let share = if share >= 2 * BLOCK { share.next_multiple_of(BLOCK) } else { share };
     Some(pieces.start + share.clamp(1, count - 1))
 }
 
@@ -58,9 +57,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_whole_blocks_that_cover_all_pieces() {
-        assert_eq!(middle(&(0..197), 1, 2), Some(102));
-        assert_eq!(middle(&(102..197), 1, 2), Some(102 + 48));
+    fn parts_are_even_and_not_empty() {
+        assert_eq!(middle(&(0..197), 1, 2), Some(98));
+        assert_eq!(middle(&(98..197), 1, 3), Some(98 + 33));
         assert_eq!(middle(&(3..5), 1, 2), Some(4));
         assert_eq!(middle(&(3..5), 4, 8), Some(4));
         assert_eq!(middle(&(0..2), 1, 1000), Some(1));

@@ -26,7 +26,7 @@ pub struct Args {
     data: Option<PathBuf>,
     /// Threads: samples per second of N threads, a sample each, and the time of one sample on N threads. All other figures
     /// are those of one thread.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::threads::parse)]
     threads: usize,
     /// Samples per batch on a GPU.
     #[arg(long, default_value_t = 64)]
@@ -118,8 +118,8 @@ struct BatchOutput {
 }
 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
-    if args.threads == 0 || args.batch == 0 {
-        return Err(Failure::Usage("--threads and --batch must be at least 1".to_owned()));
+    if args.batch == 0 {
+        return Err(Failure::Usage("--batch must be at least 1".to_owned()));
     }
     let model = read_model(&args.file)?;
     let samples = match &args.data {

@@ -1,6 +1,7 @@
 //! `shiftformer eval`.
 
 use super::inspect::read_model;
+use super::threads::Threads;
 use super::{Failure, Verdict, data, output, source};
 use serde::{Deserialize, Serialize};
 use shiftformer::format::CRC;
@@ -36,6 +37,8 @@ pub struct Args {
     /// Compare every operator with the float model (needs --float) on the first samples, 32 unless --limit says else.
     #[arg(long, requires = "float")]
     per_op: bool,
+    #[command(flatten)]
+    threads: Threads,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -146,6 +149,7 @@ fn warn_of_raw_bytes(model: &ModelFile, sample: &[Values]) {
 const PER_OP_SAMPLES: usize = 32;
 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    args.threads.start()?;
     let model = read_model(&args.file)?;
     let data = data::open(&args.data)?;
     let all = data::first(&data, args.limit)?;

@@ -19,6 +19,7 @@ mod parity;
 mod picture;
 mod run;
 mod source;
+mod threads;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};

@@ -2,6 +2,7 @@
 
 use super::inspect::read_model;
 use super::output::OutputFile;
+use super::threads::Threads;
 use super::{Failure, Verdict, data, output};
 use serde::Serialize;
 use shiftformer_tools::backend::Sample;
@@ -30,6 +31,8 @@ pub struct Args {
     /// With --json, print the digest of every operator's output too, by backend and sample.
     #[arg(long, requires = "json")]
     digests: bool,
+    #[command(flatten)]
+    threads: Threads,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -56,6 +59,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     if args.backends.len() < 2 {
         return Err(Failure::Usage("--backends needs at least two names, e.g. --backends portable,native".to_owned()));
     }
+    args.threads.start()?;
     let model = read_model(&args.file)?;
     let data = data::open(&args.data)?;
     let samples = data::samples(&model, &data, &data::first(&data, args.limit)?)?;

@@ -1,6 +1,7 @@
 //! `shiftformer run`.
 
 use super::inspect::read_model;
+use super::threads::Threads;
 use super::{Failure, Verdict, data, output};
 use serde::Serialize;
 use shiftformer_tools::eval::{logit_rows, logits_output};
@@ -23,6 +24,8 @@ pub struct Args {
     /// Where to run.
     #[arg(long, default_value = "portable")]
     backend: String,
+    #[command(flatten)]
+    threads: Threads,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -52,6 +55,7 @@ struct Output {
 }
 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    args.threads.start()?;
     let model = read_model(&args.file)?;
     let data = data::open(&args.data)?;
     if args.index >= data.samples() {

@@ -259,7 +259,7 @@ fn data_that_does_not_fit_the_model() {
 #[test]
 fn arguments_that_make_no_sense() {
     let (model, data) = (digits_arg(), bundled("eval.npz"));
-    let cases: [&[&str]; 13] = [
+    let cases: [&[&str]; 15] = [
         &["frobnicate"],
         &[],
         &["eval", &model],
@@ -271,6 +271,8 @@ fn arguments_that_make_no_sense() {
         &["parity", &model, "--data", &data, "--backends", "portable,portable@corrupt-weight:999999999"],
         &["fit", &model, "--board", "abacus"],
         &["bench", &model, "--threads", "0"],
+        &["eval", &model, "--data", &data, "--threads", "0"],
+        &["run", &model, "--data", &data, "--threads", "1000000"],
         &["merge", &data],
         &["convert", &bundled("digits-vit.onnx"), "-o", "/nowhere/x.sfm", "--weights", "mixed"],
     ];

@@ -101,8 +101,33 @@ fn bench_times_every_operator() {
     let shown = shiftformer(&["bench", &digits_arg(), "--backend", "portable", "--json"]).json();
     has_keys(&shown, &["backend", "median_ms", "samples_per_s", "ops"]);
     assert!(shown["median_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(shown["one_sample"]["threads"], 1);
     let ops = shown["ops"].as_array().unwrap();
     ops.iter().for_each(|op| has_keys(op, &["name", "kind", "macs", "median_us"]));
+}
+
+#[test]
+fn bench_times_one_sample_on_several_threads() {
+    let shown = shiftformer(&["bench", &digits_arg(), "--threads", "2", "--json"]).json();
+    let one = &shown["one_sample"];
+    assert_eq!((&shown["threads"], &one["threads"], &one["clock"]), (&2.into(), &2.into(), &"wall time".into()));
+    assert!(shown["samples_per_s"].as_f64().unwrap() > 0.0 && one["median_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let (model, data) = (digits_arg(), bundled("eval.npz"));
+    let with = |command: &[&str], threads: &str| {
+        let args = [command, &[&model, "--data", &data, "--threads", threads, "--json"]].concat();
+        shiftformer(&args).json()
+    };
+    for command in [&["run", "--backend", "native", "--index", "7"][..], &["eval", "--limit", "5"]] {
+        let one = with(command, "1");
+        assert_eq!(with(command, "3"), one);
+        assert_eq!(with(command, "8"), one);
+    }
+    let parity = with(&["parity", "--backends", "portable,native", "--limit", "3"], "4");
+    assert_eq!(parity["equal"], true);
 }
 
 /// Whether the tests that need a GPU are left out.
