@@ -38,19 +38,20 @@ impl<'a> Memory<'a> {
     #[inline(never)]
     pub(crate) fn split(arena: &'a mut [u8], weights: &'a [u8], tensors: &'a [u8], op: &OpRecord) -> Option<Self> {
         let output = tensor(tensors, op.output)?;
-        let out = output.offset..output.offset.checked_add(output.bytes)?;
-        let from = op.scratch_offset as usize;
-        let scratch = from..from.checked_add(op.scratch_bytes as usize)?;
+        let out = (output.offset, output.bytes);
         // An empty scratch area may be anywhere: take it from the end of the output.
-        let scratch = if scratch.is_empty() { out.end..out.end } else { scratch };
-        let out_first = out.start <= scratch.start;
+        let scratch = match op.scratch_bytes as usize {
+            0 => (out.0.checked_add(out.1)?, 0),
+            bytes => (op.scratch_offset as usize, bytes),
+        };
+        let out_first = out.0 <= scratch.0;
         let (first, second) = if out_first { (out, scratch) } else { (scratch, out) };
-        let gap = second.start.checked_sub(first.end)?;
-        let (low, rest) = arena.split_at_mut_checked(first.start)?;
-        let (first_bytes, rest) = rest.split_at_mut_checked(first.len())?;
-        let (middle, rest) = rest.split_at_mut_checked(gap)?;
-        let (second_bytes, high) = rest.split_at_mut_checked(second.len())?;
-        let arena = [(0, &*low), (first.end, &*middle), (second.end, &*high)];
+        let (low, rest) = arena.split_at_mut_checked(first.0)?;
+        let (first_bytes, rest) = rest.split_at_mut_checked(first.1)?;
+        let middle_start = first.0 + first.1;
+        let (middle, rest) = rest.split_at_mut_checked(second.0.checked_sub(middle_start)?)?;
+        let (second_bytes, high) = rest.split_at_mut_checked(second.1)?;
+        let arena = [(0, &*low), (middle_start, &*middle), (second.0 + second.1, &*high)];
         let (out, scratch) = if out_first { (first_bytes, second_bytes) } else { (second_bytes, first_bytes) };
         let inputs = Inputs { arena, weights, tensors, indices: op.inputs, output_offset: output.offset };
         Some(Self {

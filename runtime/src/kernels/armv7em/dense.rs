@@ -46,19 +46,20 @@ impl Target {
         };
         match out {
             LinearOut::I8 { out, lut } => {
-                let table = lut.map_or(0, |table| table.as_ptr().expose_provenance() + table.len() / 2);
-                let (block, row) =
-                    if table == 0 { (block::DENSE_I8, row::I8) } else { (block::DENSE_TABLE, row::I8_TABLE) };
                 // Only one routine has a shift: ratios above a half are rare with 8 bits.
-                let shifted = job.acc_shift != 0;
+                let (block, row) = match (&lut, job.acc_shift) {
+                    (None, 0) => (Some(block::DENSE_I8), row::I8),
+                    (Some(_), 0) => (Some(block::DENSE_TABLE), row::I8_TABLE),
+                    _ => (None, row::I8_TABLE),
+                };
                 Self {
                     out: out.as_mut_ptr().expose_provenance(),
                     len: out.len(),
                     width: size_of::<i8>(),
-                    block: (!shifted).then_some(block),
-                    row: if shifted { row::I8_TABLE } else { row },
+                    block,
+                    row,
                     addend: job.zero_point,
-                    table_or_shift: table,
+                    table_or_shift: lut.map_or(0, |table| table.as_ptr().expose_provenance() + table.len() / 2),
                 }
             }
             LinearOut::I16 { out } => i16s(out),
