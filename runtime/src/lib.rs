@@ -44,8 +44,8 @@
 //! }
 //! ```
 //!
-//! One inference on several threads: `kernels::Parallel`, with the feature `std`. It divides the rows of dense layers,
-//! convolutions, attention and normalizations among the threads of a rayon pool; the bytes are the same.
+//! One inference on several threads: `kernels::Parallel`, with the feature `std`. It divides the rows of operators
+//! among the threads of a rayon pool; the bytes are the same.
 //!
 //! - [`format`]: the byte layout of `.sfm` files and its version rule.
 //! - [`ops`]: the operators with their parameters and checks.

@@ -324,7 +324,7 @@ impl AttentionParams {
     /// Output elements of `first` and the rows behind it.
     fn out_from<'a>(&self, first: Unit, to: OutRows<'a>) -> Result<&'a mut [i8], RunFault> {
         let start = self.out.at(first, self.row_of(first), to.window);
-        let start = start.checked_sub(to.skipped * self.out.row as usize).ok_or(RunFault::Memory)?;
+        let start = start.checked_sub(to.skipped).ok_or(RunFault::Memory)?;
         super::memory::cast_mut(to.bytes)?.get_mut(start..).ok_or(RunFault::Memory)
     }
 
@@ -435,7 +435,7 @@ struct OutRows<'a> {
     bytes: &'a mut [u8],
     /// Rows in memory, 0: all.
     window: u8,
-    /// Rows in memory before `bytes`.
+    /// Elements in memory before `bytes`.
     skipped: usize,
 }
 
@@ -595,7 +595,7 @@ impl Operator for Attention {
         let p = &self.attention;
         let score = u64::from(p.head_dim) + u64::from(p.v_dim) + SCORE_WORK;
         let work = u64::from(p.heads) * u64::from(p.n_k) * score;
-        p.out.is_rows(p, p.v_dim).then_some(Division { out_row: p.out.row, work })
+        p.out.is_rows(p, p.v_dim).then_some(Division::rows(p.out.row, work))
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -230,8 +230,8 @@ impl Conv2d {
         let size = JobSize { rows: pixels.len(), k, n: group_n, x_stride: k, out_stride: n };
         let job = self.group(group).job(&memory.inputs, size)?;
         let lut = self.dense.table(&memory.inputs)?;
-        let held = memory.first_row(pixels.start as usize);
-        let start = (pixels.start as usize - held) * n + group as usize * group_n;
+        let held = memory.output.first_held(pixels.start as usize);
+        let start = memory.index((pixels.start as usize - held) * n + group as usize * group_n);
         let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes())?;
         let out = match memory.output.dtype {
             Dtype::I8 => {
@@ -299,7 +299,7 @@ impl Operator for Conv2d {
 
     fn division(&self) -> Option<Division> {
         let work = u64::from(self.n) * self.k() as u64 + GATHER_WORK * u64::from(self.groups) * self.k() as u64;
-        Some(Division { out_row: self.n, work })
+        Some(Division::rows(self.n, work))
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -2,7 +2,7 @@
 
 use super::conv2d::Window;
 use super::linear::Dense;
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::requant;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -23,6 +23,9 @@ op_params! {
         dense: Dense,
     }
 }
+
+/// Work of a tap of one channel, see [`Division`].
+const TAP_WORK: u64 = 300;
 
 impl Operator for DepthwiseConv2d {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -57,7 +60,7 @@ impl Operator for DepthwiseConv2d {
         let pixels = pieces.start * self.window.out_w..pieces.end * self.window.out_w;
         for pixel in pixels {
             let taps = self.window.taps(pixel);
-            let first = pixel as usize * channels;
+            let first = memory.index(pixel as usize * channels);
             let at = |channel: usize| channel * self.window.channel_stride as usize;
             let sum = |channel: usize, bias: i32| {
                 let values = taps.clone().map(|tap| match tap {
@@ -90,6 +93,11 @@ impl Operator for DepthwiseConv2d {
     fn macs(&self) -> u64 {
         let taps = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w);
         u64::from(self.window.pixels()) * u64::from(self.channels) * taps
+    }
+
+    fn division(&self) -> Option<Division> {
+        let rows = Division::rows(self.window.out_w.saturating_mul(self.channels), 0);
+        Some(Division { work: TAP_WORK * self.macs() / u64::from(self.window.out_h).max(1), ..rows })
     }
 
     fn pieces(&self) -> u32 {

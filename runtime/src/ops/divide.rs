@@ -1,7 +1,7 @@
 //! The pieces of one operator on several threads: halved until the kernels have enough parts, each with its share of the
 //! output and a scratch area of its own. What a piece computes does not depend on the others, so neither do the bytes.
 
-use super::{Memory, Operator, RunFault};
+use super::{Division, Memory, Operator, RunFault};
 use crate::kernels::{Kernels, with_scratch};
 use core::ops::Range;
 
@@ -13,26 +13,27 @@ pub(super) fn run<B: Kernels, O: Operator>(
 ) -> Result<(), RunFault> {
     let Some(division) = op.division() else { return op.run::<B>(memory, pieces) };
     let parts = B::parts(division.work.saturating_mul(pieces.len() as u64));
-    let row_bytes = division.out_row as usize * memory.output.dtype.bytes();
-    run_parts::<B, O>(op, parts, row_bytes, memory, pieces)
+    run_parts::<B, O>(op, division, parts, memory, pieces)
 }
 
 /// Runs `pieces` in `parts` parts.
 fn run_parts<B: Kernels, O: Operator>(
     op: &O,
+    division: Division,
     parts: usize,
-    row_bytes: usize,
     memory: &mut Memory<'_>,
     pieces: Range<u32>,
 ) -> Result<(), RunFault> {
     let (first_parts, scratch) = (parts / 2, memory.scratch.len());
     let Some(middle) = middle(&pieces, first_parts, parts) else { return op.run::<B>(memory, pieces) };
-    let (mut low, high) = memory.halves(row_bytes, middle as usize).ok_or(RunFault::Memory)?;
-    let first = || run_parts::<B, O>(op, first_parts, row_bytes, &mut low, pieces.start..middle);
+    let row = division.rows_before(middle) as usize;
+    let rows = row.saturating_sub(memory.output.first_held(row));
+    let (mut low, high) = memory.halves(rows * division.out_row as usize).ok_or(RunFault::Memory)?;
+    let first = || run_parts::<B, O>(op, division, first_parts, &mut low, pieces.start..middle);
     let second = || {
         with_scratch(scratch, |scratch| {
             let mut memory = Memory { scratch, ..high };
-            run_parts::<B, O>(op, parts - first_parts, row_bytes, &mut memory, middle..pieces.end)
+            run_parts::<B, O>(op, division, parts - first_parts, &mut memory, middle..pieces.end)
         })
     };
     let (first, second) = B::join(first, second);
@@ -55,6 +56,13 @@ fn middle(pieces: &Range<u32>, first: usize, parts: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_piece_of_a_group_may_have_fewer_rows() {
+        let groups = Division { group_rows: 7, group: 2, rows: 5, ..Division::rows(1, 1) };
+        assert_eq!([0, 1, 2, 3, 4].map(|piece| groups.rows_before(piece)), [0, 5, 7, 12, 14]);
+        assert_eq!(Division::rows(1, 1).rows_before(9), 9);
+    }
 
     #[test]
     fn parts_are_even_and_not_empty() {

@@ -1,6 +1,6 @@
 //! Dyadic requantization of the published I-ViT models, see [`crate::arith::ivit`].
 
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, signed_bits, wide};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, signed_bits, wide};
 use crate::arith::ivit::{mul_half_even, mul_half_even_wide};
 use crate::arith::requant::sat_i32;
 use crate::format::{Blob, op_params};
@@ -93,6 +93,9 @@ impl DyadicRequant {
     }
 }
 
+/// Work of an element, see [`Division`].
+const REQUANT_WORK: u64 = 800;
+
 impl Operator for DyadicRequant {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0, OpFault::Range)?;
@@ -137,10 +140,14 @@ impl Operator for DyadicRequant {
                     // Each branch is below 2^62 in magnitude.
                     *x = sat_i32(Ratio::of(ratio).apply(*x) + own.apply(identity));
                 }
-                wide::store(memory.output.dtype, memory.out, start, x);
+                wide::store_out(memory, start, x);
             }
         }
         Ok(())
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division::rows(self.n, REQUANT_WORK * u64::from(self.n)))
     }
 
     fn in_place(&self) -> Option<usize> {

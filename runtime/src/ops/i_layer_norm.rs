@@ -1,7 +1,7 @@
 //! I-LayerNorm of the published I-ViT models, see [`crate::arith::ivit`].
 
 use super::dyadic_requant::Ratio;
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, signed_bits, wide};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, signed_bits, wide};
 use crate::arith::ivit::{ILayerNormRow, MAX_WIDE};
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
@@ -34,6 +34,9 @@ op_params! {
 const MAX_WIDTH: u32 = 1 << 16;
 /// The square root is never below the distance, so that the normalized value is at most half of 2^31.
 const MAX_NORMALIZED: i64 = 1 << 30;
+
+/// Work of an element, see [`Division`].
+const NORM_WORK: u64 = 3300;
 
 impl Operator for ILayerNorm {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -79,6 +82,10 @@ impl Operator for ILayerNorm {
             })?;
         }
         Ok(())
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division::rows(self.n, NORM_WORK * u64::from(self.n)))
     }
 
     fn pieces(&self) -> u32 {

@@ -65,11 +65,11 @@ impl Operator for LayerNorm {
         let size = input.bytes();
         let narrow = memory.output.dtype == Dtype::I8;
         let rows = rows.start as usize..rows.end as usize;
-        let held = rows.start - memory.first_row(rows.start);
+        let held = rows.start - memory.output.first_held(rows.start);
         let outside =
             if memory.inputs.is_in_place(0) { None } else { Some(memory.inputs.rows(0, rows.clone(), n * size)?) };
         for row in 0..rows.len() {
-            let range = (held + row) * n..(held + row + 1) * n;
+            let range = memory.index((held + row) * n)..memory.index((held + row + 1) * n);
             let row: &[u8] = if let Some(outside) = outside {
                 outside.get(row * n * size..(row + 1) * n * size).ok_or(RunFault::Memory)?
             } else {
@@ -103,7 +103,7 @@ impl Operator for LayerNorm {
     }
 
     fn division(&self) -> Option<Division> {
-        Some(Division { out_row: self.n, work: NORM_WORK * u64::from(self.n) })
+        Some(Division::rows(self.n, NORM_WORK * u64::from(self.n)))
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -211,7 +211,7 @@ impl Operator for Linear {
     }
 
     fn division(&self) -> Option<Division> {
-        Some(Division { out_row: self.n, work: u64::from(self.n) * u64::from(self.k) })
+        Some(Division::rows(self.n, u64::from(self.n) * u64::from(self.k)))
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -1,7 +1,7 @@
 //! Product of two activations: `y = requantize(a b)` for every matrix of a batch.
 
 use super::memory::{cast, cast_mut};
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::requant::{requantize_i8, requantize_i16};
 use crate::format::op_params;
 use crate::kernels::{DotJob, Kernels, ROW_BLOCK, linear_scratch_bytes};
@@ -100,6 +100,9 @@ impl MatMul {
     }
 }
 
+/// Work of a product, see [`Division`].
+const PRODUCT_WORK: u64 = 10;
+
 impl Operator for MatMul {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let dims = self.batch.iter().chain([&self.m, &self.n, &self.k]);
@@ -129,6 +132,7 @@ impl Operator for MatMul {
         let a_type = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
         let (n, padded) = (self.n as usize, self.padded_k());
         let blocks = self.blocks().max(1);
+        let (skipped, first_piece) = (memory.skipped(), pieces.start);
         for piece in pieces {
             let (matrix, block) = (piece / blocks, piece % blocks);
             let first = block as usize * ROW_BLOCK;
@@ -140,8 +144,9 @@ impl Operator for MatMul {
             let (acc, scratch) = rest.split_at_mut_checked(self.acc_bytes()).ok_or(RunFault::Memory)?;
             let columns: &mut [i8] = cast_mut(columns)?;
             let acc: &mut [i32] = cast_mut(acc)?;
-            // The transposed matrix stays in the scratch for the other row blocks.
-            if !self.b_transposed && block == 0 {
+            // The transposed matrix stays in the scratch for the other row blocks; another thread has a scratch of its own.
+            let is_new = block == 0 || skipped > 0 && piece == first_piece;
+            if !self.b_transposed && is_new {
                 B::transpose(b, self.b_row as usize, self.k as usize, n, columns, padded);
             }
             let (y, y_stride) = if self.b_transposed { (b, self.b_row as usize) } else { (&*columns, padded) };
@@ -152,7 +157,7 @@ impl Operator for MatMul {
             } else {
                 B::dot_i8(&job, cast(a)?, y, acc, scratch);
             }
-            let start = (matrix as usize * self.m as usize + first) * n;
+            let start = ((matrix as usize * self.m as usize + first) * n).saturating_sub(skipped);
             self.write(acc.get(..rows * n).ok_or(RunFault::Memory)?, start, memory.output.dtype, memory.out)?;
         }
         Ok(())
@@ -164,6 +169,12 @@ impl Operator for MatMul {
 
     fn scratch_bytes(&self) -> u32 {
         (self.column_bytes() + self.acc_bytes() + linear_scratch_bytes(self.k as usize)) as u32
+    }
+
+    fn division(&self) -> Option<Division> {
+        let rows = ROW_BLOCK as u32;
+        let work = PRODUCT_WORK * u64::from(rows) * u64::from(self.n) * u64::from(self.k);
+        Some(Division { out_row: self.n, group_rows: self.m, group: self.blocks(), rows, work })
     }
 
     fn pieces(&self) -> u32 {

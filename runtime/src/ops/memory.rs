@@ -14,7 +14,7 @@ pub struct Memory<'a> {
     pub out: &'a mut [u8],
     /// The scratch area.
     pub scratch: &'a mut [u8],
-    /// Rows of the output in memory that lie before `out`: those of other threads.
+    /// Elements of the output in memory that lie before `out`: those of other threads.
     #[cfg(feature = "std")]
     pub(super) skipped: usize,
 }
@@ -64,32 +64,34 @@ impl<'a> Memory<'a> {
         })
     }
 
-    /// Rows of the output in memory that lie before `out`.
+    /// Elements of the output in memory that lie before `out`.
     #[cfg(feature = "std")]
     pub fn skipped(&self) -> usize {
         self.skipped
     }
 
-    /// Rows of the output in memory that lie before `out`: none where there is one thread.
+    /// Elements of the output in memory that lie before `out`: none where there is one thread.
     #[cfg(not(feature = "std"))]
+    #[inline(always)]
     pub const fn skipped(&self) -> usize {
         0
     }
 
-    /// The row that lies at the start of `out` while row `row` is in memory.
-    pub fn first_row(&self, row: usize) -> usize {
-        self.output.first_held(row) + self.skipped()
+    /// Where an element of the output in memory is in `out`.
+    #[inline(always)]
+    pub fn index(&self, element: usize) -> usize {
+        element.saturating_sub(self.skipped())
     }
 
-    /// Memory for rows of `row_bytes` bytes up to `middle`, and for those from there on; the latter has no scratch. Both
-    /// are in memory. `None` when they are not.
+    /// Memory for what writes the elements of the output in memory before `middle`, and for what writes those from there
+    /// on; the latter has no scratch. `None` when it is not in `out`.
     #[cfg(feature = "std")]
-    pub(super) fn halves(&mut self, row_bytes: usize, middle: usize) -> Option<(Memory<'_>, Memory<'_>)> {
-        let rows = middle.checked_sub(self.first_row(middle))?;
-        let (low, high) = self.out.split_at_mut_checked(rows.checked_mul(row_bytes)?)?;
+    pub(super) fn halves(&mut self, middle: usize) -> Option<(Memory<'_>, Memory<'_>)> {
         let Self { inputs, output, skipped, .. } = *self;
+        let bytes = middle.checked_sub(skipped)?.checked_mul(output.dtype.bytes())?;
+        let (low, high) = self.out.split_at_mut_checked(bytes)?;
         let low = Memory { inputs, output, out: low, scratch: &mut *self.scratch, skipped };
-        Some((low, Memory { inputs, output, out: high, scratch: &mut [], skipped: skipped + rows }))
+        Some((low, Memory { inputs, output, out: high, scratch: &mut [], skipped: middle }))
     }
 
     /// The output as elements of `T`, and the scratch bytes.
@@ -109,7 +111,8 @@ impl<'a> Memory<'a> {
         rows: Range<usize>,
         width: usize,
     ) -> Result<(&mut [T], &mut [u8]), RunFault> {
-        let part = part(self.first_row(rows.start), rows, width);
+        let part = part(self.output.first_held(rows.start), rows, width);
+        let part = self.index(part.start)..self.index(part.end);
         let (out, scratch) = self.out()?;
         Ok((out.get_mut(part).ok_or(RunFault::Memory)?, scratch))
     }

@@ -232,13 +232,33 @@ pub trait Operator: Word + Sync {
     }
 }
 
-/// What a piece of work is to other threads: piece `i` writes the elements from `i * out_row` on, and nothing else.
+/// How pieces of work are divided among threads: they write rows of the output one after the other, and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Division {
-    /// Elements that each piece writes.
+    /// Elements of a row.
     pub out_row: u32,
+    /// Rows of `group` pieces, of which each but the last writes `rows`.
+    pub group_rows: u32,
+    /// Pieces of a group.
+    pub group: u32,
+    /// Rows that a piece writes.
+    pub rows: u32,
     /// Work of a piece, in multiplications: the time it takes beside that of a dense layer.
     pub work: u64,
+}
+
+impl Division {
+    /// A row for each piece.
+    pub const fn rows(out_row: u32, work: u64) -> Self {
+        Self { out_row, group_rows: 1, group: 1, rows: 1, work }
+    }
+
+    /// Rows that the pieces before `piece` write.
+    pub fn rows_before(&self, piece: u32) -> u64 {
+        let (groups, rest) = (piece.checked_div(self.group).unwrap_or(0), piece.checked_rem(self.group).unwrap_or(0));
+        let rest = u64::from(rest) * u64::from(self.rows);
+        u64::from(groups) * u64::from(self.group_rows) + rest.min(self.group_rows.into())
+    }
 }
 
 /// What the rows of an operator read and write.

@@ -1,7 +1,7 @@
 //! Max and average pooling.
 
 use super::conv2d::Window;
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::requant::requantize_i8;
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
@@ -28,6 +28,9 @@ op_params! {
     }
 }
 
+/// Work of a tap of one channel, see [`Division`].
+const TAP_WORK: u64 = 300;
+
 impl Operator for Pool2d {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], 1)?;
@@ -50,11 +53,10 @@ impl Operator for Pool2d {
         let x = memory.inputs.get::<i8>(0)?;
         let multipliers = memory.inputs.blob::<i32>(self.multipliers)?;
         let channels = (self.channels as usize).max(1);
-        let (out, _) = memory.out::<i8>()?;
         for pixel in pieces.start * self.window.out_w..pieces.end * self.window.out_w {
             let taps = self.window.taps(pixel);
-            let start = pixel as usize * channels;
-            let out = out.get_mut(start..start + channels).ok_or(RunFault::Memory)?;
+            let start = memory.index(pixel as usize * channels);
+            let out = memory.out::<i8>()?.0.get_mut(start..start + channels).ok_or(RunFault::Memory)?;
             for (channel, out) in out.iter_mut().enumerate() {
                 let at = channel * self.window.channel_stride as usize;
                 let inside = taps.clone().flatten().map(|tap| x.get(tap + at).copied().unwrap_or(0));
@@ -69,6 +71,12 @@ impl Operator for Pool2d {
             }
         }
         Ok(())
+    }
+
+    fn division(&self) -> Option<Division> {
+        let row = self.window.out_w.saturating_mul(self.channels);
+        let taps = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w);
+        Some(Division::rows(row, TAP_WORK * u64::from(row) * taps))
     }
 
     fn pieces(&self) -> u32 {

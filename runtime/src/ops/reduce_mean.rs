@@ -1,6 +1,6 @@
 //! Mean along one run of dimensions.
 
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -29,6 +29,9 @@ op_params! {
 
 /// Columns summed at a time.
 const CHUNK: usize = 16;
+
+/// Work of adding an element, see [`Division`].
+const SUM_WORK: u64 = 50;
 
 impl Operator for ReduceMean {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -63,10 +66,14 @@ impl Operator for ReduceMean {
                 for s in sums.iter_mut() {
                     *s = mulhi_round(*s << self.acc_shift, self.multiplier).wrapping_add(self.zero_point);
                 }
-                wide::store(memory.output.dtype, memory.out, outer * inner + start, sums);
+                wide::store_out(memory, outer * inner + start, sums);
             }
         }
         Ok(())
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division::rows(self.inner, SUM_WORK * u64::from(self.r) * u64::from(self.inner)))
     }
 
     fn pieces(&self) -> u32 {

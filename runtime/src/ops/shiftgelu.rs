@@ -1,6 +1,6 @@
 //! ShiftGELU of the published I-ViT models, see [`crate::arith::ivit`].
 
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
 use crate::arith::ivit::{SIGMOID_BITS, ShiftExp, ShiftGeluRow, normalized_bits};
 use crate::arith::requant::sat_i32;
 use crate::format::op_params;
@@ -26,6 +26,9 @@ op_params! {
         halvings: u32,
     }
 }
+
+/// Work of an element, see [`Division`].
+const GELU_WORK: u64 = 1900;
 
 impl Operator for ShiftGelu {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -56,6 +59,10 @@ impl Operator for ShiftGelu {
             wide::rowwise(memory, 0, start..start + n, |x| sat_i32(statistics.gelu(x)))?;
         }
         Ok(())
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division::rows(self.n, GELU_WORK * u64::from(self.n)))
     }
 
     fn pieces(&self) -> u32 {

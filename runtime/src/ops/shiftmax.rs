@@ -1,6 +1,6 @@
 //! Shiftmax, the softmax of the published I-ViT models, see [`crate::arith::ivit`].
 
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
 use crate::arith::ivit::{ShiftExp, ShiftmaxRow, normalized_bits};
 use crate::arith::requant::sat_i32;
 use crate::format::op_params;
@@ -25,6 +25,9 @@ op_params! {
         halvings: u32,
     }
 }
+
+/// Work of an element, see [`Division`].
+const SHIFTMAX_WORK: u64 = 2800;
 
 impl Operator for Shiftmax {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -56,6 +59,10 @@ impl Operator for Shiftmax {
             wide::rowwise(memory, 0, start..start + n, |x| sat_i32(statistics.probability(x).min(top)))?;
         }
         Ok(())
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division::rows(self.n, SHIFTMAX_WORK * u64::from(self.n)))
     }
 
     fn pieces(&self) -> u32 {

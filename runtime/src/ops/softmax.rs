@@ -1,7 +1,7 @@
 //! Softmax over the last dimension, where it is not part of an attention.
 
 use super::memory::cast_mut;
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
 use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::format::op_params;
@@ -38,6 +38,9 @@ impl Softmax {
 /// 1.0 as the ratio of a row scale.
 const ONE: (u32, u32) = (1 << 14, 14);
 
+/// Work of an element, see [`Division`].
+const SOFTMAX_WORK: u64 = 300;
+
 impl Operator for Softmax {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
         let len = u64::from(self.rows) * u64::from(self.n);
@@ -59,6 +62,7 @@ impl Operator for Softmax {
         let x = memory.inputs.bytes(0)?;
         for row in pieces {
             let start = row as usize * n;
+            let out_start = memory.index(start);
             let (scores, exps) = memory.scratch.split_at_mut_checked(self.score_bytes()).ok_or(RunFault::Memory)?;
             let scores = cast_mut::<i32>(scores)?.get_mut(..n).ok_or(RunFault::Memory)?;
             let exps = cast_mut::<u16>(exps)?.get_mut(..n).ok_or(RunFault::Memory)?;
@@ -67,10 +71,10 @@ impl Operator for Softmax {
             let sum = B::exp_row(scores, ExpRow::U16(exps));
             let scale = RowScale::new(sum, ONE.0, ONE.1);
             if memory.output.dtype == Dtype::I8 {
-                let out = cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+                let out = cast_mut::<i8>(memory.out)?.get_mut(out_start..).ok_or(RunFault::Memory)?;
                 out.iter_mut().zip(exps).for_each(|(out, e)| *out = sat_i8(scale.apply(i32::from(*e) << 7)));
             } else {
-                let out = cast_mut::<i16>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+                let out = cast_mut::<i16>(memory.out)?.get_mut(out_start..).ok_or(RunFault::Memory)?;
                 out.iter_mut().zip(exps).for_each(|(out, e)| *out = sat_i16(scale.apply(i32::from(*e) << 15)));
             }
         }
@@ -79,6 +83,10 @@ impl Operator for Softmax {
 
     fn scratch_bytes(&self) -> u32 {
         (self.score_bytes() + self.exp_bytes()) as u32
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division::rows(self.n, SOFTMAX_WORK * u64::from(self.n)))
     }
 
     fn pieces(&self) -> u32 {

@@ -72,6 +72,12 @@ pub(super) fn store(dtype: Dtype, bytes: &mut [u8], start: usize, from: &[i32]) 
     }
 }
 
+/// Stores `from` at element `start` of the output.
+pub(super) fn store_out(memory: &mut Memory<'_>, start: usize, from: &[i32]) {
+    let start = memory.index(start);
+    store(memory.output.dtype, memory.out, start, from);
+}
+
 /// Loads from input `index`, or from the output where that input is in place.
 pub(super) fn load_input(
     memory: &Memory<'_>,
@@ -82,7 +88,7 @@ pub(super) fn load_input(
 ) -> Result<(), RunFault> {
     let dtype = memory.inputs.record(index).ok_or(RunFault::Memory)?.dtype;
     if memory.inputs.is_in_place(index) {
-        load(dtype, memory.out, start, stride, to);
+        load(dtype, memory.out, memory.index(start), stride, to);
     } else {
         load(dtype, memory.inputs.bytes(index)?, start, stride, to);
     }
@@ -107,12 +113,11 @@ pub(super) fn chunks(
     mut f: impl FnMut(&mut [i32]),
 ) -> Result<(), RunFault> {
     let mut buffer = [0i32; CHUNK];
-    let dtype = memory.output.dtype;
     for start in range.clone().step_by(CHUNK) {
         let values = buffer.get_mut(..(range.end - start).min(CHUNK)).unwrap_or(&mut []);
         load_input(memory, index, start, 1, values)?;
         f(values);
-        store(dtype, memory.out, start, values);
+        store_out(memory, start, values);
     }
     Ok(())
 }
@@ -127,7 +132,6 @@ pub(super) fn binary(
     let [.., width] = *dims;
     let [sa, sb] = views.map(|view| view.strides.last().copied().unwrap_or(0) as isize);
     let (mut a, mut b) = ([0i32; CHUNK], [0i32; CHUNK]);
-    let dtype = memory.output.dtype;
     let mut to = 0;
     for [mut x, mut y] in Walk::new(dims, views) {
         let mut left = width as usize;
@@ -137,7 +141,7 @@ pub(super) fn binary(
             load_input(memory, 0, x, sa, a)?;
             load_input(memory, 1, y, sb, b)?;
             a.iter_mut().zip(&*b).for_each(|(a, &b)| *a = f(*a, b));
-            store(dtype, memory.out, to, a);
+            store_out(memory, to, a);
             x = x.wrapping_add_signed(sa.wrapping_mul(count as isize));
             y = y.wrapping_add_signed(sb.wrapping_mul(count as isize));
             (to, left) = (to + count, left - count);
