@@ -69,15 +69,15 @@ pub const MPS3_AN547: Machine = Machine {
     counter_hz: 20_000_000,
 };
 
-/// BBC micro:bit: 256 KB flash, 16 KB RAM. The job lies in flash, behind the program.
+/// BBC micro:bit: 256 KB flash, 16 KB RAM. The job lies in the upper half of the flash, behind the program.
 pub const MICROBIT: Machine = Machine {
     name: "microbit",
     qemu: "microbit",
     core: "Cortex-M0",
     target: "thumbv6m-none-eabi",
     cpu: "cortex-m0",
-    job_address: 0x0001_e000,
-    job_bytes: 0x0002_2000,
+    job_address: 0x0002_0000,
+    job_bytes: 0x0002_0000,
     counter_hz: 16_000_000,
 };
 
