@@ -400,11 +400,12 @@ fn softmax_rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(
 }
 
 fn norm_rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    const ROWS: usize = 5;
     let mut numbers = Numbers::new(n as u64 + 2000);
     let mut arena = Arena(memory);
     let [gamma, beta] = [arena.take::<i32>(n, 0), arena.take::<i32>(n, 0)];
-    let x = arena.take::<i16>(n, 2);
-    let [expected, actual] = [arena.take::<i16>(n, 0), arena.take::<i16>(n, 0)];
+    let x = arena.take::<i16>(ROWS * n, 2);
+    let [expected, actual] = [arena.take::<i16>(ROWS * n, 0), arena.take::<i16>(ROWS * n, 0)];
     for (case, &(magnitude, eps, rms)) in
         [(32_767, 0, false), (32_767, 1 << 40, true), (3, 1, false), (900, 1 << 57, false), (0, 0, true)]
             .iter()
@@ -421,16 +422,23 @@ fn norm_rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), 
         for wide_input in [true, false] {
             expected.fill(0);
             actual.fill(0);
-            let bytes = bytemuck::cast_slice::<i16, i8>(x).get(..n).unwrap_or(&[]);
-            let row = || {
-                if wide_input { NormRow::I16(x) } else { NormRow::I8(bytes) }
-            };
-            fn target(narrow: bool, out: &mut [i16], n: usize) -> NormOut<'_> {
+            let bytes = bytemuck::cast_slice::<i16, i8>(x).get(..ROWS * n).unwrap_or(&[]);
+            let x = if wide_input { NormRow::I16(x) } else { NormRow::I8(bytes) };
+            fn target(narrow: bool, out: &mut [i16]) -> NormOut<'_> {
+                let n = out.len();
                 if narrow { NormOut::I8(&mut bytemuck::cast_slice_mut(out)[..n]) } else { NormOut::I16(out) }
             }
-            Portable::norm_row(&job, row(), target(narrow, expected, n));
-            B::norm_row(&job, row(), target(narrow, actual, n));
+            for row in 0..ROWS {
+                let (mut expected, mut actual) = (target(narrow, expected), target(narrow, actual));
+                let rows = (x.row(row, n), expected.row(row, n), actual.row(row, n));
+                let (Some(x), Some(expected), Some(actual)) = rows else { continue };
+                Portable::norm_row(&job, x, expected);
+                B::norm_row(&job, x, actual);
+            }
             compare("norm_row", n, expected, actual)?;
+            actual.fill(0);
+            B::norm_rows(&job, x, target(narrow, actual));
+            compare("norm_rows", n, expected, actual)?;
         }
     }
     Ok(())
@@ -484,11 +492,13 @@ pub struct AttentionCase {
     pub biases: [Option<[usize; 2]>; 2],
     /// 16-bit exponentials.
     pub wide_exp: bool,
+    /// Left shift of products of queries and keys.
+    pub acc_shift: u32,
 }
 
 impl AttentionCase {
     const fn new(size: [usize; 4], wide_exp: bool) -> Self {
-        Self { size, gaps: [0; 4], biases: [None; 2], wide_exp }
+        Self { size, gaps: [0; 4], biases: [None; 2], wide_exp, acc_shift: 3 }
     }
 }
 
@@ -501,6 +511,7 @@ pub const ATTENTION_CASES: &[AttentionCase] = &[
     AttentionCase { gaps: [32; 4], biases: [Some([0, 1]), Some([1, 0])], ..AttentionCase::new([5, 33, 16, 16], true) },
     AttentionCase { biases: [Some([3, 3]), Some([40, 2])], ..AttentionCase::new([9, 20, 7, 33], false) },
     AttentionCase::new([13, 49, 32, 32], true),
+    AttentionCase { acc_shift: 0, ..AttentionCase::new([20, 49, 32, 33], false) },
     AttentionCase { gaps: [1; 4], ..AttentionCase::new([14, 50, 65, 20], false) },
 ];
 
@@ -517,7 +528,7 @@ pub fn attention<B: Kernels>(
     fill: Fill,
     memory: &mut [u8],
 ) -> Result<(), Difference> {
-    let AttentionCase { size: [rows, n_k, head_dim, v_dim], gaps, biases, wide_exp } = *case;
+    let AttentionCase { size: [rows, n_k, head_dim, v_dim], gaps, biases, wide_exp, acc_shift } = *case;
     let mut numbers = Numbers::new(index as u64 + 3000);
     let mut arena = Arena(memory);
     let [q_stride, k_stride, v_stride, out_stride] =
@@ -534,7 +545,8 @@ pub fn attention<B: Kernels>(
         Some(ScoreBias { values, row, column })
     });
     // Scores within some twenty octaves.
-    let scale = ScoreScale { acc_shift: 3, multiplier: (1 << 29) / (16 * head_dim as i32) };
+    let multiplier = (1i64 << (32 - acc_shift)) / (16 * head_dim as i64);
+    let scale = ScoreScale { acc_shift, multiplier: multiplier.min(i64::from(i32::MAX)) as i32 };
     let (ratio_m, ratio_shift, zero_point) = (30_000, 14, -3);
     let shape = [rows, n_k, head_dim, v_dim];
     let strides = [q_stride, k_stride, v_stride, out_stride];
@@ -643,13 +655,17 @@ pub const LARGE_LINEAR_CASES: &[LinearCase] = &[
     LinearCase::new([197, 192, 100], 8, Output::Lut),
     LinearCase { gaps: [3, 5], skew: 1, ..LinearCase::new([31, 770, 72], 8, Output::Residual(4)) },
     LinearCase::new([20, 2100, 40], 8, Output::I16),
+    LinearCase { acc_shift: 5, gaps: [0, 3], ..LinearCase::new([20, 64, 68], 8, Output::I8) },
+    LinearCase { acc_shift: 1, ..LinearCase::new([26, 30, 96], 8, Output::I16) },
+    LinearCase { acc_shift: 2, ..LinearCase::new([25, 41, 64], 8, Output::Residual(3)) },
     LinearCase::new([40, 515, 33], 4, Output::Lut),
     LinearCase { fill: Fill::Least, ..LinearCase::new([33, 1040, 36], 8, Output::I16) },
 ];
 
 /// Larger heads, the last ones beyond what a kernel keeps on its stack.
 pub const LARGE_ATTENTION_CASES: &[AttentionCase] = &[
-    AttentionCase { gaps: [512, 512, 512, 128], ..AttentionCase::new([197, 197, 64, 64], false) },
+    AttentionCase { gaps: [512, 512, 512, 128], acc_shift: 0, ..AttentionCase::new([197, 197, 64, 64], false) },
+    AttentionCase { acc_shift: 0, ..AttentionCase::new([32, 130, 40, 96], true) },
     AttentionCase { gaps: [512, 512, 512, 128], ..AttentionCase::new([31, 197, 64, 64], true) },
     AttentionCase::new([11, 501, 64, 48], false),
     AttentionCase::new([7, 1030, 16, 16], false),

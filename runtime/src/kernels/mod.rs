@@ -223,7 +223,7 @@ pub struct NormJob<'a> {
     pub beta: &'a [i32],
 }
 
-/// A row of a normalization's input.
+/// A row of a normalization's input, or several one after the other.
 #[derive(Clone, Copy)]
 pub enum NormRow<'a> {
     /// 8-bit input.
@@ -232,12 +232,36 @@ pub enum NormRow<'a> {
     I16(&'a [i16]),
 }
 
-/// A row of a normalization's output.
+/// A row of a normalization's output, or several one after the other.
 pub enum NormOut<'a> {
     /// 8 fractional bits in `gamma` and `beta`.
     I8(&'a mut [i8]),
     /// 4 fractional bits in `gamma` and `beta`.
     I16(&'a mut [i16]),
+}
+
+impl<'a> NormRow<'a> {
+    /// Row `row` of rows of `n` elements, if there is one.
+    #[inline]
+    pub fn row(self, row: usize, n: usize) -> Option<Self> {
+        let first = row.checked_mul(n)?;
+        Some(match self {
+            Self::I8(x) => Self::I8(x.get(first..)?.get(..n)?),
+            Self::I16(x) => Self::I16(x.get(first..)?.get(..n)?),
+        })
+    }
+}
+
+impl NormOut<'_> {
+    /// Row `row` of rows of `n` elements, if there is one.
+    #[inline]
+    pub fn row(&mut self, row: usize, n: usize) -> Option<NormOut<'_>> {
+        let first = row.checked_mul(n)?;
+        Some(match self {
+            Self::I8(out) => NormOut::I8(out.get_mut(first..)?.get_mut(..n)?),
+            Self::I16(out) => NormOut::I16(out.get_mut(first..)?.get_mut(..n)?),
+        })
+    }
 }
 
 /// The inner loops. All methods are total: rows and slices that do not fit together shorten the work, down to nothing,
@@ -310,6 +334,10 @@ pub trait Kernels: 'static {
     /// Whether [`transpose`](Self::transpose) is fast for few rows, so that windows of planar images are gathered by it.
     const INTERLEAVES: bool = false;
 
+    /// Windows of an image that are gathered for one dense layer; more than [`ROW_BLOCK`] on hosts, which have memory of
+    /// their own for them.
+    const GATHERED_ROWS: usize = ROW_BLOCK;
+
     /// Whether [`attention`](Self::attention) may take a job.
     const ATTENDS: bool = false;
 
@@ -335,6 +363,15 @@ pub trait Kernels: 'static {
     /// LayerNorm or RMSNorm of one row.
     fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
         portable::norm_row(job, x, out);
+    }
+
+    /// [`norm_row`](Self::norm_row) of every row; rows have the length of gamma.
+    fn norm_rows(job: &NormJob<'_>, x: NormRow<'_>, mut out: NormOut<'_>) {
+        let (n, mut row) = (job.gamma.len().max(1), 0);
+        while let (Some(x), Some(out)) = (x.row(row, n), out.row(row, n)) {
+            Self::norm_row(job, x, out);
+            row += 1;
+        }
     }
 
     /// `out = table[x + 128]` in place.

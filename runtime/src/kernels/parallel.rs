@@ -64,6 +64,7 @@ pub(crate) fn with_scratch<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -
 impl<B: Kernels, const LEAST: u64> Kernels for Parallel<B, LEAST> {
     const NAME: &'static str = B::NAME;
     const INTERLEAVES: bool = B::INTERLEAVES;
+    const GATHERED_ROWS: usize = B::GATHERED_ROWS;
     const ATTENDS: bool = B::ATTENDS;
 
     fn parts(work: u64) -> usize {
@@ -121,6 +122,10 @@ impl<B: Kernels, const LEAST: u64> Kernels for Parallel<B, LEAST> {
 
     fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
         B::norm_row(job, x, out);
+    }
+
+    fn norm_rows(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
+        B::norm_rows(job, x, out);
     }
 
     fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {

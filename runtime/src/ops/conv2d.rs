@@ -152,8 +152,14 @@ impl Conv2d {
         }
     }
 
-    fn gathered_bytes(&self) -> usize {
-        (kernels::ROW_BLOCK * self.k().next_multiple_of(kernels::GROUP)).next_multiple_of(16)
+    /// Bytes of `count` windows.
+    fn gathered_bytes(&self, count: usize) -> usize {
+        (count * self.k().next_multiple_of(kernels::GROUP)).next_multiple_of(16)
+    }
+
+    /// Scratch for `count` windows at a time.
+    fn scratch_for(&self, count: usize) -> usize {
+        self.gathered_bytes(count) + kernels::dense_scratch_bytes(self.k(), self.dense.weight_bits)
     }
 
     /// Gathers the window of `pixel` for the channels from `first` into `out`.
@@ -211,11 +217,29 @@ impl Conv2d {
 }
 
 impl Conv2d {
+    /// Runs `pixels`, `at_once` windows at a time.
+    fn blocks<B: Kernels>(&self, memory: &mut Memory<'_>, pixels: Range<u32>, at_once: usize) -> Result<(), RunFault> {
+        for first in pixels.clone().step_by(at_once) {
+            let pixels = first..(first + at_once as u32).min(pixels.end);
+            for group in 0..self.groups {
+                self.gather_all::<B>(memory, pixels.clone(), at_once, group)?;
+                self.dense::<B>(memory, pixels.clone(), at_once, group)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gathers the windows of `pixels` for one group, one after the other, into the scratch.
     #[inline(never)]
-    fn gather_all<B: Kernels>(&self, memory: &mut Memory<'_>, pixels: Range<u32>, group: u32) -> Result<(), RunFault> {
+    fn gather_all<B: Kernels>(
+        &self,
+        memory: &mut Memory<'_>,
+        pixels: Range<u32>,
+        at_once: usize,
+        group: u32,
+    ) -> Result<(), RunFault> {
         let x = memory.inputs.get::<i8>(0)?;
-        let (gathered, _) = split_scratch(memory.scratch, self.gathered_bytes())?;
+        let (gathered, _) = split_scratch(memory.scratch, self.gathered_bytes(at_once))?;
         let first = group as usize * self.channels as usize;
         for (pixel, out) in pixels.zip(stepwise(gathered.chunks_exact_mut(self.k().max(1)))) {
             self.gather::<B>(x, pixel, first, out);
@@ -225,14 +249,20 @@ impl Conv2d {
 
     /// The dense layer of one group over gathered windows.
     #[inline(never)]
-    fn dense<B: Kernels>(&self, memory: &mut Memory<'_>, pixels: Range<u32>, group: u32) -> Result<(), RunFault> {
+    fn dense<B: Kernels>(
+        &self,
+        memory: &mut Memory<'_>,
+        pixels: Range<u32>,
+        at_once: usize,
+        group: u32,
+    ) -> Result<(), RunFault> {
         let (k, n, group_n) = (self.k(), self.n as usize, self.group_n() as usize);
         let size = JobSize { rows: pixels.len(), k, n: group_n, x_stride: k, out_stride: n };
         let job = self.group(group).job(&memory.inputs, size)?;
         let lut = self.dense.table(&memory.inputs)?;
         let held = memory.output.first_held(pixels.start as usize);
         let start = memory.index((pixels.start as usize - held) * n + group as usize * group_n);
-        let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes())?;
+        let (gathered, scratch) = split_scratch(memory.scratch, self.gathered_bytes(at_once))?;
         let out = match memory.output.dtype {
             Dtype::I8 => {
                 LinearOut::I8 { out: cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?, lut }
@@ -271,14 +301,15 @@ impl Operator for Conv2d {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pixels: Range<u32>) -> Result<(), RunFault> {
-        for first in pixels.clone().step_by(kernels::ROW_BLOCK) {
-            let pixels = first..(first + kernels::ROW_BLOCK as u32).min(pixels.end);
-            for group in 0..self.groups {
-                self.gather_all::<B>(memory, pixels.clone(), group)?;
-                self.dense::<B>(memory, pixels.clone(), group)?;
-            }
+        #[cfg(feature = "std")]
+        if B::GATHERED_ROWS > kernels::ROW_BLOCK {
+            let Memory { inputs, output, out, skipped, .. } = memory;
+            return kernels::with_scratch(self.scratch_for(B::GATHERED_ROWS), |scratch| {
+                let mut memory = Memory { inputs: *inputs, output: *output, out, scratch, skipped: *skipped };
+                self.blocks::<B>(&mut memory, pixels, B::GATHERED_ROWS)
+            });
         }
-        Ok(())
+        self.blocks::<B>(memory, pixels, kernels::ROW_BLOCK)
     }
 
     fn macs(&self) -> u64 {
@@ -286,7 +317,7 @@ impl Operator for Conv2d {
     }
 
     fn scratch_bytes(&self) -> u32 {
-        (self.gathered_bytes() + kernels::dense_scratch_bytes(self.k(), self.dense.weight_bits)) as u32
+        self.scratch_for(kernels::ROW_BLOCK) as u32
     }
 
     fn pieces(&self) -> u32 {

@@ -66,26 +66,19 @@ impl Operator for LayerNorm {
         let narrow = memory.output.dtype == Dtype::I8;
         let rows = rows.start as usize..rows.end as usize;
         let held = rows.start - memory.output.first_held(rows.start);
-        let outside =
-            if memory.inputs.is_in_place(0) { None } else { Some(memory.inputs.rows(0, rows.clone(), n * size)?) };
+        if !memory.inputs.is_in_place(0) {
+            let all = memory.index(held * n)..memory.index((held + rows.len()) * n);
+            let rows = norm_row(input, memory.inputs.rows(0, rows, n * size)?)?;
+            B::norm_rows(&job, rows, norm_out(narrow, memory.out, all)?);
+            return Ok(());
+        }
         for row in 0..rows.len() {
-            let range = memory.index((held + row) * n)..memory.index((held + row + 1) * n);
-            let row: &[u8] = if let Some(outside) = outside {
-                outside.get(row * n * size..(row + 1) * n * size).ok_or(RunFault::Memory)?
-            } else {
-                // The row is overwritten while it is read: work from a copy.
-                let row = memory.out.get(range.start * size..range.end * size).ok_or(RunFault::Memory)?;
-                let copy = memory.scratch.get_mut(..n * size).ok_or(RunFault::Memory)?;
-                copy.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
-                copy
-            };
-            let x = if input == Dtype::I8 { NormRow::I8(cast(row)?) } else { NormRow::I16(cast(row)?) };
-            let out = if narrow {
-                NormOut::I8(cast_mut(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?)
-            } else {
-                NormOut::I16(cast_mut(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?)
-            };
-            B::norm_row(&job, x, out);
+            let first = memory.index((held + row) * n);
+            // The row is overwritten while it is read: work from a copy.
+            let row = memory.out.get(first * size..(first + n) * size).ok_or(RunFault::Memory)?;
+            let copy = memory.scratch.get_mut(..n * size).ok_or(RunFault::Memory)?;
+            copy.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
+            B::norm_row(&job, norm_row(input, copy)?, norm_out(narrow, memory.out, first..first + n)?);
         }
         Ok(())
     }
@@ -109,6 +102,19 @@ impl Operator for LayerNorm {
     fn row_access(&self) -> Option<RowAccess> {
         Some(RowAccess::rows(RowRead::first(self.n), self.n))
     }
+}
+
+fn norm_row(dtype: Dtype, bytes: &[u8]) -> Result<NormRow<'_>, RunFault> {
+    Ok(if dtype == Dtype::I8 { NormRow::I8(cast(bytes)?) } else { NormRow::I16(cast(bytes)?) })
+}
+
+/// Elements `range` of an output of 8 bits (`narrow`) or 16.
+fn norm_out(narrow: bool, out: &mut [u8], range: Range<usize>) -> Result<NormOut<'_>, RunFault> {
+    Ok(if narrow {
+        NormOut::I8(cast_mut(out)?.get_mut(range).ok_or(RunFault::Memory)?)
+    } else {
+        NormOut::I16(cast_mut(out)?.get_mut(range).ok_or(RunFault::Memory)?)
+    })
 }
 
 #[cfg(test)]

@@ -59,6 +59,9 @@ mod compiled_for_avx2 {
     }
 }
 
+/// Windows that are gathered at a time: enough for the tiles of many rows, and whole tiles of six.
+const GATHERED_ROWS: usize = 48;
+
 /// AVX-512 with VNNI (Ice Lake, Zen 4 and later). Portable where the processor lacks them.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512;
@@ -107,6 +110,7 @@ macro_rules! available {
 impl Kernels for Avx512 {
     const NAME: &'static str = "avx512";
     const INTERLEAVES: bool = true;
+    const GATHERED_ROWS: usize = GATHERED_ROWS;
     const ATTENDS: bool = true;
 
     fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
@@ -164,6 +168,10 @@ impl Kernels for Avx512 {
 
     fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
         available!(Avx512, avx512::rows::norm_row(job, x, out), portable::norm_row(job, x, out))
+    }
+
+    fn norm_rows(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
+        available!(Avx512, avx512::rows::norm_rows(job, x, out), Portable::norm_rows(job, x, out))
     }
 
     fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
@@ -283,6 +291,7 @@ macro_rules! best {
 impl Kernels for Native {
     const NAME: &'static str = "native";
     const INTERLEAVES: bool = true;
+    const GATHERED_ROWS: usize = GATHERED_ROWS;
     const ATTENDS: bool = true;
 
     fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
@@ -327,6 +336,10 @@ impl Kernels for Native {
 
     fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
         best!(norm_row(job, x, out))
+    }
+
+    fn norm_rows(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
+        best!(norm_rows(job, x, out))
     }
 
     fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {

@@ -1,15 +1,16 @@
 //! Attention of one head: keys and values are packed once on the stack, then six query rows at a time are scored,
-//! exponentiated and multiplied by the values, all in the first-level cache.
+//! exponentiated and multiplied by the values, all near the first-level cache. The exponentials of six rows are made
+//! during the scores of the next six, see [`Head::all_rows`].
 //!
 //! The keys are packed like weights, the sign bit flipped; exponentials are unsigned as they are, and 16-bit ones take
 //! two elements of K a lane.
 
 use super::factors::{ROWS_UNSIGNED, WEIGHTS_UNSIGNED, WIDE};
-use super::rows::{exp_row, exps_u8, exps_u16, row_max, scale_row};
-use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_sum, with_rows};
+use super::rows::{exp_bytes, exp_bytes_lanes, exp_row, exp_words, exp_words_lanes, row_max, scale_row};
+use super::{LANES, Multiplier, Rows, STEPS, TILE_ROWS, lanes, load, packed_tile, row_sum, with_rows};
 use crate::arith::exp::RowScale;
 use crate::arith::requant::mulhi_round;
-use crate::kernels::{AttentionJob, ExpRow, ScoreBias, whole_rows};
+use crate::kernels::{AttentionJob, ExpRow, ScoreBias, ScoreScale, whole_rows};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
@@ -23,13 +24,18 @@ const MAX_WIDTH: usize = 256;
 #[repr(align(64))]
 struct Packed(MaybeUninit<[u8; PACKED_BYTES]>);
 
-/// What six query rows need.
+/// What six query rows need. Two blocks of rows are under way at a time.
 #[repr(align(64))]
 struct Block {
-    scores: [i32; TILE_ROWS * MAX_KEYS],
+    /// Filled up, since the last scores are also read from the second on.
+    scores: [[i32; TILE_ROWS * MAX_KEYS + LANES]; 2],
     /// `u8` or `u16`.
     exps: [u16; TILE_ROWS * MAX_KEYS],
-    acc: [i32; TILE_ROWS * MAX_WIDTH],
+    acc: [[i32; TILE_ROWS * MAX_WIDTH]; 2],
+    /// Of the rows whose exponentials are made: see [`Distances`].
+    tops: [i64; TILE_ROWS],
+    /// Sums of exponentials, by lanes.
+    sums: [[[i32; LANES]; TILE_ROWS]; 2],
 }
 
 /// Whether the job fits the stack, and every slice the job.
@@ -68,85 +74,342 @@ pub fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
         } else {
             pack_values::<4>(job, values.0.as_mut_ptr().cast());
         }
-        for first in (0..job.rows).step_by(TILE_ROWS) {
-            let rows = first..(first + TILE_ROWS).min(job.rows);
-            query_rows(job, rows, keys.0.as_ptr().cast(), values.0.as_ptr().cast(), block.as_mut_ptr(), out);
-        }
+        Head::new(job, keys.0.as_ptr().cast(), values.0.as_ptr().cast(), block.as_mut_ptr()).all_rows(out);
     }
     true
 }
 
-/// Up to six query rows.
-///
-/// # Safety
-/// As in [`attention`].
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-unsafe fn query_rows(
-    job: &AttentionJob<'_>,
-    rows: core::ops::Range<usize>,
+/// A head whose keys and values are packed.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    job: &'a AttentionJob<'a>,
     keys: *const u8,
     values: *const u8,
     block: *mut Block,
-    out: &mut [i8],
-) {
-    let padded = job.n_k.next_multiple_of(LANES);
-    let count = rows.len();
-    // SAFETY: the caller's contract; every row of scores and exponentials has `padded` elements, at most `MAX_KEYS`.
-    unsafe {
-        let scores: *mut i32 = (&raw mut (*block).scores).cast();
-        let exps: *mut u8 = (&raw mut (*block).exps).cast();
-        let acc: *mut i32 = (&raw mut (*block).acc).cast();
-        let q = Rows { first: job.q.as_ptr().add(rows.start * job.q_stride), stride: job.q_stride, k: job.head_dim };
-        let mut init = [0i32; TILE_ROWS];
-        for (row, init) in init.iter_mut().take(count).enumerate() {
-            *init = row_sum(q.from(row)).wrapping_mul(-128);
-        }
-        tiles::<WEIGHTS_UNSIGNED>(count, keys, q, &init, scores, padded);
+    /// Keys, and elements of a value, filled up to whole vectors.
+    padded: usize,
+    width: usize,
+    /// Bytes of an exponential.
+    element: usize,
+}
 
-        let mut sums = [0u32; TILE_ROWS];
-        let element = if job.wide_exp { 2 } else { 1 };
-        for (row, sum) in sums.iter_mut().take(count).enumerate() {
-            let scores = core::slice::from_raw_parts_mut(scores.add(row * padded), job.n_k);
-            let exps = exps.add(row * padded * element);
-            // Lanes beyond the row multiply zeros among the values; they only have to be initialized.
-            core::ptr::write_bytes(exps.add(job.n_k * element), 0, (padded - job.n_k) * element);
-            let exps = if job.wide_exp {
-                ExpRow::U16(core::slice::from_raw_parts_mut(exps.cast(), job.n_k))
+impl<'a> Head<'a> {
+    fn new(job: &'a AttentionJob<'a>, keys: *const u8, values: *const u8, block: *mut Block) -> Self {
+        let (padded, width) = (job.n_k.next_multiple_of(LANES), job.v_dim.next_multiple_of(LANES));
+        Self { job, keys, values, block, padded, width, element: if job.wide_exp { 2 } else { 1 } }
+    }
+
+    /// All query rows, six at a time. The exponentials of a block of rows are made between the products of the next block
+    /// with the keys, its divisions by the row sums between those with the values: products alone leave half of the
+    /// processor's vector units idle.
+    ///
+    /// # Safety
+    /// As in [`attention`].
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn all_rows(self, out: &mut [i8]) {
+        let blocks = self.job.rows.div_ceil(TILE_ROWS);
+        // Scores with biases are made at once.
+        let biased = self.job.biases.iter().any(Option::is_some);
+        let [score_parts, value_parts] =
+            [self.padded, self.width].map(|columns| (columns / (2 * LANES) * STEPS).max(1));
+        let quota = (TILE_ROWS * (1 + self.job.n_k.div_ceil(self.at_once()))).div_ceil(score_parts);
+        let divided = TILE_ROWS.div_ceil(value_parts);
+        // SAFETY: the caller's contract; what is read of a block was written by the steps before.
+        unsafe {
+            self.scores(0, || {});
+            for block in 0..blocks {
+                let last = block + 1 == blocks;
+                let mut exps = Exps { row: 0, key: None };
+                if biased {
+                    self.biased_exps(block);
+                    if !last {
+                        self.scores(block + 1, || {});
+                    }
+                } else if !last {
+                    self.scores(block + 1, || self.exps(block, &mut exps, quota));
+                }
+                if !biased {
+                    self.exps(block, &mut exps, usize::MAX);
+                }
+                if let Some(before) = block.checked_sub(1) {
+                    let mut row = 0;
+                    self.weighted_sums(block, || self.divide(before, &mut row, divided, out));
+                    self.divide(before, &mut row, TILE_ROWS, out);
+                } else {
+                    self.weighted_sums(block, || {});
+                }
+            }
+            self.divide(blocks - 1, &mut 0, TILE_ROWS, out);
+        }
+    }
+
+    /// Exponentials in a vector.
+    fn at_once(self) -> usize {
+        if self.job.wide_exp { 2 * LANES } else { 4 * LANES }
+    }
+
+    /// First query row of block `block`, and their number.
+    fn rows(self, block: usize) -> (usize, usize) {
+        let first = block * TILE_ROWS;
+        (first, (self.job.rows - first).min(TILE_ROWS))
+    }
+
+    /// Products of the queries of a block with the keys, with other work meanwhile.
+    ///
+    /// # Safety
+    /// As in [`attention`].
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn scores(self, block: usize, meanwhile: impl FnMut()) {
+        let Self { job, .. } = self;
+        let (first, rows) = self.rows(block);
+        // SAFETY: the caller's contract; every row has `padded` scores, at most `MAX_KEYS`.
+        unsafe {
+            let scores: *mut i32 = (&raw mut (*self.block).scores[block % 2]).cast();
+            let q = Rows { first: job.q.as_ptr().add(first * job.q_stride), stride: job.q_stride, k: job.head_dim };
+            let mut init = [0i32; TILE_ROWS];
+            for (row, init) in init.iter_mut().take(rows).enumerate() {
+                *init = row_sum(q.from(row)).wrapping_mul(-128);
+            }
+            tiles::<WEIGHTS_UNSIGNED>(rows, self.keys, q, &init, (scores, self.padded), meanwhile);
+        }
+    }
+
+    /// Where the scores and the exponentials of row `row` of block `block` are.
+    ///
+    /// # Safety
+    /// There is a row of that number.
+    #[inline(always)]
+    unsafe fn row(self, block: usize, row: usize) -> (*mut i32, *mut u8) {
+        // SAFETY: every row has `padded` scores and exponentials, at most `MAX_KEYS`.
+        unsafe {
+            let scores: *mut i32 = (&raw mut (*self.block).scores[block % 2]).cast();
+            let exps: *mut u8 = (&raw mut (*self.block).exps).cast();
+            (scores.add(row * self.padded), exps.add(row * self.padded * self.element))
+        }
+    }
+
+    /// Goes on with the exponentials of a block of scores without biases, for `units` units: a row is one to find its
+    /// greatest sum, and one per vector of exponentials.
+    ///
+    /// The scores need not be scaled apart from that: scaling keeps the order, so that the greatest sum makes the greatest
+    /// score.
+    ///
+    /// # Safety
+    /// As in [`attention`], after [`scores`](Self::scores).
+    #[inline(always)]
+    unsafe fn exps(self, block: usize, at: &mut Exps, units: usize) {
+        let (_, rows) = self.rows(block);
+        for _ in 0..units {
+            if at.row == rows {
+                return;
+            }
+            // SAFETY: the caller's contract; there is a row of this number.
+            unsafe {
+                let (scores, exps) = self.row(block, at.row);
+                let sums: *mut __m512i = (&raw mut (*self.block).sums[block % 2][at.row]).cast();
+                if let Some(key) = at.key {
+                    let distances = Distances::new((*self.block).tops[at.row], self.job.scale);
+                    let added = self.vector_of_exps(&distances, scores, exps, key);
+                    _mm512_store_si512(sums, _mm512_add_epi32(_mm512_load_si512(sums), added));
+                    at.key = Some(key + self.at_once()).filter(|&key| key < self.job.n_k);
+                    at.row += usize::from(at.key.is_none());
+                } else {
+                    let max = row_max(core::slice::from_raw_parts(scores, self.job.n_k));
+                    (*self.block).tops[at.row] = Distances::top(max, self.job.scale);
+                    _mm512_store_si512(sums, _mm512_setzero_si512());
+                    at.key = Some(0);
+                }
+            }
+        }
+    }
+
+    /// A vector of exponentials from key `key` on, with zeros beyond the last up to a whole sixteen; their sums by lanes.
+    ///
+    /// # Safety
+    /// There are scores for and exponentials from all keys.
+    #[inline(always)]
+    unsafe fn vector_of_exps(self, distances: &Distances, scores: *const i32, exps: *mut u8, key: usize) -> __m512i {
+        let Self { job, element, .. } = self;
+        // SAFETY: the caller's contract; a whole vector of keys is there, or single sixteens under a mask.
+        unsafe {
+            let exps = exps.add(key * element);
+            let scores = scores.add(key);
+            let left = job.n_k - key;
+            if left * element >= 4 * LANES {
+                let lanes = |vector: usize| distances.lanes(scores.add(vector * LANES));
+                if job.wide_exp {
+                    let words = exp_words([lanes(0), lanes(1)]);
+                    _mm512_storeu_si512(exps.cast(), words);
+                    return _mm512_madd_epi16(words, _mm512_set1_epi16(1));
+                }
+                let bytes = exp_bytes([lanes(0), lanes(1), lanes(2), lanes(3)]);
+                _mm512_storeu_si512(exps.cast(), bytes);
+                return _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes, _mm512_set1_epi8(1));
+            }
+            let mut sums = _mm512_setzero_si512();
+            for at in (0..left).step_by(LANES) {
+                let (mask, distance) = (lanes(left - at), distances.lanes(scores.add(at)));
+                let exps = exps.add(at * element);
+                let e = if job.wide_exp {
+                    let e = exp_words_lanes(mask, distance);
+                    _mm256_storeu_si256(exps.cast(), _mm512_cvtepi32_epi16(e));
+                    e
+                } else {
+                    let e = exp_bytes_lanes(mask, distance);
+                    _mm_storeu_si128(exps.cast(), _mm512_cvtepi32_epi8(e));
+                    e
+                };
+                sums = _mm512_add_epi32(sums, e);
+            }
+            sums
+        }
+    }
+
+    /// Exponentials of a block of scores with biases, and their sums.
+    ///
+    /// # Safety
+    /// As for [`exps`](Self::exps).
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn biased_exps(self, block: usize) {
+        let Self { job, padded, element, .. } = self;
+        let (first, rows) = self.rows(block);
+        for row in 0..rows {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let (scores, exps) = self.row(block, row);
+                let scores = core::slice::from_raw_parts_mut(scores, job.n_k);
+                // Lanes beyond the row multiply zeros among the values; they only have to be initialized.
+                core::ptr::write_bytes(exps.add(job.n_k * element), 0, (padded - job.n_k) * element);
+                let exps = if job.wide_exp {
+                    ExpRow::U16(core::slice::from_raw_parts_mut(exps.cast(), job.n_k))
+                } else {
+                    ExpRow::U8(core::slice::from_raw_parts_mut(exps, job.n_k))
+                };
+                scale(job, first + row, scores);
+                let sum = exp_row(scores, exps);
+                (*self.block).sums[block % 2][row] = [0; LANES];
+                (*self.block).sums[block % 2][row][0] = sum as i32;
+            }
+        }
+    }
+
+    /// Products of the exponentials of a block with the values, with other work meanwhile.
+    ///
+    /// # Safety
+    /// As in [`attention`], after all exponentials of the block.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn weighted_sums(self, block: usize, meanwhile: impl FnMut()) {
+        let Self { job, padded, element, .. } = self;
+        let (_, rows) = self.rows(block);
+        // SAFETY: the caller's contract; every row has `width` sums, at most `MAX_WIDTH`.
+        unsafe {
+            let exps: *const i8 = (&raw const (*self.block).exps).cast();
+            let acc: *mut i32 = (&raw mut (*self.block).acc[block % 2]).cast();
+            let exps = Rows { first: exps, stride: padded * element, k: (job.n_k * element).next_multiple_of(4) };
+            let (init, acc) = ([0; TILE_ROWS], (acc, self.width));
+            if job.wide_exp {
+                tiles::<WIDE>(rows, self.values, exps, &init, acc, meanwhile);
             } else {
-                ExpRow::U8(core::slice::from_raw_parts_mut(exps, job.n_k))
-            };
-            *sum = exponentials(job, rows.start + row, scores, exps);
+                tiles::<ROWS_UNSIGNED>(rows, self.values, exps, &init, acc, meanwhile);
+            }
         }
+    }
 
-        let width = job.v_dim.next_multiple_of(LANES);
-        let bytes = padded * element;
-        let exps = Rows { first: exps.cast(), stride: bytes, k: (job.n_k * element).next_multiple_of(4) };
-        if job.wide_exp {
-            tiles::<WIDE>(count, values, exps, &[0; TILE_ROWS], acc, width);
-        } else {
-            tiles::<ROWS_UNSIGNED>(count, values, exps, &[0; TILE_ROWS], acc, width);
-        }
-        for (row, sum) in sums.into_iter().take(count).enumerate() {
-            let acc = core::slice::from_raw_parts(acc.add(row * width), job.v_dim);
-            let out = out.get_mut((rows.start + row) * job.out_stride..).unwrap_or(&mut []);
-            scale_row(acc, RowScale::new(sum, job.ratio_m, job.ratio_shift), job.zero_point, out);
+    /// Divides `count` rows of weighted sums of a block from row `next` on, as far as there are so many, by their sums of
+    /// exponentials.
+    ///
+    /// # Safety
+    /// As in [`attention`], after [`weighted_sums`](Self::weighted_sums).
+    #[inline(always)]
+    unsafe fn divide(self, block: usize, next: &mut usize, count: usize, out: &mut [i8]) {
+        let Self { job, .. } = self;
+        let (first, rows) = self.rows(block);
+        let start = *next;
+        *next = (start + count).min(rows);
+        for row in start..*next {
+            // SAFETY: the caller's contract.
+            let (acc, sum) = unsafe {
+                let acc: *const i32 = (&raw const (*self.block).acc[block % 2]).cast();
+                let acc = core::slice::from_raw_parts(acc.add(row * self.width), job.v_dim);
+                let sums: *const __m512i = (&raw const (*self.block).sums[block % 2][row]).cast();
+                (acc, _mm512_reduce_add_epi32(_mm512_load_si512(sums)) as u32)
+            };
+            let out = out.get_mut((first + row) * job.out_stride..).unwrap_or(&mut []);
+            // SAFETY: the caller has the features.
+            unsafe { scale_row(acc, RowScale::new(sum, job.ratio_m, job.ratio_shift), job.zero_point, out) };
         }
     }
 }
 
-/// Products of `rows` rows with `columns` packed columns, 32 at a time.
+/// How far exponentials have come: the row, and the key where its greatest sum is known.
+struct Exps {
+    row: usize,
+    key: Option<usize>,
+}
+
+/// Distances of the scores of a row from the greatest, from sums that are not scaled.
+#[derive(Clone, Copy)]
+struct Distances {
+    top: __m512i,
+    multiplier: __m512i,
+    shifts: [__m128i; 2],
+    shifted: bool,
+}
+
+impl Distances {
+    /// `max - floor((p + 2^31) / 2^32) = floor((max * 2^32 + 2^31 - 1 - p) / 2^32)` for products `p`; this is the first
+    /// part of the numerator, without the left shift of the sums.
+    fn top(max: i32, scale: ScoreScale) -> i64 {
+        let max = mulhi_round(max.wrapping_shl(scale.acc_shift), scale.multiplier);
+        ((i64::from(max) << 32) + (1 << 31) - 1) >> scale.acc_shift
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn new(top: i64, scale: ScoreScale) -> Self {
+        Self {
+            top: _mm512_set1_epi64(top),
+            multiplier: _mm512_set1_epi32(scale.multiplier),
+            shifts: [scale.acc_shift as i32, 32 - scale.acc_shift as i32].map(|shift| _mm_cvtsi32_si128(shift)),
+            shifted: scale.acc_shift != 0,
+        }
+    }
+
+    /// Those of sixteen sums.
+    ///
+    /// # Safety
+    /// There are sixteen sums and a word after them.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn lanes(&self, sums: *const i32) -> __m512i {
+        // SAFETY: the caller's contract.
+        let (even, odd) = unsafe { (load(sums), load(sums.add(1))) };
+        let even = _mm512_sub_epi64(self.top, _mm512_mul_epi32(even, self.multiplier));
+        let odd = _mm512_sub_epi64(self.top, _mm512_mul_epi32(odd, self.multiplier));
+        if !self.shifted {
+            return Multiplier::high_halves(even, odd);
+        }
+        let [left, right] = self.shifts;
+        _mm512_mask_blend_epi32(0xaaaa, _mm512_srl_epi64(even, right), _mm512_sll_epi64(odd, left))
+    }
+}
+
+/// Products of `rows` rows with packed columns, 32 at a time. `to` is where they go and their number: rows of so many
+/// values. Other work is done by `meanwhile` between them.
 ///
 /// # Safety
-/// `w` is what [`pack_keys`] or [`pack_values`] made for `columns` columns and the bytes of a row; `out` has `rows` rows
-/// of `columns` values.
+/// `w` is what [`pack_keys`] or [`pack_values`] made for the columns and the bytes of a row; there is room for the rows.
+#[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 unsafe fn tiles<const F: u8>(
     rows: usize,
     w: *const u8,
     x: Rows,
     init: &[i32; TILE_ROWS],
-    out: *mut i32,
-    columns: usize,
+    (out, columns): (*mut i32, usize),
+    mut meanwhile: impl FnMut(),
 ) {
     let vector = x.k.div_ceil(4) * 4 * LANES;
     // SAFETY: the caller's contract: a vector of columns takes 64 bytes for every four of a row.
@@ -154,10 +417,14 @@ unsafe fn tiles<const F: u8>(
         for column in (0..columns).step_by(2 * LANES) {
             let (w, out) = (w.add(column / LANES * vector), out.add(column));
             let init = init.as_ptr();
+            if rows == TILE_ROWS && columns - column > LANES {
+                packed_tile::<TILE_ROWS, 2, F>(w, x, init, out, columns, |_| meanwhile());
+                continue;
+            }
             if columns - column > LANES {
-                with_rows!(rows, R => packed_tile::<R, 2, F>(w, x, init, out, columns));
+                with_rows!(rows, R => packed_tile::<R, 2, F>(w, x, init, out, columns, |_| {}));
             } else {
-                with_rows!(rows, R => packed_tile::<R, 1, F>(w, x, init, out, columns));
+                with_rows!(rows, R => packed_tile::<R, 1, F>(w, x, init, out, columns, |_| {}));
             }
         }
     }
@@ -255,32 +522,6 @@ unsafe fn pack_values<const KEYS: usize>(job: &AttentionJob<'_>, to: *mut u8) {
             // SAFETY: the caller's contract.
             unsafe { _mm512_store_si512(to.add(packed_at(vector, vectors, quad, quads)).cast(), lane) };
         }
-    }
-}
-
-/// Exponentials of the sums of query row `row`; their sum.
-///
-/// Without biases the scores need not be stored: scaling keeps the order, so that the greatest sum makes the greatest
-/// score, and one pass scales, subtracts and exponentiates.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn exponentials(job: &AttentionJob<'_>, row: usize, scores: &mut [i32], out: ExpRow<'_>) -> u32 {
-    if job.biases.iter().any(Option::is_some) {
-        scale(job, row, scores);
-        return exp_row(scores, out);
-    }
-    let AttentionJob { scale, .. } = *job;
-    let max = mulhi_round(row_max(scores).wrapping_shl(scale.acc_shift), scale.multiplier);
-    let multiplier = Multiplier::new(_mm512_set1_epi32(scale.multiplier));
-    let acc_shift = _mm_cvtsi32_si128(scale.acc_shift as i32);
-    let distance = |at: usize, mask: __mmask16| {
-        // SAFETY: masked lanes are elements of the row.
-        let acc = unsafe { _mm512_maskz_loadu_epi32(mask, scores.as_ptr().add(at)) };
-        multiplier.below(max, _mm512_sll_epi32(acc, acc_shift))
-    };
-    match out {
-        ExpRow::U8(out) => exps_u8(scores.len(), out, distance),
-        ExpRow::U16(out) => exps_u16(scores.len(), out, distance),
     }
 }
 

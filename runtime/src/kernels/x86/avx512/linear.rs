@@ -11,7 +11,7 @@
 //!   end to add up the quarters.
 
 use super::factors::WEIGHTS_UNSIGNED;
-use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_sum, rshift_round, with_rows};
+use super::{LANES, Multiplier, Rows, STEPS, TILE_ROWS, lanes, load, packed_tile, row_sum, rshift_round, with_rows};
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
@@ -31,6 +31,8 @@ const PACKED_BYTES: usize = 64 * 1024;
 const LINE: usize = 64;
 /// Fewest rows for which rearranging the weights pays.
 const PACK_FROM: usize = 12;
+/// Rows that are requantized at a time.
+const STEP_ROWS: usize = TILE_ROWS / STEPS;
 /// Rows whose sums are kept at a time.
 const ROW_CHUNK: usize = 256;
 
@@ -38,9 +40,35 @@ const ROW_CHUNK: usize = 256;
 #[repr(align(64))]
 struct Packed(MaybeUninit<[u8; PACKED_BYTES]>);
 
-/// Sums of a tile: `[TILE_ROWS][BLOCK]`.
+/// Sums of a tile: `[TILE_ROWS][BLOCK]`, and a word to be read with the last.
 #[repr(align(64))]
-struct Sums([i32; TILE_ROWS * BLOCK]);
+struct Sums([i32; TILE_ROWS * BLOCK + 1]);
+
+impl Sums {
+    const ZERO: Self = Self([0; TILE_ROWS * BLOCK + 1]);
+}
+
+/// Some rows by a block of channels whose weights are packed.
+struct Block<'b> {
+    w: *const u8,
+    channel: usize,
+    all: Rows,
+    rows: Range<usize>,
+    /// What the sums of each row start from.
+    init: &'b [i32; ROW_CHUNK],
+}
+
+impl Block<'_> {
+    /// Rows of tile `tile`, and what their sums start from.
+    ///
+    /// # Safety
+    /// There is a tile of that number.
+    unsafe fn tile(&self, tile: usize) -> (Rows, *const i32) {
+        let first = tile * TILE_ROWS;
+        // SAFETY: the caller's contract.
+        unsafe { (self.all.from(self.rows.start + first), self.init.as_ptr().add(first)) }
+    }
+}
 
 /// The output, with room for every row and channel of the job.
 #[derive(Clone, Copy)]
@@ -111,56 +139,170 @@ impl Dense<'_> {
             *init = unsafe { row_sum(all.from(row)) }.wrapping_mul(-128);
         }
         let packs = rows.len() >= PACK_FROM && all.k.next_multiple_of(GROUP) * BLOCK <= PACKED_BYTES;
-        let mut packed = Packed(MaybeUninit::uninit());
-        let mut sums = Sums([0; TILE_ROWS * BLOCK]);
+        let shifted = self.job.acc_shift != 0;
+        // SAFETY: the caller's contract; `packed_blocks` is called where the weights of a block fit the buffer.
+        unsafe {
+            match self.sink {
+                _ if !packs => self.direct_blocks(all, rows, &init),
+                Sink::I8(out) if shifted => self.packed_blocks::<_, true>(all, rows, &init, Some(ToI8(out))),
+                Sink::I8(out) => self.packed_blocks::<_, false>(all, rows, &init, Some(ToI8(out))),
+                Sink::I16(out) if shifted => self.packed_blocks::<_, true>(all, rows, &init, Some(ToI16(out))),
+                Sink::I16(out) => self.packed_blocks::<_, false>(all, rows, &init, Some(ToI16(out))),
+                Sink::Residual(out, shift) => {
+                    let store = Some(ToResidual(out, shift));
+                    if shifted {
+                        self.packed_blocks::<_, true>(all, rows, &init, store);
+                    } else {
+                        self.packed_blocks::<_, false>(all, rows, &init, store);
+                    }
+                }
+                Sink::Acc(_) => self.packed_blocks::<ToI8, false>(all, rows, &init, None),
+            }
+        }
+    }
+
+    /// All channels of some rows with [`direct_tile`].
+    ///
+    /// # Safety
+    /// As for [`chunk`](Self::chunk).
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn direct_blocks(self, all: Rows, rows: Range<usize>, init: &[i32; ROW_CHUNK]) {
+        let mut sums = Sums::ZERO;
+        let lines = self.lines(rows.len().div_ceil(TILE_ROWS));
         for channel in (0..self.n).step_by(BLOCK) {
             let vectors = (self.n - channel).div_ceil(LANES).min(VECTORS);
-            // SAFETY: the buffer holds `k` rounded up to whole groups for `BLOCK` channels, as tested above; tiles read
-            // what `pack` wrote, rows of the chunk, and write `TILE_ROWS * BLOCK` sums at most.
-            unsafe {
-                if packs {
-                    self.pack(channel, vectors, packed.0.as_mut_ptr().cast());
-                }
-                let tiles = rows.len().div_ceil(TILE_ROWS);
-                for (tile, first) in rows.clone().step_by(TILE_ROWS).enumerate() {
-                    self.prefetch(channel + BLOCK, tile, tiles);
-                    let count = (rows.end - first).min(TILE_ROWS);
-                    let init = init.as_ptr().add(tile * TILE_ROWS);
-                    let out = sums.0.as_mut_ptr();
-                    let x = all.from(first);
-                    if packs {
-                        let w: *const u8 = packed.0.as_ptr().cast();
-                        if vectors == 1 {
-                            with_rows!(count, R => packed_tile::<R, 1, WEIGHTS_UNSIGNED>(w, x, init, out, BLOCK));
+            for (tile, first) in rows.clone().step_by(TILE_ROWS).enumerate() {
+                let count = (rows.end - first).min(TILE_ROWS);
+                // SAFETY: the caller's contract; tiles read rows of the chunk and write `TILE_ROWS * BLOCK` sums at most.
+                unsafe {
+                    self.prefetch(channel + BLOCK, tile, lines);
+                    let (x, init) = (all.from(first), init.as_ptr().add(tile * TILE_ROWS));
+                    for vector in 0..vectors {
+                        let panels = self.panels(channel + vector * LANES);
+                        let out = sums.0.as_mut_ptr().add(vector * LANES);
+                        if self.job.weights.bits == 8 {
+                            with_rows!(count, R => direct_tile::<R, 8>(panels, x, init, out));
                         } else {
-                            with_rows!(count, R => packed_tile::<R, 2, WEIGHTS_UNSIGNED>(w, x, init, out, BLOCK));
-                        }
-                    } else {
-                        for vector in 0..vectors {
-                            let panels = self.panels(channel + vector * LANES);
-                            let out = out.add(vector * LANES);
-                            if self.job.weights.bits == 8 {
-                                with_rows!(count, R => direct_tile::<R, 8>(panels, x, init, out));
-                            } else {
-                                with_rows!(count, R => direct_tile::<R, 4>(panels, x, init, out));
-                            }
+                            with_rows!(count, R => direct_tile::<R, 4>(panels, x, init, out));
                         }
                     }
-                    self.finish(out, first..first + count, channel);
+                    self.finish(sums.0.as_ptr(), first..first + count, channel);
                 }
             }
         }
     }
 
-    /// Asks for part `part` of `parts` of the weights of the block at `channel`: a model is larger than the second-level
-    /// cache, so that weights come from afar once per inference.
+    /// All channels of some rows with [`packed_tile`], whole blocks of channels by `store`.
+    ///
+    /// # Safety
+    /// As for [`chunk`](Self::chunk); a block of weights fits [`PACKED_BYTES`].
+    #[inline(never)]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn packed_blocks<S: Store, const SHIFTED: bool>(
+        self,
+        all: Rows,
+        rows: Range<usize>,
+        init: &[i32; ROW_CHUNK],
+        store: Option<S>,
+    ) {
+        let mut packed = Packed(MaybeUninit::uninit());
+        let whole_tiles = rows.len() / TILE_ROWS;
+        for channel in (0..self.n).step_by(BLOCK) {
+            let vectors = (self.n - channel).div_ceil(LANES).min(VECTORS);
+            // SAFETY: the caller's contract; the buffer holds the block. Whole blocks have bias and multipliers for all
+            // channels.
+            unsafe {
+                self.pack(channel, vectors, packed.0.as_mut_ptr().cast());
+                let block = Block { w: packed.0.as_ptr().cast(), channel, all, rows: rows.clone(), init };
+                match store {
+                    Some(store) if self.n - channel >= BLOCK => {
+                        self.whole_tiles::<S, SHIFTED>(&block, store, whole_tiles);
+                        self.tiles::<VECTORS>(&block, whole_tiles);
+                    }
+                    _ if vectors == VECTORS => self.tiles::<VECTORS>(&block, 0),
+                    _ => self.tiles::<1>(&block, 0),
+                }
+            }
+        }
+    }
+
+    /// The first `tiles` tiles of a block, which have all rows and channels. The sums of one are requantized and stored
+    /// during the products of the next, which leave half of the processor's vector units idle.
+    ///
+    /// # Safety
+    /// As for [`packed_blocks`](Self::packed_blocks); the block has been packed, its rows and channels are there.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn prefetch(self, channel: usize, part: usize, parts: usize) {
+    unsafe fn whole_tiles<S: Store, const SHIFTED: bool>(self, block: &Block<'_>, store: S, tiles: usize) {
+        let Self { job, .. } = self;
+        let mut sums = [Sums::ZERO; 2];
+        let [even, odd] = sums.each_mut().map(|sums| sums.0.as_mut_ptr());
+        let sums_of = |tile: usize| if tile.is_multiple_of(2) { even } else { odd };
+        let lines = self.lines(block.rows.len().div_ceil(TILE_ROWS));
+        // SAFETY: the caller's contract; a tile writes `TILE_ROWS * BLOCK` sums.
+        unsafe {
+            let requantizers = Requantizer::pair(job, block.channel, S::ZERO_POINT);
+            let finish = |tile: usize, step: usize| {
+                let row = block.rows.start + tile * TILE_ROWS + step * STEP_ROWS;
+                let sums = sums_of(tile).add(step * STEP_ROWS * BLOCK);
+                store.rows::<SHIFTED>(&requantizers, sums, row * job.out_stride + block.channel, job.out_stride);
+            };
+            // A step behind: what a tile has just stored cannot be loaded yet.
+            for tile in 0..tiles {
+                self.prefetch(block.channel + BLOCK, tile, lines);
+                let ((x, init), out) = (block.tile(tile), sums_of(tile));
+                let parts = (tile * STEPS).saturating_sub(STEPS);
+                let meanwhile = |step| {
+                    if tile > 0 && parts + step > 0 {
+                        let part = parts + step - 1;
+                        finish(part / STEPS, part % STEPS);
+                    }
+                };
+                packed_tile::<TILE_ROWS, VECTORS, WEIGHTS_UNSIGNED>(block.w, x, init, out, BLOCK, meanwhile);
+            }
+            for part in (STEPS * (tiles - 1)).saturating_sub(1)..STEPS * tiles {
+                finish(part / STEPS, part % STEPS);
+            }
+        }
+    }
+
+    /// The tiles of a block from tile `from` on, whatever rows and channels they have.
+    ///
+    /// # Safety
+    /// As for [`whole_tiles`](Self::whole_tiles).
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    unsafe fn tiles<const V: usize>(self, block: &Block<'_>, from: usize) {
+        let mut sums = Sums::ZERO;
+        let out = sums.0.as_mut_ptr();
+        let tiles = block.rows.len().div_ceil(TILE_ROWS);
+        let lines = self.lines(tiles);
+        for tile in from..tiles {
+            self.prefetch(block.channel + BLOCK, tile, lines);
+            let first = block.rows.start + tile * TILE_ROWS;
+            let count = (block.rows.end - first).min(TILE_ROWS);
+            // SAFETY: the caller's contract; a tile writes `TILE_ROWS * BLOCK` sums at most.
+            unsafe {
+                let (x, init) = block.tile(tile);
+                with_rows!(count, R => packed_tile::<R, V, WEIGHTS_UNSIGNED>(block.w, x, init, out, BLOCK, |_| {}));
+                self.finish(out, first..first + count, block.channel);
+            }
+        }
+    }
+
+    /// Lines of a block of weights that each of `parts` asks for.
+    fn lines(self, parts: usize) -> usize {
         let bytes = self.job.k.div_ceil(GROUP) * PANEL_GROUP * self.job.weights.bits as usize / 8;
-        let lines = (bytes * BLOCK / PANEL).div_ceil(LINE);
+        (bytes * BLOCK / PANEL).div_ceil(LINE * parts.max(1))
+    }
+
+    /// Asks for part `part`, of `lines` lines, of the weights of the block at `channel`: a model is larger than the
+    /// second-level cache, so that weights come from afar once per inference.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn prefetch(self, channel: usize, part: usize, lines: usize) {
+        let bytes = self.job.k.div_ceil(GROUP) * PANEL_GROUP * self.job.weights.bits as usize / 8;
         let start = self.job.weights.bytes.as_ptr().wrapping_add(channel / PANEL * bytes);
-        for line in part * lines / parts..(part + 1) * lines / parts {
+        for line in part * lines..(part + 1) * lines {
             _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE).cast());
         }
     }
@@ -216,92 +358,12 @@ impl Dense<'_> {
         }
     }
 
-    /// Bias, requantization and the store of a tile's sums.
+    /// Bias, requantization and the store of a tile's sums, sixteen channels at a time, masked.
     ///
     /// # Safety
     /// `sums` holds `[rows.len()][BLOCK]`; the sink has these rows, the job's slices the channels below `self.n`.
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     unsafe fn finish(self, sums: *const i32, rows: Range<usize>, channel: usize) {
-        let whole = self.n - channel >= BLOCK;
-        // SAFETY: the caller's contract; a whole block of channels is below `n`.
-        unsafe {
-            match self.sink {
-                Sink::I8(out) if whole => self.finish_i8(sums, rows, channel, out),
-                Sink::I16(out) if whole => self.finish_i16(sums, rows, channel, out, None),
-                Sink::Residual(out, shift) if whole => self.finish_i16(sums, rows, channel, out, Some(shift)),
-                _ => self.finish_lanes(sums, rows, channel),
-            }
-        }
-    }
-
-    /// [`finish`](Self::finish) of a whole block in 8 bits: the 64 values of two rows are packed with saturation, ordered
-    /// and stored without masks.
-    ///
-    /// # Safety
-    /// As [`finish`](Self::finish), with `BLOCK` channels from `channel`.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    unsafe fn finish_i8(self, sums: *const i32, rows: Range<usize>, channel: usize, out: *mut i8) {
-        let stride = self.job.out_stride;
-        // SAFETY: the caller's contract.
-        let [low, high] = unsafe { Requantizer::pair(self.job, channel, self.job.zero_point) };
-        for index in (0..rows.len()).step_by(2) {
-            // SAFETY: the caller's contract; an odd last row is made twice.
-            unsafe {
-                let next = (index + 1).min(rows.len() - 1);
-                let [first, second] = [sums.add(index * BLOCK), sums.add(next * BLOCK)];
-                let first = _mm512_packs_epi32(low.apply(first), high.apply(first.add(LANES)));
-                let second = _mm512_packs_epi32(low.apply(second), high.apply(second.add(LANES)));
-                let bytes = _mm512_permutexvar_epi32(channel_order(), _mm512_packs_epi16(first, second));
-                let out = out.add((rows.start + index) * stride + channel);
-                _mm256_storeu_si256(out.cast(), _mm512_castsi512_si256(bytes));
-                let out = out.add((next - index) * stride);
-                _mm256_storeu_si256(out.cast(), _mm512_extracti64x4_epi64::<1>(bytes));
-            }
-        }
-    }
-
-    /// [`finish`](Self::finish) of a whole block in 16 bits, the residual shifted where there is one: the 32 values of a
-    /// row are packed with saturation, ordered and stored without masks.
-    ///
-    /// # Safety
-    /// As [`finish`](Self::finish), with `BLOCK` channels from `channel`.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    unsafe fn finish_i16(
-        self,
-        sums: *const i32,
-        rows: Range<usize>,
-        channel: usize,
-        out: *mut i16,
-        residual: Option<u32>,
-    ) {
-        let order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
-        // SAFETY: the caller's contract.
-        let [low, high] = unsafe { Requantizer::pair(self.job, channel, 0) };
-        for (index, row) in rows.enumerate() {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let sums = sums.add(index * BLOCK);
-                let out: *mut __m512i = out.add(row * self.job.out_stride + channel).cast();
-                let (mut a, mut b) = (low.apply(sums), high.apply(sums.add(LANES)));
-                if let Some(shift) = residual {
-                    let before = _mm512_loadu_si512(out);
-                    let [first, second] = [_mm512_castsi512_si256(before), _mm512_extracti64x4_epi64::<1>(before)];
-                    a = _mm512_add_epi32(a, rshift_round(_mm512_cvtepi16_epi32(first), shift));
-                    b = _mm512_add_epi32(b, rshift_round(_mm512_cvtepi16_epi32(second), shift));
-                }
-                _mm512_storeu_si512(out, _mm512_permutexvar_epi64(order, _mm512_packs_epi32(a, b)));
-            }
-        }
-    }
-
-    /// [`finish`](Self::finish) sixteen channels at a time, masked.
-    ///
-    /// # Safety
-    /// As [`finish`](Self::finish).
-    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    unsafe fn finish_lanes(self, sums: *const i32, rows: Range<usize>, channel: usize) {
         let job = self.job;
         let acc_shift = _mm_cvtsi32_si128(job.acc_shift as i32);
         let zero_point = _mm512_set1_epi32(job.zero_point);
@@ -339,14 +401,17 @@ impl Dense<'_> {
     }
 }
 
-/// Requantization of sixteen channels.
+/// Requantization of sixteen channels, bias included: `(sum + bias) * multiplier` is made as
+/// `sum * multiplier + bias * multiplier`. K is so small that the sum without its bias fits `i32` as well.
 #[derive(Clone, Copy)]
 struct Requantizer {
-    bias: __m512i,
-    multiplier: Multiplier,
-    acc_shift: __m128i,
-    /// Half a step and the zero point, in the words of the products.
-    addend: __m512i,
+    even: __m512i,
+    odd: __m512i,
+    /// Bias times multiplier, half a step and the zero point, in the words of the products.
+    even_addend: __m512i,
+    odd_addend: __m512i,
+    /// Left shift of products, and the right shift that is left for their high halves.
+    shifts: [__m128i; 2],
 }
 
 impl Requantizer {
@@ -356,7 +421,8 @@ impl Requantizer {
     /// The job has bias and multipliers of the block.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    unsafe fn pair(job: &LinearJob<'_>, channel: usize, zero_point: i32) -> [Self; VECTORS] {
+    unsafe fn pair(job: &LinearJob<'_>, channel: usize, with_zero_point: bool) -> [Self; VECTORS] {
+        let zero_point = if with_zero_point { job.zero_point } else { 0 };
         // SAFETY: the caller's contract.
         unsafe { [Self::new(job, channel, zero_point), Self::new(job, channel + LANES, zero_point)] }
     }
@@ -367,26 +433,143 @@ impl Requantizer {
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     unsafe fn new(job: &LinearJob<'_>, channel: usize, zero_point: i32) -> Self {
         // SAFETY: the caller's contract.
-        let (bias, multipliers) =
+        let (bias, even) =
             unsafe { (load(job.bias.as_ptr().add(channel)), load(job.multipliers.as_ptr().add(channel))) };
+        let odd = _mm512_srli_epi64::<32>(even);
+        let rounded = _mm512_set1_epi64(((i64::from(zero_point) << 32) + (1 << 31)) >> job.acc_shift);
+        let odd_bias = _mm512_srli_epi64::<32>(bias);
         Self {
-            bias,
-            multiplier: Multiplier::new(multipliers),
-            acc_shift: _mm_cvtsi32_si128(job.acc_shift as i32),
-            addend: _mm512_set1_epi64((i64::from(zero_point) << 32) + (1 << 31)),
+            even,
+            odd,
+            even_addend: _mm512_add_epi64(_mm512_mul_epi32(bias, even), rounded),
+            odd_addend: _mm512_add_epi64(_mm512_mul_epi32(odd_bias, odd), rounded),
+            shifts: [job.acc_shift as i32, 32 - job.acc_shift as i32].map(|shift| _mm_cvtsi32_si128(shift)),
         }
     }
 
-    /// Values of sixteen sums, not yet saturated.
+    /// Values of sixteen sums, not yet saturated. The sums of odd channels are loaded to where those of even ones lie.
     ///
     /// # Safety
-    /// There are sixteen sums.
+    /// There are sixteen sums and a word after them.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    unsafe fn apply(&self, sums: *const i32) -> __m512i {
+    unsafe fn apply<const SHIFTED: bool>(&self, sums: *const i32) -> __m512i {
         // SAFETY: the caller's contract.
-        let acc = _mm512_add_epi32(unsafe { load(sums) }, self.bias);
-        self.multiplier.mulhi_add(_mm512_sll_epi32(acc, self.acc_shift), self.addend)
+        let (even, odd) = unsafe { (load(sums), load(sums.add(1))) };
+        let even = _mm512_add_epi64(_mm512_mul_epi32(even, self.even), self.even_addend);
+        let odd = _mm512_add_epi64(_mm512_mul_epi32(odd, self.odd), self.odd_addend);
+        if !SHIFTED {
+            return Multiplier::high_halves(even, odd);
+        }
+        let [left, right] = self.shifts;
+        _mm512_mask_blend_epi32(0xaaaa, _mm512_srl_epi64(even, right), _mm512_sll_epi64(odd, left))
+    }
+}
+
+/// Where and how whole blocks of channels are stored.
+trait Store: Copy {
+    /// Whether the zero point of the job counts.
+    const ZERO_POINT: bool;
+
+    /// Requantizes and stores [`STEP_ROWS`] rows of a block, from element `at` of the output on, `stride` elements apart.
+    ///
+    /// # Safety
+    /// `sums` holds `[STEP_ROWS][BLOCK]` and a word more, the output the rows.
+    unsafe fn rows<const SHIFTED: bool>(
+        self,
+        requantizers: &[Requantizer; VECTORS],
+        sums: *const i32,
+        at: usize,
+        stride: usize,
+    );
+}
+
+#[derive(Clone, Copy)]
+struct ToI8(*mut i8);
+
+impl Store for ToI8 {
+    const ZERO_POINT: bool = true;
+
+    /// The 64 values of two rows are packed with saturation, ordered and stored.
+    #[inline(always)]
+    unsafe fn rows<const SHIFTED: bool>(
+        self,
+        [low, high]: &[Requantizer; VECTORS],
+        sums: *const i32,
+        at: usize,
+        stride: usize,
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let next = sums.add(BLOCK);
+            let first = _mm512_packs_epi32(low.apply::<SHIFTED>(sums), high.apply::<SHIFTED>(sums.add(LANES)));
+            let second = _mm512_packs_epi32(low.apply::<SHIFTED>(next), high.apply::<SHIFTED>(next.add(LANES)));
+            let bytes = _mm512_permutexvar_epi32(channel_order(), _mm512_packs_epi16(first, second));
+            let out = self.0.add(at);
+            _mm256_storeu_si256(out.cast(), _mm512_castsi512_si256(bytes));
+            _mm256_storeu_si256(out.add(stride).cast(), _mm512_extracti64x4_epi64::<1>(bytes));
+        }
+    }
+}
+
+/// The 32 values of a row of 16 bits, packed with saturation and ordered.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn packed_i16(low: __m512i, high: __m512i) -> __m512i {
+    _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), _mm512_packs_epi32(low, high))
+}
+
+#[derive(Clone, Copy)]
+struct ToI16(*mut i16);
+
+impl Store for ToI16 {
+    const ZERO_POINT: bool = false;
+
+    #[inline(always)]
+    unsafe fn rows<const SHIFTED: bool>(
+        self,
+        [low, high]: &[Requantizer; VECTORS],
+        sums: *const i32,
+        at: usize,
+        stride: usize,
+    ) {
+        for row in 0..STEP_ROWS {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let sums = sums.add(row * BLOCK);
+                let y = packed_i16(low.apply::<SHIFTED>(sums), high.apply::<SHIFTED>(sums.add(LANES)));
+                _mm512_storeu_si512(self.0.add(at + row * stride).cast(), y);
+            }
+        }
+    }
+}
+
+/// With the right shift of the residual.
+#[derive(Clone, Copy)]
+struct ToResidual(*mut i16, u32);
+
+impl Store for ToResidual {
+    const ZERO_POINT: bool = false;
+
+    #[inline(always)]
+    unsafe fn rows<const SHIFTED: bool>(
+        self,
+        [low, high]: &[Requantizer; VECTORS],
+        sums: *const i32,
+        at: usize,
+        stride: usize,
+    ) {
+        for row in 0..STEP_ROWS {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let (sums, out) = (sums.add(row * BLOCK), self.0.add(at + row * stride));
+                let [first, second] = [0, LANES]
+                    .map(|lane| rshift_round(_mm512_cvtepi16_epi32(_mm256_loadu_si256(out.add(lane).cast())), self.1));
+                let a = _mm512_add_epi32(low.apply::<SHIFTED>(sums), first);
+                let b = _mm512_add_epi32(high.apply::<SHIFTED>(sums.add(LANES)), second);
+                _mm512_storeu_si512(out.cast(), packed_i16(a, b));
+            }
+        }
     }
 }
 

@@ -12,6 +12,8 @@ pub mod rows;
 const LANES: usize = 16;
 /// Rows of a tile.
 const TILE_ROWS: usize = 6;
+/// Parts of a tile's products, with other work between them.
+const STEPS: usize = 3;
 
 /// Rows of activations: row `r` is at `first + r * stride` and has `k` readable bytes.
 #[derive(Clone, Copy)]
@@ -60,7 +62,9 @@ use with_rows;
 
 /// `out[r][v * 16 + lane] = init[r] + sum_k w[k / 4][v][lane][k % 4] * x[r][k]`.
 ///
-/// `F` is one of [`factors`]; with wide ones a lane has two elements of K instead of four.
+/// `F` is one of [`factors`]; with wide ones a lane has two elements of K instead of four. `meanwhile` is called with 0 to
+/// [`STEPS`] - 1, evenly between the products: they keep two of four vector units busy, other work that waits for none of
+/// them runs beside them.
 ///
 /// # Safety
 /// `w` has `ceil(k / 4) * V` vectors, aligned to 64; `x` has `R` rows, `init` `R` values, `out` `R` rows of `V * 16`
@@ -73,6 +77,7 @@ unsafe fn packed_tile<const R: usize, const V: usize, const F: u8>(
     init: *const i32,
     out: *mut i32,
     stride: usize,
+    mut meanwhile: impl FnMut(usize),
 ) {
     let mut acc = [[_mm512_setzero_si512(); V]; R];
     let (quads, tail) = (x.k / 4, x.k % 4);
@@ -81,15 +86,18 @@ unsafe fn packed_tile<const R: usize, const V: usize, const F: u8>(
         for (r, acc) in acc.iter_mut().enumerate() {
             *acc = [_mm512_set1_epi32(*init.add(r)); V];
         }
-        for quad in 0..quads {
-            let mut weights = [_mm512_setzero_si512(); V];
-            for (v, weights) in weights.iter_mut().enumerate() {
-                *weights = _mm512_load_si512(w.add((quad * V + v) * 64).cast());
-            }
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let x = _mm512_set1_epi32(x.first.add(r * x.stride + quad * 4).cast::<i32>().read_unaligned());
-                for (acc, &w) in acc.iter_mut().zip(&weights) {
-                    *acc = dot::<F>(*acc, w, x);
+        for step in 0..STEPS {
+            meanwhile(step);
+            for quad in quads * step / STEPS..quads * (step + 1) / STEPS {
+                let mut weights = [_mm512_setzero_si512(); V];
+                for (v, weights) in weights.iter_mut().enumerate() {
+                    *weights = _mm512_load_si512(w.add((quad * V + v) * 64).cast());
+                }
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let x = _mm512_set1_epi32(x.first.add(r * x.stride + quad * 4).cast::<i32>().read_unaligned());
+                    for (acc, &w) in acc.iter_mut().zip(&weights) {
+                        *acc = dot::<F>(*acc, w, x);
+                    }
                 }
             }
         }
@@ -196,17 +204,6 @@ impl Multiplier {
     fn mulhi_add(self, x: __m512i, addend: __m512i) -> __m512i {
         let even = _mm512_add_epi64(_mm512_mul_epi32(x, self.even), addend);
         let odd = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64::<32>(x), self.odd), addend);
-        Self::high_halves(even, odd)
-    }
-
-    /// `(max << 32) - x * value`, rounded down to its high half: `max - mulhi_round(x)`, which must not be negative.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn below(self, max: i32, x: __m512i) -> __m512i {
-        // max - floor((p + 2^31) / 2^32) = floor((max * 2^32 + 2^31 - 1 - p) / 2^32).
-        let top = _mm512_set1_epi64((i64::from(max) << 32) + (1 << 31) - 1);
-        let even = _mm512_sub_epi64(top, _mm512_mul_epi32(x, self.even));
-        let odd = _mm512_sub_epi64(top, _mm512_mul_epi32(_mm512_srli_epi64::<32>(x), self.odd));
         Self::high_halves(even, odd)
     }
 

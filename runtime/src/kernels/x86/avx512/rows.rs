@@ -4,6 +4,7 @@ use super::{LANES, Multiplier, lanes, load};
 use crate::arith::exp::{EXP2_A, EXP2_B, EXP2_ONE, RowScale, SCORE_FRACTION_BITS};
 use crate::arith::norm::{FRACTION_I8, FRACTION_I16, RowNorm};
 use crate::kernels::{ExpRow, NormJob, NormOut, NormRow, ScoreScale, whole_rows};
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// Lanes of `i16`.
@@ -61,26 +62,22 @@ pub(super) fn row_max(scores: &[i32]) -> i32 {
 }
 
 /// 8-bit exponentials of `len` distances, which `distance` gives as `i32` from a position and under a mask, none negative;
-/// their sum. Distances beyond [`FAR`] count as [`FAR`], whose exponential is 0 like theirs.
-///
-/// 64 at a time: 7 instructions for 32 exponentials, 2 for their rounding, 1 to pack, 1 to order, 1 to add up.
+/// their sum.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub(super) fn exps_u8(len: usize, out: &mut [u8], distance: impl Fn(usize, __mmask16) -> __m512i) -> u32 {
+fn exps_u8(len: usize, out: &mut [u8], distance: impl Fn(usize, __mmask16) -> __m512i) -> u32 {
     let len = len.min(out.len());
     let mut sum = _mm512_setzero_si512();
     let whole = len / BYTE_LANES * BYTE_LANES;
     for at in (0..whole).step_by(BYTE_LANES) {
-        let pair = |at| _mm512_packus_epi32(distance(at, FULL), distance(at + LANES, FULL));
-        let [low, high] = [pair(at), pair(at + 2 * LANES)].map(|d| round_to_u8(exp_lanes(d)));
-        let bytes = _mm512_permutexvar_epi32(quarters_in_order(), _mm512_packus_epi16(low, high));
+        let bytes = exp_bytes([0, 1, 2, 3].map(|vector| distance(at + vector * LANES, FULL)));
         sum = _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi8(1));
         // SAFETY: 64 elements from `at` lie below `whole`.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), bytes) };
     }
     for at in (whole..len).step_by(LANES) {
         let mask = lanes(len - at);
-        let e = low_halves(mask, round_to_u8(exp_lanes(nearby(distance(at, mask)))));
+        let e = exp_bytes_lanes(mask, distance(at, mask));
         sum = _mm512_add_epi32(sum, e);
         // SAFETY: masked lanes are elements below `len`.
         unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().add(at).cast(), mask, _mm512_cvtepi32_epi8(e)) };
@@ -88,28 +85,60 @@ pub(super) fn exps_u8(len: usize, out: &mut [u8], distance: impl Fn(usize, __mma
     _mm512_reduce_add_epi32(sum) as u32
 }
 
-/// 16-bit exponentials of `len` distances, 32 at a time; otherwise as [`exps_u8`].
+/// 16-bit exponentials of `len` distances, otherwise as [`exps_u8`].
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub(super) fn exps_u16(len: usize, out: &mut [u16], distance: impl Fn(usize, __mmask16) -> __m512i) -> u32 {
+fn exps_u16(len: usize, out: &mut [u16], distance: impl Fn(usize, __mmask16) -> __m512i) -> u32 {
     let len = len.min(out.len());
     let mut sum = _mm512_setzero_si512();
     let whole = len / HALF_LANES * HALF_LANES;
     for at in (0..whole).step_by(HALF_LANES) {
-        let e = exp_lanes(_mm512_packus_epi32(distance(at, FULL), distance(at + LANES, FULL)));
-        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(e, _mm512_set1_epi16(1)));
-        let e = _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), e);
+        let words = exp_words([distance(at, FULL), distance(at + LANES, FULL)]);
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(words, _mm512_set1_epi16(1)));
         // SAFETY: 32 elements from `at` lie below `whole`.
-        unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), e) };
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), words) };
     }
     for at in (whole..len).step_by(LANES) {
         let mask = lanes(len - at);
-        let e = low_halves(mask, exp_lanes(nearby(distance(at, mask))));
+        let e = exp_words_lanes(mask, distance(at, mask));
         sum = _mm512_add_epi32(sum, e);
         // SAFETY: masked lanes are elements below `len`.
         unsafe { _mm256_mask_storeu_epi16(out.as_mut_ptr().add(at).cast(), mask, _mm512_cvtepi32_epi16(e)) };
     }
     _mm512_reduce_add_epi32(sum) as u32
+}
+
+/// 8-bit exponentials of 64 distances as `i32`, none negative, in their order. Distances beyond [`FAR`] count as [`FAR`],
+/// whose exponential is 0 like theirs.
+///
+/// 6 instructions for 32 exponentials, 2 for their rounding, 1 to pack them; 2 to pack and order all.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn exp_bytes([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    let [low, high] = [(a, b), (c, d)].map(|(a, b)| round_to_u8(exp_lanes(_mm512_packus_epi32(a, b))));
+    _mm512_permutexvar_epi32(quarters_in_order(), _mm512_packus_epi16(low, high))
+}
+
+/// 8-bit exponentials of sixteen distances as `i32`; 0 where the mask has none.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn exp_bytes_lanes(mask: __mmask16, distances: __m512i) -> __m512i {
+    low_halves(mask, round_to_u8(exp_lanes(nearby(distances))))
+}
+
+/// 16-bit exponentials of 32 distances, otherwise as [`exp_bytes`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn exp_words([low, high]: [__m512i; 2]) -> __m512i {
+    let e = exp_lanes(_mm512_packus_epi32(low, high));
+    _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), e)
+}
+
+/// 16-bit exponentials of sixteen distances, otherwise as [`exp_bytes_lanes`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn exp_words_lanes(mask: __mmask16, distances: __m512i) -> __m512i {
+    low_halves(mask, exp_lanes(nearby(distances)))
 }
 
 /// Unsigned distances, none beyond [`FAR`].
@@ -137,7 +166,21 @@ fn exp_lanes(distance: __m512i) -> __m512i {
     // (256 * fraction * slope) >> 16.
     let fall = _mm512_mulhi_epu16(_mm512_slli_epi16::<8>(distance), slope);
     let mantissa = _mm512_sub_epi16(_mm512_set1_epi16(EXP2_ONE as i16), fall);
-    _mm512_srlv_epi16(mantissa, _mm512_srli_epi16::<8>(distance))
+    shift_right(mantissa, _mm512_srli_epi16::<8>(distance))
+}
+
+/// `x >> count` of 16-bit lanes; 0 for counts of 16 and more. In assembly since the compiler takes the intrinsic apart into a
+/// shift and a comparison, which do not always find together again.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn shift_right(x: __m512i, count: __m512i) -> __m512i {
+    let shifted: __m512i;
+    // SAFETY: one instruction on registers, of the features of this function.
+    unsafe {
+        asm!("vpsrlvw {shifted}, {x}, {count}", shifted = lateout(zmm_reg) shifted, x = in(zmm_reg) x,
+            count = in(zmm_reg) count, options(pure, nomem, nostack, preserves_flags));
+    }
+    shifted
 }
 
 /// 16-bit exponentials to 8 bits: halves up.
@@ -176,30 +219,63 @@ pub fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) 
 /// [`crate::kernels::Kernels::norm_row`].
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-    let (sum, squares) = match x {
-        NormRow::I8(x) => row_sums(x.len(), |at, mask| {
-            // SAFETY: masked lanes are elements of the row.
-            _mm512_cvtepi8_epi16(unsafe { _mm256_maskz_loadu_epi8(mask, x.as_ptr().add(at)) })
-        }),
-        NormRow::I16(x) => row_sums(x.len(), |at, mask| {
-            // SAFETY: masked lanes are elements of the row.
-            unsafe { _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(at)) }
-        }),
-    };
-    match x {
+    normalize(job, statistics(job, x), x, out);
+}
+
+/// [`crate::kernels::Kernels::norm_rows`]: the statistics of four rows, then their values. The reciprocal square root is one
+/// product after the other, in which those of four rows overlap.
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub fn norm_rows(job: &NormJob<'_>, x: NormRow<'_>, mut out: NormOut<'_>) {
+    let n = job.gamma.len().max(1);
+    for first in (0..).step_by(4) {
+        let rows = [first, first + 1, first + 2, first + 3].map(|row| x.row(row, n).map(|x| (x, statistics(job, x))));
+        for (row, values) in (first..).zip(rows) {
+            let (Some((x, statistics)), Some(out)) = (values, out.row(row, n)) else { return };
+            normalize(job, statistics, x, out);
+        }
+    }
+}
+
+/// Sums and reciprocal square root of a row.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn statistics(job: &NormJob<'_>, x: NormRow<'_>) -> RowNorm {
+    let (len, (sum, squares)) = match x {
         NormRow::I8(x) => {
-            let row = Normalize::new(job, RowNorm::from_sums(sum, squares, x.len() as u32, job.rms, job.eps));
-            row.store(x.len(), out, |at, mask| {
+            let load = |at: usize, mask| {
                 // SAFETY: masked lanes are elements of the row.
-                _mm512_cvtepi8_epi32(unsafe { _mm_maskz_loadu_epi8(mask, x.as_ptr().add(at)) })
-            });
+                _mm512_cvtepi8_epi16(unsafe { _mm256_maskz_loadu_epi8(mask, x.as_ptr().add(at)) })
+            };
+            (x.len(), row_sums(x.len(), load))
         }
         NormRow::I16(x) => {
-            let row = Normalize::new(job, RowNorm::from_sums(sum, squares, x.len() as u32, job.rms, job.eps));
-            row.store(x.len(), out, |at, mask| {
+            // SAFETY: masked lanes are elements of the row.
+            let load = |at: usize, mask| unsafe { _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(at)) };
+            (x.len(), row_sums(x.len(), load))
+        }
+    };
+    RowNorm::from_sums(sum, squares, len as u32, job.rms, job.eps)
+}
+
+/// The values of a row with these statistics.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn normalize(job: &NormJob<'_>, statistics: RowNorm, x: NormRow<'_>, out: NormOut<'_>) {
+    let (row, shifted) = Normalize::new(job, statistics);
+    match x {
+        NormRow::I8(x) => {
+            let load = |at: usize, mask| {
+                // SAFETY: masked lanes are elements of the row.
+                _mm512_cvtepi8_epi32(unsafe { _mm_maskz_loadu_epi8(mask, x.as_ptr().add(at)) })
+            };
+            if shifted { row.store::<true>(x.len(), out, load) } else { row.store::<false>(x.len(), out, load) }
+        }
+        NormRow::I16(x) => {
+            let load = |at: usize, mask| {
                 // SAFETY: masked lanes are elements of the row.
                 _mm512_cvtepi16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask, x.as_ptr().add(at)) })
-            });
+            };
+            if shifted { row.store::<true>(x.len(), out, load) } else { row.store::<false>(x.len(), out, load) }
         }
     }
 }
@@ -211,14 +287,17 @@ fn row_sums(len: usize, load: impl Fn(usize, __mmask32) -> __m512i) -> (i32, u64
     let low_half = _mm512_set1_epi64(i64::from(u32::MAX));
     let mut sum = _mm512_setzero_si512();
     let mut squares = _mm512_setzero_si512();
-    for at in (0..len).step_by(HALF_LANES) {
-        let mask = if len - at >= HALF_LANES { u32::MAX } else { (1 << (len - at)) - 1 };
-        let x = load(at, mask);
+    let mut add = |x| {
         sum = _mm512_add_epi32(sum, _mm512_madd_epi16(x, _mm512_set1_epi16(1)));
         // Two squares are at most 2^31: as unsigned they fit.
         let pairs = _mm512_madd_epi16(x, x);
         squares = _mm512_add_epi64(squares, _mm512_and_si512(pairs, low_half));
         squares = _mm512_add_epi64(squares, _mm512_srli_epi64::<32>(pairs));
+    };
+    let whole = len / HALF_LANES * HALF_LANES;
+    (0..whole).step_by(HALF_LANES).for_each(|at| add(load(at, u32::MAX)));
+    if whole < len {
+        add(load(whole, (1 << (len - whole)) - 1));
     }
     (_mm512_reduce_add_epi32(sum), _mm512_reduce_add_epi64(squares) as u64)
 }
@@ -229,60 +308,80 @@ struct Normalize<'a> {
     factor: __m512i,
     offset: __m512i,
     right: __m128i,
-    rsqrt: Multiplier,
+    rsqrt: __m512i,
 }
 
 impl<'a> Normalize<'a> {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn new(job: &'a NormJob<'a>, row: RowNorm) -> Self {
+    fn new(job: &'a NormJob<'a>, row: RowNorm) -> (Self, bool) {
         let line = row.affine();
-        Self {
+        let row = Self {
             job,
             factor: _mm512_set1_epi32(line.factor),
             offset: _mm512_set1_epi32(line.offset),
             right: _mm_cvtsi32_si128(line.right as i32),
-            rsqrt: Multiplier::new(_mm512_set1_epi32(line.rsqrt)),
-        }
+            rsqrt: _mm512_set1_epi32(line.rsqrt),
+        };
+        (row, line.right != 0)
     }
 
     /// Writes `len` elements that `load` gives as `i32`, from a position and under a mask.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn store(&self, len: usize, out: NormOut<'_>, load: impl Fn(usize, __mmask16) -> __m512i) {
+    fn store<const SHIFTED: bool>(&self, len: usize, out: NormOut<'_>, load: impl Fn(usize, __mmask16) -> __m512i) {
         let len = len.min(self.job.gamma.len()).min(self.job.beta.len());
+        let lanes_of = |at, mask| self.lanes::<SHIFTED>(at, mask, load(at, mask));
         match out {
             NormOut::I8(out) => {
-                for (at, out) in (0..len).step_by(LANES).zip(out.chunks_mut(LANES)) {
-                    let mask = lanes(len - at) & lanes(out.len());
-                    let y = _mm512_srai_epi32::<FRACTION_I8>(self.lanes(at, mask, load(at, mask)));
-                    // SAFETY: masked lanes are elements of the chunk.
-                    unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr(), mask, _mm512_cvtsepi32_epi8(y)) }
+                let len = len.min(out.len());
+                let whole = len / HALF_LANES * HALF_LANES;
+                for at in (0..whole).step_by(HALF_LANES) {
+                    let low = _mm512_srai_epi32::<FRACTION_I8>(lanes_of(at, FULL));
+                    let high = _mm512_srai_epi32::<FRACTION_I8>(lanes_of(at + LANES, FULL));
+                    let words = _mm512_packs_epi32(low, high);
+                    let words = _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), words);
+                    // SAFETY: 32 elements from `at` lie below `whole`.
+                    unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(at).cast(), _mm512_cvtsepi16_epi8(words)) };
+                }
+                for at in (whole..len).step_by(LANES) {
+                    let mask = lanes(len - at);
+                    let y = _mm512_srai_epi32::<FRACTION_I8>(lanes_of(at, mask));
+                    // SAFETY: masked lanes are elements below `len`.
+                    unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().add(at), mask, _mm512_cvtsepi32_epi8(y)) }
                 }
             }
             NormOut::I16(out) => {
-                for (at, out) in (0..len).step_by(LANES).zip(out.chunks_mut(LANES)) {
-                    let mask = lanes(len - at) & lanes(out.len());
-                    let y = _mm512_srai_epi32::<FRACTION_I16>(self.lanes(at, mask, load(at, mask)));
-                    // SAFETY: masked lanes are elements of the chunk.
-                    unsafe { _mm256_mask_storeu_epi16(out.as_mut_ptr(), mask, _mm512_cvtsepi32_epi16(y)) }
+                let len = len.min(out.len());
+                for at in (0..len).step_by(LANES) {
+                    let mask = lanes(len - at);
+                    let y = _mm512_srai_epi32::<FRACTION_I16>(lanes_of(at, mask));
+                    // SAFETY: masked lanes are elements below `len`.
+                    unsafe { _mm256_mask_storeu_epi16(out.as_mut_ptr().add(at), mask, _mm512_cvtsepi32_epi16(y)) }
                 }
             }
         }
     }
 
-    /// Sixteen elements with the fractional bits of gamma and beta; masked lanes are below the length of both.
+    /// Sixteen elements with the fractional bits of gamma and beta; masked lanes are below the length of both. Even and
+    /// odd lanes go apart through both products.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn lanes(&self, at: usize, mask: __mmask16, x: __m512i) -> __m512i {
+    fn lanes<const SHIFTED: bool>(&self, at: usize, mask: __mmask16, x: __m512i) -> __m512i {
+        let half = _mm512_set1_epi64(1 << 31);
         let c = _mm512_add_epi32(_mm512_mullo_epi32(x, self.factor), self.offset);
-        let t = self.rsqrt.mulhi_round(_mm512_sra_epi32(c, self.right));
+        let c = if SHIFTED { _mm512_sra_epi32(c, self.right) } else { c };
         // SAFETY: masked lanes are elements of both.
         let (gamma, beta) = unsafe {
             let gamma = _mm512_maskz_loadu_epi32(mask, self.job.gamma.as_ptr().add(at));
             (gamma, _mm512_maskz_loadu_epi32(mask, self.job.beta.as_ptr().add(at)))
         };
-        _mm512_add_epi32(Multiplier::new(gamma).mulhi_round(t), beta)
+        // High halves of the products, moved down.
+        let normalized = |c| _mm512_srli_epi64::<32>(_mm512_add_epi64(_mm512_mul_epi32(c, self.rsqrt), half));
+        let (even, odd) = (normalized(c), normalized(_mm512_srli_epi64::<32>(c)));
+        let even = _mm512_add_epi64(_mm512_mul_epi32(even, gamma), half);
+        let odd = _mm512_add_epi64(_mm512_mul_epi32(odd, _mm512_srli_epi64::<32>(gamma)), half);
+        _mm512_add_epi32(Multiplier::high_halves(even, odd), beta)
     }
 }
 
