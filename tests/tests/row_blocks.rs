@@ -3,7 +3,7 @@
 use shiftformer::kernels::{Native, Portable};
 use shiftformer::ops::{OpFault, OpKind};
 use shiftformer::{Aligned, Model, ModelError, Progress, Session};
-use shiftformer_tools::backend::{self, Sample};
+use shiftformer_tools::backend::{self, Backend, Host, Sample};
 use shiftformer_tools::convert::{ConvertOptions, Converted, Switch, convert};
 use shiftformer_tools::data::Dataset;
 use shiftformer_tools::fuse::fuse;
@@ -11,6 +11,7 @@ use shiftformer_tools::import::{ImportOptions, import};
 use shiftformer_tools::model_file::{ModelFile, Values};
 use shiftformer_tools::parts::Parts;
 use shiftformer_tools::quantize::range::RangeMethod;
+use shiftformer_tools::unchain::unchain;
 use std::path::{Path, PathBuf};
 
 fn root(path: &str) -> PathBuf {
@@ -61,6 +62,9 @@ fn digits() -> [PathBuf; 2] {
     [root("models/digits/digits-vit.onnx"), root("models/digits/calib.npz")]
 }
 
+/// The kernels of this machine with the operators as the file has them: `native` runs whole ones.
+const NATIVE_IN_BLOCKS: &str = "native in blocks";
+
 fn chains(file: &[u8]) -> usize {
     let file = ModelFile::from_bytes(file).unwrap();
     let model = file.open::<Portable>().unwrap();
@@ -71,8 +75,12 @@ fn chains(file: &[u8]) -> usize {
 fn assert_same(whole: &[u8], blocks: &[u8], samples: &[Sample], backends: &[&str]) {
     let [whole, blocks] = [whole, blocks].map(|file| ModelFile::from_bytes(file).unwrap());
     let expected = backend::open("portable", &whole).unwrap().run(samples).unwrap();
-    for backend in backends {
-        let found = backend::open(backend, &blocks).unwrap().run(samples).unwrap();
+    for &backend in backends {
+        let found = match backend {
+            NATIVE_IN_BLOCKS => Host::<Native>::new(backend, &blocks).run(samples),
+            _ => backend::open(backend, &blocks).and_then(|mut backend| backend.run(samples)),
+        };
+        let found = found.unwrap();
         for (expected, found) in expected.iter().zip(&found) {
             assert_eq!(expected.outputs, found.outputs, "{backend}");
             let mut compared = 0;
@@ -106,9 +114,37 @@ fn blocks_of_rows_give_the_bytes_of_whole_operators() {
         assert!(blocks.plan.arena_bytes <= whole.plan.arena_bytes);
         assert_eq!(chains(&whole.file), 0);
         some += chains(&blocks.file);
-        assert_same(&whole.file, &blocks.file, &samples, &["portable", "native"]);
+        assert_same(&whole.file, &blocks.file, &samples, &["portable", "native", NATIVE_IN_BLOCKS]);
     }
     assert!(some > 0);
+}
+
+#[test]
+fn a_host_runs_blocks_of_rows_as_whole_operators() {
+    let block = shared("block/block-50x64.onnx", "block/block-50x64.npz");
+    [Some(digits()), block].into_iter().flatten().for_each(|paths| runs_as_whole_operators(&paths));
+}
+
+fn runs_as_whole_operators(paths: &[PathBuf; 2]) {
+    let ([blocks], samples) = converted(paths, 4, [options(Switch::On)]);
+    let file = ModelFile::from_bytes(&blocks.file).unwrap();
+    let whole = unchain(&file).unwrap();
+    assert!(chains(&blocks.file) > 0);
+    assert_eq!(chains(whole.bytes()), 0);
+    // Operators keep their numbers; those that a chain repeats are copies.
+    let [before, after] = [&file, &whole].map(|file| file.open::<Portable>().unwrap());
+    assert_eq!(before.n_ops(), after.n_ops());
+    for op in 0..before.n_ops() {
+        let repeats = file.op_name(op).ends_with("/again");
+        let kind = if repeats { Some(OpKind::Copy) } else { before.op_kind(op) };
+        assert_eq!(after.op_kind(op), kind, "{}", file.op_name(op));
+    }
+    // `native` runs the whole operators, `portable` the blocks: every operator gives the same.
+    let [expected, found] =
+        ["portable", "native"].map(|name| backend::open(name, &file).unwrap().run(&samples).unwrap());
+    assert_eq!(expected, found);
+    // A file without chains stays as it is.
+    assert_eq!(unchain(&whole).unwrap().bytes(), whole.bytes());
 }
 
 #[test]
@@ -141,7 +177,7 @@ fn deit_needs_a_quarter_of_the_memory_with_the_score_matrix() {
     let sizes = [&matrix, &whole, &blocks].map(|c| c.plan.arena_bytes);
     eprintln!("score matrix {} bytes, whole operators {} bytes, blocks of rows {} bytes", sizes[0], sizes[1], sizes[2]);
     assert!(sizes[2] * 4 <= sizes[0], "{sizes:?}");
-    assert_same(&whole.file, &blocks.file, &samples, &["native"]);
+    assert_same(&whole.file, &blocks.file, &samples, &["native", NATIVE_IN_BLOCKS]);
     let run = |file: &[u8]| {
         let model = ModelFile::from_bytes(file).unwrap();
         backend::open("native", &model).unwrap().run(&samples).unwrap().remove(0).outputs

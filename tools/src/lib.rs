@@ -28,4 +28,5 @@ pub mod report;
 pub mod summary;
 pub mod text;
 pub mod timeline;
+pub mod unchain;
 pub mod whole;

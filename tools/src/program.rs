@@ -106,6 +106,11 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// The section of a file, in which later blobs are not looked for.
+    pub fn from_section(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), known: HashMap::new() }
+    }
+
     /// Stores `bytes` at a 16-byte boundary, or finds them.
     pub fn add(&mut self, bytes: &[u8]) -> Blob {
         if bytes.is_empty() {

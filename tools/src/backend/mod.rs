@@ -5,6 +5,7 @@ mod host;
 mod qemu;
 
 use crate::model_file::ModelFile;
+use crate::unchain::{UnchainError, unchain};
 pub use gpu::Gpu;
 pub use host::Host;
 pub use qemu::Qemu;
@@ -116,8 +117,19 @@ pub const NAMES: &[&str] = &[
     "qemu:aarch64",
 ];
 
-/// Opens the backend `name` for `model`. An emulated machine (`qemu:BOARD`) uses its fast kernels, or the portable ones as
-/// `qemu:BOARD:portable`. `gpu` is the best adapter there is, `gpu:ADAPTER` one by its index or part of its name.
+/// What `native` runs of a model: whole operators, see [`crate::unchain`].
+///
+/// # Errors
+/// [`BackendError::Unavailable`] when the model cannot be planned so.
+pub fn in_whole_operators(backend: &str, model: &ModelFile) -> Result<ModelFile, BackendError> {
+    let unavailable =
+        |why: UnchainError| BackendError::Unavailable { backend: backend.to_owned(), why: why.to_string() };
+    unchain(model).map_err(unavailable)
+}
+
+/// Opens the backend `name` for `model`. `portable` runs the operators as the file has them, `native` whole ones. An emulated
+/// machine (`qemu:BOARD`) uses its fast kernels, or the portable ones as `qemu:BOARD:portable`. `gpu` is the best adapter
+/// there is, `gpu:ADAPTER` one by its index or part of its name.
 ///
 /// # Errors
 /// [`BackendError::Unknown`] and [`BackendError::Unavailable`]: never another backend instead.
@@ -131,7 +143,7 @@ pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendEr
     match name {
         "gpu" => Ok(Box::new(Gpu::open(name, None, model)?)),
         "portable" => Ok(Box::new(Host::<Portable>::new(name, model))),
-        "native" => Ok(Box::new(Host::<Native>::new(name, model))),
+        "native" => Ok(Box::new(Host::<Native>::new(name, &in_whole_operators(name, model)?))),
         _ => Err(BackendError::Unknown(name.to_owned(), NAMES.join(", "))),
     }
 }

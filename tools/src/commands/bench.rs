@@ -28,6 +28,9 @@ pub struct Args {
     /// are those of one thread.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::threads::parse)]
     threads: usize,
+    /// Run chains in blocks of rows, as a device does; otherwise this machine runs whole operators, which are faster.
+    #[arg(long)]
+    row_blocks: bool,
     /// Samples per batch on a GPU.
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -130,7 +133,8 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         None => vec![data::stand_in(&model)?],
     };
     match args.backend.as_str() {
-        "native" => host::<Native>(args, &model, &samples),
+        "native" if args.row_blocks => host::<Native>(args, &model, &samples),
+        "native" => host::<Native>(args, &backend::in_whole_operators("native", &model)?, &samples),
         "portable" => host::<Portable>(args, &model, &samples),
         name => {
             let mut backend = backend::open(name, &model)?;
