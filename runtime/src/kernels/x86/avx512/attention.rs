@@ -5,9 +5,9 @@
 //! The keys are packed like weights, the sign bit flipped; exponentials are unsigned as they are, and 16-bit ones take
 //! two elements of K a lane.
 
-use super::factors::{ROWS_UNSIGNED, WEIGHTS_UNSIGNED, WIDE};
+use super::factors::{self, ROWS_UNSIGNED, WEIGHTS_UNSIGNED};
 use super::rows::{exp_bytes, exp_bytes_lanes, exp_row, exp_words, exp_words_lanes, row_max, scale_row};
-use super::{LANES, Multiplier, Rows, STEPS, TILE_ROWS, lanes, load, packed_tile, row_sum, with_rows};
+use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_sum, with_rows};
 use crate::arith::exp::RowScale;
 use crate::arith::requant::mulhi_round;
 use crate::kernels::{AttentionJob, ExpRow, ScoreBias, ScoreScale, whole_rows};
@@ -16,6 +16,10 @@ use core::mem::MaybeUninit;
 
 /// Bytes of packed keys, and of packed values: 512 keys of width 64.
 const PACKED_BYTES: usize = 32 * 1024;
+/// Parts of a tile of scores between which other work is done: its 16 quads of K are so for a head of 64.
+const SCORE_STEPS: usize = 3;
+/// Parts of a tile of weighted sums.
+const VALUE_STEPS: usize = 8;
 /// Longest row of scores.
 const MAX_KEYS: usize = 1024;
 /// Widest row of values.
@@ -24,18 +28,19 @@ const MAX_WIDTH: usize = 256;
 #[repr(align(64))]
 struct Packed(MaybeUninit<[u8; PACKED_BYTES]>);
 
-/// What six query rows need. Two blocks of rows are under way at a time.
+/// What six query rows need. Up to three blocks of rows are under way at a time, each with what it has at its number modulo
+/// the length of the array.
 #[repr(align(64))]
 struct Block {
     /// Filled up, since the last scores are also read from the second on.
     scores: [[i32; TILE_ROWS * MAX_KEYS + LANES]; 2],
     /// `u8` or `u16`.
-    exps: [u16; TILE_ROWS * MAX_KEYS],
+    exps: [[u16; TILE_ROWS * MAX_KEYS]; 2],
     acc: [[i32; TILE_ROWS * MAX_WIDTH]; 2],
-    /// Of the rows whose exponentials are made: see [`Distances`].
-    tops: [i64; TILE_ROWS],
     /// Sums of exponentials, by lanes.
-    sums: [[[i32; LANES]; TILE_ROWS]; 2],
+    sums: [[[i32; LANES]; TILE_ROWS]; 3],
+    /// Of the rows whose exponentials are being made: see [`Distances`].
+    tops: [i64; TILE_ROWS],
 }
 
 /// Whether the job fits the stack, and every slice the job.
@@ -69,19 +74,21 @@ pub fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
     // a `Block` are integers, and each is written before it is read.
     unsafe {
         pack_keys(job, keys.0.as_mut_ptr().cast());
+        let (keys, to) = (keys.0.as_ptr().cast(), values.0.as_mut_ptr().cast());
         if job.wide_exp {
-            pack_values::<2>(job, values.0.as_mut_ptr().cast());
+            pack_values::<2>(job, to);
+            Head::<true>::new(job, keys, to, block.as_mut_ptr()).all_rows(out);
         } else {
-            pack_values::<4>(job, values.0.as_mut_ptr().cast());
+            pack_values::<4>(job, to);
+            Head::<false>::new(job, keys, to, block.as_mut_ptr()).all_rows(out);
         }
-        Head::new(job, keys.0.as_ptr().cast(), values.0.as_ptr().cast(), block.as_mut_ptr()).all_rows(out);
     }
     true
 }
 
-/// A head whose keys and values are packed.
+/// A head whose keys and values are packed; `WIDE` is whether its exponentials have 16 bits.
 #[derive(Clone, Copy)]
-struct Head<'a> {
+struct Head<'a, const WIDE: bool> {
     job: &'a AttentionJob<'a>,
     keys: *const u8,
     values: *const u8,
@@ -89,19 +96,22 @@ struct Head<'a> {
     /// Keys, and elements of a value, filled up to whole vectors.
     padded: usize,
     width: usize,
-    /// Bytes of an exponential.
-    element: usize,
 }
 
-impl<'a> Head<'a> {
+impl<'a, const WIDE: bool> Head<'a, WIDE> {
+    /// Bytes of an exponential.
+    const ELEMENT: usize = if WIDE { 2 } else { 1 };
+    /// Exponentials in a vector.
+    const AT_ONCE: usize = 4 * LANES / Self::ELEMENT;
+
     fn new(job: &'a AttentionJob<'a>, keys: *const u8, values: *const u8, block: *mut Block) -> Self {
         let (padded, width) = (job.n_k.next_multiple_of(LANES), job.v_dim.next_multiple_of(LANES));
-        Self { job, keys, values, block, padded, width, element: if job.wide_exp { 2 } else { 1 } }
+        Self { job, keys, values, block, padded, width }
     }
 
-    /// All query rows, six at a time. The exponentials of a block of rows are made between the products of the next block
-    /// with the keys, its divisions by the row sums between those with the values: products alone leave half of the
-    /// processor's vector units idle.
+    /// All query rows, six at a time. Exponentials and divisions by the row sums are made between the products of other rows,
+    /// which alone leave half of the processor's vector units idle: those of block `i` with the values leave room for
+    /// exponentials of `i + 1` and divisions of `i - 1`, those of `i + 2` with the keys for the rest of the exponentials.
     ///
     /// # Safety
     /// As in [`attention`].
@@ -110,42 +120,41 @@ impl<'a> Head<'a> {
         let blocks = self.job.rows.div_ceil(TILE_ROWS);
         // Scores with biases are made at once.
         let biased = self.job.biases.iter().any(Option::is_some);
-        let [score_parts, value_parts] =
-            [self.padded, self.width].map(|columns| (columns / (2 * LANES) * STEPS).max(1));
-        let quota = (TILE_ROWS * (1 + self.job.n_k.div_ceil(self.at_once()))).div_ceil(score_parts);
-        let divided = TILE_ROWS.div_ceil(value_parts);
+        let [score_parts, value_parts] = [(self.padded, SCORE_STEPS), (self.width, VALUE_STEPS)]
+            .map(|(columns, steps)| columns / (2 * LANES) * steps);
+        let quota = if biased { 0 } else { (TILE_ROWS * self.units()).div_ceil((score_parts + value_parts).max(1)) };
+        let rows_at_once = TILE_ROWS.div_ceil(value_parts.max(1));
         // SAFETY: the caller's contract; what is read of a block was written by the steps before.
         unsafe {
             self.scores(0, || {});
+            let mut exps = Progress::of(0, self.rows(0).1);
+            let mut sums = Progress::of(0, 0);
             for block in 0..blocks {
-                let last = block + 1 == blocks;
-                let mut exps = Exps { row: 0, key: None };
+                let next = block + 1;
+                let next_rows = if next < blocks { self.rows(next).1 } else { 0 };
+                if next < blocks {
+                    self.scores(next, || self.exps(&mut exps, quota));
+                }
                 if biased {
                     self.biased_exps(block);
-                    if !last {
-                        self.scores(block + 1, || {});
-                    }
-                } else if !last {
-                    self.scores(block + 1, || self.exps(block, &mut exps, quota));
-                }
-                if !biased {
-                    self.exps(block, &mut exps, usize::MAX);
-                }
-                if let Some(before) = block.checked_sub(1) {
-                    let mut row = 0;
-                    self.weighted_sums(block, || self.divide(before, &mut row, divided, out));
-                    self.divide(before, &mut row, TILE_ROWS, out);
                 } else {
-                    self.weighted_sums(block, || {});
+                    self.exps(&mut exps, usize::MAX);
                 }
+                exps = Progress::of(next, next_rows);
+                self.weighted_sums(block, || {
+                    self.exps(&mut exps, quota);
+                    self.divide(&mut sums, rows_at_once, out);
+                });
+                self.divide(&mut sums, TILE_ROWS, out);
+                sums = Progress::of(block, self.rows(block).1);
             }
-            self.divide(blocks - 1, &mut 0, TILE_ROWS, out);
+            self.divide(&mut sums, TILE_ROWS, out);
         }
     }
 
-    /// Exponentials in a vector.
-    fn at_once(self) -> usize {
-        if self.job.wide_exp { 2 * LANES } else { 4 * LANES }
+    /// Units of work of the exponentials of a row.
+    fn units(self) -> usize {
+        1 + self.job.n_k.div_ceil(Self::AT_ONCE)
     }
 
     /// First query row of block `block`, and their number.
@@ -171,7 +180,7 @@ impl<'a> Head<'a> {
             for (row, init) in init.iter_mut().take(rows).enumerate() {
                 *init = row_sum(q.from(row)).wrapping_mul(-128);
             }
-            tiles::<WEIGHTS_UNSIGNED>(rows, self.keys, q, &init, (scores, self.padded), meanwhile);
+            tiles::<WEIGHTS_UNSIGNED, SCORE_STEPS>(rows, self.keys, q, &init, (scores, self.padded), meanwhile);
         }
     }
 
@@ -184,8 +193,8 @@ impl<'a> Head<'a> {
         // SAFETY: every row has `padded` scores and exponentials, at most `MAX_KEYS`.
         unsafe {
             let scores: *mut i32 = (&raw mut (*self.block).scores[block % 2]).cast();
-            let exps: *mut u8 = (&raw mut (*self.block).exps).cast();
-            (scores.add(row * self.padded), exps.add(row * self.padded * self.element))
+            let exps: *mut u8 = (&raw mut (*self.block).exps[block % 2]).cast();
+            (scores.add(row * self.padded), exps.add(row * self.padded * Self::ELEMENT))
         }
     }
 
@@ -198,21 +207,21 @@ impl<'a> Head<'a> {
     /// # Safety
     /// As in [`attention`], after [`scores`](Self::scores).
     #[inline(always)]
-    unsafe fn exps(self, block: usize, at: &mut Exps, units: usize) {
-        let (_, rows) = self.rows(block);
+    unsafe fn exps(self, at: &mut Progress, units: usize) {
+        let block = at.block;
         for _ in 0..units {
-            if at.row == rows {
+            if at.row == at.rows {
                 return;
             }
             // SAFETY: the caller's contract; there is a row of this number.
             unsafe {
                 let (scores, exps) = self.row(block, at.row);
-                let sums: *mut __m512i = (&raw mut (*self.block).sums[block % 2][at.row]).cast();
+                let sums: *mut __m512i = (&raw mut (*self.block).sums[block % 3][at.row]).cast();
                 if let Some(key) = at.key {
                     let distances = Distances::new((*self.block).tops[at.row], self.job.scale);
                     let added = self.vector_of_exps(&distances, scores, exps, key);
                     _mm512_store_si512(sums, _mm512_add_epi32(_mm512_load_si512(sums), added));
-                    at.key = Some(key + self.at_once()).filter(|&key| key < self.job.n_k);
+                    at.key = Some(key + Self::AT_ONCE).filter(|&key| key < self.job.n_k);
                     at.row += usize::from(at.key.is_none());
                 } else {
                     let max = row_max(core::slice::from_raw_parts(scores, self.job.n_k));
@@ -230,15 +239,15 @@ impl<'a> Head<'a> {
     /// There are scores for and exponentials from all keys.
     #[inline(always)]
     unsafe fn vector_of_exps(self, distances: &Distances, scores: *const i32, exps: *mut u8, key: usize) -> __m512i {
-        let Self { job, element, .. } = self;
+        let Self { job, .. } = self;
         // SAFETY: the caller's contract; a whole vector of keys is there, or single sixteens under a mask.
         unsafe {
-            let exps = exps.add(key * element);
+            let exps = exps.add(key * Self::ELEMENT);
             let scores = scores.add(key);
             let left = job.n_k - key;
-            if left * element >= 4 * LANES {
+            if left * Self::ELEMENT >= 4 * LANES {
                 let lanes = |vector: usize| distances.lanes(scores.add(vector * LANES));
-                if job.wide_exp {
+                if WIDE {
                     let words = exp_words([lanes(0), lanes(1)]);
                     _mm512_storeu_si512(exps.cast(), words);
                     return _mm512_madd_epi16(words, _mm512_set1_epi16(1));
@@ -250,8 +259,8 @@ impl<'a> Head<'a> {
             let mut sums = _mm512_setzero_si512();
             for at in (0..left).step_by(LANES) {
                 let (mask, distance) = (lanes(left - at), distances.lanes(scores.add(at)));
-                let exps = exps.add(at * element);
-                let e = if job.wide_exp {
+                let exps = exps.add(at * Self::ELEMENT);
+                let e = if WIDE {
                     let e = exp_words_lanes(mask, distance);
                     _mm256_storeu_si256(exps.cast(), _mm512_cvtepi32_epi16(e));
                     e
@@ -272,7 +281,7 @@ impl<'a> Head<'a> {
     /// As for [`exps`](Self::exps).
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     unsafe fn biased_exps(self, block: usize) {
-        let Self { job, padded, element, .. } = self;
+        let Self { job, padded, .. } = self;
         let (first, rows) = self.rows(block);
         for row in 0..rows {
             // SAFETY: the caller's contract.
@@ -280,16 +289,16 @@ impl<'a> Head<'a> {
                 let (scores, exps) = self.row(block, row);
                 let scores = core::slice::from_raw_parts_mut(scores, job.n_k);
                 // Lanes beyond the row multiply zeros among the values; they only have to be initialized.
-                core::ptr::write_bytes(exps.add(job.n_k * element), 0, (padded - job.n_k) * element);
-                let exps = if job.wide_exp {
+                core::ptr::write_bytes(exps.add(job.n_k * Self::ELEMENT), 0, (padded - job.n_k) * Self::ELEMENT);
+                let exps = if WIDE {
                     ExpRow::U16(core::slice::from_raw_parts_mut(exps.cast(), job.n_k))
                 } else {
                     ExpRow::U8(core::slice::from_raw_parts_mut(exps, job.n_k))
                 };
                 scale(job, first + row, scores);
                 let sum = exp_row(scores, exps);
-                (*self.block).sums[block % 2][row] = [0; LANES];
-                (*self.block).sums[block % 2][row][0] = sum as i32;
+                (*self.block).sums[block % 3][row] = [0; LANES];
+                (*self.block).sums[block % 3][row][0] = sum as i32;
             }
         }
     }
@@ -301,18 +310,19 @@ impl<'a> Head<'a> {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     unsafe fn weighted_sums(self, block: usize, meanwhile: impl FnMut()) {
-        let Self { job, padded, element, .. } = self;
+        let Self { job, padded, .. } = self;
         let (_, rows) = self.rows(block);
         // SAFETY: the caller's contract; every row has `width` sums, at most `MAX_WIDTH`.
         unsafe {
-            let exps: *const i8 = (&raw const (*self.block).exps).cast();
+            let exps: *const i8 = (&raw const (*self.block).exps[block % 2]).cast();
             let acc: *mut i32 = (&raw mut (*self.block).acc[block % 2]).cast();
-            let exps = Rows { first: exps, stride: padded * element, k: (job.n_k * element).next_multiple_of(4) };
+            let exps =
+                Rows { first: exps, stride: padded * Self::ELEMENT, k: (job.n_k * Self::ELEMENT).next_multiple_of(4) };
             let (init, acc) = ([0; TILE_ROWS], (acc, self.width));
-            if job.wide_exp {
-                tiles::<WIDE>(rows, self.values, exps, &init, acc, meanwhile);
+            if WIDE {
+                tiles::<{ factors::WIDE }, VALUE_STEPS>(rows, self.values, exps, &init, acc, meanwhile);
             } else {
-                tiles::<ROWS_UNSIGNED>(rows, self.values, exps, &init, acc, meanwhile);
+                tiles::<ROWS_UNSIGNED, VALUE_STEPS>(rows, self.values, exps, &init, acc, meanwhile);
             }
         }
     }
@@ -323,17 +333,17 @@ impl<'a> Head<'a> {
     /// # Safety
     /// As in [`attention`], after [`weighted_sums`](Self::weighted_sums).
     #[inline(always)]
-    unsafe fn divide(self, block: usize, next: &mut usize, count: usize, out: &mut [i8]) {
-        let Self { job, .. } = self;
-        let (first, rows) = self.rows(block);
-        let start = *next;
-        *next = (start + count).min(rows);
-        for row in start..*next {
+    unsafe fn divide(self, at: &mut Progress, count: usize, out: &mut [i8]) {
+        let (Self { job, .. }, block) = (self, at.block);
+        let rows = at.row..(at.row + count).min(at.rows);
+        at.row = rows.end;
+        for row in rows {
+            let first = block * TILE_ROWS;
             // SAFETY: the caller's contract.
             let (acc, sum) = unsafe {
                 let acc: *const i32 = (&raw const (*self.block).acc[block % 2]).cast();
                 let acc = core::slice::from_raw_parts(acc.add(row * self.width), job.v_dim);
-                let sums: *const __m512i = (&raw const (*self.block).sums[block % 2][row]).cast();
+                let sums: *const __m512i = (&raw const (*self.block).sums[block % 3][row]).cast();
                 (acc, _mm512_reduce_add_epi32(_mm512_load_si512(sums)) as u32)
             };
             let out = out.get_mut((first + row) * job.out_stride..).unwrap_or(&mut []);
@@ -343,10 +353,19 @@ impl<'a> Head<'a> {
     }
 }
 
-/// How far exponentials have come: the row, and the key where its greatest sum is known.
-struct Exps {
+/// How far the rows of a block have come with their exponentials, or with the divisions.
+struct Progress {
+    block: usize,
+    rows: usize,
     row: usize,
+    /// Next key, where the greatest sum of the row is known.
     key: Option<usize>,
+}
+
+impl Progress {
+    fn of(block: usize, rows: usize) -> Self {
+        Self { block, rows, row: 0, key: None }
+    }
 }
 
 /// Distances of the scores of a row from the greatest, from sums that are not scaled.
@@ -403,7 +422,7 @@ impl Distances {
 /// `w` is what [`pack_keys`] or [`pack_values`] made for the columns and the bytes of a row; there is room for the rows.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-unsafe fn tiles<const F: u8>(
+unsafe fn tiles<const F: u8, const STEPS: usize>(
     rows: usize,
     w: *const u8,
     x: Rows,
@@ -418,13 +437,13 @@ unsafe fn tiles<const F: u8>(
             let (w, out) = (w.add(column / LANES * vector), out.add(column));
             let init = init.as_ptr();
             if rows == TILE_ROWS && columns - column > LANES {
-                packed_tile::<TILE_ROWS, 2, F>(w, x, init, out, columns, |_| meanwhile());
+                packed_tile::<TILE_ROWS, 2, F, STEPS>(w, x, init, out, columns, |_| meanwhile());
                 continue;
             }
             if columns - column > LANES {
-                with_rows!(rows, R => packed_tile::<R, 2, F>(w, x, init, out, columns, |_| {}));
+                with_rows!(rows, R => packed_tile::<R, 2, F, 1>(w, x, init, out, columns, |_| {}));
             } else {
-                with_rows!(rows, R => packed_tile::<R, 1, F>(w, x, init, out, columns, |_| {}));
+                with_rows!(rows, R => packed_tile::<R, 1, F, 1>(w, x, init, out, columns, |_| {}));
             }
         }
     }

@@ -11,7 +11,7 @@
 //!   end to add up the quarters.
 
 use super::factors::WEIGHTS_UNSIGNED;
-use super::{LANES, Multiplier, Rows, STEPS, TILE_ROWS, lanes, load, packed_tile, row_sum, rshift_round, with_rows};
+use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_sum, rshift_round, with_rows};
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
@@ -31,6 +31,8 @@ const PACKED_BYTES: usize = 64 * 1024;
 const LINE: usize = 64;
 /// Fewest rows for which rearranging the weights pays.
 const PACK_FROM: usize = 12;
+/// Parts of a tile between which the sums of the tile before are requantized.
+const STEPS: usize = 3;
 /// Rows that are requantized at a time.
 const STEP_ROWS: usize = TILE_ROWS / STEPS;
 /// Rows whose sums are kept at a time.
@@ -258,7 +260,7 @@ impl Dense<'_> {
                         finish(part / STEPS, part % STEPS);
                     }
                 };
-                packed_tile::<TILE_ROWS, VECTORS, WEIGHTS_UNSIGNED>(block.w, x, init, out, BLOCK, meanwhile);
+                packed_tile::<TILE_ROWS, VECTORS, WEIGHTS_UNSIGNED, STEPS>(block.w, x, init, out, BLOCK, meanwhile);
             }
             for part in (STEPS * (tiles - 1)).saturating_sub(1)..STEPS * tiles {
                 finish(part / STEPS, part % STEPS);
@@ -283,7 +285,7 @@ impl Dense<'_> {
             // SAFETY: the caller's contract; a tile writes `TILE_ROWS * BLOCK` sums at most.
             unsafe {
                 let (x, init) = block.tile(tile);
-                with_rows!(count, R => packed_tile::<R, V, WEIGHTS_UNSIGNED>(block.w, x, init, out, BLOCK, |_| {}));
+                with_rows!(count, R => packed_tile::<R, V, WEIGHTS_UNSIGNED, 1>(block.w, x, init, out, BLOCK, |_| {}));
                 self.finish(out, first..first + count, block.channel);
             }
         }

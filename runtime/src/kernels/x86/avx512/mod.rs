@@ -12,8 +12,6 @@ pub mod rows;
 const LANES: usize = 16;
 /// Rows of a tile.
 const TILE_ROWS: usize = 6;
-/// Parts of a tile's products, with other work between them.
-const STEPS: usize = 3;
 
 /// Rows of activations: row `r` is at `first + r * stride` and has `k` readable bytes.
 #[derive(Clone, Copy)]
@@ -63,7 +61,7 @@ use with_rows;
 /// `out[r][v * 16 + lane] = init[r] + sum_k w[k / 4][v][lane][k % 4] * x[r][k]`.
 ///
 /// `F` is one of [`factors`]; with wide ones a lane has two elements of K instead of four. `meanwhile` is called with 0 to
-/// [`STEPS`] - 1, evenly between the products: they keep two of four vector units busy, other work that waits for none of
+/// `STEPS - 1`, evenly between the products: they keep two of four vector units busy, other work that waits for none of
 /// them runs beside them.
 ///
 /// # Safety
@@ -71,7 +69,7 @@ use with_rows;
 /// values, `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-unsafe fn packed_tile<const R: usize, const V: usize, const F: u8>(
+unsafe fn packed_tile<const R: usize, const V: usize, const F: u8, const STEPS: usize>(
     w: *const u8,
     x: Rows,
     init: *const i32,
