@@ -6,6 +6,9 @@
 //! - [`packed_tile`], many rows: 32 channels are rearranged to `[k / 4][32][4]` in a buffer on the stack that all rows
 //!   then use. 6 rows x 2 vectors: 12 accumulators, 2 weights, 1 broadcast. Per 4 of K: 12 `vpdpbusd`, 2 loads,
 //!   6 broadcasts, for 768 MACs; Zen 4 starts one 512-bit `vpdpbusd` a cycle, so 12 cycles.
+//!   Between its products the sums of the tile before are requantized ([`Dense::whole_tiles`]): 5 instructions for 16 sums
+//!   (two products with their loads, two additions, one for their high halves), 5 to pack and store 64. Of 32 registers 12
+//!   are accumulators, 3 factors, 9 constants of requantization.
 //! - [`direct_tile`], few rows or K beyond the buffer: a group of 4 channels x 16 K is a whole vector as it lies.
 //!   6 rows x 4 panels: 24 accumulators, 4 weights, 1 broadcast, and nine instructions per row and 16 channels at the
 //!   end to add up the quarters.

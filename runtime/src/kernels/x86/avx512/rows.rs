@@ -1,4 +1,8 @@
 //! Loops over one row, sixteen elements of 32 bits at a time; the last ones masked.
+//!
+//! A normalization takes 6 instructions for 32 elements of statistics and 20 for 16 values: 2 to load and widen, 2 for the
+//! line before the reciprocal root, 7 for its product and 6 for that with gamma in even and odd lanes, 2 for beta and the
+//! shift, 3 to pack and store 32.
 
 use super::{LANES, Multiplier, lanes, load};
 use crate::arith::exp::{EXP2_A, EXP2_B, EXP2_ONE, RowScale, SCORE_FRACTION_BITS};
