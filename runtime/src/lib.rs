@@ -1,7 +1,7 @@
 //! Integer-only transformer inference, the same bytes on every machine.
 //!
-//! No floating point, no heap (but for threads), no panic, and no `unsafe` outside the instruction-set kernels. A model is a `.sfm` file
-//! made by `shiftformer convert`; it is read in place.
+//! No floating point, no heap (except scratch memory per thread with the feature `std`), no panic, and no `unsafe` outside
+//! the instruction-set kernels. A model is a `.sfm` file made by `shiftformer convert`; it is read in place.
 //!
 //! ```
 //! use shiftformer::{Aligned, Model, Session};
@@ -59,21 +59,19 @@
 extern crate std;
 
 pub mod arith;
-mod chain;
-mod engine;
 pub mod format;
 pub mod kernels;
 mod model;
 pub mod ops;
+mod session;
 mod stepwise;
 pub mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use chain::{Chain, MAX_CHAIN};
-pub use engine::{ArenaError, Digests, Observer, Part, Progress, Session};
-pub use model::{Model, ModelError, SectionName};
+pub use model::{Chain, MAX_CHAIN, Model, ModelError, SectionName};
 pub use ops::RunFault;
+pub use session::{ArenaError, Digests, Observer, Part, Progress, Session};
 
 /// Aligns an arena or an `include_bytes!` model to 16 bytes: `static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(..))`.
 #[repr(C, align(16))]

@@ -3,12 +3,20 @@
 //! Loops are written over fixed-size chunks so that the compiler needs no bounds check and can use whatever vector
 //! instructions the target has.
 
-use super::{DotJob, ExpRow, GROUP, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale};
+use super::{DotJob, ExpRow, GROUP, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale};
 use crate::arith::{exp, norm, requant};
 use crate::stepwise::stepwise;
 
 const PANEL_GROUP_8: usize = PANEL * GROUP;
 const PANEL_GROUP_4: usize = PANEL * GROUP / 2;
+
+/// The portable kernels alone: the definition of the right answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Portable;
+
+impl Kernels for Portable {
+    const NAME: &'static str = "portable";
+}
 
 /// [`super::Kernels::linear`].
 #[inline(always)]

@@ -8,6 +8,11 @@ pub type Dims = [u32; 6];
 /// Elements between neighbours along each dimension.
 pub type Strides = [i32; 6];
 
+/// Product of dimensions; cannot overflow for what [`TensorRecord`](crate::format::TensorRecord) admits, saturates otherwise.
+pub(crate) fn product(dims: &[u32]) -> u64 {
+    dims.iter().fold(1u64, |n, &d| n.saturating_mul(u64::from(d)))
+}
+
 /// Where a strided view begins and how it moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {

@@ -115,7 +115,7 @@ fn run_divided<B: Kernels>(
     copy.copy_from_slice(arena);
     crate::kernels::parallel::tests::POOL.install(|| {
         let mut memory = Memory::split(copy, weights, tensors, record)?;
-        super::run_here::<Parallel<B, 1>, _>(op, &mut memory, 0..op.pieces()).ok()?;
+        super::entry::run_here::<Parallel<B, 1>, _>(op, &mut memory, 0..op.pieces()).ok()?;
         Some(memory.out.to_vec())
     })
 }

@@ -103,9 +103,9 @@ fn linkage(image: &Image, file: &str, board: &str) -> Vec<String> {
     Vec::new()
 }
 
-/// Module of the operator that a function runs: `attention` of `shiftformer::ops::run::<.., ..attention::Attention>`.
+/// Module of the operator that a function runs: `attention` of `shiftformer::ops::entry::run::<.., ..attention::Attention>`.
 fn operator(function: &str) -> Option<&str> {
-    let (_, parameters) = function.split_once("shiftformer::ops::run::<")?;
+    let (_, parameters) = function.split_once("shiftformer::ops::entry::run::<")?;
     let (_, path) = parameters.rsplit_once("shiftformer::ops::")?;
     path.split("::").next()
 }
@@ -125,8 +125,9 @@ mod tests {
 
     #[test]
     fn operators_are_known_by_their_module() {
-        let name = "shiftformer::ops::run::<shiftformer::kernels::armv7em::Armv7em, shiftformer::ops::linear::Linear>";
+        let name =
+            "shiftformer::ops::entry::run::<shiftformer::kernels::armv7em::Armv7em, shiftformer::ops::linear::Linear>";
         assert_eq!(operator(name), Some("linear"));
-        assert_eq!(operator("shiftformer::ops::needs::<shiftformer::ops::linear::Linear>"), None);
+        assert_eq!(operator("shiftformer::ops::entry::needs::<shiftformer::ops::linear::Linear>"), None);
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::arith::ivit::{ILayerNormRow, ShiftExp};
 use crate::format::Blob;
 use crate::kernels::{PANEL, PackedWeights};
+use crate::tensor::Dtype;
 use std::vec::Vec;
 use watch::{Seen, in_kernels, survives};
 

@@ -5,9 +5,9 @@
 //! for a few tokens at a time. Tensors inside a chain have a window ([`TensorRecord::window`]); the bytes computed are
 //! those of the operators one after the other.
 
+use super::{Model, arena_range, overlap};
 use crate::format::{OpRecord, Place, TensorRecord};
 use crate::kernels::Kernels;
-use crate::model::{Model, arena_range, overlap};
 use crate::ops::{OpFault, RowAccess, RowRead};
 use core::ops::Range;
 
@@ -27,9 +27,16 @@ pub struct Chain {
     pub block: u32,
 }
 
+impl<B: Kernels> Model<'_, B> {
+    /// The chain that operator `op` belongs to; of one operator where it is not chained.
+    pub fn chain(&self, op: usize) -> Option<Chain> {
+        Chain::of(self, op)
+    }
+}
+
 impl Chain {
     /// The chain of operator `op`.
-    pub(crate) fn of<B: Kernels>(model: &Model<'_, B>, op: usize) -> Option<Self> {
+    fn of<B: Kernels>(model: &Model<'_, B>, op: usize) -> Option<Self> {
         let (mut start, mut end) = (op, op + 1);
         while start > 0 && model.is_chained(start) {
             start -= 1;
@@ -61,7 +68,7 @@ impl Chain {
 
     /// Checks that every operator has these rows, that what has a window stays inside the chain and is written before
     /// it is read, and that nothing is overwritten that a later block reads.
-    pub(crate) fn check<B: Kernels>(&self, model: &Model<'_, B>) -> Result<(), OpFault> {
+    pub(super) fn check<B: Kernels>(&self, model: &Model<'_, B>) -> Result<(), OpFault> {
         let alone = self.ops.len() == 1;
         if !alone && (self.ops.len() > MAX_CHAIN || self.block == 0 || self.blocks() > MAX_BLOCKS) {
             return Err(OpFault::Chain);

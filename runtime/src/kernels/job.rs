@@ -1,0 +1,259 @@
+//! What the kernels are asked to do: operands with their shapes and strides, and the memory a call may use.
+
+/// Weights of a dense layer in the packed layout: panels of [`PANEL`] output channels, K in groups of [`GROUP`].
+///
+/// 8 bits: `W[ch][k]` is at byte `((ch / 4) * groups + k / 16) * 64 + (ch % 4) * 16 + k % 16` with
+/// `groups = ceil(k / 16)`. 4 bits: each (channel, group) takes 8 bytes; byte `j` holds `k = j` in its low and
+/// `k = j + 8` in its high nibble, both two's complement. Channels and K are padded with zeros.
+#[derive(Clone, Copy)]
+pub struct PackedWeights<'a> {
+    /// The panels, one after the other, from an address divisible by 16, where blobs of a model lie.
+    pub bytes: &'a [u8],
+    /// Bits of one weight: 8 or 4.
+    pub bits: u32,
+}
+
+/// Output channels interleaved in a panel.
+pub const PANEL: usize = 4;
+/// Consecutive K values of one channel.
+pub const GROUP: usize = 16;
+
+impl PackedWeights<'_> {
+    /// Bytes of a packed `[n, k]` weight.
+    pub const fn bytes_for(n: usize, k: usize, bits: u32) -> usize {
+        n.next_multiple_of(PANEL) * k.next_multiple_of(GROUP) * bits as usize / 8
+    }
+}
+
+/// A dense layer over some rows: `acc[row][ch] = bias[ch] + sum_k x[row][k] * w[ch][k]`, then requantization.
+#[derive(Clone, Copy)]
+pub struct LinearJob<'a> {
+    /// Rows of `x` and of the output.
+    pub rows: usize,
+    /// Length of the sum.
+    pub k: usize,
+    /// Output channels.
+    pub n: usize,
+    /// Elements between rows of `x`, at least `k`.
+    pub x_stride: usize,
+    /// Elements between rows of the output, at least `n`.
+    pub out_stride: usize,
+    /// `[n, k]` weights.
+    pub weights: PackedWeights<'a>,
+    /// `[n]`, padded to a multiple of [`PANEL`].
+    pub bias: &'a [i32],
+    /// `[n]`, padded like `bias`; each in `0..2^31`. For raw sums any values do.
+    pub multipliers: &'a [i32],
+    /// Left shift of the accumulator before the multiplication.
+    pub acc_shift: u32,
+    /// Added after the multiplication (8-bit output only).
+    pub zero_point: i32,
+}
+
+impl LinearJob<'_> {
+    /// Rows and channels for which `x`, the output and the weights hold everything: what a kernel may touch.
+    pub fn fit(&self, x_len: usize, out_len: usize) -> (usize, usize) {
+        let rows = self.rows.min(whole_rows(x_len, self.x_stride, self.k));
+        let rows = rows.min(whole_rows(out_len, self.out_stride, self.n));
+        let panel_bytes = PackedWeights::bytes_for(PANEL, self.k, self.weights.bits);
+        let panels = self.weights.bytes.len().checked_div(panel_bytes).unwrap_or(0);
+        let panels = panels.min(self.bias.len() / PANEL).min(self.multipliers.len() / PANEL);
+        (rows, self.n.min(panels * PANEL))
+    }
+}
+
+/// Rows of `width` elements, `stride` apart, in `len` elements.
+pub(crate) fn whole_rows(len: usize, stride: usize, width: usize) -> usize {
+    if width == 0 || stride < width || len < width { 0 } else { (len - width) / stride + 1 }
+}
+
+/// Where a dense layer writes, and how the requantized value gets there.
+pub enum LinearOut<'a> {
+    /// `out = sat8(zero_point + requantized)`, then through `lut` (indexed by value + 128) where there is one.
+    I8 {
+        /// `[rows, n]` with `out_stride`.
+        out: &'a mut [i8],
+        /// 256 entries.
+        lut: Option<&'a [i8; 256]>,
+    },
+    /// `out = sat16(requantized)`.
+    I16 {
+        /// `[rows, n]` with `out_stride`.
+        out: &'a mut [i16],
+    },
+    /// `out = sat16(requantized + rshift_round(out, residual_shift))`: the residual is in `out` on entry.
+    I16Residual {
+        /// `[rows, n]` with `out_stride`.
+        out: &'a mut [i16],
+        /// Right shift of the residual, 0..=15.
+        residual_shift: u32,
+    },
+}
+
+/// Dot products of rows with rows: `out[i][j] = sum_k x[i][k] * y[j][k]`.
+#[derive(Clone, Copy)]
+pub struct DotJob {
+    /// Rows of `x`.
+    pub rows: usize,
+    /// Rows of `y`.
+    pub cols: usize,
+    /// Length of the sum.
+    pub k: usize,
+    /// Elements between rows of `x`.
+    pub x_stride: usize,
+    /// Elements between rows of `y`.
+    pub y_stride: usize,
+    /// Elements between rows of the output.
+    pub out_stride: usize,
+}
+
+/// Sums to scores in log2 units with 8 fractional bits: `mulhi_round(acc << acc_shift, multiplier)`.
+#[derive(Clone, Copy)]
+pub struct ScoreScale {
+    /// Left shift before the multiplication; the shifted sum fits `i32`.
+    pub acc_shift: u32,
+    /// In `0..2^31`.
+    pub multiplier: i32,
+}
+
+/// Query rows of one head against all its keys: see [`crate::ops::attention`] for the formula.
+#[derive(Clone, Copy)]
+pub struct AttentionJob<'a> {
+    /// `[rows, head_dim]`, rows `q_stride` elements apart.
+    pub q: &'a [i8],
+    /// `[n_k, head_dim]`, rows `k_stride` apart.
+    pub k: &'a [i8],
+    /// `[n_k, v_dim]`, rows `v_stride` apart.
+    pub v: &'a [i8],
+    /// Query rows.
+    pub rows: usize,
+    /// Keys.
+    pub n_k: usize,
+    /// Width of a query and of a key.
+    pub head_dim: usize,
+    /// Width of a value and of an output row.
+    pub v_dim: usize,
+    /// Elements between rows of `q`.
+    pub q_stride: usize,
+    /// Elements between rows of `k`.
+    pub k_stride: usize,
+    /// Elements between rows of `v`.
+    pub v_stride: usize,
+    /// Elements between rows of the output.
+    pub out_stride: usize,
+    /// Sums to scores.
+    pub scale: ScoreScale,
+    /// Added to the scores.
+    pub biases: [Option<ScoreBias<'a>>; 2],
+    /// 16-bit exponentials instead of 8-bit.
+    pub wide_exp: bool,
+    /// See [`RowScale::new`](crate::arith::exp::RowScale::new).
+    pub ratio_m: u32,
+    /// See [`RowScale::new`](crate::arith::exp::RowScale::new).
+    pub ratio_shift: u32,
+    /// Zero point of the output.
+    pub zero_point: i32,
+}
+
+/// A bias of scores: that of query row `i` and key `j` is at `i * row + j * column`.
+#[derive(Clone, Copy)]
+pub struct ScoreBias<'a> {
+    /// From the bias of the first query row and key on.
+    pub values: &'a [i16],
+    /// Elements between query rows; 0 repeats.
+    pub row: usize,
+    /// Elements between keys; 0 repeats.
+    pub column: usize,
+}
+
+/// Exponentials of one row, in the width the operator asks for.
+pub enum ExpRow<'a> {
+    /// Largest value 255.
+    U8(&'a mut [u8]),
+    /// Largest value 32640.
+    U16(&'a mut [u16]),
+}
+
+/// Row statistics and affine parameters of a normalization.
+#[derive(Clone, Copy)]
+pub struct NormJob<'a> {
+    /// RMSNorm instead of LayerNorm: the mean is not subtracted.
+    pub rms: bool,
+    /// `eps / s_x^2 * n^2`.
+    pub eps: u64,
+    /// `[n]`.
+    pub gamma: &'a [i32],
+    /// `[n]`, half an output step included.
+    pub beta: &'a [i32],
+}
+
+/// A row of a normalization's input, or several one after the other.
+#[derive(Clone, Copy)]
+pub enum NormRow<'a> {
+    /// 8-bit input.
+    I8(&'a [i8]),
+    /// 16-bit input.
+    I16(&'a [i16]),
+}
+
+/// A row of a normalization's output, or several one after the other.
+pub enum NormOut<'a> {
+    /// 8 fractional bits in `gamma` and `beta`.
+    I8(&'a mut [i8]),
+    /// 4 fractional bits in `gamma` and `beta`.
+    I16(&'a mut [i16]),
+}
+
+impl<'a> NormRow<'a> {
+    /// Row `row` of rows of `n` elements, if there is one.
+    #[inline]
+    pub fn row(self, row: usize, n: usize) -> Option<Self> {
+        let first = row.checked_mul(n)?;
+        Some(match self {
+            Self::I8(x) => Self::I8(x.get(first..)?.get(..n)?),
+            Self::I16(x) => Self::I16(x.get(first..)?.get(..n)?),
+        })
+    }
+}
+
+impl NormOut<'_> {
+    /// Row `row` of rows of `n` elements, if there is one.
+    #[inline]
+    pub fn row(&mut self, row: usize, n: usize) -> Option<NormOut<'_>> {
+        let first = row.checked_mul(n)?;
+        Some(match self {
+            Self::I8(out) => NormOut::I8(out.get_mut(first..)?.get_mut(..n)?),
+            Self::I16(out) => NormOut::I16(out.get_mut(first..)?.get_mut(..n)?),
+        })
+    }
+}
+
+/// Scratch of [`Kernels::linear`](super::Kernels::linear) with 8-bit weights and of the dot products: room to widen
+/// [`ROW_BLOCK`] rows of activations to 16 bits.
+pub const fn linear_scratch_bytes(k: usize) -> usize {
+    ROW_BLOCK * k.next_multiple_of(GROUP) * 2
+}
+
+/// Scratch of [`Kernels::linear`](super::Kernels::linear) with weights of `bits` bits: with 4, a panel widened to 8 bits
+/// besides.
+pub const fn dense_scratch_bytes(k: usize, bits: u32) -> usize {
+    let panel = if bits == 8 { 0 } else { PackedWeights::bytes_for(PANEL, k, 8) };
+    linear_scratch_bytes(k) + panel
+}
+
+/// Widens a panel of 4-bit weights to the 8-bit layout. Eight weights of a word take eight operations.
+pub fn widen_panel(from: &[u8], to: &mut [u8]) {
+    // A nibble x is a value in -8..8 as ((x ^ 8) + 0x78) ^ 0x80 in its byte: no carry leaves a byte.
+    let widen = |nibbles: u32| ((nibbles & 0x0f0f_0f0f) ^ 0x0808_0808).wrapping_add(0x7878_7878) ^ 0x8080_8080;
+    let groups = from.as_chunks::<{ GROUP / 2 }>().0.iter().zip(to.as_chunks_mut::<GROUP>().0);
+    for ([a, b, c, d, e, f, g, h], to) in groups {
+        let words = [u32::from_le_bytes([*a, *b, *c, *d]), u32::from_le_bytes([*e, *f, *g, *h])];
+        let [low, high] = [words, words.map(|word| word >> 4)];
+        let words = to.as_chunks_mut::<4>().0.iter_mut().zip(low.into_iter().chain(high));
+        words.for_each(|(to, nibbles)| *to = widen(nibbles).to_le_bytes());
+    }
+}
+
+/// Rows that blocked kernels take at a time. On Cortex-M4 five accumulators, five activations loaded by one `LDM`, the
+/// weights and the pointers are exactly the fourteen registers there are.
+pub const ROW_BLOCK: usize = 5;

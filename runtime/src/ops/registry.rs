@@ -1,0 +1,138 @@
+//! The list of operators: the one place that names them all.
+
+use super::entry::decode;
+use super::{
+    Entry, Operator, RowAccess, add, attention, conv2d, copy, depthwise, dyadic_requant, gather, i_layer_norm,
+    layer_norm, linear, lut, matmul, mul, pool, reduce_mean, requant, shiftgelu, shiftmax, softmax,
+};
+use crate::format::{Blob, Word};
+use crate::kernels::Kernels;
+
+/// The operators a session can run.
+pub struct OpTable<B>(core::marker::PhantomData<fn() -> B>);
+
+/// Declares the kinds, in the order of their codes.
+macro_rules! operators {
+    ($($code:literal $kind:ident $name:literal $params:ty;)*) => {
+        /// Which operator a record holds.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+        #[repr(u16)]
+        pub enum OpKind { $(
+            #[doc = $name]
+            $kind = $code,
+        )* }
+
+        impl OpKind {
+            /// All kinds.
+            pub const ALL: &'static [OpKind] = &[$(OpKind::$kind),*];
+
+            /// The kind with this code.
+            pub fn from_code(code: u16) -> Option<Self> {
+                match code { $($code => Some(OpKind::$kind),)* _ => None }
+            }
+
+            /// Name in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $(OpKind::$kind => $name,)* }
+            }
+
+            /// Path of its parameter type in this module, for generated code.
+            pub const fn type_path(self) -> &'static str {
+                match self { $(OpKind::$kind => stringify!($params),)* }
+            }
+        }
+
+        /// An operator with its parameters, for tools that look into a model.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Op { $($kind($params),)* }
+
+        impl Op {
+            /// Decodes the parameters of an operator of this kind.
+            pub fn decode(kind: OpKind, words: &[u8]) -> Option<Self> {
+                match kind { $(OpKind::$kind => Some(Op::$kind(decode(words)?)),)* }
+            }
+
+            /// Which operator this is.
+            pub fn kind(&self) -> OpKind {
+                match self { $(Op::$kind(_) => OpKind::$kind,)* }
+            }
+
+            /// Appends the parameters.
+            pub fn encode(&self, out: &mut dyn crate::format::WriteWords) {
+                match self { $(Op::$kind(params) => params.write(out),)* }
+            }
+
+            /// Calls `visit` for every blob among the parameters.
+            pub fn each_blob(&mut self, visit: &mut dyn FnMut(&mut Blob)) {
+                match self { $(Op::$kind(params) => params.each_blob(visit),)* }
+            }
+
+            /// Multiplications with accumulation in one run.
+            pub fn macs(&self) -> u64 {
+                match self { $(Op::$kind(params) => params.macs(),)* }
+            }
+
+            /// Bytes of scratch memory one run needs.
+            pub fn scratch_bytes(&self) -> u32 {
+                match self { $(Op::$kind(params) => params.scratch_bytes(),)* }
+            }
+
+            /// Which input may lie in the same memory as the output.
+            pub fn in_place(&self) -> Option<usize> {
+                match self { $(Op::$kind(params) => params.in_place(),)* }
+            }
+
+            /// Pieces of work a run can be divided into.
+            pub fn pieces(&self) -> u32 {
+                match self { $(Op::$kind(params) => params.pieces(),)* }
+            }
+
+            /// Pieces that belong together.
+            pub fn step(&self) -> u32 {
+                match self { $(Op::$kind(params) => params.step(),)* }
+            }
+
+            /// What its rows read and write, where its pieces are rows.
+            pub fn row_access(&self) -> Option<RowAccess> {
+                match self { $(Op::$kind(params) => params.row_access(),)* }
+            }
+
+            /// Whether the whole output is written when this operator has run.
+            pub fn completes_output(&self) -> bool {
+                match self { $(Op::$kind(params) => params.completes_output(),)* }
+            }
+        }
+
+        impl<B: Kernels> OpTable<B> {
+            /// Every operator. A firmware that must be small names the ones its model uses instead.
+            pub const ALL: &'static [Entry<B>] = &[$(Entry::of::<$params>(OpKind::$kind),)*];
+        }
+    };
+}
+
+operators! {
+    1 Linear "linear" linear::Linear;
+    2 Conv2d "conv2d" conv2d::Conv2d;
+    3 DepthwiseConv2d "depthwise_conv2d" depthwise::DepthwiseConv2d;
+    4 MatMul "matmul" matmul::MatMul;
+    5 Attention "attention" attention::Attention;
+    6 AttentionScores "attention_scores" attention::AttentionScores;
+    7 AttentionExp "attention_exp" attention::AttentionExp;
+    8 AttentionValues "attention_values" attention::AttentionValues;
+    9 Softmax "softmax" softmax::Softmax;
+    10 LayerNorm "layer_norm" layer_norm::LayerNorm;
+    11 Add "add" add::Add;
+    12 Mul "mul" mul::Mul;
+    13 Lut "lut" lut::Lut;
+    14 Requant "requant" requant::Requant;
+    15 Copy "copy" copy::Copy;
+    16 Gather "gather" gather::Gather;
+    17 ReduceMean "reduce_mean" reduce_mean::ReduceMean;
+    18 Pool2d "pool2d" pool::Pool2d;
+    19 DyadicRequant "dyadic_requant" dyadic_requant::DyadicRequant;
+    20 Shiftmax "shiftmax" shiftmax::Shiftmax;
+    21 ShiftGelu "shiftgelu" shiftgelu::ShiftGelu;
+    22 ILayerNorm "i_layer_norm" i_layer_norm::ILayerNorm;
+}
