@@ -1,6 +1,6 @@
-//! The addresses of each board that only its own code needs; the rest is in [`shiftformer_job::machine`].
+//! The addresses of each board that only its own code needs; the rest is in [`shiftformer_link::machine`].
 
-use shiftformer_job::{Machine, machine};
+use shiftformer_link::{Machine, machine};
 
 #[cfg(feature = "m0-large")]
 mod chosen {

@@ -1,7 +1,7 @@
 //! What the demos need to know of a board: where memory lies, what counts instructions, how to reach the host.
 //!
 //! Boards differ by a memory map (`memory/NAME.x`), a few addresses (`boards.rs`) and the target they are built for (the
-//! list in `shiftformer_job::machine`). Adding one touches these three places and no demo.
+//! list in `shiftformer_link::machine`). Adding one touches these three places and no demo.
 #![no_std]
 
 mod boards;

@@ -7,7 +7,7 @@
 use shiftformer::kernels::Native;
 use shiftformer::ops::Entry;
 use shiftformer::{Model, Session};
-use shiftformer_job::Job;
+use shiftformer_link::Job;
 
 /// Runs the model once over whatever the arena holds; ends the emulation with the outcome.
 pub fn main(table: &'static [Entry<Native>]) -> ! {

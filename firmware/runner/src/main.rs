@@ -1,4 +1,4 @@
-//! Executes a job that the host put into memory: any model, any samples, no rebuild. See `shiftformer_job`.
+//! Executes a job that the host put into memory: any model, any samples, no rebuild. See `shiftformer_link`.
 //!
 //! Samples come from the file `samples.bin` and the answer goes to `answer.bin`, both in the emulator's directory.
 #![no_std]
@@ -7,7 +7,7 @@
 use board::memory::StackMark;
 use board::semihosting::{File, IoError, Mode, exit};
 use shiftformer::kernels::{Native, Portable};
-use shiftformer_job::{Host, HostError};
+use shiftformer_link::{Host, HostError};
 
 struct Emulator {
     samples: File,
@@ -52,7 +52,7 @@ fn connect() -> Result<Emulator, IoError> {
 #[board::entry]
 fn main() -> ! {
     let (Ok(mut host), Some(arena)) = (connect(), board::memory::take_arena()) else { exit(false) };
-    let done = shiftformer_job::execute::<Portable, Native>(board::memory::job(), arena, &mut host);
+    let done = shiftformer_link::execute::<Portable, Native>(board::memory::job(), arena, &mut host);
     drop(host);
     exit(done.is_ok())
 }

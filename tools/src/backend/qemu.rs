@@ -1,6 +1,6 @@
 //! Emulated machines: microcontrollers under `qemu-system-arm`, and aarch64 Linux under `qemu-aarch64`.
 //!
-//! The firmware is the same for every model; see [`shiftformer_job`] for how model, samples and results travel.
+//! The firmware is the same for every model; see [`shiftformer_link`] for how model, samples and results travel.
 
 mod firmware;
 
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use shiftformer::arith::digest::join;
 use shiftformer::kernels::Portable;
 use shiftformer::ops::Op;
-use shiftformer_job::{Job, Machine, Record, Records};
+use shiftformer_link::{Job, Machine, Record, Records};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

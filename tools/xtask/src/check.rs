@@ -6,7 +6,7 @@ use crate::process::{find, root, run};
 use crate::setup::{self, AARCH64};
 use crate::toolchain::Toolchain;
 use crate::{aarch64, audit, digits, emulate, size};
-use shiftformer_job::{Machine, machine};
+use shiftformer_link::{Machine, machine};
 use std::process::Command;
 use std::time::Instant;
 

@@ -5,7 +5,7 @@ use crate::firmware;
 use crate::process::{run, shown};
 use crate::{process, setup};
 use defmt_decoder::{DecodeError, Table};
-use shiftformer_job::{Machine, machine};
+use shiftformer_link::{Machine, machine};
 use std::fs;
 use std::io::Read;
 use std::path::Path;

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::process::{root, run};
 use crate::setup::AARCH64;
 use crate::toolchain::Toolchain;
-use shiftformer_job::{Machine, machine};
+use shiftformer_link::{Machine, machine};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -118,7 +118,7 @@ fn build_linux_runner() -> Result<(), Error> {
     let toolchain = Toolchain::ensure(AARCH64)?;
     eprintln!("xtask: building runner for {LINUX_BOARD}");
     let mut cargo = toolchain.cargo("build", AARCH64, &[]);
-    cargo.args(["--quiet", "--release", "--package", "shiftformer-job", "--example", "runner"]);
+    cargo.args(["--quiet", "--release", "--package", "shiftformer-link", "--example", "runner"]);
     run(cargo.current_dir(root()))?;
     keep(AARCH64, "examples/runner", LINUX_BOARD, "runner")
 }

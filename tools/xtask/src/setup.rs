@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::process::{find, output, run};
 use crate::toolchain::{BUILD_STD_PACKAGES, Toolchain};
-use shiftformer_job::Machine;
+use shiftformer_link::Machine;
 use std::path::Path;
 use std::process::Command;
 

@@ -4,7 +4,7 @@ use crate::audit::elf::Image;
 use crate::audit::symbols;
 use crate::error::Error;
 use crate::firmware::{self, PROGRAMS};
-use shiftformer_job::machine;
+use shiftformer_link::machine;
 use std::collections::BTreeSet;
 use std::path::Path;
 

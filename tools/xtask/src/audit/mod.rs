@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::firmware::{self, PROGRAMS, Program};
 use crate::process::root;
 use elf::Image;
-use shiftformer_job::{Machine, machine};
+use shiftformer_link::{Machine, machine};
 use std::path::Path;
 
 /// Feature that plants something, and the words of the finding that must follow.

@@ -3,7 +3,7 @@
 //! Reads `job.bin` and `samples.bin` and writes `answer.bin` in the current directory.
 
 use shiftformer::kernels::{Native, Portable};
-use shiftformer_job::{Host, HostError, execute};
+use shiftformer_link::{Host, HostError, execute};
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::process::ExitCode;
