@@ -1,15 +1,15 @@
 //! Post-training accuracy: the integer model against its float model, no fine-tuning.
 
-use shiftformer_tools::backend;
-use shiftformer_tools::convert::{ConvertError, ConvertOptions, Converted, Switch, WeightBits, convert};
-use shiftformer_tools::data::Dataset;
-use shiftformer_tools::eval::{Reference, evaluate};
-use shiftformer_tools::fuse::fuse;
-use shiftformer_tools::graph::Graph;
-use shiftformer_tools::import::{ImportOptions, import};
-use shiftformer_tools::metrics::Figures;
-use shiftformer_tools::model_file::{ModelFile, Values};
-use shiftformer_tools::quantize::range::RangeMethod;
+use shiftformer_convert::convert::{ConvertError, ConvertOptions, Converted, Switch, WeightBits, convert};
+use shiftformer_convert::data::Dataset;
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::graph::Graph;
+use shiftformer_convert::import::{ImportOptions, import};
+use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_lab::backend;
+use shiftformer_lab::eval::metrics::Figures;
+use shiftformer_lab::eval::{Reference, evaluate};
 use std::path::{Path, PathBuf};
 
 /// Normalisation of the digits: `(x / 255 - mean) / std`.

@@ -9,11 +9,11 @@ use shiftformer::ops::i_layer_norm::ILayerNorm;
 use shiftformer::ops::matmul::{MAX_PROBABILITY, MatMul};
 use shiftformer::ops::{Op, OpFault, OpKind};
 use shiftformer::tensor::Dtype;
-use shiftformer_tools::backend::{Backend, Host};
-use shiftformer_tools::model_file::{ModelFile, ModelFileError, integers};
-use shiftformer_tools::pack::{Human, PackError, pack};
-use shiftformer_tools::plan::plan;
-use shiftformer_tools::program::{Endpoint, Program, QOp, QTensor};
+use shiftformer_convert::model_file::{ModelFile, ModelFileError, integers};
+use shiftformer_convert::pack::{Human, PackError, pack};
+use shiftformer_convert::program::plan::plan;
+use shiftformer_convert::program::{Endpoint, Program, QOp, QTensor};
+use shiftformer_lab::backend::{Backend, Host};
 
 /// `program` with its one operator, whose operands are the inputs.
 fn with_op(mut program: Program, op: Op, inputs: &[Option<(Dtype, usize)>], output: (Dtype, usize)) -> Program {

@@ -1,11 +1,11 @@
 //! Fused graphs of real exports: the same outputs, and nothing left in parts that has a fused form.
 
-use shiftformer_tools::data::Dataset;
-use shiftformer_tools::float_exec;
-use shiftformer_tools::fuse::fuse;
-use shiftformer_tools::graph::{Binary, Data, Graph, Op, Reduce, Unary};
-use shiftformer_tools::import::{ImportOptions, import};
-use shiftformer_tools::model_file::Values;
+use shiftformer_convert::data::Dataset;
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::graph::exec;
+use shiftformer_convert::graph::{Binary, Data, Graph, Op, Reduce, Unary};
+use shiftformer_convert::import::{ImportOptions, import};
+use shiftformer_convert::model_file::Values;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ fn inputs(graph: &Graph, data: &Dataset, sample: usize) -> Vec<Data> {
 fn difference(a: &Graph, b: &Graph, data: &Dataset) -> f32 {
     let (mut difference, mut size) = (0.0f32, 0.0f32);
     for sample in 0..data.samples().min(SAMPLES) {
-        let run = |graph| float_exec::run(graph, &inputs(graph, data, sample), &mut |_, _| ()).unwrap();
+        let run = |graph| exec::run(graph, &inputs(graph, data, sample), &mut |_, _| ()).unwrap();
         for (x, y) in run(a).iter().zip(run(b)) {
             for (x, y) in x.to_f32().iter().zip(y.to_f32()) {
                 difference = difference.max((x - y).abs());

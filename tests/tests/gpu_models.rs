@@ -3,14 +3,14 @@
 //! `shiftformer parity MODEL.sfm --data DATA.npz --backends portable,gpu` says the same of a whole data set.
 
 use shiftformer::format::Profile;
-use shiftformer_tools::backend::{self, Sample};
-use shiftformer_tools::convert::{ConvertOptions, Switch, WeightBits, convert};
-use shiftformer_tools::data::Dataset;
-use shiftformer_tools::eval::sample_bytes;
-use shiftformer_tools::fuse::fuse;
-use shiftformer_tools::import::{ImportOptions, import};
-use shiftformer_tools::model_file::{ModelFile, Values};
-use shiftformer_tools::quantize::range::RangeMethod;
+use shiftformer_convert::convert::{ConvertOptions, Switch, WeightBits, convert};
+use shiftformer_convert::data::Dataset;
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::import::{ImportOptions, import};
+use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_lab::backend::{self, Sample};
+use shiftformer_lab::eval::sample_bytes;
 use std::path::{Path, PathBuf};
 
 /// Samples that calibrate: what they choose does not matter here.

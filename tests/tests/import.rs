@@ -1,10 +1,10 @@
 //! Imported models, executed in floats, give the reference outputs of their data sets.
 
-use shiftformer_tools::data::Dataset;
-use shiftformer_tools::float_exec;
-use shiftformer_tools::graph::{Data, DataType, Graph, Op};
-use shiftformer_tools::import::{ImportError, ImportOptions, import, import_bytes};
-use shiftformer_tools::model_file::Values;
+use shiftformer_convert::data::Dataset;
+use shiftformer_convert::graph::exec;
+use shiftformer_convert::graph::{Data, DataType, Graph, Op};
+use shiftformer_convert::import::{ImportError, ImportOptions, import, import_bytes};
+use shiftformer_convert::model_file::Values;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ fn error(graph: &Graph, data: &Path, normalization: Option<(f32, f32)>) -> f32 {
     for sample in 0..data.samples().min(SAMPLES) {
         let input = |&id: &usize| real(data.input(&graph.tensors[id].name).unwrap().sample(sample), normalization);
         let inputs: Vec<Data> = graph.inputs.iter().map(input).collect();
-        let outputs = float_exec::run(graph, &inputs, &mut |_, _| ()).unwrap();
+        let outputs = exec::run(graph, &inputs, &mut |_, _| ()).unwrap();
         for (&id, output) in graph.outputs.iter().zip(&outputs) {
             let expected = real(data.output(&graph.tensors[id].name).unwrap().sample(sample), None).to_f32();
             let output = output.to_f32();
@@ -194,7 +194,7 @@ fn node_case(model: &Path) -> Option<Result<(), String>> {
         })
     });
     let Some(inputs) = inputs.collect::<Option<Vec<_>>>() else { return Some(Err("an input is missing".into())) };
-    let outputs = match float_exec::run(&graph, &inputs, &mut |_, _| ()) {
+    let outputs = match exec::run(&graph, &inputs, &mut |_, _| ()) {
         Ok(outputs) => outputs,
         Err(error) => return Some(Err(error.to_string())),
     };

@@ -4,16 +4,16 @@
 use shiftformer::arith::exp::RowScale;
 use shiftformer::format::Profile;
 use shiftformer::kernels::{DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, Portable};
+use shiftformer_convert::convert::{ConvertOptions, Switch, convert};
+use shiftformer_convert::data::Dataset;
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::import::{ImportOptions, import};
+use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_convert::quantize::range::RangeMethod;
 use shiftformer_gpu::{Damage, Selection};
-use shiftformer_tools::backend::{Backend, BackendError, Gpu, Host, Sample};
-use shiftformer_tools::convert::{ConvertOptions, Switch, convert};
-use shiftformer_tools::data::Dataset;
-use shiftformer_tools::eval::sample_bytes;
-use shiftformer_tools::fuse::fuse;
-use shiftformer_tools::import::{ImportOptions, import};
-use shiftformer_tools::model_file::{ModelFile, Values};
-use shiftformer_tools::parity::{Contestant, Difference, Reproducer, compare};
-use shiftformer_tools::quantize::range::RangeMethod;
+use shiftformer_lab::backend::{Backend, BackendError, Gpu, Host, Sample};
+use shiftformer_lab::eval::sample_bytes;
+use shiftformer_lab::parity::{Contestant, Difference, Reproducer, compare};
 use std::path::Path;
 use std::sync::Arc;
 

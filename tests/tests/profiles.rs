@@ -4,12 +4,12 @@ use shiftformer::format::Profile;
 use shiftformer::kernels::Portable;
 use shiftformer::ops::{Op, OpKind};
 use shiftformer::tensor::Dtype;
-use shiftformer_tools::backend::{Backend, Host};
-use shiftformer_tools::convert::{ConvertOptions, Converted, Switch, convert};
-use shiftformer_tools::float_exec::eval_scalar;
-use shiftformer_tools::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op as Node, TensorId, Unary};
-use shiftformer_tools::model_file::{ModelFile, Values, integers};
-use shiftformer_tools::quantize::range::RangeMethod;
+use shiftformer_convert::convert::{ConvertOptions, Converted, Switch, convert};
+use shiftformer_convert::graph::exec::eval_scalar;
+use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op as Node, TensorId, Unary};
+use shiftformer_convert::model_file::{ModelFile, Values, integers};
+use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_lab::backend::{Backend, Host};
 
 const N: usize = 12;
 const D: usize = 16;

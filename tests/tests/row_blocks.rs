@@ -3,15 +3,15 @@
 use shiftformer::kernels::{Native, Portable};
 use shiftformer::ops::{OpFault, OpKind};
 use shiftformer::{Aligned, Model, ModelError, Progress, Session};
-use shiftformer_tools::backend::{self, Backend, Host, Sample};
-use shiftformer_tools::convert::{ConvertOptions, Converted, Switch, convert};
-use shiftformer_tools::data::Dataset;
-use shiftformer_tools::fuse::fuse;
-use shiftformer_tools::import::{ImportOptions, import};
-use shiftformer_tools::model_file::{ModelFile, Values};
-use shiftformer_tools::parts::Parts;
-use shiftformer_tools::quantize::range::RangeMethod;
-use shiftformer_tools::unchain::unchain;
+use shiftformer_convert::convert::{ConvertOptions, Converted, Switch, convert};
+use shiftformer_convert::data::Dataset;
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::import::{ImportOptions, import};
+use shiftformer_convert::model_file::parts::Parts;
+use shiftformer_convert::model_file::unchain::unchain;
+use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_lab::backend::{self, Backend, Host, Sample};
 use std::path::{Path, PathBuf};
 
 fn root(path: &str) -> PathBuf {

@@ -1,10 +1,10 @@
 //! A session over a caller's arena: what is too small, and running in pieces.
 
 use shiftformer::{Aligned, ArenaError, Progress, Session};
-use shiftformer_tools::convert::{ConvertOptions, convert};
-use shiftformer_tools::fuse::fuse;
-use shiftformer_tools::import::{ImportOptions, import};
-use shiftformer_tools::model_file::ModelFile;
+use shiftformer_convert::convert::{ConvertOptions, convert};
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::import::{ImportOptions, import};
+use shiftformer_convert::model_file::ModelFile;
 use std::path::Path;
 
 /// The bundled model that comes quantized: it needs no calibration.

@@ -3,14 +3,14 @@
 use shiftformer::format::Profile;
 use shiftformer::kernels::{Kernels, Native, Parallel, Portable};
 use shiftformer::{Digests, Progress, Session};
-use shiftformer_tools::backend::{Backend, Host, Sample, Trace};
-use shiftformer_tools::convert::{ConvertOptions, Switch, WeightBits, convert};
-use shiftformer_tools::data::Dataset;
-use shiftformer_tools::eval::sample_bytes;
-use shiftformer_tools::fuse::fuse;
-use shiftformer_tools::import::{ImportOptions, import};
-use shiftformer_tools::model_file::ModelFile;
-use shiftformer_tools::quantize::range::RangeMethod;
+use shiftformer_convert::convert::{ConvertOptions, Switch, WeightBits, convert};
+use shiftformer_convert::data::Dataset;
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::import::{ImportOptions, import};
+use shiftformer_convert::model_file::ModelFile;
+use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_lab::backend::{Backend, Host, Sample, Trace};
+use shiftformer_lab::eval::sample_bytes;
 use std::path::Path;
 
 const SAMPLES: usize = 2;

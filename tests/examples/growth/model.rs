@@ -1,6 +1,6 @@
 //! Encoders of any size with random weights, as the importer and the fuser would make them.
 
-use shiftformer_tools::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, Reduce, TensorId, Unary};
+use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, Reduce, TensorId, Unary};
 
 /// Width of a head.
 const HEAD: usize = 16;

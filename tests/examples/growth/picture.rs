@@ -1,7 +1,7 @@
 //! Six charts in one SVG: instructions above, arena below; tokens, width, depth from left to right.
 
 use crate::{Cost, Sweep};
-use shiftformer_tools::report::svg::Chart;
+use shiftformer_lab::report::svg::Chart;
 use std::fmt::Write as _;
 
 /// Size of a chart.

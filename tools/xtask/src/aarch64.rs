@@ -31,7 +31,7 @@ fn emulated(core: &str, program: &Path) -> Command {
 /// When something does not build, fails or answers differently.
 pub fn run_all() -> Result<(), Error> {
     let mut build = Toolchain::ensure(AARCH64)?.cargo("build", AARCH64, &[]);
-    build.args(["--quiet", "--release", "--package", "shiftformer-tools"]);
+    build.args(["--quiet", "--release", "--package", "shiftformer-cli"]);
     run(build.current_dir(root()))?;
     let program = root().join("target/cross").join(AARCH64).join("release/shiftformer");
     digits::module()?;

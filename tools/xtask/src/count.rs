@@ -176,7 +176,7 @@ fn convert(shared: &Path, model: &Model) -> Result<PathBuf, Error> {
         }
         Source::Example(name) => {
             let mut example = Command::new("cargo");
-            example.args(["run", "--quiet", "--release", "--package", "shiftformer-tools", "--example", name, "--"]);
+            example.args(["run", "--quiet", "--release", "--package", "shiftformer-cli", "--example", name, "--"]);
             run(example.arg(&file).current_dir(root()))?;
         }
     }

@@ -13,7 +13,7 @@ const STD: &str = "0.376";
 /// The `shiftformer` command, built from this workspace.
 pub fn shiftformer() -> Command {
     let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "--release", "--package", "shiftformer-tools", "--"]).current_dir(root());
+    command.args(["run", "--quiet", "--release", "--package", "shiftformer-cli", "--"]).current_dir(root());
     command
 }
 

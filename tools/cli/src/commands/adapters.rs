@@ -1,0 +1,81 @@
+//! `shiftformer adapters`.
+
+use super::{Failure, Verdict, output};
+use serde::Serialize;
+use shiftformer_gpu::AdapterSummary;
+use shiftformer_lab::text;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct AdaptersOutput {
+    adapters: Vec<Adapter>,
+}
+
+#[derive(Serialize)]
+struct Adapter {
+    index: usize,
+    name: String,
+    backend: &'static str,
+    kind: &'static str,
+    driver: String,
+    int64: bool,
+    dot4: bool,
+    subgroup_sizes: Option<(u32, u32)>,
+    max_binding_bytes: u64,
+    max_workgroup: u32,
+    workgroup_bytes: u32,
+}
+
+pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    let adapters: Vec<Adapter> = shiftformer_gpu::adapters().into_iter().enumerate().map(adapter).collect();
+    if adapters.is_empty() {
+        return Err(Failure::Usage(
+            "no Vulkan, Metal or DirectX 12 adapter found; install a driver, or Mesa's software Vulkan (mesa-vulkan-drivers)".to_owned(),
+        ));
+    }
+    if args.json {
+        output::json(&AdaptersOutput { adapters })?;
+        return Ok(Verdict::Passed);
+    }
+    let mut table = text::table(&["#>", "name", "kind", "API", "driver", "i64", "dot4", "subgroups", "binding>"]);
+    for a in adapters {
+        let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
+        let subgroups = a.subgroup_sizes.map_or_else(|| "no".to_owned(), |(low, high)| format!("{low}..{high}"));
+        let binding = text::bytes(a.max_binding_bytes as f64);
+        table.add_row([
+            a.index.to_string(),
+            a.name,
+            a.kind.to_owned(),
+            a.backend.to_owned(),
+            a.driver,
+            yes(a.int64),
+            yes(a.dot4),
+            subgroups,
+            binding,
+        ]);
+    }
+    output::print(&format!("{table}\n"));
+    Ok(Verdict::Passed)
+}
+
+fn adapter((index, summary): (usize, AdapterSummary)) -> Adapter {
+    Adapter {
+        index,
+        name: summary.name,
+        backend: summary.backend,
+        kind: summary.kind,
+        driver: summary.driver,
+        int64: summary.int64,
+        dot4: summary.dot4,
+        subgroup_sizes: summary.subgroups,
+        max_binding_bytes: summary.max_binding_bytes,
+        max_workgroup: summary.max_workgroup,
+        workgroup_bytes: summary.workgroup_bytes,
+    }
+}

@@ -1,0 +1,428 @@
+//! `shiftformer bench`.
+
+use super::inspect::read_model;
+use super::{Failure, Verdict, data, output};
+use rayon::prelude::*;
+use serde::Serialize;
+use shiftformer::kernels::{Kernels, Native, Parallel, Portable};
+use shiftformer::{Model, Observer, Part, RunFault, Session};
+use shiftformer_convert::model_file::ModelFile;
+use shiftformer_lab::backend::{self, Backend, BackendError, Sample};
+use shiftformer_lab::clock;
+use shiftformer_lab::summary::{OpSummary, summarize};
+use shiftformer_lab::text;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model.
+    file: PathBuf,
+    /// Where to run: native, portable, gpu, qemu:BOARD.
+    #[arg(long, default_value = "native")]
+    backend: String,
+    /// Samples to run, as npz; by default those stored in the model.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Threads: samples per second of N threads, a sample each, and the time of one sample on N threads. All other figures
+    /// are those of one thread.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::threads::parse)]
+    threads: usize,
+    /// Run chains in blocks of rows, as a device does; otherwise this machine runs whole operators, which are faster.
+    #[arg(long)]
+    row_blocks: bool,
+    /// Samples per batch on a GPU.
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Least time spent on each measurement.
+const TIME: Duration = Duration::from_secs(1);
+/// Least and greatest number of runs of each measurement.
+const RUNS: (usize, usize) = (11, 2000);
+
+/// Batches of a stream.
+const STREAM: usize = 4;
+
+#[derive(Serialize)]
+struct HostOutput {
+    backend: String,
+    threads: usize,
+    /// What `least_ms` and `median_ms` are times of.
+    clock: &'static str,
+    runs: usize,
+    least_ms: f64,
+    median_ms: f64,
+    samples_per_s: f64,
+    /// One sample on all threads.
+    one_sample: OneSample,
+    macs: u64,
+    gmacs_per_s: f64,
+    ops: Vec<HostOp>,
+}
+
+/// Times of one sample on several threads.
+#[derive(Serialize)]
+struct OneSample {
+    threads: usize,
+    /// What the times are times of: processor time would count one of the threads.
+    clock: &'static str,
+    runs: usize,
+    least_ms: f64,
+    median_ms: f64,
+}
+
+#[derive(Serialize)]
+struct HostOp {
+    name: String,
+    kind: &'static str,
+    macs: u64,
+    median_us: f64,
+    ps_per_mac: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct CountOutput {
+    backend: String,
+    instructions: u64,
+    macs: u64,
+    instructions_per_mac: f64,
+    stack_bytes: u32,
+    ops: Vec<CountOp>,
+}
+
+#[derive(Serialize)]
+struct CountOp {
+    name: String,
+    kind: &'static str,
+    macs: u64,
+    instructions: u64,
+    instructions_per_mac: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct BatchOutput {
+    backend: String,
+    adapter: String,
+    /// Samples of a batch: as asked for, or what the memory of the device holds.
+    batch: usize,
+    runs: usize,
+    median_ms: f64,
+    /// One batch after the other, each from the upload of its inputs to its digests and outputs.
+    samples_per_s: f64,
+    /// The next batch is uploaded while one runs, as in `eval` and `parity`.
+    streamed_samples_per_s: f64,
+    macs: u64,
+    /// Two operations per multiplication with accumulation, at `samples_per_s`.
+    integer_tops: f64,
+}
+
+pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    if args.batch == 0 {
+        return Err(Failure::Usage("--batch must be at least 1".to_owned()));
+    }
+    let model = read_model(&args.file)?;
+    let samples = match &args.data {
+        Some(path) => {
+            let data = data::open(path)?;
+            data::samples(&model, &data, &data::first(&data, Some(args.batch.max(16)))?)?
+        }
+        None => vec![data::stand_in(&model)?],
+    };
+    match args.backend.as_str() {
+        "native" if args.row_blocks => host::<Native>(args, &model, &samples),
+        "native" => host::<Native>(args, &backend::in_whole_operators("native", &model)?, &samples),
+        "portable" => host::<Portable>(args, &model, &samples),
+        name => {
+            let mut backend = backend::open(name, &model)?;
+            match backend.counts(&samples[0])? {
+                Some(counts) => counted(args, &model, &counts),
+                None => batches(args, &model, backend.as_mut(), &samples),
+            }
+        }
+    }
+}
+
+fn summaries(model: &ModelFile) -> Result<Vec<OpSummary>, Failure> {
+    let opened = model.open::<Portable>().map_err(|e| Failure::Backend(e.into()))?;
+    Ok(summarize(&opened, model.human()).ops)
+}
+
+fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Sample]) -> Result<Verdict, Failure> {
+    let model = file.open::<B>().map_err(|e| Failure::Backend(e.into()))?;
+    let fault = |why: RunFault| BackendError::Run { backend: args.backend.clone(), why: why.to_string() };
+    let ops = summaries(file)?;
+    let macs: u64 = ops.iter().map(|op| op.macs).sum();
+    let mut bench = Bench::new(&model);
+    let latencies = repeat(|run| bench.run(&samples[run % samples.len()], &mut ())).map_err(fault)?;
+    let mut watch = OpTimes { started: Instant::now(), open: vec![0.0; ops.len()], times: vec![Vec::new(); ops.len()] };
+    repeat(|run| bench.run(&samples[run % samples.len()], &mut watch)).map_err(fault)?;
+    let median_ms = median(&latencies) * 1e3;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build();
+    let pool = pool.map_err(|e| BackendError::Run { backend: args.backend.clone(), why: e.to_string() })?;
+    let one_sample = pool.install(|| one_sample::<B>(args, file, samples))?;
+    let samples_per_s =
+        if args.threads == 1 { 1e3 / median_ms } else { throughput::<B>(args, file, samples, median_ms, &pool)? };
+    let ops = ops.iter().zip(&watch.times).map(|(op, times)| HostOp {
+        name: op.name.clone(),
+        kind: op.kind,
+        macs: op.macs,
+        median_us: median(times) * 1e6,
+        ps_per_mac: (op.macs > 0).then(|| median(times) * 1e12 / op.macs as f64),
+    });
+    let result = HostOutput {
+        backend: args.backend.clone(),
+        threads: args.threads,
+        clock: clock::WHAT,
+        runs: latencies.len(),
+        least_ms: least(&latencies) * 1e3,
+        median_ms,
+        samples_per_s,
+        one_sample,
+        macs,
+        gmacs_per_s: macs as f64 / median_ms / 1e6,
+        ops: ops.collect(),
+    };
+    if args.json {
+        output::json(&result)?
+    } else {
+        output::print(&result.text(B::NAME))
+    }
+    Ok(Verdict::Passed)
+}
+
+/// One session's memory.
+struct Bench<'m, B: Kernels> {
+    model: &'m Model<'m, B>,
+    arena: Vec<u128>,
+}
+
+impl<'m, B: Kernels> Bench<'m, B> {
+    fn new(model: &'m Model<'m, B>) -> Self {
+        Self { model, arena: vec![0; model.arena_bytes().div_ceil(16)] }
+    }
+
+    /// Processor time of one inference, input copied in, in seconds.
+    fn run(&mut self, sample: &Sample, observer: &mut impl Observer) -> Result<f64, RunFault> {
+        let started = clock::now();
+        let mut session =
+            Session::new(self.model, bytemuck::cast_slice_mut(&mut self.arena)).map_err(|_| RunFault::Memory)?;
+        for (index, bytes) in sample.iter().enumerate() {
+            let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
+            input.ok_or(RunFault::Memory)?.copy_from_slice(bytes);
+        }
+        session.run_with(observer)?;
+        Ok(clock::now() - started)
+    }
+}
+
+struct OpTimes {
+    started: Instant,
+    /// Of the blocks so far of operators whose run is not complete.
+    open: Vec<f64>,
+    times: Vec<Vec<f64>>,
+}
+
+impl Observer for OpTimes {
+    fn before(&mut self, _op: usize) {
+        self.started = Instant::now();
+    }
+    fn ran(&mut self, op: usize) {
+        if let Some(open) = self.open.get_mut(op) {
+            *open += self.started.elapsed().as_secs_f64();
+        }
+    }
+    fn after(&mut self, op: usize, part: Part<'_>) {
+        if let (Some(times), Some(open), true) = (self.times.get_mut(op), self.open.get_mut(op), part.is_last) {
+            times.push(std::mem::take(open));
+        }
+    }
+}
+
+/// Times of runs, after one that warms the caches.
+fn repeat<E>(mut run: impl FnMut(usize) -> Result<f64, E>) -> Result<Vec<f64>, E> {
+    run(0)?;
+    let (started, mut times) = (Instant::now(), Vec::new());
+    while times.len() < RUNS.0 || (started.elapsed() < TIME && times.len() < RUNS.1) {
+        times.push(run(times.len())?);
+    }
+    Ok(times)
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Times of one sample on all threads of the pool this runs in.
+fn one_sample<B: Kernels>(args: &Args, file: &ModelFile, samples: &[Sample]) -> Result<OneSample, Failure> {
+    let model = file.open::<Parallel<B>>().map_err(|e| Failure::Backend(e.into()))?;
+    let mut bench = Bench::new(&model);
+    let times = repeat(|run| {
+        let started = Instant::now();
+        bench.run(&samples[run % samples.len()], &mut ())?;
+        Ok(started.elapsed().as_secs_f64())
+    });
+    let fault = |why: RunFault| BackendError::Run { backend: args.backend.clone(), why: why.to_string() };
+    let times = times.map_err(fault)?;
+    Ok(OneSample {
+        threads: args.threads,
+        clock: "wall time",
+        runs: times.len(),
+        least_ms: least(&times) * 1e3,
+        median_ms: median(&times) * 1e3,
+    })
+}
+
+/// Samples per second of several threads, each with a session of its own.
+fn throughput<B: Kernels + Sync + Send>(
+    args: &Args,
+    file: &ModelFile,
+    samples: &[Sample],
+    median_ms: f64,
+    pool: &rayon::ThreadPool,
+) -> Result<f64, Failure> {
+    let run_failed = |why: String| BackendError::Run { backend: args.backend.clone(), why };
+    let per_thread = ((1e3 / median_ms.max(1e-3)) as usize).clamp(RUNS.0, RUNS.1);
+    let started = Instant::now();
+    let work = |_thread: usize| -> Result<(), RunFault> {
+        let model = file.open::<B>().map_err(|_| RunFault::Memory)?;
+        let mut bench = Bench::new(&model);
+        (0..per_thread).try_for_each(|run| bench.run(&samples[run % samples.len()], &mut ()).map(|_| ()))
+    };
+    pool.install(|| (0..args.threads).into_par_iter().try_for_each(work)).map_err(|e| run_failed(e.to_string()))?;
+    Ok((per_thread * args.threads) as f64 / started.elapsed().as_secs_f64())
+}
+
+fn counted(args: &Args, file: &ModelFile, counts: &backend::Counts) -> Result<Verdict, Failure> {
+    let ops = summaries(file)?;
+    let macs: u64 = ops.iter().map(|op| op.macs).sum();
+    let ratio = |instructions: u64, macs: u64| (macs > 0).then(|| instructions as f64 / macs as f64);
+    let ops = ops.iter().zip(&counts.ops).map(|(op, &instructions)| CountOp {
+        name: op.name.clone(),
+        kind: op.kind,
+        macs: op.macs,
+        instructions,
+        instructions_per_mac: ratio(instructions, op.macs),
+    });
+    let result = CountOutput {
+        backend: args.backend.clone(),
+        instructions: counts.total,
+        macs,
+        instructions_per_mac: ratio(counts.total, macs).unwrap_or(0.0),
+        stack_bytes: counts.stack_bytes,
+        ops: ops.collect(),
+    };
+    if args.json {
+        output::json(&result)?
+    } else {
+        output::print(&result.text())
+    }
+    Ok(Verdict::Passed)
+}
+
+fn batches(args: &Args, file: &ModelFile, backend: &mut dyn Backend, samples: &[Sample]) -> Result<Verdict, Failure> {
+    let batch = backend.set_batch(args.batch)?;
+    let inputs: Vec<Sample> = (0..batch * STREAM).map(|i| samples[i % samples.len()].clone()).collect();
+    let mut time = |inputs: &[Sample]| -> Result<f64, BackendError> {
+        let started = Instant::now();
+        backend.run(inputs)?;
+        Ok(started.elapsed().as_secs_f64())
+    };
+    let times = repeat(|_| time(&inputs[..batch]))?;
+    let (runs, samples_per_s) = (times.len(), batch as f64 / median(&times));
+    let streams = [time(&inputs)?, time(&inputs)?, time(&inputs)?];
+    let streamed_samples_per_s = inputs.len() as f64 / median(&streams);
+    let macs: u64 = summaries(file)?.iter().map(|op| op.macs).sum();
+    let result = BatchOutput {
+        backend: args.backend.clone(),
+        adapter: backend.device().unwrap_or_default(),
+        batch,
+        runs,
+        median_ms: 1e3 / samples_per_s,
+        samples_per_s,
+        streamed_samples_per_s,
+        macs,
+        integer_tops: samples_per_s * macs as f64 * 2.0 / 1e12,
+    };
+    if args.json {
+        output::json(&result)?;
+    } else {
+        output::print(&format!(
+            "{} ({}): {:.1} samples/s in batches of {}, {:.4} integer TOPS; {:.1} samples/s in a stream of batches\n",
+            result.backend,
+            result.adapter,
+            result.samples_per_s,
+            result.batch,
+            result.integer_tops,
+            result.streamed_samples_per_s
+        ));
+    }
+    Ok(Verdict::Passed)
+}
+
+impl HostOutput {
+    fn text(&self, kernels: &str) -> String {
+        let mut table = text::table(&["op>", "kind", "name", "MACs>", "time>", "share>", "ps/MAC>"]);
+        let total: f64 = self.ops.iter().map(|op| op.median_us).sum();
+        for (index, op) in self.ops.iter().enumerate() {
+            table.add_row([
+                index.to_string(),
+                op.kind.to_owned(),
+                text::tail(&op.name, 44),
+                text::count(op.macs as f64),
+                text::milliseconds(op.median_us / 1e3),
+                format!("{:.1} %", op.median_us / total.max(1e-9) * 100.0),
+                op.ps_per_mac.map_or_else(|| "-".to_owned(), |ps| format!("{ps:.0}")),
+            ]);
+        }
+        format!(
+            "{table}\n\n{} ({kernels}), {}: median {}, least {} of {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n{}\n",
+            self.backend,
+            self.clock,
+            text::milliseconds(self.median_ms),
+            text::milliseconds(self.least_ms),
+            self.runs,
+            self.gmacs_per_s,
+            self.samples_per_s,
+            self.threads,
+            self.one_sample.text()
+        )
+    }
+}
+
+impl OneSample {
+    fn text(&self) -> String {
+        let [median, least] = [self.median_ms, self.least_ms].map(text::milliseconds);
+        let Self { threads, clock, runs, .. } = self;
+        format!("one sample on {threads} thread(s), {clock}: median {median}, least {least} of {runs} runs")
+    }
+}
+
+impl CountOutput {
+    fn text(&self) -> String {
+        let mut table = text::table(&["op>", "kind", "name", "MACs>", "instructions>", "per MAC>"]);
+        for (index, op) in self.ops.iter().enumerate() {
+            table.add_row([
+                index.to_string(),
+                op.kind.to_owned(),
+                text::tail(&op.name, 44),
+                op.macs.to_string(),
+                op.instructions.to_string(),
+                op.instructions_per_mac.map_or_else(|| "-".to_owned(), |n| format!("{n:.2}")),
+            ]);
+        }
+        format!(
+            "{table}\n\n{}: {} instructions, {:.2} per MAC; {} bytes of stack\n",
+            self.backend, self.instructions, self.instructions_per_mac, self.stack_bytes
+        )
+    }
+}

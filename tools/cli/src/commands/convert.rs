@@ -1,0 +1,289 @@
+//! `shiftformer convert`.
+
+use super::output::OutputFile;
+use super::{Failure, Verdict, data, output, source};
+use clap::ValueEnum;
+use serde::Serialize;
+use shiftformer::format::Profile;
+use shiftformer_convert::convert::{BitsPoint, ConvertOptions, Converted, Switch, Trial, WeightBits, convert};
+use shiftformer_convert::data::Dataset;
+use shiftformer_convert::graph::{Graph, Op};
+use shiftformer_convert::model_file::parts::Parts;
+use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_lab::eval::EvalError;
+use shiftformer_lab::report;
+use shiftformer_lab::summary::{Summary, summarize};
+use shiftformer_lab::text;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The ONNX model.
+    model: PathBuf,
+    /// The .sfm file to write.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Calibration samples, as npz with arrays `in_<input name>`.
+    #[arg(long, value_name = "DATA.npz")]
+    calib: Option<PathBuf>,
+    /// Use at most the first N samples.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    calib_samples: usize,
+    /// The device takes raw u8 pixels x; the model wants (x / 255 - MEAN) / STD.
+    #[arg(long, requires = "std", value_name = "MEAN", allow_negative_numbers = true)]
+    mean: Option<f64>,
+    /// See --mean.
+    #[arg(long, requires = "mean", value_name = "STD")]
+    std: Option<f64>,
+    /// Definition of the nonlinearities.
+    #[arg(long, value_enum, default_value_t = ProfileArg::Shift)]
+    profile: ProfileArg,
+    /// How the ranges of activations are chosen.
+    #[arg(long, value_enum, default_value_t = RangeMethod::Auto)]
+    range: RangeMethod,
+    /// Bits of the weights.
+    #[arg(long, value_enum, default_value_t = WeightsArg::Eight)]
+    weights: WeightsArg,
+    /// Greatest file size for --weights mixed, in bytes (suffixes k and m: 1024 and 1024^2).
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, required_if_eq("weights", "mixed"))]
+    flash_budget: Option<usize>,
+    /// Move scale from normalized activations into the weights that follow.
+    #[arg(long, value_enum, default_value_t = SwitchArg::Auto)]
+    equalize: SwitchArg,
+    /// Keep biases as they are instead of correcting them for the mean error of the rounded weights.
+    #[arg(long)]
+    no_bias_correction: bool,
+    /// 16-bit exponentials in attention.
+    #[arg(long, value_enum, default_value_t = SwitchArg::Auto)]
+    wide_exp: SwitchArg,
+    /// Attention in three operators with the score matrix in memory.
+    #[arg(long)]
+    unfused_attention: bool,
+    /// Run operators together in blocks of rows (tokens): less RAM, up to a fifth more instructions. By itself where it
+    /// saves a fifth of the arena and 16 KiB.
+    #[arg(long, value_enum, default_value_t = SwitchArg::Auto)]
+    row_blocks: SwitchArg,
+    /// Size of a symbolic dimension.
+    #[arg(long, value_name = "NAME=VALUE")]
+    dim: Vec<String>,
+    /// Reference runs stored in the file for self-tests of a device.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    receipts: usize,
+    /// Leave out names and scales: fewer bytes, but outputs cannot be turned into real units any more.
+    #[arg(long)]
+    strip: bool,
+    /// Write a report.
+    #[arg(long, value_name = "OUT.html")]
+    report: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ProfileArg {
+    /// Shifts and adds with the constants of this project.
+    Shift,
+    /// The published I-ViT operators.
+    Ivit,
+    /// Tables of the correctly rounded functions.
+    Lut,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SwitchArg {
+    /// Whatever measures better.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WeightsArg {
+    #[value(name = "8")]
+    Eight,
+    #[value(name = "4")]
+    Four,
+    /// 8 or 4 per layer, by measured sensitivity, to fit --flash-budget.
+    Mixed,
+}
+
+#[derive(Serialize)]
+struct ConvertOutput<'a> {
+    file: String,
+    calibration_samples: usize,
+    /// SQNR of the outputs on calibration samples.
+    sqnr_db: Option<f64>,
+    trials: &'a [Trial],
+    bits_curve: &'a [BitsPoint],
+    #[serde(flatten)]
+    summary: &'a Summary,
+}
+
+/// A number of bytes, with an optional suffix.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let lower = text.to_lowercase();
+    let (digits, unit) =
+        match lower.strip_suffix('k').map(|d| (d, 1024)).or(lower.strip_suffix('m').map(|d| (d, 1024 * 1024))) {
+            Some((digits, unit)) => (digits, unit),
+            None => (lower.as_str(), 1),
+        };
+    let value = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
+    value.ok_or_else(|| format!("`{text}` is not a size; write e.g. 65536 or 64k"))
+}
+
+impl Args {
+    fn options(&self) -> ConvertOptions {
+        let switch = |arg| match arg {
+            SwitchArg::Auto => Switch::Auto,
+            SwitchArg::On => Switch::On,
+            SwitchArg::Off => Switch::Off,
+        };
+        ConvertOptions {
+            profile: match self.profile {
+                ProfileArg::Shift => Profile::Shift,
+                ProfileArg::Ivit => Profile::Ivit,
+                ProfileArg::Lut => Profile::Lut,
+            },
+            range: self.range,
+            weights: match (self.weights, self.flash_budget) {
+                (WeightsArg::Eight, _) | (WeightsArg::Mixed, None) => WeightBits::Eight,
+                (WeightsArg::Four, _) => WeightBits::Four,
+                (WeightsArg::Mixed, Some(flash_budget)) => WeightBits::Mixed { flash_budget },
+            },
+            equalize: switch(self.equalize),
+            bias_correction: !self.no_bias_correction,
+            wide_exp: switch(self.wide_exp),
+            unfused_attention: self.unfused_attention,
+            row_blocks: switch(self.row_blocks),
+            normalization: self.mean.zip(self.std),
+            receipts: self.receipts,
+            source: self.model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
+        }
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if self.std.is_some_and(|std| !(std.is_finite() && std > 0.0))
+            || self.mean.is_some_and(|mean| !mean.is_finite())
+        {
+            return Err(Failure::Usage("--mean and --std must be finite, --std above 0".to_owned()));
+        }
+        if self.calib_samples == 0 {
+            return Err(Failure::Usage("--calib-samples 0 leaves nothing to calibrate on; give at least 1".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    args.check()?;
+    let target = OutputFile::create(&args.output)?;
+    let report_target = args.report.as_deref().map(OutputFile::create).transpose()?;
+    let graph = source::float_graph(&args.model, &args.dim)?;
+    let samples = match &args.calib {
+        Some(path) => calibration_samples(&graph, &data::open(path)?, args.calib_samples)?,
+        None => without_samples(&graph)?,
+    };
+    let spinner = data::spinner();
+    let converted = convert(&graph, &samples, &args.options(), &mut |what| spinner.set_message(what.to_owned()))?;
+    spinner.finish_and_clear();
+    let file = ModelFile::from_bytes(&converted.file).map_err(shiftformer_convert::convert::ConvertError::from)?;
+    let model = file.open::<shiftformer::kernels::Portable>().map_err(|e| Failure::Backend(e.into()))?;
+    let summary = summarize(&model, file.human());
+    let report_text = match &report_target {
+        Some(_) => Some(report::html(&report::Content::of(&file, &graph, &converted, &samples)?)),
+        None => None,
+    };
+    let bytes = if args.strip { strip(&file)? } else { converted.file.clone() };
+    target.finish(&bytes)?;
+    if let (Some(target), Some(text)) = (report_target, report_text) {
+        target.finish(text.as_bytes())?;
+    }
+    if args.json {
+        output::json(&ConvertOutput {
+            file: args.output.display().to_string(),
+            calibration_samples: samples.len(),
+            sqnr_db: converted.sqnr_db,
+            trials: &converted.trials,
+            bits_curve: &converted.curve,
+            summary: &summary,
+        })?;
+    } else {
+        output::print(&describe(args, &converted, &summary, bytes.len(), samples.len()));
+    }
+    Ok(Verdict::Passed)
+}
+
+/// The values of every input for the first `limit` samples.
+pub fn calibration_samples(graph: &Graph, data: &Dataset, limit: usize) -> Result<Vec<Vec<Values>>, Failure> {
+    let found = || data.names().collect::<Vec<_>>().join(", ");
+    let value = |id: usize, sample: usize| {
+        let name = &graph.tensors[id].name;
+        let array = data.input(name).ok_or_else(|| EvalError::MissingInput { name: name.clone(), found: found() })?;
+        Ok(array.sample(sample))
+    };
+    let sample = |s: usize| graph.inputs.iter().map(|&id| value(id, s)).collect::<Result<Vec<_>, EvalError>>();
+    Ok((0..data.samples().min(limit)).map(sample).collect::<Result<_, _>>()?)
+}
+
+/// No samples: only a model that brings its own scales can do without.
+fn without_samples(graph: &Graph) -> Result<Vec<Vec<Values>>, Failure> {
+    if graph.nodes.iter().any(|node| matches!(node.op, Op::FakeQuant(_))) {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = graph.inputs.iter().map(|&id| format!("in_{}", graph.tensors[id].name)).collect();
+    let names = names.join(", ");
+    Err(Failure::Usage(format!("the model has no scales of its own; pass --calib DATA.npz with the arrays {names}")))
+}
+
+fn strip(file: &ModelFile) -> Result<Vec<u8>, Failure> {
+    let model = file.open::<shiftformer::kernels::Portable>().map_err(|e| Failure::Backend(e.into()))?;
+    let parts = Parts { human: None, ..Parts::of(&model, file.human()) };
+    Ok(parts.write().map_err(shiftformer_convert::convert::ConvertError::from)?)
+}
+
+fn describe(args: &Args, converted: &Converted, summary: &Summary, file_bytes: usize, samples: usize) -> String {
+    let size = |n: usize| text::bytes(n as f64);
+    let mut out = format!(
+        "{}: {}, arena {} (lower bound {}), {} operators, {} MACs\n",
+        args.output.display(),
+        size(file_bytes),
+        size(summary.arena_bytes),
+        size(summary.arena_lower_bound_bytes),
+        summary.ops.len(),
+        text::count(summary.macs as f64),
+    );
+    let measured = converted.measured;
+    out += &format!("SQNR on {measured} of {samples} calibration samples: {}\n", text::decibels(converted.sqnr_db));
+    for trial in &converted.trials {
+        let mark = if trial.kept { "*" } else { " " };
+        out += &format!("  {mark} {:<16} {:<12} {:>6.2} dB\n", trial.what, trial.choice, trial.sqnr_db);
+    }
+    for point in &converted.curve {
+        let mark = if point.kept { "*" } else { " " };
+        let layers = point.four_bit_layers.len();
+        out += &format!(
+            "  {mark} {layers:>3} layers at 4 bits {:>10}  {:>6.2} dB\n",
+            size(point.file_bytes),
+            point.sqnr_db
+        );
+    }
+    summary.notes.iter().for_each(|note| out += &format!("note: {note}\n"));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_suffixes() {
+        assert_eq!((parse_size("64k"), parse_size("2M"), parse_size("100")), (Ok(65536), Ok(2 << 20), Ok(100)));
+        for wrong in ["", "k", "-1", "1.5k", "0", "99999999999999999999"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

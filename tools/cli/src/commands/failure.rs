@@ -1,0 +1,56 @@
+//! How commands end.
+
+use shiftformer_convert::convert::ConvertError;
+use shiftformer_convert::import::ImportError;
+use shiftformer_convert::model_file::ModelFileError;
+use shiftformer_lab::backend::BackendError;
+use shiftformer_lab::eval::EvalError;
+use shiftformer_lab::parity::ParityError;
+use std::path::PathBuf;
+
+/// The answer of a command that ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Exit code 0.
+    Passed,
+    /// Exit code 1: what was checked does not hold.
+    Failed,
+}
+
+/// Why a command could not run: exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The arguments contradict each other or name something unknown.
+    #[error("{0}")]
+    Usage(String),
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}; check the path", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}; choose another path", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    /// The model file is not usable.
+    #[error("{}: {source}", path.display())]
+    Model { path: PathBuf, source: ModelFileError },
+    /// A file is not the JSON it should be.
+    #[error("{}: {source}; give files that `shiftformer eval --json` wrote", path.display())]
+    Json { path: PathBuf, source: serde_json::Error },
+    /// The result cannot be written as JSON.
+    #[error("cannot write JSON: {0}")]
+    Serialize(#[from] serde_json::Error),
+    /// The ONNX model cannot be imported.
+    #[error("{}: {source}", path.display())]
+    Import { path: PathBuf, source: ImportError },
+    /// The conversion failed.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// The backends cannot be compared.
+    #[error(transparent)]
+    Parity(#[from] ParityError),
+    /// A backend is missing or failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The evaluation cannot be done with this data.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+}

@@ -1,0 +1,147 @@
+//! `shiftformer parity`.
+
+use super::inspect::read_model;
+use super::output::OutputFile;
+use super::threads::Threads;
+use super::{Failure, Verdict, data, output};
+use serde::Serialize;
+use shiftformer_convert::model_file::ModelFile;
+use shiftformer_lab::backend::Sample;
+use shiftformer_lab::parity::{Comparison, Contestant, Difference, Reproducer, compare};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model.
+    file: PathBuf,
+    /// Samples, as npz.
+    #[arg(long)]
+    data: PathBuf,
+    /// Backends to compare, the first is the reference: portable, native, gpu, qemu:BOARD. `NAME@corrupt-weight:OFFSET`
+    /// runs NAME on a copy of the model with one bit of one weight flipped, to see that the difference is found.
+    #[arg(long, value_delimiter = ',', required = true)]
+    backends: Vec<String>,
+    /// Use only the first N samples.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Where to save a minimal reproducer of the first difference: STEM.sfm and STEM.npz.
+    #[arg(long, value_name = "STEM", default_value = "parity-difference")]
+    save: PathBuf,
+    /// With --json, print the digest of every operator's output too, by backend and sample.
+    #[arg(long, requires = "json")]
+    digests: bool,
+    #[command(flatten)]
+    threads: Threads,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct ParityOutput<'a> {
+    #[serde(flatten)]
+    comparison: &'a Comparison,
+    reproducer: Option<Saved>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digests: Option<BTreeMap<&'a str, Vec<Vec<String>>>>,
+}
+
+#[derive(Serialize)]
+struct Saved {
+    model: PathBuf,
+    data: PathBuf,
+    /// What shows the difference again.
+    command: String,
+}
+
+pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    if args.backends.len() < 2 {
+        return Err(Failure::Usage("--backends needs at least two names, e.g. --backends portable,native".to_owned()));
+    }
+    args.threads.start()?;
+    let model = read_model(&args.file)?;
+    let data = data::open(&args.data)?;
+    let samples = data::samples(&model, &data, &data::first(&data, args.limit)?)?;
+    let parse = |name: &String| Contestant::parse(name, &model);
+    let contestants: Vec<Contestant> = args.backends.iter().map(parse).collect::<Result<_, _>>()?;
+    let spinner = data::spinner();
+    let comparison = compare(&model, &contestants, &samples, |name| {
+        spinner.set_message(format!("{} samples on {name}", samples.len()));
+    })?;
+    spinner.finish_and_clear();
+    let reproducer = match comparison.differences.first() {
+        Some(difference) => save(args, &model, &contestants[0], difference, &samples[difference.sample])?,
+        None => None,
+    };
+    let equal = comparison.equal;
+    if args.json {
+        let digests = args.digests.then(|| digests(&comparison));
+        output::json(&ParityOutput { comparison: &comparison, reproducer, digests })?;
+    } else {
+        output::print(&report(&comparison, reproducer.as_ref()));
+    }
+    Ok(if equal { Verdict::Passed } else { Verdict::Failed })
+}
+
+/// The digests in hexadecimal, as JSON numbers have only 53 bits.
+fn digests(comparison: &Comparison) -> BTreeMap<&str, Vec<Vec<String>>> {
+    let hex = |ops: &Vec<u64>| ops.iter().map(|digest| format!("{digest:016x}")).collect();
+    let of = |samples: &Vec<Vec<u64>>| samples.iter().map(hex).collect();
+    comparison.backends.iter().map(String::as_str).zip(comparison.digests.iter().map(of)).collect()
+}
+
+fn save(
+    args: &Args,
+    model: &ModelFile,
+    reference: &Contestant,
+    difference: &Difference,
+    sample: &Sample,
+) -> Result<Option<Saved>, Failure> {
+    let Some(reproducer) = Reproducer::of(model, reference, difference, sample)? else { return Ok(None) };
+    let (model, data) = (args.save.with_extension("sfm"), args.save.with_extension("npz"));
+    let backends = format!("{},{}", args.backends[0], difference.backend);
+    let command = format!("shiftformer parity {} --data {} --backends {backends}", model.display(), data.display());
+    let saved = Saved { model, data, command };
+    OutputFile::create(&saved.model)?.finish(&reproducer.model)?;
+    OutputFile::create(&saved.data)?.finish(&reproducer.data)?;
+    Ok(Some(saved))
+}
+
+fn report(comparison: &Comparison, saved: Option<&Saved>) -> String {
+    let Comparison { samples, ops, backends, .. } = comparison;
+    if comparison.equal {
+        return format!("equal: {ops} operators x {samples} samples on {}\n", backends.join(", "));
+    }
+    let mut text: String = comparison.differences.iter().map(|d| difference_text(d, &backends[0])).collect();
+    if let Some(saved) = saved {
+        text += &format!("reproduce with\n  {}\n", saved.command);
+    }
+    text
+}
+
+fn difference_text(d: &Difference, reference: &str) -> String {
+    let mut text = format!(
+        "{} differs from {reference} on {} samples\n  first at operator {} `{}` ({}), sample {}",
+        d.backend, d.samples_that_differ, d.op, d.name, d.kind, d.sample
+    );
+    match (d.element, d.reference_value, d.value) {
+        (Some(element), Some(ours), Some(theirs)) => {
+            text += &format!(
+                "\n  element {element} {:?}: {ours} on {reference}, {theirs} on {}; {} elements differ",
+                d.index, d.backend, d.elements_that_differ
+            );
+        }
+        _ => text += "\n  the operator alone gives equal bytes: the difference does not repeat",
+    }
+    match (d.accumulator_is, d.reference_accumulator, d.accumulator) {
+        (Some(what), Some(a), Some(b)) if a == b => {
+            text += &format!("\n  before requantization ({what}): {a} on both, so what follows differs")
+        }
+        (Some(what), Some(a), Some(b)) => {
+            text += &format!("\n  before requantization ({what}): {a} on {reference}, {b} on {}", d.backend)
+        }
+        _ => {}
+    }
+    text + "\n"
+}

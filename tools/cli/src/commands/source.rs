@@ -1,0 +1,33 @@
+//! Float models: from an ONNX file to the graph that is converted and compared with.
+
+use super::Failure;
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::graph::Graph;
+use shiftformer_convert::import::{ImportError, ImportOptions, import};
+use std::path::Path;
+
+/// Sizes of symbolic dimensions from `NAME=VALUE` arguments.
+pub fn import_options(dims: &[String]) -> Result<ImportOptions, Failure> {
+    let mut options = ImportOptions::default();
+    for dim in dims {
+        let parsed =
+            dim.split_once('=').and_then(|(name, value)| Some((name.trim(), value.trim().parse::<usize>().ok()?)));
+        let Some((name, value)) = parsed.filter(|(name, value)| !name.is_empty() && *value > 0) else {
+            return Err(Failure::Usage(format!(
+                "--dim {dim} is not NAME=VALUE with a positive value; write e.g. --dim seq=128"
+            )));
+        };
+        options.dims.insert(name.to_owned(), value);
+    }
+    Ok(options)
+}
+
+/// Imports and fuses a model.
+pub fn float_graph(path: &Path, dims: &[String]) -> Result<Graph, Failure> {
+    let options = import_options(dims)?;
+    let graph = import(path, &options).map_err(|source| match source {
+        ImportError::Read { path, source } => Failure::Read { path, source },
+        source => Failure::Import { path: path.to_owned(), source },
+    })?;
+    Ok(fuse(graph))
+}

@@ -1,0 +1,124 @@
+//! Runs the command and makes its inputs.
+
+use npyz::WriterBuilder;
+use prost::Message;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+use tract_onnx::pb::ModelProto;
+
+/// How a run ended.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The one JSON object on stdout.
+    pub fn json(&self) -> serde_json::Value {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}", self.stdout))
+    }
+
+    /// Asserts exit code 2, a single line on stderr that holds every one of `parts`, and nothing on stdout.
+    pub fn is_refused(&self, parts: &[&str]) {
+        assert_eq!(self.code, Some(2), "{}{}", self.stdout, self.stderr);
+        assert_eq!(self.stderr.trim_end().lines().count(), 1, "{}", self.stderr);
+        assert!(self.stderr.starts_with("error: ") && self.stdout.is_empty(), "{}{}", self.stderr, self.stdout);
+        assert!(!self.stderr.contains("internal error"), "{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "`{part}` is not in: {}", self.stderr);
+        }
+    }
+}
+
+/// Runs the command.
+pub fn shiftformer(args: &[&str]) -> Ended {
+    run(args, &[])
+}
+
+/// Runs the command where the Vulkan loader finds no driver.
+#[cfg(target_os = "linux")]
+pub fn shiftformer_without_gpu(args: &[&str]) -> Ended {
+    run(args, &[("VK_DRIVER_FILES", "/nonexistent"), ("VK_ICD_FILENAMES", "/nonexistent")])
+}
+
+fn run(args: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shiftformer"));
+    let output = command.args(args).envs(environment.iter().copied()).output().expect("the command starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
+    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// A bundled file of the digits model.
+pub fn bundled(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/digits").join(name).display().to_string()
+}
+
+/// A folder for the files of one test.
+pub struct Folder(TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    pub fn write(&self, name: &str, bytes: &[u8]) -> String {
+        std::fs::write(self.0.path().join(name), bytes).expect("writable");
+        self.path(name)
+    }
+
+    /// Names of the files, hidden ones too.
+    pub fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).expect("readable");
+        let mut names: Vec<String> =
+            entries.map(|e| e.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// The digits model, converted once for all tests.
+pub fn digits() -> &'static Path {
+    static FILE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = FILE.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("digits.sfm");
+        let (model, calib, out) = (bundled("digits-vit.onnx"), bundled("calib.npz"), path.display().to_string());
+        let ended =
+            shiftformer(&["convert", &model, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376"]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        (folder, path)
+    });
+    path
+}
+
+/// [`digits`] as an argument.
+pub fn digits_arg() -> String {
+    digits().display().to_string()
+}
+
+/// The digits ONNX model, changed by `change`.
+pub fn changed_onnx(change: impl FnOnce(&mut ModelProto)) -> Vec<u8> {
+    let bytes = std::fs::read(bundled("digits-vit.onnx")).expect("bundled");
+    let mut model = ModelProto::decode(bytes.as_slice()).expect("an ONNX model");
+    change(&mut model);
+    model.encode_to_vec()
+}
+
+/// An npz with one array.
+pub fn npz<T: npyz::AutoSerialize>(name: &str, shape: &[u64], values: impl IntoIterator<Item = T>) -> Vec<u8> {
+    let mut npz = npyz::npz::NpzWriter::new(Cursor::new(Vec::new()));
+    let options = Default::default();
+    let mut array = npz.array(name, options).expect("a name").default_dtype().shape(shape).begin_nd().expect("a shape");
+    array.extend(values).expect("values of this shape");
+    array.finish().expect("all values");
+    npz.zip_writer().finish().expect("an archive").into_inner()
+}

@@ -1,0 +1,809 @@
+//! From a float graph to a `.sfm` file: calibrate, choose, quantize, plan, prove, pack.
+//!
+//! Where a choice is left to the converter (range method, scale migration, width of the exponentials, bits per layer)
+//! it lowers the model with each, runs the integer program and keeps what has the best SQNR of the outputs against the
+//! float graph: calibrated on one half of the samples, measured on the other. Every trial is reported.
+
+pub mod ivit;
+
+use crate::backend::{Backend, BackendError, Host, Sample, Trace};
+use crate::calibrate::{CalibrateError, Calibration};
+use crate::graph::exec::{self, ExecError};
+use crate::graph::{Data, DataType, Graph, Op, TensorId};
+use crate::lower::{LowerError, LowerOptions, Lowered, lower};
+use crate::model_file::{ModelFile, ModelFileError, Values};
+use crate::pack::{Human, HumanTensor, PackError, ReceiptData, pack};
+use crate::program::Program;
+use crate::program::chain;
+use crate::program::plan::{Plan, plan, plan_quickly};
+use crate::quantize::equalize::equalize;
+use crate::quantize::qdq;
+use crate::quantize::range::RangeMethod;
+use crate::quantize::sequential;
+use rayon::prelude::*;
+use shiftformer::arith::exp::sum_error;
+use shiftformer::format::Profile;
+use shiftformer::kernels::{Native, Portable};
+use shiftformer::ops;
+use std::collections::HashMap;
+
+/// Bits of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightBits {
+    /// 8 bits everywhere.
+    Eight,
+    /// 4 bits everywhere, rounded with error compensation.
+    Four,
+    /// 8 or 4 bits per layer, so that the file has at most this many bytes.
+    Mixed {
+        /// Greatest size of the file.
+        flash_budget: usize,
+    },
+}
+
+/// A choice that can be left to the converter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// By measured SQNR.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How to convert.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// Numeric profile.
+    pub profile: Profile,
+    /// Range of 8-bit activations.
+    pub range: RangeMethod,
+    /// Bits of the weights.
+    pub weights: WeightBits,
+    /// Scale migration from normalized activations into weights.
+    pub equalize: Switch,
+    /// Correct biases for the mean error of the rounded weights.
+    pub bias_correction: bool,
+    /// 16-bit exponentials in attention; under the I-ViT profile 16-bit probabilities.
+    pub wide_exp: Switch,
+    /// Attention with the score matrix, in three operators.
+    pub unfused_attention: bool,
+    /// Operators in chains of row blocks where that makes the arena smaller, see [`chain`].
+    pub row_blocks: Switch,
+    /// Raw pixels become `(x / 255 - mean) / std`.
+    pub normalization: Option<(f64, f64)>,
+    /// Reference runs stored in the file, from the first samples.
+    pub receipts: usize,
+    /// File name of the source model, for people.
+    pub source: String,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Shift,
+            range: RangeMethod::Auto,
+            weights: WeightBits::Eight,
+            equalize: Switch::Auto,
+            bias_correction: true,
+            wide_exp: Switch::Auto,
+            unfused_attention: false,
+            row_blocks: Switch::Auto,
+            normalization: None,
+            receipts: 2,
+            source: String::new(),
+        }
+    }
+}
+
+/// Why a conversion failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// A calibration run failed.
+    #[error("{0}")]
+    Calibrate(#[from] CalibrateError),
+    /// The float graph cannot be run.
+    #[error("the float model cannot be run: {0}")]
+    Exec(#[from] ExecError),
+    /// An operator has no integer form.
+    #[error("{0}")]
+    Lower(#[from] LowerError),
+    /// An operator cannot be proven safe, or the model is too large.
+    #[error("{0}")]
+    Pack(#[from] PackError),
+    /// The packed model does not open.
+    #[error("the packed model does not open: {0}")]
+    Model(#[from] ModelFileError),
+    /// The packed model does not run.
+    #[error("the packed model does not run: {0}")]
+    Backend(#[from] BackendError),
+    /// A sample does not fit the model.
+    #[error("calibration sample {sample}: input `{name}` needs {expected} values, {given} given; check the npz")]
+    Sample {
+        /// Index of the sample.
+        sample: usize,
+        /// Name of the input.
+        name: String,
+        /// Elements of the input.
+        expected: usize,
+        /// Elements given.
+        given: usize,
+    },
+    /// Calibration data is not finite.
+    #[error("calibration sample {sample}: input `{name}` holds {value}; clean the data")]
+    NotFinite {
+        /// Index of the sample.
+        sample: usize,
+        /// Name of the input.
+        name: String,
+        /// The value.
+        value: f32,
+    },
+    /// A weight is not finite.
+    #[error("weight `{0}` holds NaN or infinity; export the model again")]
+    Weight(String),
+    /// Even 4 bits everywhere are too large.
+    #[error("the model needs at least {least} bytes of flash with 4-bit weights, the budget is {budget}")]
+    Budget {
+        /// Size with 4 bits everywhere.
+        least: usize,
+        /// The budget.
+        budget: usize,
+    },
+    /// The option needs samples.
+    #[error("{0} needs calibration data: pass --calib DATA.npz")]
+    NeedsSamples(&'static str),
+}
+
+/// One choice that was tried.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Trial {
+    /// What was varied.
+    pub what: String,
+    /// The value tried.
+    pub choice: String,
+    /// SQNR of the outputs on calibration samples.
+    pub sqnr_db: f64,
+    /// Whether it was kept.
+    pub kept: bool,
+}
+
+/// One point of the trade-off between size and accuracy.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct BitsPoint {
+    /// Layers at 4 bits.
+    pub four_bit_layers: Vec<String>,
+    /// Bytes of the file.
+    pub file_bytes: usize,
+    /// SQNR of the outputs on calibration samples.
+    pub sqnr_db: f64,
+    /// Whether it was kept.
+    pub kept: bool,
+}
+
+/// A finished conversion, with everything a report can show.
+#[derive(Clone, Debug)]
+pub struct Converted {
+    /// Bytes of the `.sfm` file.
+    pub file: Vec<u8>,
+    /// The float graph that was lowered, scale migration applied.
+    pub graph: Graph,
+    /// What the samples said of it.
+    pub calibration: Calibration,
+    /// The integer program.
+    pub program: Program,
+    /// Its memory.
+    pub plan: Plan,
+    /// Options the program was lowered with, choices made.
+    pub options: LowerOptions,
+    /// SQNR of the outputs on calibration samples; `None` without samples.
+    pub sqnr_db: Option<f64>,
+    /// How many samples those were.
+    pub measured: usize,
+    /// All choices tried.
+    pub trials: Vec<Trial>,
+    /// Trade-off between size and accuracy (mixed bits only).
+    pub curve: Vec<BitsPoint>,
+    /// Remarks for people.
+    pub notes: Vec<String>,
+}
+
+/// Samples used for a trial at most, spread over those given.
+const TRIAL_SAMPLES: usize = 256;
+/// Multiplications of a trial: fewer samples of large models, but not below [`FEW_SAMPLES`].
+const TRIAL_MACS: u64 = 8_000_000_000;
+/// Samples where a rough idea is enough: extents of columns, sensitivity of layers.
+const FEW_SAMPLES: usize = 16;
+/// From so many samples on, choices are measured on samples that did not make the statistics.
+const LEAST_TO_SPLIT: usize = 32;
+/// Points measured on the curve of mixed bits.
+const CURVE_POINTS: usize = 10;
+/// A choice must win by this much over the simpler one, in dB.
+const MARGIN_DB: f64 = 0.15;
+/// Another range must win by this much over the least and greatest value seen, in dB: about what some hundred samples tell.
+const RANGE_MARGIN_DB: f64 = 0.3;
+/// Half of the range of values, as [`sum_error`] counts.
+const HALF_RANGE: u32 = 32768;
+/// Exponents of scale migration that are tried.
+const ALPHAS: [f64; 3] = [0.35, 0.5, 0.65];
+/// Magnitudes this many times the median are reported as outliers.
+const OUTLIER: f64 = 1000.0;
+
+/// Converts a fused float graph. `samples` hold the values of every input; `progress` is told what happens.
+///
+/// # Errors
+/// [`ConvertError`]; each names what to change.
+pub fn convert(
+    graph: &Graph,
+    samples: &[Vec<Values>],
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Converted, ConvertError> {
+    let mut graph = graph.clone();
+    check_weights(&graph)?;
+    let ivit = options.profile == Profile::Ivit;
+    // First of all, so that whoever has the fused graph can number its tensors alike.
+    let mut notes = if ivit { ivit::take_attention_apart(&mut graph) } else { Vec::new() };
+    let fixed = qdq::absorb(&mut graph)?;
+    let data = real_inputs(&graph, samples, options.normalization)?;
+    progress("calibrating");
+    if options.weights != WeightBits::Eight && samples.is_empty() {
+        return Err(ConvertError::NeedsSamples("fewer than 8 bits per weight"));
+    }
+    let four = options.weights == WeightBits::Four;
+    let base = Site::new(graph, &data, &fixed, HashMap::new(), four)?;
+    let start = LowerOptions {
+        profile: options.profile,
+        range: if options.range == RangeMethod::Auto { RangeMethod::Mse } else { options.range },
+        weight_bits: if options.weights == WeightBits::Four { 4 } else { 8 },
+        layer_bits: HashMap::new(),
+        // The other choices drown in the noise of published 8-bit probabilities: they are made with 16 bits.
+        wide_exp: options.wide_exp == Switch::On || ivit && options.wide_exp == Switch::Auto,
+        unfused_attention: options.unfused_attention,
+        normalization: options.normalization,
+        bias_correction: options.bias_correction,
+    };
+    let (mut site, mut chosen) = (base, start);
+    let trial = Trials::new(&site, &chosen, samples, &data)?;
+    let mut search = Search { trial, options, trials: Vec::new(), progress };
+    if !data.is_empty() {
+        let source = Source { data: &data, fixed: &fixed, four };
+        let mut folds = search.trial.folds(&site, &source)?;
+        search.range(&folds, &mut chosen)?;
+        search.migration(&mut site, &mut folds, &chosen, &source)?;
+        search.exponentials(&folds, &mut chosen)?;
+    }
+    let curve = match options.weights {
+        WeightBits::Mixed { flash_budget } => search.mixed(&mut site, &mut chosen, &data, flash_budget)?,
+        _ => Vec::new(),
+    };
+    (search.progress)("planning and packing");
+    let mut lowered = lower(&site.graph, &site.calibration, &chosen)?;
+    if options.row_blocks != Switch::Off {
+        lowered.program = chain::in_blocks(&lowered.program, options.row_blocks == Switch::On);
+    }
+    let arena = plan(&lowered.program);
+    notes.extend(lowered.notes.iter().cloned());
+    notes.extend(raw_bytes_note(&site.graph, samples.first(), options.normalization));
+    notes.extend(outliers(&site, &lowered.program));
+    notes.extend(exponentials_note(&lowered.program));
+    if ivit && !data.is_empty() {
+        let unremarked = pack(&lowered.program, &arena, &human(&site, &lowered, &arena, options, &[]), &[])?;
+        let model = ModelFile::from_bytes(&unremarked)?;
+        notes.extend(ivit::limits(&model, &lowered.program, &encode(&model, search.trial.samples())?)?);
+    }
+    let human = human(&site, &lowered, &arena, options, &notes);
+    let bare = pack(&lowered.program, &arena, &human, &[])?;
+    let sqnr_db = if data.is_empty() { None } else { Some(search.trial.sqnr(&bare, None)?) };
+    let receipts = receipts(&bare, &samples[..options.receipts.min(samples.len())])?;
+    let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &human, &receipts)? };
+    let (trials, measured) = (search.trials, search.trial.picks.len());
+    let Site { graph, calibration, .. } = site;
+    Ok(Converted {
+        file,
+        graph,
+        calibration,
+        program: lowered.program,
+        plan: arena,
+        options: chosen,
+        sqnr_db,
+        measured,
+        trials,
+        curve,
+        notes,
+    })
+}
+
+/// A graph with its statistics.
+struct Site {
+    graph: Graph,
+    calibration: Calibration,
+    /// Column factors of tensors whose scale was migrated: original = value * factor.
+    factors: HashMap<TensorId, Vec<f64>>,
+}
+
+impl Site {
+    fn new(
+        graph: Graph,
+        data: &[Vec<Data>],
+        fixed: &qdq::Fixed,
+        factors: HashMap<TensorId, Vec<f64>>,
+        four: bool,
+    ) -> Result<Self, ConvertError> {
+        let mut calibration = Calibration::run(&graph, data)?;
+        calibration.fixed = fixed.activations.clone();
+        calibration.fixed_weights = fixed.weights.clone();
+        if four {
+            calibration.rounded = sequential::round(&graph, data, &|_| 4)?;
+        }
+        Ok(Self { graph, calibration, factors })
+    }
+}
+
+/// What statistics are made of.
+struct Source<'a> {
+    data: &'a [Vec<Data>],
+    fixed: &'a qdq::Fixed,
+    /// Whether weights are rounded to 4 bits.
+    four: bool,
+}
+
+/// `count` of `items`, evenly spread.
+fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
+    items.iter().step_by(items.len().div_ceil(count.max(1)).max(1))
+}
+
+/// The samples that choices are measured on.
+struct Trials<'a> {
+    samples: &'a [Vec<Values>],
+    /// Indices of the samples, `stride` apart.
+    picks: Vec<usize>,
+    stride: usize,
+    /// Float outputs of the picks.
+    reference: Vec<Vec<Data>>,
+}
+
+/// Statistics of one half of the samples, to be measured on the other; the whole where there are too few.
+struct Fold {
+    site: Site,
+    half: Option<usize>,
+}
+
+impl<'a> Trials<'a> {
+    fn new(
+        site: &Site,
+        options: &LowerOptions,
+        samples: &'a [Vec<Values>],
+        data: &[Vec<Data>],
+    ) -> Result<Self, ConvertError> {
+        let macs: u64 = match data {
+            [] => 0,
+            _ => lower(&site.graph, &site.calibration, options)?.program.ops.iter().map(|op| op.op.macs()).sum(),
+        };
+        let count = TRIAL_SAMPLES.min((TRIAL_MACS / macs.max(1)) as usize).max(FEW_SAMPLES);
+        let stride = data.len().div_ceil(count).max(1);
+        let picks: Vec<usize> = (0..data.len()).step_by(stride).collect();
+        let run = |&pick: &usize| exec::run(&site.graph, &data[pick], &mut |_, _| {});
+        let reference = picks.par_iter().map(run).collect::<Result<_, _>>()?;
+        Ok(Self { samples, picks, stride, reference })
+    }
+
+    /// The samples.
+    fn samples(&self) -> impl Iterator<Item = &'a Vec<Values>> {
+        self.picks.iter().map(|&pick| &self.samples[pick])
+    }
+
+    /// Which half a pick belongs to: they alternate.
+    fn half_of(&self, pick: usize) -> usize {
+        pick / self.stride % 2
+    }
+
+    /// Statistics to choose by. Rounding to 4 bits takes long: one half is enough there.
+    fn folds(&self, site: &Site, source: &Source<'_>) -> Result<Vec<Fold>, ConvertError> {
+        if self.picks.len() < LEAST_TO_SPLIT {
+            let whole = Site::new(site.graph.clone(), source.data, source.fixed, site.factors.clone(), source.four)?;
+            return Ok(vec![Fold { site: whole, half: None }]);
+        }
+        let halves = if source.four { 0..1 } else { 0..2 };
+        let fold = |half: usize| {
+            let others = self.picks.iter().filter(|&&pick| self.half_of(pick) != half);
+            let data: Vec<Vec<Data>> = others.map(|&pick| source.data[pick].clone()).collect();
+            let site = Site::new(site.graph.clone(), &data, source.fixed, site.factors.clone(), source.four)?;
+            Ok(Fold { site, half: Some(half) })
+        };
+        halves.map(fold).collect()
+    }
+
+    /// SQNR of a model over the samples, or one half of them.
+    fn sqnr(&self, file: &[u8], half: Option<usize>) -> Result<f64, ConvertError> {
+        let model = ModelFile::from_bytes(file)?;
+        let belongs = |pick: usize| half.is_none_or(|half| self.half_of(pick) == half);
+        let picks = || self.picks.iter().zip(&self.reference).filter(|(pick, _)| belongs(**pick));
+        let inputs = encode(&model, picks().map(|(&pick, _)| &self.samples[pick]))?;
+        let traces = Host::<Native>::new("native", &model).run(&inputs)?;
+        Ok(output_sqnr(&model, &traces, picks().map(|(_, outputs)| outputs)))
+    }
+}
+
+/// The measured search over the choices.
+struct Search<'a> {
+    trial: Trials<'a>,
+    options: &'a ConvertOptions,
+    trials: Vec<Trial>,
+    progress: &'a mut dyn FnMut(&str),
+}
+
+impl Search<'_> {
+    /// Lowers, packs and measures.
+    fn measure(&self, site: &Site, options: &LowerOptions) -> Result<f64, ConvertError> {
+        self.trial.sqnr(&assemble(site, options, self.options)?, None)
+    }
+
+    /// [`measure`](Self::measure) of each fold on the samples it has not seen: the mean, in dB.
+    fn measure_folds(&self, folds: &[Fold], options: &LowerOptions) -> Result<f64, ConvertError> {
+        let mut sum = 0.0;
+        for fold in folds {
+            sum += self.trial.sqnr(&assemble(&fold.site, options, self.options)?, fold.half)?;
+        }
+        Ok(sum / folds.len().max(1) as f64)
+    }
+
+    fn record(&mut self, what: &str, results: &[(String, f64)], kept: usize) {
+        for (index, (choice, sqnr_db)) in results.iter().enumerate() {
+            self.trials.push(Trial {
+                what: what.to_owned(),
+                choice: choice.clone(),
+                sqnr_db: *sqnr_db,
+                kept: index == kept,
+            });
+        }
+    }
+
+    fn range(&mut self, folds: &[Fold], chosen: &mut LowerOptions) -> Result<(), ConvertError> {
+        if self.options.range != RangeMethod::Auto {
+            return Ok(());
+        }
+        let methods = [RangeMethod::Minmax, RangeMethod::Percentile, RangeMethod::Mse, RangeMethod::Entropy];
+        let mut results = Vec::new();
+        for range in methods {
+            (self.progress)(&format!("trying range {range:?}").to_lowercase());
+            let sqnr = self.measure_folds(folds, &LowerOptions { range, ..chosen.clone() })?;
+            results.push((format!("{range:?}").to_lowercase(), sqnr));
+        }
+        let best = best_of(&results);
+        let best = if results[best].1 > results[0].1 + RANGE_MARGIN_DB { best } else { 0 };
+        chosen.range = methods[best];
+        self.record("range", &results, best);
+        Ok(())
+    }
+
+    fn migration(
+        &mut self,
+        site: &mut Site,
+        folds: &mut Vec<Fold>,
+        chosen: &LowerOptions,
+        source: &Source<'_>,
+    ) -> Result<(), ConvertError> {
+        // A quantized model keeps its scales.
+        if self.options.equalize == Switch::Off || !source.fixed.activations.is_empty() {
+            return Ok(());
+        }
+        let mut results = Vec::new();
+        if self.options.equalize == Switch::Auto {
+            results.push(("off".to_owned(), self.measure_folds(folds, chosen)? + MARGIN_DB));
+        }
+        let few: Vec<Vec<Data>> = spread(source.data, FEW_SAMPLES).cloned().collect();
+        let mut best: Option<(f64, Vec<Fold>)> = None;
+        let bar = results.first().map_or(f64::NEG_INFINITY, |r| r.1);
+        for alpha in ALPHAS {
+            (self.progress)(&format!("trying scale migration {alpha}"));
+            let mut graph = site.graph.clone();
+            let factors = equalize(&mut graph, &few, alpha)?;
+            if factors.is_empty() {
+                return Ok(());
+            }
+            let bare = Site { graph, calibration: Calibration::default(), factors };
+            let candidate = self.trial.folds(&bare, source)?;
+            let sqnr = self.measure_folds(&candidate, chosen)?;
+            results.push((format!("alpha {alpha}"), sqnr));
+            if sqnr > bar && best.as_ref().is_none_or(|(b, _)| sqnr > *b) {
+                best = Some((sqnr, candidate));
+            }
+        }
+        let kept = best_of(&results);
+        if let Some(first) = results.first_mut().filter(|r| r.0 == "off") {
+            first.1 -= MARGIN_DB;
+        }
+        self.record("scale migration", &results, kept);
+        if let Some((_, candidate)) = best {
+            *folds = candidate;
+            if let Some(Fold { site: moved, .. }) = folds.first() {
+                let (graph, factors) = (moved.graph.clone(), moved.factors.clone());
+                *site = Site::new(graph, source.data, source.fixed, factors, source.four)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn exponentials(&mut self, folds: &[Fold], chosen: &mut LowerOptions) -> Result<(), ConvertError> {
+        let Some(Fold { site, .. }) = folds.first() else { return Ok(()) };
+        let ivit = self.options.profile == Profile::Ivit;
+        let attends = |op: &Op| matches!(op, Op::Attention(_)) || ivit && *op == Op::Softmax;
+        if self.options.wide_exp != Switch::Auto || !site.graph.nodes.iter().any(|n| attends(&n.op)) {
+            return Ok(());
+        }
+        (self.progress)("trying 16-bit exponentials");
+        let narrow = self.measure_folds(folds, &LowerOptions { wide_exp: false, ..chosen.clone() })?;
+        let wide = self.measure_folds(folds, &LowerOptions { wide_exp: true, ..chosen.clone() })?;
+        // Twice the scratch and slower products: they must be worth half a decibel, unless rows are so long that the worst
+        // case of 8 bits is half of the values' range.
+        let long = |op: &Op| matches!(op, Op::Attention(a) if sum_error(a.n_k as u32, false) > HALF_RANGE);
+        let worth = if site.graph.nodes.iter().any(|n| long(&n.op)) { 0.0 } else { 0.5 };
+        chosen.wide_exp = wide > narrow + worth;
+        let results = [("8 bit".to_owned(), narrow), ("16 bit".to_owned(), wide)];
+        self.record("exponentials", &results, usize::from(chosen.wide_exp));
+        Ok(())
+    }
+
+    /// Chooses bits per layer from the measured damage of each layer at 4 bits.
+    fn mixed(
+        &mut self,
+        site: &mut Site,
+        chosen: &mut LowerOptions,
+        data: &[Vec<Data>],
+        budget: usize,
+    ) -> Result<Vec<BitsPoint>, ConvertError> {
+        let layers: Vec<(String, usize)> = site
+            .graph
+            .nodes
+            .iter()
+            .filter(|n| matches!(n.op, Op::Linear | Op::Conv2d(_)))
+            .map(|n| (n.name.clone(), site.graph.tensors[n.inputs[1]].len()))
+            .collect();
+        let noise = |sqnr: f64| 10f64.powf(-sqnr / 10.0);
+        let base = noise(self.measure(site, chosen)?);
+        let mut damage = Vec::new();
+        // Layers apart: rounded against the inputs of the float model.
+        let few: Vec<Vec<Data>> = spread(data, FEW_SAMPLES).cloned().collect();
+        site.calibration.rounded = sequential::round(&site.graph, &few, &|_| 4)?;
+        for (index, (name, weights)) in layers.iter().enumerate() {
+            (self.progress)(&format!("sensitivity of layer {} of {}", index + 1, layers.len()));
+            let bits = HashMap::from([(name.clone(), 4)]);
+            let lost = noise(self.measure(site, &LowerOptions { layer_bits: bits, ..chosen.clone() })?) - base;
+            damage.push((lost.max(0.0) / *weights as f64, name.clone()));
+        }
+        damage.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let order: Vec<String> = damage.into_iter().map(|(_, name)| name).collect();
+        let with = |count: usize, chosen: &LowerOptions| LowerOptions {
+            layer_bits: order[..count].iter().map(|name| (name.clone(), 4)).collect(),
+            ..chosen.clone()
+        };
+        // File size falls with every layer: the fewest that fit are found by bisection.
+        let bytes = |count: usize, chosen: &LowerOptions, this: &Self| -> Result<usize, ConvertError> {
+            Ok(assemble(site, &with(count, chosen), this.options)?.len())
+        };
+        let least = bytes(order.len(), chosen, self)?;
+        if least > budget {
+            return Err(ConvertError::Budget { least, budget });
+        }
+        let (mut low, mut high) = (0, order.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if bytes(middle, chosen, self)? <= budget { high = middle } else { low = middle + 1 }
+        }
+        let mut counts: Vec<usize> = (0..=CURVE_POINTS).map(|i| i * order.len() / CURVE_POINTS).chain([low]).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        let rounded = |site: &Site, count: usize| {
+            sequential::round(&site.graph, data, &|name| if order[..count].iter().any(|n| n == name) { 4 } else { 8 })
+        };
+        let mut curve = Vec::new();
+        for count in counts {
+            (self.progress)(&format!("measuring {count} layers at 4 bits"));
+            site.calibration.rounded = rounded(site, count)?;
+            let file = assemble(site, &with(count, chosen), self.options)?;
+            let sqnr_db = self.trial.sqnr(&file, None)?;
+            let four_bit_layers = order[..count].to_vec();
+            curve.push(BitsPoint { four_bit_layers, file_bytes: file.len(), sqnr_db, kept: false });
+        }
+        // The noises of layers partly cancel: fewer 8-bit layers can measure better, and are smaller.
+        let fits = curve.iter_mut().filter(|point| point.file_bytes <= budget);
+        if let Some(best) = fits.max_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db)) {
+            best.kept = true;
+            let count = best.four_bit_layers.len();
+            site.calibration.rounded = rounded(site, count)?;
+            *chosen = with(count, chosen);
+        }
+        Ok(curve)
+    }
+}
+
+fn best_of(results: &[(String, f64)]) -> usize {
+    let mut best = 0;
+    for (index, (_, sqnr)) in results.iter().enumerate() {
+        if *sqnr > results[best].1 {
+            best = index;
+        }
+    }
+    best
+}
+
+/// Lowers and packs without reference runs.
+fn assemble(site: &Site, lower_options: &LowerOptions, options: &ConvertOptions) -> Result<Vec<u8>, ConvertError> {
+    let lowered = lower(&site.graph, &site.calibration, lower_options)?;
+    let arena = plan_quickly(&lowered.program);
+    let human = human(site, &lowered, &arena, options, &[]);
+    Ok(pack(&lowered.program, &arena, &human, &[])?)
+}
+
+fn human(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, notes: &[String]) -> Human {
+    let program = &lowered.program;
+    let factors = |source: Option<TensorId>| {
+        let factors = source.and_then(|id| site.factors.get(&id));
+        factors.map(|f| f.iter().map(|&v| v as f32).collect()).unwrap_or_default()
+    };
+    Human {
+        producer: concat!("shiftformer ", env!("CARGO_PKG_VERSION")).to_owned(),
+        source: options.source.clone(),
+        inputs: program.inputs.clone(),
+        outputs: program.outputs.clone(),
+        tensors: program
+            .tensors
+            .iter()
+            .map(|t| HumanTensor {
+                name: t.name.clone(),
+                scale: t.scale,
+                zero: t.zero,
+                source: t.source,
+                column_factors: factors(t.source),
+            })
+            .collect(),
+        ops: program.ops.iter().map(|op| op.name.clone()).collect(),
+        params: site
+            .graph
+            .nodes
+            .iter()
+            .flat_map(|n| &n.inputs)
+            .collect::<std::collections::HashSet<_>>()
+            .into_iter()
+            .filter(|&&id| site.graph.floats(id).is_some())
+            .map(|&id| site.graph.tensors[id].len() as u64)
+            .sum(),
+        arena_lower_bound_bytes: plan.lower_bound,
+        notes: notes.to_vec(),
+    }
+}
+
+fn receipts(file: &[u8], samples: &[Vec<Values>]) -> Result<Vec<ReceiptData>, ConvertError> {
+    let model = ModelFile::from_bytes(file)?;
+    let inputs = encode(&model, samples.iter())?;
+    let traces = Host::<Portable>::new("portable", &model).run(&inputs)?;
+    Ok(inputs.into_iter().zip(traces).map(|(inputs, trace)| ReceiptData { inputs, digests: trace.digests }).collect())
+}
+
+fn encode<'a>(
+    model: &ModelFile,
+    samples: impl Iterator<Item = &'a Vec<Values>>,
+) -> Result<Vec<Sample>, ModelFileError> {
+    samples.map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect()).collect()
+}
+
+/// `10 log10(signal / noise)`, the ratio averaged over the outputs so that none drowns in another.
+fn output_sqnr<'a>(model: &ModelFile, traces: &[Trace], reference: impl Iterator<Item = &'a Vec<Data>> + Clone) -> f64 {
+    let n_outputs = model.outputs().len();
+    let mut ratio = 0.0;
+    for output in 0..n_outputs {
+        let (mut signal, mut noise) = (0.0f64, 0.0f64);
+        for (trace, exact) in traces.iter().zip(reference.clone()) {
+            let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
+            for (got, want) in model.decode(output, bytes).iter().zip(exact.to_f32()) {
+                signal += f64::from(want).powi(2);
+                noise += (f64::from(*got) - f64::from(want)).powi(2);
+            }
+        }
+        ratio += noise.max(1e-30) / signal.max(1e-30);
+    }
+    -10.0 * (ratio / n_outputs.max(1) as f64).log10()
+}
+
+fn check_weights(graph: &Graph) -> Result<(), ConvertError> {
+    for node in &graph.nodes {
+        let dense = matches!(node.op, Op::Linear | Op::Conv2d(_) | Op::LayerNorm { .. } | Op::RmsNorm { .. });
+        for &id in node.inputs.iter().filter(|_| dense) {
+            if graph.floats(id).is_some_and(|v| v.iter().any(|x| !x.is_finite())) {
+                return Err(ConvertError::Weight(graph.tensors[id].name.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The samples in the units of the float graph.
+///
+/// # Errors
+/// [`ConvertError`] when a count differs or a value is not finite.
+pub fn real_inputs(
+    graph: &Graph,
+    samples: &[Vec<Values>],
+    normalization: Option<(f64, f64)>,
+) -> Result<Vec<Vec<Data>>, ConvertError> {
+    let convert = |(sample, values): (usize, &Vec<Values>)| -> Result<Vec<Data>, ConvertError> {
+        graph
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(index, &id)| {
+                let tensor = &graph.tensors[id];
+                let given = values.get(index).map_or(0, Values::len);
+                let value = values.get(index).filter(|v| v.len() == tensor.len());
+                let (name, expected) = (tensor.name.clone(), tensor.len());
+                let value = value.ok_or(ConvertError::Sample { sample, name: name.clone(), expected, given })?;
+                let image = tensor.dtype == DataType::Float && tensor.shape.len() >= 3;
+                let real = value.to_real(normalization.filter(|_| image));
+                if let Some(&value) = real.iter().find(|v| !v.is_finite()) {
+                    return Err(ConvertError::NotFinite { sample, name, value });
+                }
+                Ok(match tensor.dtype {
+                    DataType::Float => Data::Float(real),
+                    DataType::Int => Data::Int(match value {
+                        Values::Int(v) => v.clone(),
+                        _ => real.iter().map(|&v| v as i64).collect(),
+                    }),
+                    DataType::Bool => Data::Bool(real.iter().map(|&v| v != 0.0).collect()),
+                })
+            })
+            .collect()
+    };
+    samples.iter().enumerate().map(convert).collect()
+}
+
+/// Reminds of `--mean` and `--std` where raw bytes are the values of a real input as they are.
+fn raw_bytes_note(graph: &Graph, sample: Option<&Vec<Values>>, normalization: Option<(f64, f64)>) -> Option<String> {
+    let inputs = graph.inputs.iter().map(|&id| &graph.tensors[id]).zip(sample?);
+    let raw = inputs.filter(|(tensor, values)| tensor.dtype == DataType::Float && matches!(values, Values::U8(_)));
+    let (tensor, _) = raw.take(1).find(|_| normalization.is_none())?;
+    Some(format!(
+        "`{}`: the data are bytes and enter as 0 to 255; if the model wants normalized pixels, give `--mean` and `--std`",
+        tensor.name
+    ))
+}
+
+/// Which exponentials the longest attention uses, and what they cost at worst.
+fn exponentials_note(program: &Program) -> Option<String> {
+    let rows = program.ops.iter().filter_map(|op| match op.op {
+        ops::Op::Attention(ops::attention::Attention { attention }) => Some(attention),
+        ops::Op::AttentionScores(ops::attention::AttentionScores { attention }) => Some(attention),
+        _ => None,
+    });
+    let longest = rows.max_by_key(|attention| attention.n_k)?;
+    let n = longest.n_k;
+    let percent = |wide| f64::from(sum_error(n, wide)) / 655.36;
+    let (bits, other) = if longest.wide_exp { (16, 8) } else { (8, 16) };
+    let (own, others) = (percent(longest.wide_exp), percent(!longest.wide_exp));
+    Some(format!(
+        "attention over {n} keys uses {bits}-bit exponentials: a weighted sum is off by at most {own:.1} % of the range of its \
+         values in the worst case ({others:.1} % with {other} bits)"
+    ))
+}
+
+/// Remarks on 8-bit tensors whose extremes lie far beyond what is usual in them.
+fn outliers(site: &Site, program: &Program) -> Vec<String> {
+    let narrow = program.tensors.iter().filter(|t| t.dtype.bytes() == 1 && t.constant.is_none());
+    narrow
+        .filter_map(|tensor| {
+            let stats = site.calibration.stats(tensor.source?);
+            let mut magnitudes: Vec<(f64, f64)> = stats.bins().map(|(x, n)| (x.abs(), n)).collect();
+            magnitudes.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let half = magnitudes.iter().map(|m| m.1).sum::<f64>() / 2.0;
+            let mut seen = 0.0;
+            let median = magnitudes.iter().find(|m| { seen += m.1; seen >= half })?.0;
+            let far = stats.abs_max() / median.max(f64::MIN_POSITIVE);
+            // A bin is the finest that is known: a median inside the first one is not measured.
+            let known = median > f64::from(stats.max - stats.min) / 4096.0;
+            (far > OUTLIER || (!known && stats.energy / (stats.count as f64) < (stats.abs_max() / OUTLIER).powi(2))).then(|| {
+                format!("`{}` has outliers more than {OUTLIER} times its median; scale migration or a clipped range helps", tensor.name)
+            })
+        })
+        .collect()
+}

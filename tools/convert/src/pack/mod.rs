@@ -1,0 +1,276 @@
+//! Writes a program as `.sfm` bytes.
+
+use crate::program::plan::Plan;
+use crate::program::{Endpoint, Program};
+use serde::{Deserialize, Serialize};
+use shiftformer::format::{
+    CRC, CertRecord, HEADER_BYTES, MAGIC, NO_TENSOR, OpRecord, Place, Receipts, SECTION_ENTRY_BYTES, SectionKind,
+    TensorRecord, VERSION_MAJOR, VERSION_MINOR_CHAINS, Word, align_up, field, header_crc,
+};
+use shiftformer::kernels::Portable;
+use shiftformer::ops::{Io, OpFault, OpKind, OpTable};
+
+/// What people and host tools want to know about a model: the `Human` section, JSON.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Human {
+    /// Program that wrote the file.
+    pub producer: String,
+    /// File name of the source model.
+    pub source: String,
+    /// Inputs.
+    pub inputs: Vec<Endpoint>,
+    /// Outputs.
+    pub outputs: Vec<Endpoint>,
+    /// Per tensor: name, scale, zero.
+    pub tensors: Vec<HumanTensor>,
+    /// Name of each operator.
+    pub ops: Vec<String>,
+    /// Parameters of the source model (weights and biases).
+    pub params: u64,
+    /// What the planner proved to be the least possible arena.
+    pub arena_lower_bound_bytes: usize,
+    /// Choices and warnings of the converter, for people.
+    pub notes: Vec<String>,
+}
+
+/// Name and units of a tensor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HumanTensor {
+    /// Name.
+    pub name: String,
+    /// Real units of one step.
+    pub scale: f64,
+    /// The value that stands for 0.
+    pub zero: f64,
+    /// Float tensor of the fused source graph with these values, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<usize>,
+    /// Where scales were migrated: the float tensor of the source model is `real * factor`, column by column.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub column_factors: Vec<f32>,
+}
+
+/// Why a program cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// An operator cannot be proven safe.
+    #[error("operator `{name}` ({kind}): {fault}{remedy}")]
+    Op {
+        /// Name of the operator.
+        name: String,
+        /// Its kind.
+        kind: &'static str,
+        /// What is wrong.
+        fault: OpFault,
+        /// What can be done.
+        remedy: &'static str,
+    },
+    /// A count or size is beyond what the format holds.
+    #[error("the model has too many {0} for one file")]
+    TooLarge(&'static str),
+}
+
+/// A reference run to be stored.
+#[derive(Clone, Debug)]
+pub struct ReceiptData {
+    /// Bytes of every input.
+    pub inputs: Vec<Vec<u8>>,
+    /// Digest of every operator.
+    pub digests: Vec<u64>,
+}
+
+/// Serializes `program` placed by `plan`.
+///
+/// # Errors
+/// [`PackError`] when an operator's accumulators cannot be proven to fit, naming it.
+pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptData]) -> Result<Vec<u8>, PackError> {
+    if program.ops.len() > usize::from(u16::MAX) - 1 {
+        return Err(PackError::TooLarge("operators"));
+    }
+    if program.tensors.len() > usize::from(NO_TENSOR) - 1 {
+        return Err(PackError::TooLarge("tensors"));
+    }
+    let mut tensors = Vec::new();
+    for (index, tensor) in program.tensors.iter().enumerate() {
+        let mut dims = [1u32; 6];
+        // Leading dimensions are merged beyond rank 6; only the element count matters to a reader.
+        let extra = tensor.shape.len().saturating_sub(6);
+        let merged = tensor.shape.iter().take(extra + 1).product::<usize>();
+        let shape: Vec<usize> = if extra > 0 {
+            std::iter::once(merged).chain(tensor.shape.iter().skip(extra + 1).copied()).collect()
+        } else {
+            tensor.shape.clone()
+        };
+        for (dim, &size) in dims.iter_mut().zip(&shape) {
+            *dim = u32::try_from(size).map_err(|_| PackError::TooLarge("elements"))?;
+        }
+        let record = TensorRecord {
+            dtype: tensor.dtype,
+            place: if tensor.constant.is_some() { Place::Constant } else { Place::Arena },
+            rank: shape.len() as u8,
+            window: tensor.window,
+            offset: tensor.constant.map_or(plan.offsets[index] as u32, |blob| blob.offset),
+            dims,
+            zero_point: tensor.zero.round() as i32,
+        };
+        record.encode(&mut |word: u32| tensors.extend_from_slice(&word.to_le_bytes()));
+    }
+    let (mut ops, mut params, mut certificate) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, op) in program.ops.iter().enumerate() {
+        let mut inputs = [NO_TENSOR; 6];
+        for (to, from) in inputs.iter_mut().zip(&op.inputs) {
+            *to = from.map_or(NO_TENSOR, |t| t as u16);
+        }
+        let params_offset = (params.len() / 4) as u32;
+        op.op.encode(&mut |word: u32| params.extend_from_slice(&word.to_le_bytes()));
+        let record = OpRecord {
+            kind: op.op.kind() as u16,
+            chained: op.chained,
+            inputs,
+            output: op.output as u16,
+            scratch_offset: plan.scratch[index] as u32,
+            scratch_bytes: align_up(op.op.scratch_bytes() as usize) as u32,
+            params_offset,
+            params_words: (params.len() / 4) as u32 - params_offset,
+        };
+        record.encode(&mut |word: u32| ops.extend_from_slice(&word.to_le_bytes()));
+        let words = &params[params_offset as usize * 4..];
+        let io = Io { record, tensors: &tensors, weights: program.weights.bytes() };
+        let fault = |fault| PackError::Op {
+            name: op.name.clone(),
+            kind: op.op.kind().name(),
+            fault,
+            remedy: if fault == OpFault::Overflow { remedy(op.op.kind()) } else { "" },
+        };
+        let cert = prove(op.op.kind(), words, &io).map_err(fault)?;
+        cert.write(&mut |word: u32| certificate.extend_from_slice(&word.to_le_bytes()));
+    }
+    let mut io = Vec::new();
+    io.extend_from_slice(&(program.inputs.len() as u16).to_le_bytes());
+    io.extend_from_slice(&(program.outputs.len() as u16).to_le_bytes());
+    for endpoint in program.inputs.iter().chain(&program.outputs) {
+        io.extend_from_slice(&(endpoint.tensor as u16).to_le_bytes());
+    }
+    let human = serde_json::to_vec(human).unwrap_or_default();
+    let sections = [
+        (SectionKind::Ops, ops),
+        (SectionKind::Tensors, tensors),
+        (SectionKind::Params, params),
+        (SectionKind::Weights, program.weights.bytes().to_vec()),
+        (SectionKind::Io, io),
+        (SectionKind::Certificate, certificate),
+        (SectionKind::Receipts, receipt_section(receipts)),
+        (SectionKind::Human, human),
+    ];
+    let frame = Frame {
+        arena_bytes: plan.arena_bytes,
+        n_ops: program.ops.len(),
+        n_tensors: program.tensors.len(),
+        profile: program.profile as u8,
+        minor: minor_version(program.ops.iter().any(|op| op.chained)),
+    };
+    assemble(&frame, &sections)
+}
+
+/// The lowest minor version that a reader must know for a model with or without chains.
+pub(crate) fn minor_version(chains: bool) -> u16 {
+    if chains { VERSION_MINOR_CHAINS } else { 0 }
+}
+
+/// What can be proven about an operator.
+///
+/// # Errors
+/// The first [`OpFault`] found.
+pub(crate) fn prove(kind: OpKind, words: &[u8], io: &Io<'_>) -> Result<CertRecord, OpFault> {
+    let entry = OpTable::<Portable>::ALL.iter().find(|entry| entry.kind == kind).ok_or(OpFault::Kind)?;
+    entry.prove(words, io)?.certificate()
+}
+
+/// What makes the sums of such an operator smaller.
+fn remedy(kind: OpKind) -> &'static str {
+    use OpKind::{
+        Attention, AttentionExp, AttentionScores, AttentionValues, Conv2d, DepthwiseConv2d, ILayerNorm, Linear, MatMul,
+        Pool2d, ReduceMean,
+    };
+    match kind {
+        Linear | Conv2d | DepthwiseConv2d => "; use fewer input channels per layer, a smaller bias or `--weights 4`",
+        MatMul => "; make the summed dimension shorter",
+        Attention | AttentionScores | AttentionExp | AttentionValues => "; use narrower heads or fewer keys",
+        ReduceMean | Pool2d => "; average in two steps",
+        ILayerNorm => "; use a smaller beta, a greater gamma or the profile `shift`",
+        _ => "; scale its inputs closer to each other",
+    }
+}
+
+fn receipt_section(receipts: &[ReceiptData]) -> Vec<u8> {
+    let Some(first) = receipts.first() else { return Vec::new() };
+    let inputs: usize = first.inputs.iter().map(|bytes| Receipts::padded(bytes.len())).sum();
+    let stride = inputs + first.digests.len() * 8;
+    let mut section = Vec::new();
+    section.extend_from_slice(&(receipts.len() as u32).to_le_bytes());
+    section.extend_from_slice(&(stride as u32).to_le_bytes());
+    for receipt in receipts {
+        for input in &receipt.inputs {
+            section.extend_from_slice(input);
+            section.resize(section.len() + Receipts::padded(input.len()) - input.len(), 0);
+        }
+        for digest in &receipt.digests {
+            section.extend_from_slice(&digest.to_le_bytes());
+        }
+    }
+    section
+}
+
+/// Header fields that do not follow from the sections.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Arena a session needs.
+    pub arena_bytes: usize,
+    /// Number of operators.
+    pub n_ops: usize,
+    /// Number of tensors.
+    pub n_tensors: usize,
+    /// Profile byte.
+    pub profile: u8,
+    /// Minor version that a reader must know.
+    pub minor: u16,
+}
+
+/// Writes header, section table and sections, with their checksums.
+///
+/// # Errors
+/// [`PackError::TooLarge`] beyond 2 GiB.
+pub fn assemble(frame: &Frame, sections: &[(SectionKind, Vec<u8>)]) -> Result<Vec<u8>, PackError> {
+    let header_bytes = align_up(HEADER_BYTES + sections.len() * SECTION_ENTRY_BYTES);
+    let mut file = vec![0u8; header_bytes];
+    let mut entries = Vec::new();
+    for (kind, bytes) in sections {
+        file.resize(align_up(file.len()), 0);
+        for word in [*kind as u32, file.len() as u32, bytes.len() as u32, 0] {
+            entries.extend_from_slice(&word.to_le_bytes());
+        }
+        file.extend_from_slice(bytes);
+    }
+    if file.len() >= 1 << 31 || frame.arena_bytes >= 1 << 31 {
+        return Err(PackError::TooLarge("bytes"));
+    }
+    let put =
+        |offset: usize, bytes: &[u8], file: &mut Vec<u8>| file[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0, &MAGIC, &mut file);
+    put(field::MAJOR, &VERSION_MAJOR.to_le_bytes(), &mut file);
+    put(field::MINOR, &frame.minor.to_le_bytes(), &mut file);
+    put(field::HEADER_BYTES, &(header_bytes as u32).to_le_bytes(), &mut file);
+    let file_bytes = file.len() as u32;
+    put(field::FILE_BYTES, &file_bytes.to_le_bytes(), &mut file);
+    put(field::ARENA_BYTES, &(frame.arena_bytes as u32).to_le_bytes(), &mut file);
+    put(field::N_OPS, &(frame.n_ops as u16).to_le_bytes(), &mut file);
+    put(field::N_TENSORS, &(frame.n_tensors as u16).to_le_bytes(), &mut file);
+    put(field::N_SECTIONS, &(sections.len() as u16).to_le_bytes(), &mut file);
+    put(field::PROFILE, &[frame.profile], &mut file);
+    put(HEADER_BYTES, &entries, &mut file);
+    let payload_crc = CRC.checksum(&file[header_bytes..]);
+    put(field::PAYLOAD_CRC, &payload_crc.to_le_bytes(), &mut file);
+    let crc = header_crc(&file[..header_bytes]).unwrap_or(0);
+    put(field::HEADER_CRC, &crc.to_le_bytes(), &mut file);
+    Ok(file)
+}

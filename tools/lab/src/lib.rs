@@ -1,0 +1,11 @@
+//! What is done with a finished model: run it on every backend, compare, evaluate, report, fit, generate code.
+
+pub mod backend;
+pub mod clock;
+pub mod codegen;
+pub mod eval;
+pub mod fit;
+pub mod parity;
+pub mod report;
+pub mod summary;
+pub mod text;

@@ -1,0 +1,159 @@
+//! A model on emulated machines: the same bytes as on this one, and instruction counts that add up.
+//!
+//! Without the emulator the tests say so and pass: `cargo xtask test` installs it first.
+
+use shiftformer::format::Profile;
+use shiftformer_convert::convert::{ConvertOptions, convert};
+use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, TensorId, Unary};
+use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_lab::backend::{self, Backend, Sample};
+use std::process::Command;
+
+const TOKENS: usize = 6;
+const WIDTH: usize = 16;
+const HEADS: usize = 2;
+
+/// A source of repeatable numbers in -1..1.
+struct Noise(u32);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.0 >> 8) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next()).collect()
+    }
+}
+
+struct Builder {
+    graph: Graph,
+    noise: Noise,
+}
+
+impl Builder {
+    fn node(&mut self, name: &str, op: Op, inputs: Vec<TensorId>, columns: usize) -> TensorId {
+        self.graph.add_node(name, op, inputs, vec![TOKENS, columns], DataType::Float)
+    }
+
+    fn linear(&mut self, name: &str, x: TensorId, k: usize, n: usize) -> TensorId {
+        let weights = self.noise.floats(n * k).into_iter().map(|w| w / (k as f32).sqrt()).collect();
+        let weights = self.graph.add_constant(format!("{name}.weight"), vec![n, k], Data::Float(weights));
+        let bias = Data::Float(self.noise.floats(n));
+        let bias = self.graph.add_constant(format!("{name}.bias"), vec![n], bias);
+        self.node(name, Op::Linear, vec![x, weights, bias], n)
+    }
+
+    fn attention(&mut self, qkv: TensorId) -> TensorId {
+        let head_dim = WIDTH / HEADS;
+        let view = |offset, row| HeadView { offset, batch: 0, head: head_dim, row };
+        let op = Attention {
+            batch: 1,
+            heads: HEADS,
+            kv_heads: HEADS,
+            n_q: TOKENS,
+            n_k: TOKENS,
+            head_dim,
+            v_dim: head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            q: view(0, 3 * WIDTH),
+            k: view(WIDTH, 3 * WIDTH),
+            v: view(2 * WIDTH, 3 * WIDTH),
+            out: view(0, WIDTH),
+        };
+        self.node("attention", Op::Attention(op), vec![qkv, qkv, qkv], WIDTH)
+    }
+}
+
+/// A pre-norm encoder block.
+fn encoder_block() -> Graph {
+    let mut b = Builder { graph: Graph::default(), noise: Noise(1) };
+    let x = b.graph.add_tensor("x", vec![TOKENS, WIDTH], DataType::Float);
+    b.graph.inputs.push(x);
+    let normed = b.node("norm1", Op::LayerNorm { eps: 1e-5 }, vec![x], WIDTH);
+    let qkv = b.linear("qkv", normed, WIDTH, 3 * WIDTH);
+    let attended = b.attention(qkv);
+    let projected = b.linear("projection", attended, WIDTH, WIDTH);
+    let x = b.node("residual1", Op::Binary(Binary::Add), vec![x, projected], WIDTH);
+    let normed = b.node("norm2", Op::LayerNorm { eps: 1e-5 }, vec![x], WIDTH);
+    let hidden = b.linear("up", normed, WIDTH, 2 * WIDTH);
+    let active = b.node("gelu", Op::Unary(Unary::Gelu { tanh: false }), vec![hidden], 2 * WIDTH);
+    let down = b.linear("down", active, 2 * WIDTH, WIDTH);
+    let y = b.node("residual2", Op::Binary(Binary::Add), vec![x, down], WIDTH);
+    b.graph.outputs.push(y);
+    b.graph
+}
+
+fn model_and_samples(profile: Profile) -> (ModelFile, Vec<Sample>) {
+    let mut noise = Noise(2);
+    let values: Vec<Vec<Values>> = (0..4).map(|_| vec![Values::Float(noise.floats(TOKENS * WIDTH))]).collect();
+    let options = ConvertOptions { profile, ..ConvertOptions::default() };
+    let converted = convert(&encoder_block(), &values, &options, &mut |_| ()).expect("the block converts");
+    let model = ModelFile::from_bytes(&converted.file).expect("the converter writes valid models");
+    let sample = |v: &Vec<Values>| vec![model.encode(0, &v[0]).expect("a sample fits the input")];
+    let samples = values.iter().map(sample).collect();
+    (model, samples)
+}
+
+/// The backend, or `None` with a word on stderr where this machine has no emulator.
+fn open(name: &str, model: &ModelFile) -> Option<Box<dyn Backend>> {
+    for emulator in ["qemu-system-arm", "qemu-aarch64"] {
+        if Command::new(emulator).arg("--version").output().is_err() {
+            eprintln!("SKIPPED {name}: {emulator} is not installed; run `cargo xtask setup`");
+            return None;
+        }
+    }
+    Some(backend::open(name, model).unwrap_or_else(|e| panic!("{name}: {e}")))
+}
+
+#[test]
+fn every_machine_gives_the_same_bytes() {
+    for profile in [Profile::Shift, Profile::Ivit] {
+        let (model, samples) = model_and_samples(profile);
+        let here = backend::open("portable", &model).and_then(|mut b| b.run(&samples)).expect("the model runs");
+        for name in backend::NAMES.iter().filter(|name| name.starts_with("qemu:")) {
+            for name in [name.to_string(), format!("{name}:portable")] {
+                let Some(mut machine) = open(&name, &model) else { return };
+                assert_eq!(machine.run(&samples).expect("the model runs"), here, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_operator_output_is_the_same_on_a_board() {
+    let (model, samples) = model_and_samples(Profile::Shift);
+    let mut here = backend::open("portable", &model).expect("always there");
+    let Some(mut board) = open("qemu:mps2-an386", &model) else { return };
+    let output = board.op_output(&samples[1], 1).expect("the model runs");
+    assert!(!output.is_empty());
+    assert_eq!(output, here.op_output(&samples[1], 1).expect("the model runs"));
+    assert!(board.op_output(&samples[0], 1000).is_err());
+}
+
+#[test]
+fn instruction_counts_are_repeatable_and_add_up() {
+    let (model, samples) = model_and_samples(Profile::Shift);
+    for name in ["qemu:mps2-an386", "qemu:mps2-an500", "qemu:mps2-an505", "qemu:mps3-an547", "qemu:microbit"] {
+        let Some(mut board) = open(name, &model) else { return };
+        let counts = board.counts(&samples[0]).expect("the model runs").expect("boards count");
+        let again = board.counts(&samples[0]).expect("the model runs").expect("boards count");
+        assert_eq!(counts, again, "{name}");
+        let sum: u64 = counts.ops.iter().sum();
+        // Finding an operator's output for the observer is counted with the operator, and is all that differs.
+        assert!(sum.abs_diff(counts.total) < 200 * counts.ops.len() as u64, "{name}: {counts:?}");
+        assert!((200..16 * 1024).contains(&counts.stack_bytes), "{name}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_model_that_does_not_fit_the_flash_is_refused_by_how_much() {
+    let (model, _) = model_and_samples(Profile::Shift);
+    let mut bytes = model.bytes().to_vec();
+    // The human section may be stripped or grow: the size alone matters here.
+    bytes.resize(bytes.len() + 300_000, 0);
+    let Ok(large) = ModelFile::from_bytes(&bytes) else { return };
+    let refused = backend::open("qemu:microbit", &large).map(|_| ()).expect_err("it does not fit");
+    assert!(refused.to_string().contains("bytes too large"), "{refused}");
+}
