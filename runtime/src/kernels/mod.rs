@@ -1,7 +1,8 @@
 //! The arithmetic inner loops, one folder per instruction set, all with the same functions and the same bytes out.
 //!
-//! [`Kernels`] is the one interface. Its provided methods are the portable definitions; an instruction set overrides
-//! those it can do faster. Every override is compared with [`Portable`] by plain equality over one case table.
+//! [`Kernels`] is the one interface. Its provided methods are the portable definitions; an instruction set has a table
+//! that says which of them it does faster, and which not. Every override is compared with [`Portable`] by plain equality
+//! over one case table. `list.rs` says how to add a method.
 
 #[cfg(arm_v6m)]
 mod armv6m;
@@ -10,7 +11,7 @@ mod armv7em;
 #[cfg(arm_mve)]
 mod helium;
 mod job;
-mod list;
+pub(crate) mod list;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
 #[cfg(feature = "std")]

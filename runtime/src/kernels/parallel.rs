@@ -3,11 +3,9 @@
 //! Operators whose rows do not depend on each other divide them by [`Kernels::join`]; each part is a job of the kernels
 //! `B`, and no sum is divided, so the bytes are those of one thread. One row of a dense layer is divided by channels here.
 
-use super::{
-    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, PackedWeights,
-    ScoreScale,
-};
-use crate::arith::exp::RowScale;
+use super::list::signatures::*;
+use super::list::{each_kernel, same_constants};
+use super::{Kernels, PANEL, PackedWeights};
 use core::cell::RefCell;
 use core::marker::PhantomData;
 use std::vec::Vec;
@@ -61,11 +59,23 @@ pub(crate) fn with_scratch<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -
     result
 }
 
+/// Dense layers divide the channels of one row; everything else is a method of `B`.
+macro_rules! divided {
+    (fn linear($($arg:ident: $type:ty),*)) => {
+        fn linear($($arg: $type),*) { linear::<B, Self>($($arg),*) }
+    };
+    (fn linear_acc($($arg:ident: $type:ty),*)) => {
+        fn linear_acc($($arg: $type),*) { linear_acc::<B, Self>($($arg),*) }
+    };
+    (fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
+        fn $name($($arg: $type),*) $(-> $result)? { B::$name($($arg),*) }
+    };
+}
+
 impl<B: Kernels, const LEAST: u64> Kernels for Parallel<B, LEAST> {
     const NAME: &'static str = B::NAME;
-    const INTERLEAVES: bool = B::INTERLEAVES;
-    const GATHERED_ROWS: usize = B::GATHERED_ROWS;
-    const ATTENDS: bool = B::ATTENDS;
+    same_constants! { B }
+    each_kernel! { divided }
 
     fn parts(work: u64) -> usize {
         let worth = usize::try_from(work / LEAST.max(1)).unwrap_or(usize::MAX);
@@ -75,66 +85,16 @@ impl<B: Kernels, const LEAST: u64> Kernels for Parallel<B, LEAST> {
     fn join<X: Send, Y: Send>(a: impl FnOnce() -> X + Send, b: impl FnOnce() -> Y + Send) -> (X, Y) {
         rayon::join(a, b)
     }
+}
 
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        channels::<B>(channel_parts::<Self>(job), job, x, Out::Requantized(out), scratch);
-    }
+/// [`Kernels::linear`] of `B`, divided by the parts of `P`.
+fn linear<B: Kernels, P: Kernels>(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+    channels::<B>(channel_parts::<P>(job), job, x, Out::Requantized(out), scratch);
+}
 
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        channels::<B>(channel_parts::<Self>(job), job, x, Out::Sums(out), scratch);
-    }
-
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        B::dot_i8(job, x, y, out, scratch);
-    }
-
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        B::dot_u8(job, x, y, out, scratch);
-    }
-
-    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        B::dot_u16(job, x, y, out, scratch);
-    }
-
-    fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        B::scores(job, scale, x, y, out, scratch);
-    }
-
-    fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
-        B::scale_scores(scores, scale);
-    }
-
-    fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
-        B::exp_row(scores, out)
-    }
-
-    fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
-        B::scale_row(acc, scale, zero_point, out);
-    }
-
-    fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
-        B::transpose(x, x_stride, rows, cols, out, out_stride);
-    }
-
-    fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
-        B::attention(job, out)
-    }
-
-    fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        B::norm_row(job, x, out);
-    }
-
-    fn norm_rows(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        B::norm_rows(job, x, out);
-    }
-
-    fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
-        B::lut_in_place(data, table);
-    }
-
-    fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
-        B::add_i16_in_place(out, b, ma, mb, bias, shift);
-    }
+/// [`Kernels::linear_acc`] of `B`, divided by the parts of `P`.
+fn linear_acc<B: Kernels, P: Kernels>(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    channels::<B>(channel_parts::<P>(job), job, x, Out::Sums(out), scratch);
 }
 
 /// Where a row of a dense layer goes.

@@ -3,7 +3,9 @@
 //! Loops are written over fixed-size chunks so that the compiler needs no bounds check and can use whatever vector
 //! instructions the target has.
 
-use super::{DotJob, ExpRow, GROUP, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale};
+use super::{
+    AttentionJob, DotJob, ExpRow, GROUP, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale,
+};
 use crate::arith::{exp, norm, requant};
 use crate::stepwise::stepwise;
 
@@ -18,9 +20,9 @@ impl Kernels for Portable {
     const NAME: &'static str = "portable";
 }
 
-/// [`super::Kernels::linear`].
+/// [`super::Kernels::linear`]; needs no scratch.
 #[inline(always)]
-pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
+pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
     match out {
         LinearOut::I8 { out, lut } => linear_rows(job, x, out, |acc, ch, out| {
             let y = requant::requantize_i8(acc, job.acc_shift, ch.multiplier, job.zero_point);
@@ -40,8 +42,8 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
     }
 }
 
-/// [`super::Kernels::linear_acc`].
-pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32]) {
+/// [`super::Kernels::linear_acc`]; needs no scratch.
+pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
     linear_rows(job, x, out, |acc, _, out| *out = acc);
 }
 
@@ -142,9 +144,9 @@ fn lut_value(table: &[i8; 256], y: i8) -> i8 {
     table[usize::from(y as u8 ^ 0x80)]
 }
 
-/// [`super::Kernels::dot_i8`] and its siblings.
+/// [`super::Kernels::dot_i8`] and its siblings; needs no scratch.
 #[inline(always)]
-pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]) {
+pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
     let rows = stepwise(x.chunks(job.x_stride.max(1))).zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows);
     for (x, out) in rows {
         let Some(x) = x.get(..job.k) else { return };
@@ -153,6 +155,15 @@ pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]
             let Some(y) = y.get(..job.k) else { return };
             *out = x.iter().zip(y).map(|(&x, &y)| x.into() * i32::from(y)).sum();
         }
+    }
+}
+
+/// [`super::Kernels::scores`] of the dot products and the scaling of `B`.
+#[inline(always)]
+pub fn scores<B: Kernels>(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    B::dot_i8(job, x, y, out, scratch);
+    for row in out.chunks_mut(job.out_stride.max(1)).take(job.rows) {
+        B::scale_scores(row.get_mut(..job.cols).unwrap_or(&mut []), scale);
     }
 }
 
@@ -207,6 +218,22 @@ pub fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut 
         }
         let (_, missing) = body.split_at_mut(body.len().saturating_sub(missing));
         missing.iter_mut().chain(pad).for_each(|out| *out = 0);
+    }
+}
+
+/// [`super::Kernels::attention`]: not taken, portable code has no memory of its own.
+#[inline(always)]
+pub fn attention(_job: &AttentionJob<'_>, _out: &mut [i8]) -> bool {
+    false
+}
+
+/// [`super::Kernels::norm_rows`] by the rows of `B`.
+#[inline(always)]
+pub fn norm_rows<B: Kernels>(job: &NormJob<'_>, x: NormRow<'_>, mut out: NormOut<'_>) {
+    let (n, mut row) = (job.gamma.len().max(1), 0);
+    while let (Some(x), Some(out)) = (x.row(row, n), out.row(row, n)) {
+        B::norm_row(job, x, out);
+        row += 1;
     }
 }
 

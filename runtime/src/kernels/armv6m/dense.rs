@@ -41,7 +41,7 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], mut out: LinearOut<'_>, scratch: &m
         LinearOut::I8 { out, .. } => out.len(),
         LinearOut::I16 { out } | LinearOut::I16Residual { out, .. } => out.len(),
     };
-    let Some(mut dense) = Dense::new(job, x, out_len, scratch) else { return portable::linear(job, x, out) };
+    let Some(mut dense) = Dense::new(job, x, out_len, scratch) else { return portable::linear(job, x, out, &mut []) };
     for first in (0..job.rows).step_by(2) {
         dense.rows(first, |part| epilogue(job, &part, &mut out));
     }
@@ -49,7 +49,9 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], mut out: LinearOut<'_>, scratch: &m
 
 /// [`crate::kernels::Kernels::linear_acc`].
 pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-    let Some(mut dense) = Dense::new(job, x, out.len(), scratch) else { return portable::linear_acc(job, x, out) };
+    let Some(mut dense) = Dense::new(job, x, out.len(), scratch) else {
+        return portable::linear_acc(job, x, out, &mut []);
+    };
     for first in (0..job.rows).step_by(2) {
         dense.rows(first, |part| part.store(out, |acc, _, out| *out = acc));
     }

@@ -10,7 +10,7 @@ const STEP: usize = 4;
 /// [`crate::kernels::Kernels::dot_i8`] and its siblings.
 pub fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
     if pairs(job, x, y, out, scratch).is_none() {
-        portable::dot(job, x, y, out);
+        portable::dot(job, x, y, out, scratch);
     }
 }
 

@@ -12,45 +12,30 @@ mod pair;
 mod product;
 mod softmax;
 
-use super::{DotJob, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, ScoreScale};
-use crate::arith::exp::RowScale;
+use super::list::kernels;
+use super::list::signatures::*;
 
 /// The kernels of this instruction set.
 #[derive(Clone, Copy, Debug)]
 pub struct Armv6m;
 
-impl Kernels for Armv6m {
-    const NAME: &'static str = "armv6m";
-
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        dense::linear(job, x, out, scratch);
+kernels! {
+    impl Armv6m {
+        const NAME: &'static str = "armv6m";
     }
-
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dense::linear_acc(job, x, out, scratch);
-    }
-
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, x, y, out, scratch);
-    }
-
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, x, y, out, scratch);
-    }
-
-    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, x, y, out, scratch);
-    }
-
-    fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
-        softmax::scale_scores(scores, scale);
-    }
-
-    fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
-        softmax::scale_row(acc, scale, zero_point, out);
-    }
-
-    fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        norm::norm_row(job, x, out);
-    }
+    linear => dense::linear,
+    linear_acc => dense::linear_acc,
+    dot_i8 => dot::dot,
+    dot_u8 => dot::dot,
+    dot_u16 => dot::dot,
+    scores => portable,
+    scale_scores => softmax::scale_scores,
+    exp_row => portable,
+    scale_row => softmax::scale_row,
+    transpose => portable,
+    attention => portable,
+    norm_row => norm::norm_row,
+    norm_rows => portable,
+    lut_in_place => portable,
+    add_i16_in_place => portable,
 }

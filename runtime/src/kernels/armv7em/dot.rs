@@ -21,10 +21,29 @@ fn readable(job: &DotJob, y_len: usize) -> usize {
     }
 }
 
-/// [`crate::kernels::Kernels::dot_i8`] and its siblings; with a scale, [`crate::kernels::Kernels::scores`]. Nothing
-/// where slices do not fit the job.
+/// [`crate::kernels::Kernels::dot_i8`].
+pub fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    dot(job, None, Lanes::i8(x), y, out, scratch);
+}
+
+/// [`crate::kernels::Kernels::dot_u8`].
+pub fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    dot(job, None, Lanes::u8(x), y, out, scratch);
+}
+
+/// [`crate::kernels::Kernels::dot_u16`].
+pub fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    dot(job, None, Lanes::u16(x), y, out, scratch);
+}
+
+/// [`crate::kernels::Kernels::scores`].
+pub fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    dot(job, Some(&scale), Lanes::i8(x), y, out, scratch);
+}
+
+/// Dot products, with a scale scores. Nothing where slices do not fit the job.
 #[inline(never)]
-pub fn dot(job: &DotJob, scale: Option<&ScoreScale>, x: Lanes<'_>, y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+fn dot(job: &DotJob, scale: Option<&ScoreScale>, x: Lanes<'_>, y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
     let Some(scratch) = scratch.get_mut(..linear_scratch_bytes(job.k)) else { return };
     let Ok(scratch) = bytemuck::try_cast_slice_mut::<u8, u32>(scratch) else { return };
     let holds = |len: usize, rows: usize, stride: usize, width: usize| {

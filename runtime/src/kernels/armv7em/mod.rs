@@ -29,54 +29,30 @@ mod row;
 mod softmax;
 mod widen;
 
-use super::{DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, ScoreScale};
-use crate::arith::exp::RowScale;
-use widen::Lanes;
+use super::list::kernels;
+use super::list::signatures::*;
 
 /// The kernels of this instruction set.
 #[derive(Clone, Copy, Debug)]
 pub struct Armv7em;
 
-impl Kernels for Armv7em {
-    const NAME: &'static str = "armv7em";
-
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        dense::linear(job, x, out, scratch);
+kernels! {
+    impl Armv7em {
+        const NAME: &'static str = "armv7em";
     }
-
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dense::linear_acc(job, x, out, scratch);
-    }
-
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, None, Lanes::i8(x), y, out, scratch);
-    }
-
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, None, Lanes::u8(x), y, out, scratch);
-    }
-
-    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, None, Lanes::u16(x), y, out, scratch);
-    }
-
-    fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        dot::dot(job, Some(&scale), Lanes::i8(x), y, out, scratch);
-    }
-
-    fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
-        softmax::scale_scores(scores, scale);
-    }
-
-    fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
-        softmax::exp_row(scores, out)
-    }
-
-    fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
-        softmax::scale_row(acc, scale, zero_point, out);
-    }
-
-    fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        norm::norm_row(job, x, out);
-    }
+    linear => dense::linear,
+    linear_acc => dense::linear_acc,
+    dot_i8 => dot::dot_i8,
+    dot_u8 => dot::dot_u8,
+    dot_u16 => dot::dot_u16,
+    scores => dot::scores,
+    scale_scores => softmax::scale_scores,
+    exp_row => softmax::exp_row,
+    scale_row => softmax::scale_row,
+    transpose => portable,
+    attention => portable,
+    norm_row => norm::norm_row,
+    norm_rows => portable,
+    lut_in_place => portable,
+    add_i16_in_place => portable,
 }

@@ -12,7 +12,7 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [
         LinearOut::I8 { out, .. } => out.len(),
         LinearOut::I16 { out } | LinearOut::I16Residual { out, .. } => out.len(),
     };
-    let Some(dense) = Dense::new(job, x, out_len, scratch) else { return portable::linear(job, x, out) };
+    let Some(dense) = Dense::new(job, x, out_len, scratch) else { return portable::linear(job, x, out, &mut []) };
     let pick = |any: Routine, resident: Routine| if quad::RESIDENT_K.contains(&job.k) { resident } else { any };
     match out {
         LinearOut::I8 { out, lut: None } => {
@@ -32,7 +32,7 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [
 
 /// [`crate::kernels::Kernels::linear_acc`].
 pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-    let Some(dense) = Dense::new(job, x, out.len(), scratch) else { return portable::linear_acc(job, x, out) };
+    let Some(dense) = Dense::new(job, x, out.len(), scratch) else { return portable::linear_acc(job, x, out, &mut []) };
     let resident = quad::RESIDENT_K.contains(&job.k);
     dense.rows(out, if resident { quad::resident_i32 } else { quad::dense_i32 }, 0, 0);
 }

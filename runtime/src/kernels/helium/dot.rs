@@ -15,7 +15,7 @@ type Routine = unsafe extern "C" fn(*const quad::Rows);
 
 /// Rows of elements, by address: one walk for all types.
 #[derive(Clone, Copy)]
-pub struct Lanes {
+struct Lanes {
     x: usize,
     /// Elements.
     len: usize,
@@ -30,7 +30,7 @@ pub struct Lanes {
 
 impl Lanes {
     /// Signed bytes.
-    pub fn i8(x: &[i8]) -> Self {
+    fn i8(x: &[i8]) -> Self {
         Self {
             x: x.as_ptr().expose_provenance(),
             len: x.len(),
@@ -42,7 +42,7 @@ impl Lanes {
     }
 
     /// Unsigned bytes.
-    pub fn u8(x: &[u8]) -> Self {
+    fn u8(x: &[u8]) -> Self {
         Self {
             x: x.as_ptr().expose_provenance(),
             len: x.len(),
@@ -54,7 +54,7 @@ impl Lanes {
     }
 
     /// 16-bit values below 2^15.
-    pub fn u16(x: &[u16]) -> Self {
+    fn u16(x: &[u16]) -> Self {
         Self {
             x: x.as_ptr().expose_provenance(),
             len: x.len(),
@@ -66,8 +66,23 @@ impl Lanes {
     }
 }
 
+/// [`crate::kernels::Kernels::dot_i8`].
+pub fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+    dot(job, Lanes::i8(x), y, out);
+}
+
+/// [`crate::kernels::Kernels::dot_u8`].
+pub fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+    dot(job, Lanes::u8(x), y, out);
+}
+
+/// [`crate::kernels::Kernels::dot_u16`].
+pub fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+    dot(job, Lanes::u16(x), y, out);
+}
+
 /// [`crate::kernels::Kernels::scores`].
-pub fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32]) {
+pub fn scores(job: &DotJob, scale: ScoreScale, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
     if fits(job, x.len(), y, out) && scores::scores(job, scale, x, y, out) {
         return;
     }
@@ -88,8 +103,8 @@ fn fits(job: &DotJob, x_len: usize, y: &[i8], out: &[i32]) -> bool {
         && long_enough(out.len(), job.rows, job.out_stride, job.cols)
 }
 
-/// [`crate::kernels::Kernels::dot_i8`] and its siblings. Nothing where slices do not fit the job.
-pub fn dot(job: &DotJob, x: Lanes, y: &[i8], out: &mut [i32]) {
+/// Dot products. Nothing where slices do not fit the job.
+fn dot(job: &DotJob, x: Lanes, y: &[i8], out: &mut [i32]) {
     if !fits(job, x.len, y, out) {
         return;
     }

@@ -8,7 +8,9 @@
 
 mod tiles;
 
-use super::{DotJob, Kernels, LinearJob, LinearOut, portable};
+use super::Kernels;
+use super::list::signatures::*;
+use super::list::{each_kernel, kernels};
 use tiles::{Products, Sdot, Smull};
 
 /// Whether code for this feature may run.
@@ -48,59 +50,124 @@ impl NeonDot {
     }
 }
 
-impl Kernels for Neon {
-    const NAME: &'static str = "neon";
+kernels! {
+    impl Neon {
+        const NAME: &'static str = "neon";
+    }
+    linear => smull::linear,
+    linear_acc => smull::linear_acc,
+    dot_i8 => smull::dot_i8,
+    dot_u8 => smull::dot_u8,
+    dot_u16 => portable,
+    scores => portable,
+    scale_scores => portable,
+    exp_row => portable,
+    scale_row => portable,
+    transpose => portable,
+    attention => portable,
+    norm_row => portable,
+    norm_rows => portable,
+    lut_in_place => portable,
+    add_i16_in_place => portable,
+}
 
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
+kernels! {
+    impl NeonDot {
+        const NAME: &'static str = "neon-dotprod";
+    }
+    linear => sdot::linear,
+    linear_acc => sdot::linear_acc,
+    dot_i8 => sdot::dot_i8,
+    dot_u8 => sdot::dot_u8,
+    dot_u16 => Neon::dot_u16,
+    scores => portable,
+    scale_scores => Neon::scale_scores,
+    exp_row => Neon::exp_row,
+    scale_row => Neon::scale_row,
+    transpose => Neon::transpose,
+    attention => Neon::attention,
+    norm_row => Neon::norm_row,
+    norm_rows => Neon::norm_rows,
+    lut_in_place => Neon::lut_in_place,
+    add_i16_in_place => Neon::add_i16_in_place,
+}
+
+kernels! {
+    impl NeonI8mm {
+        const NAME: &'static str = "neon-i8mm";
+    }
+    linear => smmla::linear,
+    linear_acc => smmla::linear_acc,
+    dot_i8 => NeonDot::dot_i8,
+    dot_u8 => NeonDot::dot_u8,
+    dot_u16 => NeonDot::dot_u16,
+    scores => NeonDot::scores,
+    scale_scores => NeonDot::scale_scores,
+    exp_row => NeonDot::exp_row,
+    scale_row => NeonDot::scale_row,
+    transpose => NeonDot::transpose,
+    attention => NeonDot::attention,
+    norm_row => NeonDot::norm_row,
+    norm_rows => NeonDot::norm_rows,
+    lut_in_place => NeonDot::lut_in_place,
+    add_i16_in_place => NeonDot::add_i16_in_place,
+}
+
+/// Products by SMULL and SADALP.
+mod smull {
+    use super::*;
+
+    pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
         // SAFETY: SMULL is in every AArch64.
-        unsafe { linear::<Smull>(job, x, out) }
+        unsafe { super::linear::<Smull>(job, x, out) }
     }
 
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+    pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
         // SAFETY: SMULL is in every AArch64.
         unsafe { tiles::dense::<Smull>(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len()) };
     }
 
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+    pub fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
         // SAFETY: SMULL is in every AArch64.
         unsafe { tiles::dots::<Smull, false>(job, x, y, out) }
     }
 
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+    pub fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
         // SAFETY: SMULL is in every AArch64.
         unsafe { tiles::dots::<Smull, true>(job, bytemuck::cast_slice(x), y, out) }
     }
 }
 
-impl Kernels for NeonDot {
-    const NAME: &'static str = "neon-dotprod";
+/// Products by SDOT.
+mod sdot {
+    use super::*;
 
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        if !Self::is_available() {
+    pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+        if !NeonDot::is_available() {
             return Neon::linear(job, x, out, scratch);
         }
         // SAFETY: the processor has SDOT.
-        unsafe { linear::<Sdot>(job, x, out) }
+        unsafe { super::linear::<Sdot>(job, x, out) }
     }
 
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        if !Self::is_available() {
+    pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        if !NeonDot::is_available() {
             return Neon::linear_acc(job, x, out, scratch);
         }
         // SAFETY: the processor has SDOT.
         unsafe { tiles::dense::<Sdot>(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len()) };
     }
 
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        if !Self::is_available() {
+    pub fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        if !NeonDot::is_available() {
             return Neon::dot_i8(job, x, y, out, scratch);
         }
         // SAFETY: the processor has SDOT.
         unsafe { tiles::dots::<Sdot, false>(job, x, y, out) }
     }
 
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        if !Self::is_available() {
+    pub fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        if !NeonDot::is_available() {
             return Neon::dot_u8(job, x, y, out, scratch);
         }
         // SAFETY: the processor has SDOT.
@@ -108,11 +175,12 @@ impl Kernels for NeonDot {
     }
 }
 
-impl Kernels for NeonI8mm {
-    const NAME: &'static str = "neon-i8mm";
+/// Dense layers by SMMLA.
+mod smmla {
+    use super::*;
 
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        if !Self::is_available() || !tiles::pairs_fit(job, scratch) {
+    pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+        if !NeonI8mm::is_available() || !tiles::pairs_fit(job, scratch) {
             return NeonDot::linear(job, x, out, scratch);
         }
         let (len, sink, lut) = sink(out);
@@ -121,20 +189,12 @@ impl Kernels for NeonI8mm {
         look_up(job, lut, rows, n);
     }
 
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        if !Self::is_available() || !tiles::pairs_fit(job, scratch) {
+    pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+        if !NeonI8mm::is_available() || !tiles::pairs_fit(job, scratch) {
             return NeonDot::linear_acc(job, x, out, scratch);
         }
         // SAFETY: the processor has SMMLA, the scratch the size that `pairs_fit` tests.
         unsafe { tiles::dense_pairs(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len(), scratch) };
-    }
-
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        NeonDot::dot_i8(job, x, y, out, scratch);
-    }
-
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        NeonDot::dot_u8(job, x, y, out, scratch);
     }
 }
 
@@ -176,34 +236,21 @@ pub struct Native;
 
 /// Calls a method of the best level there is. The processor is asked once; the answer is kept by the standard library.
 macro_rules! best {
-    ($method:ident($($arg:expr),*)) => {
-        if NeonI8mm::is_available() {
-            NeonI8mm::$method($($arg),*)
-        } else {
-            // Falls back by itself.
-            NeonDot::$method($($arg),*)
+    (fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
+        fn $name($($arg: $type),*) $(-> $result)? {
+            if NeonI8mm::is_available() {
+                NeonI8mm::$name($($arg),*)
+            } else {
+                // Falls back by itself.
+                NeonDot::$name($($arg),*)
+            }
         }
     };
 }
 
 impl Kernels for Native {
     const NAME: &'static str = "native";
-
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        best!(linear(job, x, out, scratch))
-    }
-
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        best!(linear_acc(job, x, out, scratch))
-    }
-
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        best!(dot_i8(job, x, y, out, scratch))
-    }
-
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        best!(dot_u8(job, x, y, out, scratch))
-    }
+    each_kernel! { best }
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ enum Sink {
 /// # Safety
 /// The processor must have what `tiles` needs.
 #[target_feature(enable = "avx2")]
-pub unsafe fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, tiles: Tiles) {
+pub unsafe fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8], tiles: Tiles) {
     let (len, sink, lut) = match out {
         LinearOut::I8 { out, lut } => (out.len(), Sink::I8(out.as_mut_ptr()), lut.map(|lut| (out, lut))),
         LinearOut::I16 { out } => (out.len(), Sink::I16(out.as_mut_ptr()), None),
@@ -85,7 +85,7 @@ pub unsafe fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, tiles: T
 /// # Safety
 /// The processor must have what `tiles` needs.
 #[target_feature(enable = "avx2")]
-pub unsafe fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], tiles: Tiles) {
+pub unsafe fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8], tiles: Tiles) {
     // SAFETY: the caller's contract.
     unsafe { dense(job, x, out.len(), Sink::Acc(out.as_mut_ptr()), tiles) };
 }

@@ -8,11 +8,9 @@
 mod avx2;
 mod avx512;
 
-use super::{
-    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, Portable, ScoreScale,
-    portable,
-};
-use crate::arith::exp::RowScale;
+use super::list::signatures::*;
+use super::list::{each_kernel, kernels};
+use super::{Kernels, Portable};
 
 /// `features!("avx2", ...)`: whether code for all of these features may run.
 macro_rules! features {
@@ -23,40 +21,6 @@ macro_rules! features {
         let all = true $(&& cfg!(target_feature = $name))*;
         all
     }};
-}
-
-/// The portable code, compiled with target features.
-macro_rules! compiled_for {
-    ($features:literal, $(fn $name:ident $(<$generic:ident>)? ($($arg:ident: $type:ty),*) $(-> $result:ty)?;)*) => { $(
-        #[doc = concat!("[`portable::", stringify!($name), "`].")]
-        #[target_feature(enable = $features)]
-        pub fn $name $(<$generic: Copy + Into<i32>>)? ($($arg: $type),*) $(-> $result)? {
-            super::portable::$name($($arg),*)
-        }
-    )* };
-}
-
-mod compiled_for_avx512 {
-    use super::*;
-    compiled_for! {
-        "avx512bw,avx512vl,avx512vnni",
-        fn dot<X>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]);
-        fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize);
-    }
-}
-
-mod compiled_for_avx2 {
-    use super::*;
-    compiled_for! {
-        "avx2",
-        fn dot<X>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32]);
-        fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize);
-        fn scale_scores(scores: &mut [i32], scale: ScoreScale);
-        fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32;
-        fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]);
-        fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>);
-        fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32);
-    }
 }
 
 /// Windows that are gathered at a time: enough for the tiles of many rows, and whole tiles of six.
@@ -95,95 +59,85 @@ impl Avx2 {
     }
 }
 
-/// Calls a function of a level where the level is available, the portable function elsewhere.
+/// Row of a table: a function of a level where the level is available, the portable definition elsewhere.
+/// `available!(Level, function)`, or `available!(Level, function, more arguments)`.
 macro_rules! available {
-    ($level:ident, $fast:expr, $portable:expr) => {
-        if $level::is_available() {
-            // SAFETY: the processor has the features of the function.
-            unsafe { $fast }
-        } else {
-            $portable
+    (
+        ($level:ident, $function:path $(, $more:expr)*)
+        fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? { $portable:expr }
+    ) => {
+        fn $name($($arg: $type),*) $(-> $result)? {
+            if $level::is_available() {
+                // SAFETY: the processor has the features of the function.
+                unsafe { $function($($arg,)* $($more),*) }
+            } else {
+                $portable
+            }
         }
     };
 }
 
-impl Kernels for Avx512 {
-    const NAME: &'static str = "avx512";
-    const INTERLEAVES: bool = true;
-    const GATHERED_ROWS: usize = GATHERED_ROWS;
-    const ATTENDS: bool = true;
-
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
-        available!(Avx512, avx512::linear::linear(job, x, out), portable::linear(job, x, out))
-    }
-
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
-        available!(Avx512, avx512::linear::linear_acc(job, x, out), portable::linear_acc(job, x, out))
-    }
-
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
-        available!(Avx512, compiled_for_avx512::dot(job, x, y, out), portable::dot(job, x, y, out))
-    }
-
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
-        available!(Avx512, compiled_for_avx512::dot(job, x, y, out), portable::dot(job, x, y, out))
-    }
-
-    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
-        available!(Avx512, compiled_for_avx512::dot(job, x, y, out), portable::dot(job, x, y, out))
-    }
-
-    fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
-        available!(Avx512, avx512::rows::scale_scores(scores, scale), portable::scale_scores(scores, scale))
-    }
-
-    fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
-        available!(Avx512, avx512::rows::exp_row(scores, out), portable::exp_row(scores, out))
-    }
-
-    fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
-        available!(
-            Avx512,
-            avx512::rows::scale_row(acc, scale, zero_point, out),
-            portable::scale_row(acc, scale, zero_point, out)
-        )
-    }
-
-    fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
-        let interleaves = out_stride == rows && features!("avx512bw", "avx512vl", "avx512vbmi");
-        // SAFETY: the processor has the features of the function.
-        if interleaves && unsafe { avx512::rows::interleave(x, x_stride, rows, cols, out) } {
-            return;
+/// Row of a table: the portable definition, compiled with the features of a level where the level is available.
+macro_rules! compiled {
+    (
+        ($level:ident, $features:literal)
+        fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? { $portable:expr }
+    ) => {
+        fn $name($($arg: $type),*) $(-> $result)? {
+            #[target_feature(enable = $features)]
+            fn compiled($($arg: $type),*) $(-> $result)? {
+                $portable
+            }
+            if $level::is_available() {
+                // SAFETY: the processor has the features of the function.
+                unsafe { compiled($($arg),*) }
+            } else {
+                $portable
+            }
         }
-        available!(
-            Avx512,
-            compiled_for_avx512::transpose(x, x_stride, rows, cols, out, out_stride),
-            portable::transpose(x, x_stride, rows, cols, out, out_stride)
-        )
-    }
+    };
+}
 
-    fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
-        available!(Avx512, avx512::attention::attention(job, out), false)
+kernels! {
+    impl Avx512 {
+        const NAME: &'static str = "avx512";
+        const INTERLEAVES: bool = true;
+        const GATHERED_ROWS: usize = GATHERED_ROWS;
+        const ATTENDS: bool = true;
     }
+    linear => available!(Avx512, avx512::linear::linear),
+    linear_acc => available!(Avx512, avx512::linear::linear_acc),
+    dot_i8 => compiled!(Avx512, "avx512bw,avx512vl,avx512vnni"),
+    dot_u8 => compiled!(Avx512, "avx512bw,avx512vl,avx512vnni"),
+    dot_u16 => compiled!(Avx512, "avx512bw,avx512vl,avx512vnni"),
+    scores => portable,
+    scale_scores => available!(Avx512, avx512::rows::scale_scores),
+    exp_row => available!(Avx512, avx512::rows::exp_row),
+    scale_row => available!(Avx512, avx512::rows::scale_row),
+    transpose => transpose_512,
+    attention => available!(Avx512, avx512::attention::attention),
+    norm_row => available!(Avx512, avx512::rows::norm_row),
+    norm_rows => available!(Avx512, avx512::rows::norm_rows),
+    lut_in_place => lut_in_place,
+    add_i16_in_place => available!(Avx512, avx512::rows::add_i16_in_place),
+}
 
-    fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        available!(Avx512, avx512::rows::norm_row(job, x, out), portable::norm_row(job, x, out))
+/// Transpositions of few rows without padding by byte permutations, the others compiled for the level.
+fn transpose_512(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn compiled(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+        portable::transpose(x, x_stride, rows, cols, out, out_stride);
     }
-
-    fn norm_rows(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        available!(Avx512, avx512::rows::norm_rows(job, x, out), Portable::norm_rows(job, x, out))
+    let interleaves = out_stride == rows && features!("avx512bw", "avx512vl", "avx512vbmi");
+    // SAFETY: the processor has the features of the function.
+    if interleaves && unsafe { avx512::rows::interleave(x, x_stride, rows, cols, out) } {
+        return;
     }
-
-    fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
-        lut_in_place(data, table);
-    }
-
-    fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
-        available!(
-            Avx512,
-            avx512::rows::add_i16_in_place(out, b, ma, mb, bias, shift),
-            portable::add_i16_in_place(out, b, ma, mb, bias, shift)
-        )
+    if Avx512::is_available() {
+        // SAFETY: the processor has the features of the function.
+        unsafe { compiled(x, x_stride, rows, cols, out, out_stride) }
+    } else {
+        portable::transpose(x, x_stride, rows, cols, out, out_stride);
     }
 }
 
@@ -200,68 +154,25 @@ fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
 /// The kernels of a 256-bit level: dense layers by its own tiles, the rest compiled for AVX2.
 macro_rules! level_256 {
     ($level:ident, $name:literal, $tiles:expr) => {
-        impl Kernels for $level {
-            const NAME: &'static str = $name;
-
-            fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
-                available!($level, avx2::linear(job, x, out, $tiles), portable::linear(job, x, out))
+        kernels! {
+            impl $level {
+                const NAME: &'static str = $name;
             }
-
-            fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
-                available!($level, avx2::linear_acc(job, x, out, $tiles), portable::linear_acc(job, x, out))
-            }
-
-            fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
-                available!($level, compiled_for_avx2::dot(job, x, y, out), portable::dot(job, x, y, out))
-            }
-
-            fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
-                available!($level, compiled_for_avx2::dot(job, x, y, out), portable::dot(job, x, y, out))
-            }
-
-            fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
-                available!($level, compiled_for_avx2::dot(job, x, y, out), portable::dot(job, x, y, out))
-            }
-
-            fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
-                available!(
-                    $level,
-                    compiled_for_avx2::scale_scores(scores, scale),
-                    portable::scale_scores(scores, scale)
-                )
-            }
-
-            fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
-                available!($level, compiled_for_avx2::exp_row(scores, out), portable::exp_row(scores, out))
-            }
-
-            fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
-                available!(
-                    $level,
-                    compiled_for_avx2::scale_row(acc, scale, zero_point, out),
-                    portable::scale_row(acc, scale, zero_point, out)
-                )
-            }
-
-            fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
-                available!(
-                    $level,
-                    compiled_for_avx2::transpose(x, x_stride, rows, cols, out, out_stride),
-                    portable::transpose(x, x_stride, rows, cols, out, out_stride)
-                )
-            }
-
-            fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-                available!($level, compiled_for_avx2::norm_row(job, x, out), portable::norm_row(job, x, out))
-            }
-
-            fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
-                available!(
-                    $level,
-                    compiled_for_avx2::add_i16_in_place(out, b, ma, mb, bias, shift),
-                    portable::add_i16_in_place(out, b, ma, mb, bias, shift)
-                )
-            }
+            linear => available!($level, avx2::linear, $tiles),
+            linear_acc => available!($level, avx2::linear_acc, $tiles),
+            dot_i8 => compiled!($level, "avx2"),
+            dot_u8 => compiled!($level, "avx2"),
+            dot_u16 => compiled!($level, "avx2"),
+            scores => portable,
+            scale_scores => compiled!($level, "avx2"),
+            exp_row => compiled!($level, "avx2"),
+            scale_row => compiled!($level, "avx2"),
+            transpose => compiled!($level, "avx2"),
+            attention => portable,
+            norm_row => compiled!($level, "avx2"),
+            norm_rows => portable,
+            lut_in_place => portable,
+            add_i16_in_place => compiled!($level, "avx2"),
         }
     };
 }
@@ -275,15 +186,17 @@ pub struct Native;
 
 /// Calls a method of the best level there is. The processor is asked once; the answer is kept by the standard library.
 macro_rules! best {
-    ($method:ident($($arg:expr),*)) => {
-        if Avx512::is_available() {
-            Avx512::$method($($arg),*)
-        } else if AvxVnni::is_available() {
-            AvxVnni::$method($($arg),*)
-        } else if Avx2::is_available() {
-            Avx2::$method($($arg),*)
-        } else {
-            Portable::$method($($arg),*)
+    (fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
+        fn $name($($arg: $type),*) $(-> $result)? {
+            if Avx512::is_available() {
+                Avx512::$name($($arg),*)
+            } else if AvxVnni::is_available() {
+                AvxVnni::$name($($arg),*)
+            } else if Avx2::is_available() {
+                Avx2::$name($($arg),*)
+            } else {
+                Portable::$name($($arg),*)
+            }
         }
     };
 }
@@ -293,62 +206,7 @@ impl Kernels for Native {
     const INTERLEAVES: bool = true;
     const GATHERED_ROWS: usize = GATHERED_ROWS;
     const ATTENDS: bool = true;
-
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        best!(linear(job, x, out, scratch))
-    }
-
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        best!(linear_acc(job, x, out, scratch))
-    }
-
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        best!(dot_i8(job, x, y, out, scratch))
-    }
-
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        best!(dot_u8(job, x, y, out, scratch))
-    }
-
-    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        best!(dot_u16(job, x, y, out, scratch))
-    }
-
-    fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
-        best!(scale_scores(scores, scale))
-    }
-
-    fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
-        best!(exp_row(scores, out))
-    }
-
-    fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
-        best!(scale_row(acc, scale, zero_point, out))
-    }
-
-    fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
-        best!(transpose(x, x_stride, rows, cols, out, out_stride))
-    }
-
-    fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
-        best!(attention(job, out))
-    }
-
-    fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        best!(norm_row(job, x, out))
-    }
-
-    fn norm_rows(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        best!(norm_rows(job, x, out))
-    }
-
-    fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
-        best!(lut_in_place(data, table))
-    }
-
-    fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
-        best!(add_i16_in_place(out, b, ma, mb, bias, shift))
-    }
+    each_kernel! { best }
 }
 
 #[cfg(test)]

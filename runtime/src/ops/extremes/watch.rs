@@ -2,10 +2,9 @@
 
 use super::super::testing::{Random, Weights, run_with};
 use super::super::{OpFault, Operator, Proof};
-use crate::arith::exp::RowScale;
-use crate::kernels::{
-    DotJob, ExpRow, Kernels, LinearJob, LinearOut, Native, NormJob, NormOut, NormRow, Portable, ScoreScale,
-};
+use crate::kernels::Native;
+use crate::kernels::list::kernels;
+use crate::kernels::list::signatures::*;
 use crate::tensor::Dtype;
 use std::cell::RefCell;
 use std::vec::Vec;
@@ -81,77 +80,86 @@ fn note(f: impl FnOnce(&mut Seen)) {
 /// The portable kernels, which compute with checked arithmetic in a test build; what they compute with is noted.
 struct Watched;
 
-impl Watched {
-    fn dots(job: &DotJob, out: &[i32]) {
-        let rows = out.chunks(job.out_stride).take(job.rows);
-        note(|seen| rows.for_each(|row| row.iter().take(job.cols).for_each(|&acc| seen.acc(acc))));
+kernels! {
+    impl Watched {
+        const NAME: &'static str = "watched";
     }
+    linear => linear,
+    linear_acc => linear_acc,
+    dot_i8 => dot,
+    dot_u8 => dot,
+    dot_u16 => dot,
+    // Of the methods above and below.
+    scores => portable,
+    scale_scores => scale_scores,
+    exp_row => exp_row,
+    scale_row => scale_row,
+    // No arithmetic.
+    transpose => portable,
+    // Not taken.
+    attention => portable,
+    norm_row => norm_row,
+    norm_rows => portable,
+    lut_in_place => portable,
+    // Its sums are seen by the operator's reference.
+    add_i16_in_place => portable,
 }
 
-impl Kernels for Watched {
-    const NAME: &'static str = "watched";
+fn note_sums(job: &DotJob, out: &[i32]) {
+    let rows = out.chunks(job.out_stride).take(job.rows);
+    note(|seen| rows.for_each(|row| row.iter().take(job.cols).for_each(|&acc| seen.acc(acc))));
+}
 
-    fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
-        let mut sums = std::vec![0; job.rows * job.n];
-        Portable::linear_acc(&LinearJob { out_stride: job.n, ..*job }, x, &mut sums, &mut []);
-        note(|seen| {
-            for row in sums.chunks(job.n) {
-                row.iter().zip(job.multipliers).for_each(|(&acc, &m)| seen.scaled(acc, job.acc_shift, m));
-            }
-        });
-        Portable::linear(job, x, out, scratch);
-    }
+fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, scratch: &mut [u8]) {
+    let mut sums = std::vec![0; job.rows * job.n];
+    portable::linear_acc(&LinearJob { out_stride: job.n, ..*job }, x, &mut sums, &mut []);
+    note(|seen| {
+        for row in sums.chunks(job.n) {
+            row.iter().zip(job.multipliers).for_each(|(&acc, &m)| seen.scaled(acc, job.acc_shift, m));
+        }
+    });
+    portable::linear(job, x, out, scratch);
+}
 
-    fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        Portable::linear_acc(job, x, out, scratch);
-        Self::dots(&DotJob { rows: job.rows, cols: job.n, k: 0, x_stride: 0, y_stride: 0, out_stride: job.n }, out);
-    }
+fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    portable::linear_acc(job, x, out, scratch);
+    note_sums(&DotJob { rows: job.rows, cols: job.n, k: 0, x_stride: 0, y_stride: 0, out_stride: job.n }, out);
+}
 
-    fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        Portable::dot_i8(job, x, y, out, scratch);
-        Self::dots(job, out);
-    }
+fn dot<X: Copy + Into<i32>>(job: &DotJob, x: &[X], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+    portable::dot(job, x, y, out, scratch);
+    note_sums(job, out);
+}
 
-    fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        Portable::dot_u8(job, x, y, out, scratch);
-        Self::dots(job, out);
-    }
+fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
+    note(|seen| scores.iter().for_each(|&s| seen.scaled(s, scale.acc_shift, scale.multiplier)));
+    portable::scale_scores(scores, scale);
+}
 
-    fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-        Portable::dot_u16(job, x, y, out, scratch);
-        Self::dots(job, out);
-    }
+fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
+    let sum = portable::exp_row(scores, out);
+    note(|seen| seen.row_sum(sum));
+    sum
+}
 
-    fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
-        note(|seen| scores.iter().for_each(|&s| seen.scaled(s, scale.acc_shift, scale.multiplier)));
-        Portable::scale_scores(scores, scale);
-    }
+fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
+    note(|seen| acc.iter().for_each(|&acc| seen.scaled(acc, 0, scale.multiplier)));
+    portable::scale_row(acc, scale, zero_point, out);
+}
 
-    fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
-        let sum = Portable::exp_row(scores, out);
-        note(|seen| seen.row_sum(sum));
-        sum
-    }
-
-    fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) {
-        note(|seen| acc.iter().for_each(|&acc| seen.scaled(acc, 0, scale.multiplier)));
-        Portable::scale_row(acc, scale, zero_point, out);
-    }
-
-    fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
-        let row: Vec<i128> = match x {
-            NormRow::I8(x) => x.iter().map(|&x| x.into()).collect(),
-            NormRow::I16(x) => x.iter().map(|&x| x.into()).collect(),
-        };
-        let n = row.len() as i128;
-        let sum = if job.rms { 0 } else { row.iter().sum::<i128>() };
-        note(|seen| {
-            seen.acc(row.iter().sum::<i128>());
-            seen.row_sum(n * row.iter().map(|x| x * x).sum::<i128>() + i128::from(job.eps));
-            row.iter().for_each(|x| seen.acc(n * x - sum));
-        });
-        Portable::norm_row(job, x, out);
-    }
+fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
+    let row: Vec<i128> = match x {
+        NormRow::I8(x) => x.iter().map(|&x| x.into()).collect(),
+        NormRow::I16(x) => x.iter().map(|&x| x.into()).collect(),
+    };
+    let n = row.len() as i128;
+    let sum = if job.rms { 0 } else { row.iter().sum::<i128>() };
+    note(|seen| {
+        seen.acc(row.iter().sum::<i128>());
+        seen.row_sum(n * row.iter().map(|x| x * x).sum::<i128>() + i128::from(job.eps));
+        row.iter().for_each(|x| seen.acc(n * x - sum));
+    });
+    portable::norm_row(job, x, out);
 }
 
 /// Values of one operand: least, greatest, alternating from either, drawn.

@@ -86,7 +86,7 @@ enum Sink {
 
 /// [`crate::kernels::Kernels::linear`].
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
+pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
     let (len, sink, lut) = match out {
         LinearOut::I8 { out, lut } => (out.len(), Sink::I8(out.as_mut_ptr()), lut.map(|lut| (out, lut))),
         LinearOut::I16 { out } => (out.len(), Sink::I16(out.as_mut_ptr()), None),
@@ -104,7 +104,7 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
 
 /// [`crate::kernels::Kernels::linear_acc`].
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32]) {
+pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
     dense(job, x, out.len(), Sink::Acc(out.as_mut_ptr()));
 }
 
