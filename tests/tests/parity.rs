@@ -183,7 +183,7 @@ fn broken_shaders_are_named_on_a_gpu() {
         Damage { shader: "attention", from: "(exp_u16(distance) + 64u) >> 7u", to: "exp_u16(distance) >> 7u" },
     );
     assert_eq!((exponential.kind, exponential.accumulator_is), ("attention", Some("weighted mean x 16")));
-    let norm = damaged(Profile::Shift, Damage { shader: "layer_norm stats", from: "step < 4u", to: "step < 2u" });
+    let norm = damaged(Profile::Shift, Damage { shader: "layer_norm", from: "step < 4u", to: "step < 2u" });
     assert_eq!((norm.kind, norm.accumulator_is), ("layer_norm", Some("normalized value x 2^15")));
     assert_ne!(norm.accumulator, norm.reference_accumulator);
     let rounding = damaged(

@@ -1,7 +1,8 @@
 //! A model on the device: uploaded once, run over batches of samples.
 
 use crate::digest;
-use crate::gpu::{Gpu, GpuError};
+use crate::error::GpuError;
+use crate::gpu::Gpu;
 use crate::layout::{Layout, Region, decode};
 use crate::ops::Builder;
 use crate::step::{Buffer, Step, Tensor, Work};

@@ -3,7 +3,7 @@
 //! Each output has words of its own: nothing is reused, so the plan of the arena, which the runtime follows, is judged
 //! with everything else, and any output can be fetched after a run. The samples of one tensor lie side by side.
 
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::{Buffer, Tensor};
 use shiftformer::Model;
 use shiftformer::format::{NO_TENSOR, Place, TensorRecord};

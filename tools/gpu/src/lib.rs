@@ -11,6 +11,7 @@
 //! `executor` runs them, one submission per batch.
 
 mod digest;
+mod error;
 mod executor;
 mod gpu;
 mod layout;
@@ -22,6 +23,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use error::GpuError;
 pub use executor::{GpuModel, Sample, Trace};
-pub use gpu::{AdapterSummary, Damage, Gpu, GpuError, Selection, adapters};
+pub use gpu::{AdapterSummary, Damage, Gpu, Selection, adapters};
 pub use profile::DispatchTime;

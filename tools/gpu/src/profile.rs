@@ -1,7 +1,7 @@
 //! Device time per dispatch, by timestamps around every one.
 
+use crate::error::GpuError;
 use crate::executor::{GpuModel, Sample};
-use crate::gpu::GpuError;
 use std::time::Duration;
 
 /// Device time of one dispatch.

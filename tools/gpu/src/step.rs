@@ -1,6 +1,6 @@
 //! One dispatch: a shader, its parameter words, and how many workgroups it takes.
 
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use shiftformer::format::Word;
 
 /// A compute shader. Its entry point is `main`.
@@ -43,8 +43,12 @@ pub(crate) use shader;
 
 /// Workgroups along one dimension of a dispatch.
 const MAX_GROUPS: u64 = 65535;
-/// Invocations of a workgroup.
+/// Invocations of a workgroup in `elementwise.wgsl`.
 pub const INVOCATIONS: u64 = 64;
+/// Rows of a workgroup in `rows.wgsl`: as many as start and end at whole words, whatever their width.
+pub const ROWS_OF_GROUP: u64 = 4;
+/// Invocations that share a row there.
+pub const ROW_INVOCATIONS: u64 = 32;
 
 /// One dispatch, the same for every sample of a batch.
 pub struct Step {
@@ -61,7 +65,7 @@ pub struct Step {
 }
 
 /// Names and values of overridable constants; a shader's pipelines all name them in the same order.
-pub type Constants = Vec<(&'static str, bool)>;
+pub type Constants = Vec<(&'static str, u32)>;
 
 /// Workgroups of a dispatch.
 #[derive(Clone, Copy, Debug)]
@@ -148,8 +152,15 @@ impl Params {
     }
 
     /// Sets an overridable constant.
-    pub fn constant(mut self, name: &'static str, value: bool) -> Self {
-        self.constants.push((name, value));
+    pub fn constant(mut self, name: &'static str, value: impl Into<u32>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// Appends all of `rest`.
+    pub fn followed_by(mut self, rest: Params) -> Self {
+        self.words.extend(rest.words);
+        self.constants.extend(rest.constants);
         self
     }
 

@@ -6,6 +6,9 @@ const SEED_LOW: u32 = 0x2545f491u;
 const SEED_HIGH: u32 = 0x8f1bbcdcu;
 const INDEX: u32 = 0x9e3779b1u;
 
+const INVOCATIONS: u32 = 256u;
+const SPAN: u32 = INVOCATIONS;
+
 struct Params {
     out: Tensor,
     // First word of the table in `weights`: base, stride and bytes per operator.
@@ -20,28 +23,23 @@ fn scrambled(value: u32) -> u32 {
     return b ^ (b >> 16u);
 }
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let op = group.y * groups.x + group.x;
-    if op >= p.ops {
+fn run(sample: u32, group: u32, invocation: u32) {
+    if group >= p.ops {
         return;
     }
-    let bytes = weights[p.table + 3u * op + 2u];
-    let source = Tensor(weights[p.table + 3u * op], weights[p.table + 3u * op + 1u], U8, 0u);
+    let entry = p.table + 3u * group;
+    let bytes = weights[entry + 2u];
+    let source = Tensor(weights[entry], weights[entry + 1u], U8, 0u);
     var low = 0u;
     var high = 0u;
-    for (var i = lane; i < ((bytes + 3u) >> 2u); i += 64u) {
-        let value = word(source, group.z, i);
+    for (var i = invocation; i < ((bytes + 3u) >> 2u); i += INVOCATIONS) {
+        let value = word(source, sample, i);
         low += scrambled(value ^ (i * INDEX + SEED_LOW));
         high += scrambled(value ^ (i * INDEX + SEED_HIGH));
     }
-    let sums = reduce_sum(lane, vec4(low, high, 0u, 0u));
-    if lane == 0u {
-        set_word(p.out, group.z, 2u * op, sums.x + scrambled(bytes ^ SEED_LOW));
-        set_word(p.out, group.z, 2u * op + 1u, sums.y + scrambled(bytes ^ SEED_HIGH));
+    let sums = reduced(SUM, invocation, vec4(low, high, 0u, 0u));
+    if invocation == 0u {
+        set_word(p.out, sample, 2u * group, sums.x + scrambled(bytes ^ SEED_LOW));
+        set_word(p.out, sample, 2u * group + 1u, sums.y + scrambled(bytes ^ SEED_HIGH));
     }
 }

@@ -2,7 +2,7 @@
 //! runtime. A `Params` structure in WGSL is the operands, what the host computes, then the operator's parameter words
 //! in the order of the file format.
 
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::layout::{Operands, Region, Source};
 use crate::step::{self, Buffer, Params, Shader, Step, Tensor, Work};
 use shiftformer::ops::Op;
@@ -24,7 +24,6 @@ mod mul;
 mod pool;
 mod reduce_mean;
 mod requant;
-mod row_max;
 mod shiftgelu;
 mod shiftmax;
 mod softmax;
@@ -117,9 +116,17 @@ impl<'l> Builder<'l> {
         Params::new(self.op, tensors)
     }
 
-    /// A shader built on `elementwise.wgsl` over `len` elements of `dtype`.
-    fn elements(&mut self, shader: &'static Shader, params: Params, len: u64, dtype: Dtype) -> Result<(), GpuError> {
-        self.groups(shader, params, step::word_groups(len, dtype))
+    /// A shader built on `elementwise.wgsl` that makes `len` elements of `out`; `params` starts with its inputs.
+    fn elements(&mut self, shader: &'static Shader, out: Tensor, len: u64, params: Params) -> Result<(), GpuError> {
+        let params = self.params(&[out]).with(len as u32).followed_by(params);
+        self.groups(shader, params, step::word_groups(len, out.dtype))
+    }
+
+    /// A shader built on `rows.wgsl`: statistics of each of `rows` rows of `n` elements, then their elements; `params`
+    /// holds the operands, `rows` and `n` first.
+    fn row_stats(&mut self, shader: &'static Shader, params: Params, rows: u64, n: u32) -> Result<(), GpuError> {
+        self.check_terms(u64::from(n) / step::ROW_INVOCATIONS)?;
+        self.groups(shader, params, rows.div_ceil(step::ROWS_OF_GROUP))
     }
 
     /// A shader that takes `count` workgroups.

@@ -5,30 +5,10 @@
 // The model's `Weights` section, then the digest table.
 @group(0) @binding(1) var<storage, read> weights: array<u32>;
 
-// Element type codes of the file format.
-const I8: u32 = 0u;
-const U8: u32 = 1u;
-const I16: u32 = 2u;
-const U16: u32 = 3u;
-const I32: u32 = 4u;
-
-// `base` is in words into `data`, or into `weights` where `constant` is 1; a sample takes `stride` words.
-// An absent optional operand has `constant` 2.
-struct Tensor {
-    base: u32,
-    stride: u32,
-    dtype: u32,
-    constant: u32,
-}
-
 // A byte range of the `Weights` section, as the file has it.
 struct Blob {
     offset: u32,
     bytes: u32,
-}
-
-fn present(t: Tensor) -> bool {
-    return t.constant < 2u;
 }
 
 fn word(t: Tensor, sample: u32, index: u32) -> u32 {
@@ -88,10 +68,6 @@ fn element(t: Tensor, sample: u32, index: u32) -> i32 {
             return bitcast<i32>(word(t, sample, index));
         }
     }
-}
-
-fn elements_per_word(dtype: u32) -> u32 {
-    return select(select(4u, 2u, dtype >= I16), 1u, dtype == I32);
 }
 
 fn saturate_to(dtype: u32, value: i32) -> i32 {

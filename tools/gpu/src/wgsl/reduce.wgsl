@@ -1,61 +1,44 @@
-// Reductions over the 64 invocations of a workgroup that has one row, in two steps of eight. All invocations must call
-// them, and may call them again.
+// One reduction over the SPAN invocations of a row, in steps of eight; a workgroup of INVOCATIONS holds as many rows as
+// fit. All invocations must call it, and may call it again.
 
-var<workgroup> reduce_all: array<vec4<u32>, 64>;
-var<workgroup> reduce_eighths: array<vec4<u32>, 8>;
+// What is reduced: sums modulo 2^32, the maximum of signed values, or sums of values up to 2^31 - 1, clamped to
+// 2^31 - 1. Clamping partial sums gives the same in any order: one that reaches the clamp keeps the total there.
+const SUM: u32 = 0u;
+const MAXIMUM: u32 = 1u;
+const CLAMPED_SUM: u32 = 2u;
 
-fn reduce_sum(lane: u32, value: vec4<u32>) -> vec4<u32> {
-    reduce_all[lane] = value;
-    workgroupBarrier();
-    if lane < 8u {
-        var sum = vec4<u32>(0u);
-        for (var i = 0u; i < 8u; i++) {
-            sum += reduce_all[lane * 8u + i];
+var<workgroup> reduce_all: array<vec4<u32>, INVOCATIONS>;
+var<workgroup> reduce_eighths: array<vec4<u32>, INVOCATIONS / 8u>;
+
+fn combined(how: u32, a: vec4<u32>, b: vec4<u32>) -> vec4<u32> {
+    switch how {
+        case MAXIMUM: {
+            return bitcast<vec4<u32>>(max(bitcast<vec4<i32>>(a), bitcast<vec4<i32>>(b)));
         }
-        reduce_eighths[lane] = sum;
+        case CLAMPED_SUM: {
+            return min(a + b, vec4(0x7fffffffu));
+        }
+        default: {
+            return a + b;
+        }
     }
-    workgroupBarrier();
-    var total = vec4<u32>(0u);
-    for (var i = 0u; i < 8u; i++) {
-        total += reduce_eighths[i];
-    }
-    return total;
 }
 
-fn reduce_max(lane: u32, value: vec4<i32>) -> vec4<i32> {
-    reduce_all[lane] = bitcast<vec4<u32>>(value);
+fn reduced(how: u32, invocation: u32, value: vec4<u32>) -> vec4<u32> {
+    reduce_all[invocation] = value;
     workgroupBarrier();
-    if lane < 8u {
-        var largest = bitcast<vec4<i32>>(reduce_all[lane * 8u]);
+    if invocation < INVOCATIONS / 8u {
+        var part = reduce_all[invocation * 8u];
         for (var i = 1u; i < 8u; i++) {
-            largest = max(largest, bitcast<vec4<i32>>(reduce_all[lane * 8u + i]));
+            part = combined(how, part, reduce_all[invocation * 8u + i]);
         }
-        reduce_eighths[lane] = bitcast<vec4<u32>>(largest);
+        reduce_eighths[invocation] = part;
     }
     workgroupBarrier();
-    var total = bitcast<vec4<i32>>(reduce_eighths[0]);
-    for (var i = 1u; i < 8u; i++) {
-        total = max(total, bitcast<vec4<i32>>(reduce_eighths[i]));
-    }
-    return total;
-}
-
-// The sum of values up to 2^31 - 1, clamped to 2^31 - 1. Clamping partial sums gives the same in any order: one that
-// reaches the clamp keeps the total there.
-fn reduce_clamped_sum(lane: u32, value: u32) -> u32 {
-    reduce_all[lane] = vec4(value, 0u, 0u, 0u);
-    workgroupBarrier();
-    if lane < 8u {
-        var sum = 0u;
-        for (var i = 0u; i < 8u; i++) {
-            sum = min(sum + reduce_all[lane * 8u + i].x, 0x7fffffffu);
-        }
-        reduce_eighths[lane].x = sum;
-    }
-    workgroupBarrier();
-    var total = 0u;
-    for (var i = 0u; i < 8u; i++) {
-        total = min(total + reduce_eighths[i].x, 0x7fffffffu);
+    let first = (invocation / SPAN) * (SPAN / 8u);
+    var total = reduce_eighths[first];
+    for (var i = 1u; i < SPAN / 8u; i++) {
+        total = combined(how, total, reduce_eighths[first + i]);
     }
     return total;
 }

@@ -1,7 +1,7 @@
 //! Attention: fused, and in three operators with the score matrix.
 
 use super::{Builder, copy, product};
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::Tensor;
 use shiftformer::ops::Extent;
 use shiftformer::ops::attention::{AttentionParams, HeadView};

@@ -1,9 +1,8 @@
 // Depthwise 2-D convolution: weights are `[taps, channels]`, one byte each.
 
 struct Params {
+    elements: Elements,
     x: Tensor,
-    out: Tensor,
-    len: u32,
     window: Window,
     channels: u32,
     dense: Dense,
@@ -23,7 +22,7 @@ fn value(sample: u32, index: u32) -> i32 {
         acc += x * blob_i8(p.dense.weights, tap * p.channels + channel);
     }
     let multiplier = blob_i32(p.dense.multipliers, channel);
-    if p.out.dtype == I8 {
+    if p.elements.out.dtype == I8 {
         return requantized_i8(p.dense, acc, multiplier);
     }
     return mulhi_round(acc << p.dense.acc_shift, multiplier);

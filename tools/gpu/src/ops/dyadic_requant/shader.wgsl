@@ -1,10 +1,9 @@
 // Dyadic requantization with an optional identity branch, each branch rounded half to even by itself.
 
 struct Params {
+    elements: Elements,
     x: Tensor,
     identity: Tensor,
-    out: Tensor,
-    len: u32,
     rows: u32,
     n: u32,
     ratios: Blob,

@@ -1,11 +1,10 @@
 // Rows of a table by index. An index beyond the table is reported by operator, once per sample.
 
 struct Params {
+    elements: Elements,
     table: Tensor,
     ids: Tensor,
     fault: Tensor,
-    out: Tensor,
-    len: u32,
     op: u32,
     rows: u32,
     width: u32,

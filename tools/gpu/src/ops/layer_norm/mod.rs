@@ -1,26 +1,15 @@
-//! LayerNorm and RMSNorm: a pass for the statistics of each row, a pass for its elements.
+//! LayerNorm and RMSNorm.
 
-use super::{Builder, product};
-use crate::gpu::GpuError;
+use super::Builder;
+use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::layer_norm::LayerNorm;
-use shiftformer::tensor::Dtype;
 
-static STATS: Shader = shader!("layer_norm stats", ["memory", "arith", "reduce"], "stats.wgsl");
-static SHADER: Shader = shader!("layer_norm", ["memory", "arith", "elementwise"], "shader.wgsl");
-
-/// Words of statistics per row.
-const STATS_WORDS: u64 = 3;
+static SHADER: Shader = shader!("layer_norm", ["tensor", "memory", "arith", "reduce", "rows", "entry"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &LayerNorm) -> Result<(), GpuError> {
-    let (x, out) = (build.input(0), build.output());
-    let rows = u64::from(op.rows);
-    let stats = build.scratch(rows * STATS_WORDS * 4, Dtype::I32)?;
-    let params = build.params(&[x, stats]).with(*op);
-    build.groups(&STATS, params, rows)?;
-    let len = product(&[op.rows, op.n]);
-    let params = build.params(&[x, stats, out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[build.input(0), build.output()]).with(*op);
+    build.row_stats(&SHADER, params, u64::from(op.rows), op.n)
 }
 
 #[cfg(test)]

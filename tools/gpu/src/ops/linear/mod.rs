@@ -1,12 +1,13 @@
 //! Dense layers: in tiles over the rows of the whole batch where output rows are whole words, else word by word.
 
 use super::{Builder, product};
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::linear::{Dense, Linear};
 
-static SHADER: Shader = shader!("linear", ["memory", "arith", "dense", "elementwise"], "shader.wgsl");
-static TILE: Shader = shader!("linear tile", ["memory", "arith", "packed", "dense"], "tile.wgsl");
+static SHADER: Shader =
+    shader!("linear", ["tensor", "memory", "arith", "dense", "entry", "elementwise"], "shader.wgsl");
+static TILE: Shader = shader!("linear tile", ["tensor", "memory", "arith", "packed", "dense", "entry"], "tile.wgsl");
 
 /// Rows and channels of a tile.
 const TILE_SIZE: u64 = 64;
@@ -18,8 +19,8 @@ pub(super) fn steps(build: &mut Builder<'_>, op: &Linear) -> Result<(), GpuError
         return tiles(build, [x, residual, out], matrix, op.dense);
     }
     let len = product(&[op.rows, op.n]);
-    let params = build.params(&[x, residual, out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[x, residual]).with(*op);
+    build.elements(&SHADER, out, len, params)
 }
 
 /// Sizes of a dense layer over one sample.

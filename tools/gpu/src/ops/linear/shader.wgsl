@@ -1,10 +1,9 @@
 // Dense layer: `y = requantize(x W^T + b)`, with a table or a residual behind it.
 
 struct Params {
+    elements: Elements,
     x: Tensor,
     residual: Tensor,
-    out: Tensor,
-    len: u32,
     rows: u32,
     k: u32,
     n: u32,
@@ -18,11 +17,11 @@ fn value(sample: u32, index: u32) -> i32 {
     let channel = index - row * p.n;
     let dot = dense_dot(p.dense, p.dense.weights.offset, p.k, channel, p.x, sample, row * p.k);
     let acc = dot + blob_i32(p.dense.bias, channel);
-    if p.out.dtype == I32 {
+    if p.elements.out.dtype == I32 {
         return acc;
     }
     let multiplier = blob_i32(p.dense.multipliers, channel);
-    if p.out.dtype == I8 {
+    if p.elements.out.dtype == I8 {
         return requantized_i8(p.dense, acc, multiplier);
     }
     let y = mulhi_round(acc << p.dense.acc_shift, multiplier);

@@ -5,6 +5,8 @@
 // panel). A vector holds one word of K of those 4 rows, or of those 4 channels. Rows of vectors are 17 long, so that
 // neighbouring invocations store to different banks.
 
+const INVOCATIONS: u32 = 256u;
+
 struct Params {
     x: Tensor,
     residual: Tensor,
@@ -130,29 +132,23 @@ fn of_channels(blob: Blob, channel: u32) -> vec4<i32> {
     );
 }
 
-@compute @workgroup_size(256)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
+fn run(sample: u32, group: u32, invocation: u32) {
     let tiles = (p.n + 63u) / 64u;
-    let index = group.y * groups.x + group.x;
-    let first_channel = (index % tiles) * 64u;
-    let first_row = (index / tiles) * 64u;
-    let channel = first_channel + (lane & 15u) * 4u;
-    let row = first_row + (lane >> 4u) * 4u;
+    let first_channel = (group % tiles) * 64u;
+    let first_row = (group / tiles) * 64u;
+    let channel = first_channel + (invocation & 15u) * 4u;
+    let row = first_row + (invocation >> 4u) * 4u;
     let rows = rows_from(row);
     var acc0 = vec4<i32>(0i);
     var acc1 = vec4<i32>(0i);
     var acc2 = vec4<i32>(0i);
     var acc3 = vec4<i32>(0i);
     for (var first_word = 0u; first_word < ((p.k + 3u) >> 2u); first_word += 16u) {
-        load_slab(rows, first_channel, first_word, lane);
+        load_slab(rows, first_channel, first_word, invocation);
         workgroupBarrier();
         for (var i = 0u; i < 16u; i++) {
-            let x = x_tile[i * 17u + (lane >> 4u)];
-            let w = w_tile[i * 17u + (lane & 15u)];
+            let x = x_tile[i * 17u + (invocation >> 4u)];
+            let w = w_tile[i * 17u + (invocation & 15u)];
             acc0 += dot_columns(x.x, w);
             acc1 += dot_columns(x.y, w);
             acc2 += dot_columns(x.z, w);

@@ -1,17 +1,16 @@
 //! Table.
 
 use super::Builder;
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::lut::Lut;
 
-static SHADER: Shader = shader!("lut", ["memory", "elementwise"], "shader.wgsl");
+static SHADER: Shader = shader!("lut", ["tensor", "memory", "entry", "elementwise"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &Lut) -> Result<(), GpuError> {
-    let out = build.output();
     let len = u64::from(op.len);
-    let params = build.params(&[build.input(0), out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[build.input(0)]).with(*op);
+    build.elements(&SHADER, build.output(), len, params)
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 // Any function of one 8-bit tensor, as a table of 256 entries of the output's type.
 
 struct Params {
+    elements: Elements,
     x: Tensor,
-    out: Tensor,
-    len: u32,
     n: u32,
     table: Blob,
 }
@@ -11,7 +10,7 @@ struct Params {
 
 fn value(sample: u32, index: u32) -> i32 {
     let entry = bitcast<u32>(element_i8(p.x, sample, index) + 128);
-    if p.out.dtype == I8 {
+    if p.elements.out.dtype == I8 {
         return blob_i8(p.table, entry);
     }
     return blob_i16(p.table, entry);

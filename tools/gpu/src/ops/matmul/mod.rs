@@ -1,13 +1,14 @@
 //! Product of two activations: in tiles where the output's rows are whole words, else element by element.
 
 use super::{Builder, product};
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::matmul::MatMul;
 use shiftformer::tensor::Dtype;
 
-static SHADER: Shader = shader!("matmul", ["memory", "arith", "matmul", "elementwise"], "shader.wgsl");
-static TILE: Shader = shader!("matmul tile", ["memory", "arith", "packed", "matmul"], "tile.wgsl");
+static SHADER: Shader =
+    shader!("matmul", ["tensor", "memory", "arith", "matmul", "entry", "elementwise"], "shader.wgsl");
+static TILE: Shader = shader!("matmul tile", ["tensor", "memory", "arith", "packed", "matmul", "entry"], "tile.wgsl");
 
 /// Rows and columns of a tile.
 const TILE_SIZE: u32 = 32;
@@ -19,8 +20,8 @@ pub(super) fn steps(build: &mut Builder<'_>, op: &MatMul) -> Result<(), GpuError
     }
     build.check_terms(u64::from(op.k))?;
     let len = product(&op.batch) * product(&[op.m, op.n]);
-    let params = build.params(&[build.input(0), build.input(1), out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[build.input(0), build.input(1)]).with(*op);
+    build.elements(&SHADER, out, len, params)
 }
 
 fn tiles(build: &mut Builder<'_>, op: &MatMul) -> Result<(), GpuError> {

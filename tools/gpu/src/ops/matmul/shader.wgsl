@@ -1,10 +1,9 @@
 // Product of two activations for every matrix of a batch of three dimensions, element by element.
 
 struct Params {
+    elements: Elements,
     a: Tensor,
     b: Tensor,
-    out: Tensor,
-    len: u32,
     m: MatMul,
 }
 @group(0) @binding(2) var<storage, read> p: Params;
@@ -22,5 +21,5 @@ fn value(sample: u32, index: u32) -> i32 {
     for (var i = 0u; i < p.m.k; i++) {
         acc += min(element(p.a, sample, a + i), MAX_PROBABILITY) * element_i8(p.b, sample, b + i * step);
     }
-    return requantized(p.m, p.out.dtype, acc);
+    return requantized(p.m, p.elements.out.dtype, acc);
 }

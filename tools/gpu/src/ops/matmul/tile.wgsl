@@ -16,6 +16,8 @@ const SIGNS: u32 = 0x80808080u;
 // (256 + 1) * 128
 const OFFSET: i32 = 32896;
 
+const INVOCATIONS: u32 = 64u;
+
 struct Params {
     a: Tensor,
     b: Tensor,
@@ -109,25 +111,19 @@ fn write_row(sample: u32, index: u32, column: u32, acc: vec4<i32>) {
     set_word(p.out, sample, (index >> 1u) + 1u, words.y);
 }
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.y * groups.x + group.x;
-    if index >= p.tiles {
+fn run(sample: u32, group: u32, invocation: u32) {
+    if group >= p.tiles {
         return;
     }
-    let tile_row = index / p.columns;
+    let tile_row = group / p.columns;
     let tiles_of_matrix = (p.m.m + TILE - 1u) / TILE;
     let matrix = tile_row / tiles_of_matrix;
     let first_row = (tile_row - matrix * tiles_of_matrix) * TILE;
-    let first_column = (index - tile_row * p.columns) * TILE;
+    let first_column = (group - tile_row * p.columns) * TILE;
     let start = matrices(p.m, matrix);
     // Loading, an invocation has a word of K and a group of four; summing, two groups of four.
-    let load_word = lane % WORDS;
-    let load_group = lane / WORDS;
+    let load_word = invocation % WORDS;
+    let load_group = invocation / WORDS;
     let store = load_word * 9u + load_group;
     var acc0 = vec4<i32>(0i);
     var acc1 = vec4<i32>(0i);
@@ -135,18 +131,18 @@ fn main(
     var acc3 = vec4<i32>(0i);
     var column_sum = vec4<i32>(0i);
     for (var first_word = 0u; 4u * first_word < p.m.k; first_word += WORDS) {
-        load_a(group.z, start.x, first_row + 4u * load_group, first_word + load_word, store);
-        load_b(group.z, start.y, first_column + 4u * load_group, first_word + load_word, store);
+        load_a(sample, start.x, first_row + 4u * load_group, first_word + load_word, store);
+        load_b(sample, start.y, first_column + 4u * load_group, first_word + load_word, store);
         workgroupBarrier();
         for (var i = 0u; i < WORDS; i++) {
-            let a = low_tile[i * 9u + lane / WORDS];
-            let b = b_tile[i * 9u + lane % WORDS];
+            let a = low_tile[i * 9u + invocation / WORDS];
+            let b = b_tile[i * 9u + invocation % WORDS];
             acc0 += dot_columns(a.x, b);
             acc1 += dot_columns(a.y, b);
             acc2 += dot_columns(a.z, b);
             acc3 += dot_columns(a.w, b);
             if WIDE {
-                let high = high_tile[i * 9u + lane / WORDS];
+                let high = high_tile[i * 9u + invocation / WORDS];
                 acc0 += 256 * dot_columns(high.x, b);
                 acc1 += 256 * dot_columns(high.y, b);
                 acc2 += 256 * dot_columns(high.z, b);
@@ -156,13 +152,13 @@ fn main(
         }
         workgroupBarrier();
     }
-    let column = first_column + 4u * (lane % WORDS);
+    let column = first_column + 4u * (invocation % WORDS);
     if column >= p.m.n {
         return;
     }
-    let row = first_row + 4u * (lane / WORDS);
+    let row = first_row + 4u * (invocation / WORDS);
     let sums = array<vec4<i32>, 4>(acc0, acc1, acc2, acc3);
     for (var i = 0u; i < min(4u, p.m.m - min(row, p.m.m)); i++) {
-        write_row(group.z, (matrix * p.m.m + row + i) * p.m.n + column, column, sums[i] + column_sum);
+        write_row(sample, (matrix * p.m.m + row + i) * p.m.n + column, column, sums[i] + column_sum);
     }
 }

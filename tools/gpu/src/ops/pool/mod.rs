@@ -1,18 +1,17 @@
 //! Pooling.
 
 use super::{Builder, product};
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::pool::Pool2d;
 
-static SHADER: Shader = shader!("pool", ["memory", "arith", "window", "elementwise"], "shader.wgsl");
+static SHADER: Shader = shader!("pool", ["tensor", "memory", "arith", "window", "entry", "elementwise"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &Pool2d) -> Result<(), GpuError> {
-    let out = build.output();
     build.check_terms(product(&[op.window.kernel_h, op.window.kernel_w]))?;
     let len = product(&[op.window.out_h, op.window.out_w, op.channels]);
-    let params = build.params(&[build.input(0), out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[build.input(0)]).with(*op);
+    build.elements(&SHADER, build.output(), len, params)
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 // Max pooling, or average pooling where there are multipliers (one per count of elements inside the image).
 
 struct Params {
+    elements: Elements,
     x: Tensor,
-    out: Tensor,
-    len: u32,
     window: Window,
     channels: u32,
     acc_shift: u32,

@@ -1,12 +1,12 @@
 //! Mean along a dimension; a long one is summed in parts first.
 
 use super::{Builder, MAX_TERMS, product};
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::reduce_mean::ReduceMean;
 use shiftformer::tensor::Dtype;
 
-static SHADER: Shader = shader!("reduce_mean", ["memory", "arith", "elementwise"], "shader.wgsl");
+static SHADER: Shader = shader!("reduce_mean", ["tensor", "memory", "arith", "entry", "elementwise"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &ReduceMean) -> Result<(), GpuError> {
     let (x, out) = (build.input(0), build.output());
@@ -23,8 +23,8 @@ pub(super) fn steps(build: &mut Builder<'_>, op: &ReduceMean) -> Result<(), GpuE
 fn pass(build: &mut Builder<'_>, [x, out]: [Tensor; 2], op: &ReduceMean, parts: u32) -> Result<(), GpuError> {
     let len = product(&[op.outer, parts, op.inner]);
     let part = op.r.min(MAX_TERMS);
-    let params = build.params(&[x, out]).with(len as u32).with(parts).with(part).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[x]).with(parts).with(part).with(*op);
+    build.elements(&SHADER, out, len, params)
 }
 
 #[cfg(test)]

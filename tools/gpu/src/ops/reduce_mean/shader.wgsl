@@ -2,9 +2,8 @@
 // `[outer, parts, inner] i32`.
 
 struct Params {
+    elements: Elements,
     x: Tensor,
-    out: Tensor,
-    len: u32,
     // Parts of the run, and elements of all parts but the last.
     parts: u32,
     part: u32,
@@ -27,7 +26,7 @@ fn value(sample: u32, index: u32) -> i32 {
     for (var i = 0u; i < min(p.part, p.r - first); i++) {
         sum += element(p.x, sample, start + i * p.inner);
     }
-    if p.out.dtype == I32 {
+    if p.elements.out.dtype == I32 {
         return sum;
     }
     return mulhi_round((sum + p.bias) << p.acc_shift, p.multiplier) + p.zero_point;

@@ -1,17 +1,16 @@
 //! Change of scale.
 
 use super::Builder;
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::requant::Requant;
 
-static SHADER: Shader = shader!("requant", ["memory", "arith", "elementwise"], "shader.wgsl");
+static SHADER: Shader = shader!("requant", ["tensor", "memory", "arith", "entry", "elementwise"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &Requant) -> Result<(), GpuError> {
-    let out = build.output();
     let len = u64::from(op.len);
-    let params = build.params(&[build.input(0), out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[build.input(0)]).with(*op);
+    build.elements(&SHADER, build.output(), len, params)
 }
 
 #[cfg(test)]

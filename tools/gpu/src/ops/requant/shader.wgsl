@@ -1,9 +1,8 @@
 // The same values at another scale or width.
 
 struct Params {
+    elements: Elements,
     x: Tensor,
-    out: Tensor,
-    len: u32,
     n: u32,
     zero_in: i32,
     acc_shift: u32,

@@ -1,18 +1,16 @@
 //! ShiftGELU of the published I-ViT models.
 
-use super::{Builder, product, row_max};
-use crate::gpu::GpuError;
+use super::Builder;
+use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::shiftgelu::ShiftGelu;
 
-static SHADER: Shader = shader!("shiftgelu", ["memory", "arith", "ivit", "elementwise"], "shader.wgsl");
+static SHADER: Shader =
+    shader!("shiftgelu", ["tensor", "memory", "arith", "ivit", "reduce", "rows", "entry"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &ShiftGelu) -> Result<(), GpuError> {
-    let (x, out) = (build.input(0), build.output());
-    let row_max = row_max::steps(build, x, u64::from(op.rows), op.n)?;
-    let len = product(&[op.rows, op.n]);
-    let params = build.params(&[x, row_max, out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[build.input(0), build.output()]).with(*op);
+    build.row_stats(&SHADER, params, u64::from(op.rows), op.n)
 }
 
 #[cfg(test)]

@@ -1,26 +1,16 @@
-//! Shiftmax of the published I-ViT models: a pass for the statistics of each row, a pass for its elements.
+//! Shiftmax of the published I-ViT models.
 
-use super::{Builder, product};
-use crate::gpu::GpuError;
+use super::Builder;
+use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::shiftmax::Shiftmax;
-use shiftformer::tensor::Dtype;
 
-static STATS: Shader = shader!("shiftmax stats", ["memory", "arith", "ivit", "reduce"], "stats.wgsl");
-static SHADER: Shader = shader!("shiftmax", ["memory", "arith", "ivit", "elementwise"], "shader.wgsl");
-
-/// Words of statistics per row.
-const STATS_WORDS: u64 = 2;
+static SHADER: Shader =
+    shader!("shiftmax", ["tensor", "memory", "arith", "ivit", "reduce", "rows", "entry"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &Shiftmax) -> Result<(), GpuError> {
-    let (x, out) = (build.input(0), build.output());
-    let rows = u64::from(op.rows);
-    let stats = build.scratch(rows * STATS_WORDS * 4, Dtype::I32)?;
-    let params = build.params(&[x, stats]).with(*op);
-    build.groups(&STATS, params, rows)?;
-    let len = product(&[op.rows, op.n]);
-    let params = build.params(&[x, stats, out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[build.input(0), build.output()]).with(*op);
+    build.row_stats(&SHADER, params, u64::from(op.rows), op.n)
 }
 
 #[cfg(test)]

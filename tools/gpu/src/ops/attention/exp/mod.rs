@@ -1,16 +1,17 @@
 //! Exponentials of scores.
 
-use super::{AttentionParams, Builder, rows, score_len};
-use crate::gpu::GpuError;
-use crate::ops::row_max;
+use super::{AttentionParams, Builder, rows};
+use crate::error::GpuError;
 use crate::step::{Shader, shader};
 
-static SHADER: Shader = shader!("attention_exp", ["memory", "arith", "exp", "attention", "elementwise"], "shader.wgsl");
+static SHADER: Shader = shader!(
+    "attention_exp",
+    ["tensor", "memory", "arith", "exp", "attention", "reduce", "rows", "entry"],
+    "shader.wgsl"
+);
 
 pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Result<(), GpuError> {
     let (scores, out) = (build.input(0), build.output());
-    let row_max = row_max::steps(build, scores, rows(op), op.n_k)?;
-    let len = score_len(op);
-    let params = build.params(&[scores, row_max, out]).with(len as u32).with(*op);
-    build.elements(&SHADER, params, len, out.dtype)
+    let params = build.params(&[scores, out]).with(rows(op) as u32).with(op.n_k).with(*op);
+    build.row_stats(&SHADER, params, rows(op), op.n_k)
 }

@@ -1,12 +1,12 @@
 //! Attention without the score matrix: one workgroup for every four query rows.
 
 use super::{AttentionParams, Builder, contiguous_rows, place_rows, product, row_scratch};
-use crate::gpu::GpuError;
+use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::attention::HeadView;
 
 static SHADER: Shader =
-    shader!("attention", ["memory", "arith", "packed", "exp", "reduce", "attention"], "shader.wgsl");
+    shader!("attention", ["tensor", "memory", "arith", "packed", "exp", "reduce", "attention", "entry"], "shader.wgsl");
 
 /// Query rows of a workgroup.
 const ROWS: u32 = 4;

@@ -21,6 +21,9 @@ const QUERY_WORDS: u32 = 64u;
 const SUMS: u32 = 256u;
 const LEAST: i32 = i32(-2147483648);
 
+const INVOCATIONS: u32 = 64u;
+const SPAN: u32 = INVOCATIONS;
+
 struct Params {
     q: Tensor,
     k: Tensor,
@@ -186,63 +189,56 @@ fn write_columns(sample: u32, unit: Unit, row: u32, column: u32, sum: i32, acc: 
     set_word(p.out, sample, to >> 2u, packed);
 }
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = group.y * groups.x + group.x;
-    if index >= p.blocks {
+fn run(sample: u32, group: u32, invocation: u32) {
+    if group >= p.blocks {
         return;
     }
-    let sample = group.z;
     let blocks_of_head = (p.a.n_q + ROWS - 1u) / ROWS;
-    let head = index / blocks_of_head;
-    let unit = Unit(head / p.a.heads, head % p.a.heads, (index % blocks_of_head) * ROWS);
-    if lane < min((p.a.head_dim + 3u) >> 2u, QUERY_WORDS) {
-        queries[lane] = query_words(sample, unit, lane);
+    let head = group / blocks_of_head;
+    let unit = Unit(head / p.a.heads, head % p.a.heads, (group % blocks_of_head) * ROWS);
+    if invocation < min((p.a.head_dim + 3u) >> 2u, QUERY_WORDS) {
+        queries[invocation] = query_words(sample, unit, invocation);
     }
     workgroupBarrier();
     var largest = vec4<i32>(LEAST);
     for (var first = 0u; first < p.a.n_k; first += CHUNK) {
-        largest = max(largest, score_chunk(sample, unit, first, lane));
+        largest = max(largest, score_chunk(sample, unit, first, invocation));
     }
-    largest = reduce_max(lane, largest);
+    largest = bitcast<vec4<i32>>(reduced(MAXIMUM, invocation, bitcast<vec4<u32>>(largest)));
     let shares = 64u / p.lanes;
-    let share = lane / p.lanes;
+    let share = invocation / p.lanes;
     for (var block = 0u; block < p.a.v_dim; block += 4u * p.lanes) {
-        let column = block + 4u * (lane % p.lanes);
+        let column = block + 4u * (invocation % p.lanes);
         var sums = Sums();
         for (var first = 0u; first < p.a.n_k; first += CHUNK) {
             // One chunk still holds its scores from the first pass, for the first block to take.
             if p.a.n_k > CHUNK || block > 0u {
                 workgroupBarrier();
-                score_chunk(sample, unit, first, lane);
+                score_chunk(sample, unit, first, invocation);
                 workgroupBarrier();
             }
-            exp_chunk(first, largest, lane);
+            exp_chunk(first, largest, invocation);
             workgroupBarrier();
             if column < p.a.v_dim {
                 let start = row_start(p.a.v, unit.batch, unit.head / p.a.kv_group, first) + column;
                 add_values(&sums, sample, start, min(CHUNK, p.a.n_k - first), share, shares);
             }
         }
-        keys[ROWS * lane] = sums.values[0];
-        keys[ROWS * lane + 1u] = sums.values[1];
-        keys[ROWS * lane + 2u] = sums.values[2];
-        keys[ROWS * lane + 3u] = sums.values[3];
-        keys[SUMS + lane] = sums.exponentials;
+        keys[ROWS * invocation] = sums.values[0];
+        keys[ROWS * invocation + 1u] = sums.values[1];
+        keys[ROWS * invocation + 2u] = sums.values[2];
+        keys[ROWS * invocation + 3u] = sums.values[3];
+        keys[SUMS + invocation] = sums.exponentials;
         workgroupBarrier();
         // The shares of a column are summed and written by as many invocations as there are rows.
-        if lane < ROWS * p.lanes {
-            let row = lane / p.lanes;
-            let at = block + 4u * (lane % p.lanes);
+        if invocation < ROWS * p.lanes {
+            let row = invocation / p.lanes;
+            let at = block + 4u * (invocation % p.lanes);
             if at < p.a.v_dim && unit.row + row < p.a.n_q {
                 var total = vec4<i32>(0i);
                 var sum = 0i;
                 for (var other = 0u; other < shares; other++) {
-                    let from_lane = other * p.lanes + lane % p.lanes;
+                    let from_lane = other * p.lanes + invocation % p.lanes;
                     total += keys[ROWS * from_lane + row];
                     sum += keys[SUMS + from_lane][row];
                 }

@@ -1,12 +1,11 @@
 // Scores of all pairs of rows, in log2 units with 8 fractional bits: `[batch, heads, n_q, n_k] i32`.
 
 struct Params {
+    elements: Elements,
     q: Tensor,
     k: Tensor,
     bias0: Tensor,
     bias1: Tensor,
-    out: Tensor,
-    len: u32,
     a: Attention,
 }
 @group(0) @binding(2) var<storage, read> p: Params;

@@ -2,10 +2,9 @@
 // copied to where the output rows lie.
 
 struct Params {
+    elements: Elements,
     exps: Tensor,
     v: Tensor,
-    out: Tensor,
-    len: u32,
     padded_v: u32,
     a: Attention,
 }
