@@ -2,6 +2,7 @@
 
 pub mod exec;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Graph {
     pub inputs: Vec<TensorId>,
     /// Graph outputs.
     pub outputs: Vec<TensorId>,
+    /// Operators of the source model by the names of its nodes, see [`Graph::origin`].
+    pub origins: Arc<HashMap<String, String>>,
 }
 
 /// One value of the graph.
@@ -209,8 +212,11 @@ pub enum Unary {
     Floor,
     Ceil,
     Round,
+    /// Towards 0.
+    Trunc,
     Sign,
     Sin,
+    Atan,
     Cos,
     Clip {
         low: f32,
@@ -396,6 +402,16 @@ impl Graph {
         let output = self.add_tensor(name, shape, dtype);
         self.nodes.push(Node { name: name.to_owned(), op, inputs, output });
         output
+    }
+
+    /// The operator of the source model that a node with this name stands for, or is a part of.
+    pub fn origin(&self, mut name: &str) -> Option<&str> {
+        loop {
+            if let Some(operator) = self.origins.get(name) {
+                return Some(operator);
+            }
+            name = &name[..name.rfind('/')?];
+        }
     }
 
     /// Shape of a tensor.

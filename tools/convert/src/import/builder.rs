@@ -2,6 +2,7 @@
 
 use super::ImportError;
 use super::node::{OpResult, invalid, unsupported};
+use super::ops::DYNAMIC;
 use super::tensor::Elem;
 use crate::graph::exec;
 use crate::graph::{Binary, Data, DataType, FakeQuant, Graph, Node, Op, Reduce, Tensor, TensorId, Unary};
@@ -35,6 +36,8 @@ pub struct Builder {
     quantized: HashMap<TensorId, FakeQuant>,
     /// Constants behind a fixed quantization, by the tensor behind it.
     fixed: HashMap<TensorId, (TensorId, FakeQuant)>,
+    /// Transposed constants, by operand and permutation.
+    turned: HashMap<(TensorId, Vec<usize>), TensorId>,
     /// Elements of folded constants, and steps spent on them.
     folded: usize,
     work: usize,
@@ -58,10 +61,11 @@ impl Builder {
         self.folder.as_deref()
     }
 
-    /// Names the nodes emitted from here on.
-    pub fn begin(&mut self, label: &str) {
+    /// Names the nodes emitted from here on after a node of the model and its operator.
+    pub fn begin(&mut self, label: &str, operator: &str) {
         self.label = label.to_owned();
         self.serial = 0;
+        Arc::make_mut(&mut self.graph.origins).insert(label.to_owned(), operator.to_owned());
     }
 
     /// The label, then the label with a number, each name once.
@@ -126,10 +130,19 @@ impl Builder {
         Ok(rounded)
     }
 
+    /// Marks `x` as the values of integers of `quantization`.
+    pub fn mark_integers(&mut self, x: TensorId, quantization: FakeQuant) {
+        self.quantized.insert(x, quantization);
+    }
+
     /// The values of `x`, which the model held as integers, as floats again.
     pub fn hold_as_floats(&mut self, x: TensorId) -> OpResult<TensorId> {
         let tensor = self.graph.tensors[x].clone();
         let Some(quantization) = self.quantized.get(&x).cloned() else { return Ok(x) };
+        if quantization.range == DYNAMIC {
+            let name = self.next_name();
+            return Ok(self.graph.add_node(&name, Op::Reshape, vec![x], tensor.shape, DataType::Float));
+        }
         if let Some(value) = &tensor.value {
             self.graph.tensors.push(Tensor { value: Some(Arc::clone(value)), ..tensor });
             return self.fake_quant(self.graph.tensors.len() - 1, quantization);
@@ -204,9 +217,11 @@ impl Builder {
     pub fn charge(&mut self, elements: usize) -> OpResult<()> {
         self.folded = self.folded.saturating_add(elements);
         if self.folded > MAX_FOLDED || self.work > MAX_WORK {
-            return invalid(
-                "the constants of the model grow out of reach when they are computed; simplify it in the exporter",
-            );
+            return invalid(format!(
+                "constants computed from constants are out of reach: {} elements and {} steps up to here, the limits are \
+                 {MAX_FOLDED} and {MAX_WORK}; simplify the model (onnxsim) before the conversion",
+                self.folded, self.work
+            ));
         }
         Ok(())
     }
@@ -216,9 +231,11 @@ impl Builder {
         self.computed = self.computed.saturating_add(count);
         self.inference = self.inference.saturating_add(work(op, inputs, &self.graph, count));
         if self.computed > MAX_COMPUTED || self.inference > MAX_INFERENCE {
-            return invalid(
-                "the model is out of reach: up to here one inference takes more than 2^29 values or 2^38 steps",
-            );
+            return invalid(format!(
+                "the model is out of reach: up to here one inference takes {} values and {} steps; the limits are \
+                 {MAX_COMPUTED} and {MAX_INFERENCE}",
+                self.computed, self.inference
+            ));
         }
         Ok(())
     }
@@ -328,11 +345,19 @@ impl Builder {
         self.binary(Binary::Mul, x, factor)
     }
 
-    /// To another type; nothing where it is the same.
+    /// To another type; nothing where it is the same. Integers of floats are truncated, booleans say what is not 0.
     pub fn cast(&mut self, x: TensorId, dtype: DataType) -> OpResult<TensorId> {
-        if self.dtype(x) == dtype {
-            return Ok(x);
-        }
+        let x = match (self.dtype(x), dtype) {
+            (from, to) if from == to => return Ok(x),
+            (DataType::Float, DataType::Int) => self.unary(Unary::Trunc, x)?,
+            (from @ (DataType::Float | DataType::Int), DataType::Bool) => {
+                let zero = if from == DataType::Int { Data::Int(vec![0]) } else { Data::Float(vec![0.0]) };
+                let zero = self.constant(&[], zero)?;
+                let equal = self.binary(Binary::Equal, x, zero)?;
+                return self.unary(Unary::Not, equal);
+            }
+            _ => x,
+        };
         let shape = self.shape(x);
         self.emit_as(Op::Unary(Unary::Cast), &[x], shape, dtype)
     }
@@ -355,12 +380,23 @@ impl Builder {
         }
         let turned: Vec<usize> = perm.iter().map(|&p| shape[p]).collect();
         let op = Op::Transpose { perm: perm.to_vec() };
+        // Layers that share a weight share what becomes of it.
+        let key = (x, perm.to_vec());
+        if let Some(&known) = self.turned.get(&key) {
+            return Ok(known);
+        }
         if let Some((source, mut quantization)) = self.fixed.get(&x).cloned() {
             let moved = self.emit(op, &[source], turned)?;
             quantization.axis = perm.iter().position(|&p| p == quantization.axis).unwrap_or(0);
-            return self.fixed_constant(moved, quantization);
+            let turned = self.fixed_constant(moved, quantization)?;
+            self.turned.insert(key, turned);
+            return Ok(turned);
         }
-        self.emit(op, &[x], turned)
+        let turned = self.emit(op, &[x], turned)?;
+        if self.is_constant(x) {
+            self.turned.insert(key, turned);
+        }
+        Ok(turned)
     }
 
     /// Exchanges the last two dimensions.
@@ -525,9 +561,8 @@ impl Builder {
     pub fn finish(mut self, outputs: &[(&str, TensorId)]) -> Result<Graph, ImportError> {
         self.skip_identities();
         for &(name, id) in outputs {
-            if self.quantized.contains_key(&id) {
-                let reason = "the output is quantized integers; end the model with DequantizeLinear".into();
-                return Err(ImportError::Tensor { name: name.into(), reason });
+            if let Some(reason) = self.unfinished(id) {
+                return Err(ImportError::Tensor { name: name.into(), reason: reason.into() });
             }
             let source =
                 self.graph.nodes.iter().find(|n| n.output == id && self.is_identity(n)).map_or(id, |n| n.inputs[0]);
@@ -540,6 +575,24 @@ impl Builder {
         }
         check_weights(&self.graph)?;
         Ok(compact(self.graph))
+    }
+
+    /// Why a tensor that stands for integers cannot be an output.
+    fn unfinished(&self, id: TensorId) -> Option<&'static str> {
+        let elem = self.elems.get(&id);
+        if let Some(held) = self.quantized.get(&id) {
+            let dynamic = "the output is the integers of DynamicQuantizeLinear, whose scale follows from the data; end \
+                           the model with its operand";
+            let fixed = "the output is the integers of QuantizeLinear; end the model with DequantizeLinear";
+            return Some(if held.range == DYNAMIC { dynamic } else { fixed });
+        }
+        match elem {
+            Some(Elem::Undefined) => Some("the output is the scale of DynamicQuantizeLinear, which follows from the data"),
+            Some(Elem::Int32) if self.dtype(id) == DataType::Float => {
+                Some("the output is the sums of MatMulInteger or ConvInteger; end the model with Cast and the scales")
+            }
+            _ => None,
+        }
     }
 
     fn copy(&mut self, source: TensorId, name: &str) -> TensorId {
@@ -606,7 +659,8 @@ fn compact(mut graph: Graph) -> Graph {
         node.inputs = moved(&node.inputs);
         node.output = place[node.output];
     }
-    Graph { tensors, nodes, inputs: moved(&graph.inputs), outputs: moved(&graph.outputs) }
+    let (inputs, outputs) = (moved(&graph.inputs), moved(&graph.outputs));
+    Graph { tensors, nodes, inputs, outputs, origins: graph.origins }
 }
 
 /// Operations whose elements are elements of their first operand.
@@ -657,7 +711,7 @@ mod tests {
     #[test]
     fn constants_fold_and_variables_do_not() {
         let mut builder = Builder::default();
-        builder.begin("n");
+        builder.begin("n", "Add");
         let x = builder.graph.add_tensor("x", vec![2], DataType::Float);
         let c = builder.constant(&[2], Data::Float(vec![1.0, 2.0])).unwrap();
         let sum = builder.binary(Binary::Add, c, c).unwrap();

@@ -35,7 +35,7 @@ const OPSETS: std::ops::RangeInclusive<i64> = 7..=25;
 /// What the caller decides.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
-    /// Sizes of symbolic dimensions by name; a dimension without a name is called `input.axis`, e.g. `tokens.1`.
+    /// Sizes of symbolic dimensions by name, or by position as `input.axis`, e.g. `tokens.1`, which goes before the name.
     pub dims: BTreeMap<String, usize>,
 }
 

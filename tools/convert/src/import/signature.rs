@@ -39,6 +39,11 @@ fn dim(shape: &TensorShapeProto, axis: usize, owner: &str) -> Dim {
     }
 }
 
+/// The name of a dimension by its position.
+fn place(input: &str, axis: usize) -> String {
+    format!("{input}.{axis}")
+}
+
 /// The inputs of `graph` that are not initializers.
 pub fn inputs(graph: &GraphProto, options: &ImportOptions) -> Result<Vec<Input>, ImportError> {
     let stored: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
@@ -52,7 +57,7 @@ pub fn inputs(graph: &GraphProto, options: &ImportOptions) -> Result<Vec<Input>,
         let shape = tensor.shape.as_ref().map_or(0, |s| s.dim.len());
         let shape = (0..shape).filter_map(|axis| match dim(tensor.shape.as_ref()?, axis, &value.name) {
             Dim::Fixed(size) => Some(size),
-            Dim::Named(name) => sizes.get(&name).copied(),
+            Dim::Named(name) => options.dims.get(&place(&value.name, axis)).or_else(|| sizes.get(&name)).copied(),
         });
         Input { name: value.name.clone(), shape: shape.collect(), elem: *elem }
     };
@@ -78,20 +83,23 @@ fn symbol_sizes(
 ) -> Result<BTreeMap<String, usize>, ImportError> {
     let mut leading = BTreeSet::new();
     let mut inner = BTreeSet::new();
+    let mut places = BTreeSet::new();
     for (value, (tensor, _)) in values.iter().zip(types) {
         let Some(shape) = &tensor.shape else { continue };
         for axis in 0..shape.dim.len() {
-            if let Dim::Named(name) = dim(shape, axis, &value.name) {
-                if axis == 0 {
-                    leading.insert(name)
-                } else {
-                    inner.insert(name)
-                };
-            }
+            let Dim::Named(name) = dim(shape, axis, &value.name) else { continue };
+            // A size given for this place alone leaves the name to the others.
+            let given = options.dims.contains_key(&place(&value.name, axis));
+            if axis == 0 || given {
+                leading.insert(name)
+            } else {
+                inner.insert(name)
+            };
+            places.insert(place(&value.name, axis));
         }
     }
     let known: BTreeSet<&String> = leading.union(&inner).collect();
-    if let Some(name) = options.dims.keys().find(|name| !known.contains(name)) {
+    if let Some(name) = options.dims.keys().find(|name| !known.contains(name) && !places.contains(*name)) {
         return Err(ImportError::UnknownDim(name.clone(), known.into_iter().cloned().collect()));
     }
     let missing: Vec<String> = inner.iter().filter(|name| !options.dims.contains_key(*name)).cloned().collect();

@@ -109,14 +109,14 @@ fn all_unsupported_nodes_are_listed_with_their_nearest_form() {
             AttributeProto {
                 name: "mode".into(),
                 r#type: AttributeType::String as i32,
-                s: b"edge".into(),
+                s: b"reflect".into(),
                 ..AttributeProto::default()
             },
         ),
         node("Add", &["c", "d"], &["y"]),
         node("Unknown", &["x"], &["unused"]),
     ];
-    let error = read(&model(&["1", "2"], nodes, vec![ints("pads", &[0, 0, 0, 0])])).unwrap_err();
+    let error = read(&model(&["1", "2"], nodes, vec![ints("pads", &[0, 3, 0, 0])])).unwrap_err();
     let ImportError::Unsupported(list) = &error else { panic!("{error}") };
     assert_eq!(list.iter().map(|n| n.op.as_str()).collect::<Vec<_>>(), ["Loop", "LSTM", "Pad"]);
     assert!(list.iter().all(|n| n.version == 17 && !n.hint.is_empty()));

@@ -99,6 +99,11 @@ fn normal_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
+/// An operator with its domain, unless that is the standard one.
+fn qualified(domain: &str, op: &str) -> String {
+    if domain.is_empty() { op.to_owned() } else { format!("{domain}.{op}") }
+}
+
 /// A local function.
 struct Function {
     proto: FunctionProto,
@@ -209,8 +214,8 @@ impl Walker {
                 }
             });
         }
-        self.builder.begin(&label);
         let domain = normal_domain(&node.domain);
+        self.builder.begin(&label, &qualified(domain, &node.op_type));
         let version = self.frame().opsets.get(domain).copied().unwrap_or(1);
         let wanted = node.output.iter().map(|name| read.contains(name)).collect();
         let call = Call { proto: node, version, inputs, wanted, asked: RefCell::default() };
@@ -273,8 +278,7 @@ impl Walker {
         domain: &str,
         label: &str,
     ) -> Result<Option<Outputs>, ImportError> {
-        let op = &call.proto.op_type;
-        let op = if domain.is_empty() { op.clone() } else { format!("{domain}.{op}") };
+        let op = qualified(domain, &call.proto.op_type);
         match outcome {
             Ok(outputs) => Ok(outputs),
             Err(OpError::Other(error)) => Err(*error),
@@ -304,7 +308,9 @@ impl Walker {
                     self.bind(name, Value::Tensor(id));
                 }
                 None if read.contains(name) => {
-                    let hint = format!("its output `{name}` is not computed; only the first output is");
+                    let hint = format!(
+                        "its output `{name}` is not computed; export the model without it: only the first output is"
+                    );
                     let version = self.frame().opsets.get(normal_domain(&node.domain)).copied().unwrap_or(1);
                     self.unsupported.push(UnsupportedNode {
                         node: label.into(),

@@ -218,6 +218,7 @@ fn unary_f64(kind: Unary, x: f64) -> f64 {
         Unary::Floor => x.floor(),
         Unary::Ceil => x.ceil(),
         Unary::Round => x.round_ties_even(),
+        Unary::Trunc => x.trunc(),
         Unary::Sign => {
             if x == 0.0 {
                 0.0
@@ -226,6 +227,7 @@ fn unary_f64(kind: Unary, x: f64) -> f64 {
             }
         }
         Unary::Sin => x.sin(),
+        Unary::Atan => x.atan(),
         Unary::Cos => x.cos(),
         Unary::Clip { low, high } => x.max(f64::from(low)).min(f64::from(high)),
         Unary::IsNaN => flag(x.is_nan()),

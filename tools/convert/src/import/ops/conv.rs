@@ -3,7 +3,7 @@
 use super::super::builder::Builder;
 use super::super::node::{Call, OpResult, Outputs, invalid, one, unsupported};
 use super::matmul::activated;
-use crate::graph::{Binary, DataType, Op, Reduce, TensorId, Window};
+use crate::graph::{Binary, DataType, Op, Reduce, TensorId, Unary, Window};
 
 /// Sizes of a window over `rank` dimensions, and of its result.
 struct Geometry {
@@ -101,14 +101,20 @@ fn from_image(builder: &mut Builder, y: TensorId, rank: usize) -> OpResult<Tenso
     }
 }
 
-fn convolve(builder: &mut Builder, call: &Call) -> OpResult<TensorId> {
-    let (x, rank) = as_image(builder, call.input(0)?)?;
-    let w = call.input(1)?;
+/// The convolution of `x` with constant weights and bias; the node gives the geometry.
+pub fn convolve(
+    builder: &mut Builder,
+    call: &Call,
+    x: TensorId,
+    w: TensorId,
+    bias: Option<TensorId>,
+) -> OpResult<TensorId> {
+    let (x, rank) = as_image(builder, x)?;
     if !builder.is_constant(w) {
         return unsupported("weights must be constant");
     }
     let (w, weight_rank) = as_image(builder, w)?;
-    let [batch, c, height, width] = builder.dims(x)?;
+    let [_, c, height, width] = builder.dims(x)?;
     let [n, per_group, kh, kw] = builder.dims(w)?;
     let groups = usize::try_from(call.int_or("group", 1)?).unwrap_or(0);
     let grouped = groups > 0 && n % groups == 0 && per_group.checked_mul(groups) == Some(c);
@@ -124,23 +130,38 @@ fn convolve(builder: &mut Builder, call: &Call) -> OpResult<TensorId> {
     }
     let Geometry { window, out, .. } = geometry(call, rank, [kh, kw], [height, width], groups)?;
     let mut inputs = vec![x, w];
-    if let Some(bias) = call.optional(2) {
+    if let Some(bias) = bias {
         if builder.graph.shape(bias) != [n] || !builder.is_constant(bias) {
             return unsupported(format!("the bias must be a constant of {n} values"));
         }
         inputs.push(bias);
     }
-    let y = builder.emit(Op::Conv2d(window), &inputs, vec![batch, n, out[0], out[1]])?;
+    let y = batched(builder, Op::Conv2d(window), &inputs, [n, out[0], out[1]])?;
     from_image(builder, y, rank)
 }
 
+/// A convolution image by image: the integer form takes one.
+fn batched(builder: &mut Builder, op: Op, inputs: &[TensorId], [n, h, w]: [usize; 3]) -> OpResult<TensorId> {
+    let [batch, ..] = builder.dims::<4>(inputs[0])?;
+    if batch == 1 || builder.is_constant(inputs[0]) {
+        return builder.emit(op, inputs, vec![batch, n, h, w]);
+    }
+    let mut operands = inputs.to_vec();
+    let mut images = Vec::with_capacity(batch);
+    for image in 0..batch {
+        operands[0] = builder.narrow(inputs[0], 0, image, 1)?;
+        images.push(builder.emit(op.clone(), &operands, vec![1, n, h, w])?);
+    }
+    builder.concat(&images, 0)
+}
+
 pub fn conv(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
-    one(convolve(builder, call)?)
+    one(convolve(builder, call, call.input(0)?, call.input(1)?, call.optional(2))?)
 }
 
 /// onnxruntime's convolution with an addend and an activation.
 pub fn fused_conv(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
-    let mut y = convolve(builder, call)?;
+    let mut y = convolve(builder, call, call.input(0)?, call.input(1)?, call.optional(2))?;
     if let Some(addend) = call.optional(3) {
         y = builder.binary(Binary::Add, y, addend)?;
     }
@@ -160,9 +181,11 @@ fn pool_geometry(builder: &mut Builder, call: &Call) -> OpResult<(TensorId, usiz
 }
 
 pub fn max_pool(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    if call.wants(1) {
+        return unsupported("its output Indices; nearest: MaxPool with its first output alone");
+    }
     let (x, rank, Geometry { window, out, .. }) = pool_geometry(builder, call)?;
-    let shape = builder.shape(x);
-    let y = builder.emit(Op::MaxPool(window), &[x], vec![shape[0], shape[1], out[0], out[1]])?;
+    let y = pooled(builder, Op::MaxPool(window), x, out)?;
     one(from_image(builder, y, rank)?)
 }
 
@@ -172,14 +195,230 @@ pub fn average_pool(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     if count_include_pad && overhang != [0, 0] {
         return unsupported("count_include_pad together with partial windows of ceil_mode; nearest: explicit pads");
     }
-    let shape = builder.shape(x);
-    let op = Op::AveragePool { window, count_include_pad };
-    let y = builder.emit(op, &[x], vec![shape[0], shape[1], out[0], out[1]])?;
+    let y = pooled(builder, Op::AveragePool { window, count_include_pad }, x, out)?;
     one(from_image(builder, y, rank)?)
+}
+
+/// Pooling of `x [batch, c, h, w]`; the images of a batch are more channels.
+fn pooled(builder: &mut Builder, op: Op, x: TensorId, [h, w]: [usize; 2]) -> OpResult<TensorId> {
+    let [batch, c, height, width] = builder.dims(x)?;
+    let x = builder.reshape(x, &[1, batch * c, height, width])?;
+    let y = builder.emit(op, &[x], vec![1, batch * c, h, w])?;
+    builder.reshape(y, &[batch, c, h, w])
 }
 
 pub fn global_pool(builder: &mut Builder, call: &Call, kind: Reduce) -> OpResult<Outputs> {
     let x = call.input(0)?;
     let axes = (2..builder.rank(x)).collect();
     one(builder.reduce(kind, x, axes, true)?)
+}
+
+/// A transposed convolution: the operand with zeros between its elements, convolved with the mirrored kernel. Where
+/// kernels do not overlap each element of the operand makes a block of its own.
+pub fn conv_transpose(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let (x, rank) = as_image(builder, call.input(0)?)?;
+    let w = call.input(1)?;
+    if !builder.is_constant(w) || call.optional(2).is_some_and(|bias| !builder.is_constant(bias)) {
+        return unsupported("weights and bias must be constant");
+    }
+    let (w, weight_rank) = as_image(builder, w)?;
+    let [_, c, height, width] = builder.dims(x)?;
+    let [channels, per_group, kh, kw] = builder.dims(w)?;
+    let groups = usize::try_from(call.int_or("group", 1)?).unwrap_or(0);
+    call.ignore(&["kernel_shape"]);
+    if weight_rank != rank || channels != c || groups == 0 || c % groups != 0 || kh * kw == 0 {
+        return invalid(format!("{c} channels do not go with weights of {channels} x {per_group} in {groups} groups"));
+    }
+    let strides = pair(call.ints("strides")?, rank, 1, 1, "strides")?;
+    let dilations = pair(call.ints("dilations")?, rank, 1, 1, "dilations")?;
+    let sides = transposed_sides(call, rank, [height, width], [kh, kw], strides, dilations)?;
+    let n = per_group * groups;
+    let bias = call.optional(2);
+    if let Some(bias) = bias
+        && builder.graph.shape(bias) != [n]
+    {
+        return invalid(format!("the bias must have {n} values"));
+    }
+    let apart = groups == 1 && strides == [kh, kw] && dilations == [1, 1];
+    let y = if apart {
+        blocks_apart(builder, x, w, bias)?
+    } else {
+        let w = mirrored(builder, w, groups)?;
+        let spread = spread(builder, x, strides)?;
+        overlapping(builder, spread, w, bias, dilations, groups)?
+    };
+    let y = fitted(builder, y, &sides)?;
+    one(from_image(builder, y, rank)?)
+}
+
+/// Elements to cut, or where negative to add, at top, left, bottom and right of the whole result.
+fn transposed_sides(
+    call: &Call,
+    rank: usize,
+    size: [usize; 2],
+    kernel: [usize; 2],
+    strides: [usize; 2],
+    dilations: [usize; 2],
+) -> OpResult<[i64; 4]> {
+    let mode = call.text_or("auto_pad", "NOTSET")?;
+    let (pads, extra) = (call.ints("pads")?, call.ints("output_padding")?);
+    let wanted = call.ints("output_shape")?;
+    let mut sides = [0i64; 4];
+    for d in 0..2 {
+        let Some(axis) = (d + rank).checked_sub(2) else { continue };
+        let extent = (dilations[d] * (kernel[d] - 1) + 1) as i64;
+        let whole = (strides[d] * (size[d] - 1)) as i64 + extent;
+        let at = |list: &Option<Vec<i64>>, index: usize| match list {
+            Some(list) => match list.get(index) {
+                Some(&value) if (0..1 << 24).contains(&value) => Ok(value),
+                _ => invalid("pads, output_padding or output_shape do not fit the operand"),
+            },
+            None => Ok(0),
+        };
+        let extra = at(&extra, axis)?;
+        let target = match (&wanted, mode.as_str()) {
+            // The batch and the channels may stand before it.
+            (Some(list), _) => Some(at(&wanted, list.len().saturating_sub(rank) + axis)?),
+            (None, "SAME_UPPER" | "SAME_LOWER") => Some((size[d] * strides[d]) as i64),
+            (None, "NOTSET" | "VALID") => None,
+            (None, other) => return invalid(format!("unknown auto_pad `{other}`")),
+        };
+        let [before, after] = match target {
+            Some(target) => {
+                let total = whole + extra - target;
+                let less = total.div_euclid(2);
+                if mode == "SAME_UPPER" { [less, total - less] } else { [total - less, less] }
+            }
+            None if mode == "VALID" => [0, 0],
+            None => [at(&pads, axis)?, at(&pads, axis + rank)?],
+        };
+        (sides[d], sides[d + 2]) = (before, after - extra);
+    }
+    Ok(sides)
+}
+
+/// Every element of `x` as a block of its own: a 1 x 1 convolution to the elements of blocks.
+fn blocks_apart(builder: &mut Builder, x: TensorId, w: TensorId, bias: Option<TensorId>) -> OpResult<TensorId> {
+    let [batch, c, h, width] = builder.dims(x)?;
+    let [_, n, kh, kw] = builder.dims(w)?;
+    let turned = builder.transpose(w, &[1, 2, 3, 0])?;
+    let weights = builder.reshape(turned, &[n * kh * kw, c, 1, 1])?;
+    let mut inputs = vec![x, weights];
+    if let Some(bias) = bias {
+        let column = builder.reshape(bias, &[n, 1])?;
+        let wide = builder.expand(column, &[n, kh * kw])?;
+        inputs.push(builder.reshape(wide, &[n * kh * kw])?);
+    }
+    let window = Window { kernel: [1, 1], strides: [1, 1], pads: [0; 4], dilations: [1, 1], groups: 1 };
+    let y = batched(builder, Op::Conv2d(window), &inputs, [n * kh * kw, h, width])?;
+    let y = builder.reshape(y, &[batch, n, kh, kw, h, width])?;
+    let y = builder.transpose(y, &[0, 1, 4, 2, 5, 3])?;
+    builder.reshape(y, &[batch, n, h * kh, width * kw])
+}
+
+/// `w [c, n / groups, kh, kw]` as `[n, c / groups, kh, kw]` with rows and columns in reverse.
+fn mirrored(builder: &mut Builder, w: TensorId, groups: usize) -> OpResult<TensorId> {
+    let [c, per_group, kh, kw] = builder.dims(w)?;
+    let w = builder.reshape(w, &[groups, c / groups, per_group, kh, kw])?;
+    let w = builder.transpose(w, &[0, 2, 1, 3, 4])?;
+    let w = builder.reshape(w, &[groups * per_group, c / groups, kh, kw])?;
+    let shape = builder.shape(w);
+    builder.slice(w, vec![0, 0, kh - 1, kw - 1], vec![1, 1, -1, -1], shape)
+}
+
+/// `x` with zeros between its rows and columns.
+fn spread(builder: &mut Builder, x: TensorId, strides: [usize; 2]) -> OpResult<TensorId> {
+    if strides == [1, 1] {
+        return Ok(x);
+    }
+    let [batch, c, h, w] = builder.dims(x)?;
+    let apart = builder.reshape(x, &[batch, c, h, 1, w, 1])?;
+    let after = vec![0, 0, 0, strides[0] - 1, 0, strides[1] - 1];
+    let op = Op::Pad { before: vec![0; 6], after, value: 0.0 };
+    let padded = builder.emit(op, &[apart], vec![batch, c, h, strides[0], w, strides[1]])?;
+    let whole = builder.reshape(padded, &[batch, c, h * strides[0], w * strides[1]])?;
+    let shape = vec![batch, c, (h - 1) * strides[0] + 1, (w - 1) * strides[1] + 1];
+    builder.slice(whole, vec![0; 4], vec![1; 4], shape)
+}
+
+fn overlapping(
+    builder: &mut Builder,
+    x: TensorId,
+    w: TensorId,
+    bias: Option<TensorId>,
+    dilations: [usize; 2],
+    groups: usize,
+) -> OpResult<TensorId> {
+    let [_, _, h, width] = builder.dims(x)?;
+    let [n, _, kh, kw] = builder.dims(w)?;
+    let reach = [dilations[0] * (kh - 1), dilations[1] * (kw - 1)];
+    let pads = [reach[0], reach[1], reach[0], reach[1]];
+    let window = Window { kernel: [kh, kw], strides: [1, 1], pads, dilations, groups };
+    let mut inputs = vec![x, w];
+    inputs.extend(bias);
+    batched(builder, Op::Conv2d(window), &inputs, [n, h + reach[0], width + reach[1]])
+}
+
+/// `y` with elements cut at its sides, or zeros added where negative.
+fn fitted(builder: &mut Builder, y: TensorId, sides: &[i64; 4]) -> OpResult<TensorId> {
+    let cut = sides.map(|n| usize::try_from(n).unwrap_or(0));
+    let added = sides.map(|n| usize::try_from(-n).unwrap_or(0));
+    let mut shape = builder.shape(y);
+    for d in 0..2 {
+        match shape[d + 2].checked_sub(cut[d] + cut[d + 2]) {
+            Some(left) if left > 0 => shape[d + 2] = left,
+            _ => return invalid("the pads cut more than there is"),
+        }
+    }
+    let y = builder.slice(y, vec![0, 0, cut[0], cut[1]], vec![1; 4], shape.clone())?;
+    if added == [0; 4] {
+        return Ok(y);
+    }
+    unsupported("output_padding or output_shape beyond the kernels; nearest: pads that do not reach it")
+}
+
+/// The root of order `p` of the sum of powers in a window.
+pub fn lp_pool(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let order = call.int_or("p", 2)?;
+    let (x, rank, Geometry { window, out, .. }) = pool_geometry(builder, call)?;
+    let powers = power(builder, x, order)?;
+    let taps = (window.kernel[0] * window.kernel[1]) as f32;
+    let mean = pooled(builder, Op::AveragePool { window, count_include_pad: true }, powers, out)?;
+    let sum = builder.scale(mean, taps)?;
+    let y = root(builder, sum, order)?;
+    one(from_image(builder, y, rank)?)
+}
+
+pub fn global_lp_pool(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let order = call.int_or("p", 2)?;
+    let x = call.input(0)?;
+    let powers = power(builder, x, order)?;
+    let axes = (2..builder.rank(x)).collect();
+    let sum = builder.reduce(Reduce::Sum, powers, axes, true)?;
+    one(root(builder, sum, order)?)
+}
+
+/// `|x|^order`.
+fn power(builder: &mut Builder, x: TensorId, order: i64) -> OpResult<TensorId> {
+    match order {
+        1 => builder.unary(Unary::Abs, x),
+        2 => builder.binary(Binary::Mul, x, x),
+        3.. => {
+            let size = builder.unary(Unary::Abs, x)?;
+            let exponent = builder.scalar(order as f32);
+            builder.binary(Binary::Pow, size, exponent)
+        }
+        _ => invalid(format!("p is {order}")),
+    }
+}
+
+fn root(builder: &mut Builder, x: TensorId, order: i64) -> OpResult<TensorId> {
+    match order {
+        1 => Ok(x),
+        2 => builder.unary(Unary::Sqrt, x),
+        _ => {
+            let exponent = builder.scalar(1.0 / order as f32);
+            builder.binary(Binary::Pow, x, exponent)
+        }
+    }
 }

@@ -97,7 +97,8 @@ fn bound(builder: &Builder, call: &Call, index: usize, attribute: &str, default:
 
 pub fn clip(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let x = call.input(0)?;
-    if builder.dtype(x) == DataType::Int {
+    let computed = |index: usize| call.optional(index).is_some_and(|id| !builder.is_constant(id));
+    if builder.dtype(x) == DataType::Int || computed(1) || computed(2) {
         let mut y = x;
         for (index, kind) in [(1, Binary::Max), (2, Binary::Min)] {
             if let Some(limit) = call.optional(index) {
@@ -170,12 +171,19 @@ pub fn leaky_relu(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 
 pub fn is_inf(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let (negative, positive) = (call.int_or("detect_negative", 1)?, call.int_or("detect_positive", 1)?);
-    if negative == 0 || positive == 0 {
-        return unsupported("detects one sign only; nearest: IsInf with both");
-    }
-    let size = builder.unary(Unary::Abs, call.input(0)?)?;
-    let infinity = builder.scalar(f32::INFINITY);
-    one(builder.binary(Binary::Equal, size, infinity)?)
+    let x = call.input(0)?;
+    let (x, infinity) = match (negative != 0, positive != 0) {
+        (true, true) => (builder.unary(Unary::Abs, x)?, f32::INFINITY),
+        (false, true) => (x, f32::INFINITY),
+        (true, false) => (x, f32::NEG_INFINITY),
+        (false, false) => {
+            let shape = builder.shape(x);
+            let count = shape.iter().product();
+            return one(builder.constant(&shape, Data::Bool(vec![false; count]))?);
+        }
+    };
+    let infinity = builder.scalar(infinity);
+    one(builder.binary(Binary::Equal, x, infinity)?)
 }
 
 /// `max(x, 0) + slope * min(x, 0)`; the slope broadcasts to the right.
@@ -206,4 +214,87 @@ pub fn thresholded_relu(builder: &mut Builder, call: &Call) -> OpResult<Outputs>
     let zero = builder.scalar(0.0);
     let above = builder.binary(Binary::Greater, x, threshold)?;
     one(builder.select(above, x, zero)?)
+}
+
+/// `x - bias` above `lambd`, `x + bias` below `-lambd`, else 0.
+pub fn shrink(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let (lambda, bias) = (call.float_or("lambd", 0.5)?, call.float_or("bias", 0.0)?);
+    let [lambda, low, bias, zero] = [lambda, -lambda, bias, 0.0].map(|value| builder.scalar(value));
+    let above = builder.binary(Binary::Greater, x, lambda)?;
+    let below = builder.binary(Binary::Less, x, low)?;
+    let less = builder.binary(Binary::Sub, x, bias)?;
+    let more = builder.binary(Binary::Add, x, bias)?;
+    let rest = builder.select(below, more, zero)?;
+    one(builder.select(above, less, rest)?)
+}
+
+pub fn tangent(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let (sine, cosine) = (builder.unary(Unary::Sin, x)?, builder.unary(Unary::Cos, x)?);
+    one(builder.binary(Binary::Div, sine, cosine)?)
+}
+
+/// `(exp(x) + exp(-x)) / 2`, or the difference.
+pub fn hyperbolic(builder: &mut Builder, call: &Call, kind: Binary) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let mirrored = builder.unary(Unary::Neg, x)?;
+    let (rising, falling) = (builder.unary(Unary::Exp, x)?, builder.unary(Unary::Exp, mirrored)?);
+    let both = builder.binary(kind, rising, falling)?;
+    one(builder.scale(both, 0.5)?)
+}
+
+/// `sqrt(x^2 + offset)`.
+fn root_of_square(builder: &mut Builder, x: TensorId, offset: f32) -> OpResult<TensorId> {
+    let square = builder.binary(Binary::Mul, x, x)?;
+    let offset = builder.scalar(offset);
+    let sum = builder.binary(Binary::Add, square, offset)?;
+    builder.unary(Unary::Sqrt, sum)
+}
+
+pub fn area_sine(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    // By the absolute value: for negative numbers the sum cancels.
+    let (size, sign) = (builder.unary(Unary::Abs, x)?, builder.unary(Unary::Sign, x)?);
+    let root = root_of_square(builder, size, 1.0)?;
+    let sum = builder.binary(Binary::Add, size, root)?;
+    let value = builder.unary(Unary::Log, sum)?;
+    one(builder.binary(Binary::Mul, value, sign)?)
+}
+
+pub fn area_cosine(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let root = root_of_square(builder, x, -1.0)?;
+    let sum = builder.binary(Binary::Add, x, root)?;
+    one(builder.unary(Unary::Log, sum)?)
+}
+
+pub fn area_tangent(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let unit = builder.scalar(1.0);
+    let (above, below) = (builder.binary(Binary::Add, unit, x)?, builder.binary(Binary::Sub, unit, x)?);
+    let ratio = builder.binary(Binary::Div, above, below)?;
+    let value = builder.unary(Unary::Log, ratio)?;
+    one(builder.scale(value, 0.5)?)
+}
+
+/// `atan(x / sqrt(1 - x^2))`.
+fn arc(builder: &mut Builder, call: &Call) -> OpResult<TensorId> {
+    let x = call.input(0)?;
+    let square = builder.binary(Binary::Mul, x, x)?;
+    let unit = builder.scalar(1.0);
+    let rest = builder.binary(Binary::Sub, unit, square)?;
+    let root = builder.unary(Unary::Sqrt, rest)?;
+    let ratio = builder.binary(Binary::Div, x, root)?;
+    builder.unary(Unary::Atan, ratio)
+}
+
+pub fn arc_sine(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    one(arc(builder, call)?)
+}
+
+pub fn arc_cosine(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let angle = arc(builder, call)?;
+    let right = builder.scalar(std::f32::consts::FRAC_PI_2);
+    one(builder.binary(Binary::Sub, right, angle)?)
 }

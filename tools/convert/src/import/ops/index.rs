@@ -2,7 +2,7 @@
 
 use super::super::builder::Builder;
 use super::super::node::{Call, OpResult, Outputs, axis_index, invalid, one, unsupported};
-use crate::graph::{Data, DataType, Op, TensorId, contiguous_strides};
+use crate::graph::{Binary, Data, DataType, Op, Reduce, TensorId, Unary, contiguous_strides};
 
 /// `index`, which may count from the end, below `size`.
 fn position(index: i64, size: usize) -> OpResult<usize> {
@@ -29,7 +29,7 @@ pub fn take(builder: &mut Builder, x: TensorId, indices: TensorId, axis: usize) 
         if builder.dtype(indices) != DataType::Int {
             return invalid("indices must be integers");
         }
-        return builder.emit(Op::Gather { axis }, &[x, indices], out);
+        return take_computed(builder, x, indices, axis, out);
     };
     let places = values.iter().map(|&i| position(i, shape[axis])).collect::<OpResult<Vec<_>>>()?;
     if let Some((start, step)) = progression(&places).filter(|_| !builder.is_constant(x)) {
@@ -41,6 +41,29 @@ pub fn take(builder: &mut Builder, x: TensorId, indices: TensorId, axis: usize) 
     let indices_shape = builder.shape(indices);
     let indices = builder.constant(&indices_shape, Data::Int(places.into_iter().map(|i| i as i64).collect()))?;
     builder.emit(Op::Gather { axis }, &[x, indices], out)
+}
+
+/// Rows of `x` by computed indices: the integer form picks them along the first dimension.
+fn take_computed(
+    builder: &mut Builder,
+    x: TensorId,
+    indices: TensorId,
+    axis: usize,
+    out: Vec<usize>,
+) -> OpResult<TensorId> {
+    if axis == 0 {
+        return builder.emit(Op::Gather { axis }, &[x, indices], out);
+    }
+    let (rank, picked) = (builder.rank(x), builder.rank(indices));
+    let first: Vec<usize> = std::iter::once(axis).chain((0..rank).filter(|&d| d != axis)).collect();
+    let turned = builder.transpose(x, &first)?;
+    let mut shape = builder.shape(indices);
+    shape.extend(&builder.graph.shape(turned)[1..]);
+    let rows = builder.emit(Op::Gather { axis: 0 }, &[turned, indices], shape)?;
+    // The indices stood before all other dimensions.
+    let back: Vec<usize> =
+        (0..out.len()).map(|d| if d < axis { d + picked } else if d < axis + picked { d - axis } else { d }).collect();
+    builder.transpose(rows, &back)
 }
 
 /// First element and difference of an arithmetic progression.
@@ -163,15 +186,64 @@ fn put_elements(
     take_elements(builder, both, source, &shape)
 }
 
-fn plain_scatter(call: &Call) -> OpResult<()> {
-    match call.text_or("reduction", "none")?.as_str() {
-        "none" => Ok(()),
-        other => unsupported(format!("reduction `{other}`; nearest: `none`")),
+/// How updates are joined with what is there; `None` where they take its place.
+fn reduction(call: &Call) -> OpResult<Option<Binary>> {
+    Ok(Some(match call.text_or("reduction", "none")?.as_str() {
+        "none" => return Ok(None),
+        "add" => Binary::Add,
+        "mul" => Binary::Mul,
+        "max" => Binary::Max,
+        "min" => Binary::Min,
+        other => return invalid(format!("unknown reduction `{other}`")),
+    }))
+}
+
+/// `x` joined with `updates[i]` at `places[i]`. Several updates of one place follow each other.
+fn join_elements(
+    builder: &mut Builder,
+    x: TensorId,
+    updates: TensorId,
+    places: Vec<usize>,
+    kind: Binary,
+) -> OpResult<TensorId> {
+    let shape = builder.shape(x);
+    let count: usize = shape.iter().product();
+    let updated = places.len();
+    let mut rounds: Vec<Vec<i64>> = Vec::new();
+    let mut times = vec![0; count];
+    for (i, &place) in places.iter().enumerate() {
+        if times[place] == rounds.len() {
+            builder.charge(count)?;
+            rounds.push(vec![-1; count]);
+        }
+        rounds[times[place]][place] = i as i64;
+        times[place] += 1;
     }
+    let mut flat = builder.reshape(x, &[count])?;
+    let flat_updates = builder.reshape(updates, &[updated])?;
+    for round in rounds {
+        // Where there is no update the neutral element is taken, for extremes what is there.
+        let neutral = match (kind, builder.dtype(x)) {
+            (Binary::Max | Binary::Min, _) => flat,
+            (_, DataType::Int) => builder.constant(&[1], Data::Int(vec![i64::from(kind == Binary::Mul)]))?,
+            _ => builder.constant(&[1], Data::Float(vec![if kind == Binary::Mul { 1.0 } else { 0.0 }]))?,
+        };
+        let own = builder.graph.shape(neutral)[0] > 1 || count == 1;
+        let picked = |(place, &i): (usize, &i64)| match i {
+            -1 if own => (updated + place) as i64,
+            -1 => updated as i64,
+            i => i,
+        };
+        let picked = round.iter().enumerate().map(picked).collect();
+        let both = builder.concat(&[flat_updates, neutral], 0)?;
+        let values = take_elements(builder, both, picked, &[count])?;
+        flat = builder.binary(kind, flat, values)?;
+    }
+    builder.reshape(flat, &shape)
 }
 
 pub fn scatter_elements(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
-    plain_scatter(call)?;
+    let reduction = reduction(call)?;
     let (x, indices, updates) = (call.input(0)?, call.input(1)?, call.input(2)?);
     let axis = axis_index(call.int_or("axis", 0)?, builder.rank(x))?;
     let values = builder.ints(indices, CONSTANT_INDICES)?;
@@ -180,11 +252,14 @@ pub fn scatter_elements(builder: &mut Builder, call: &Call) -> OpResult<Outputs>
         return invalid("indices and updates differ in shape");
     }
     let places = element_places(&values, &shape, builder.graph.shape(x), axis)?;
-    one(put_elements(builder, x, updates, places.into_iter())?)
+    one(match reduction {
+        Some(kind) => join_elements(builder, x, updates, places, kind)?,
+        None => put_elements(builder, x, updates, places.into_iter())?,
+    })
 }
 
 pub fn scatter_nd(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
-    plain_scatter(call)?;
+    let reduction = reduction(call)?;
     let (x, indices, updates) = (call.input(0)?, call.input(1)?, call.input(2)?);
     let values = builder.ints(indices, CONSTANT_INDICES)?;
     let (shape, indices_shape) = (builder.shape(x), builder.shape(indices));
@@ -197,7 +272,10 @@ pub fn scatter_nd(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     }
     let run: usize = shape[depth..].iter().product();
     let places = starts.into_iter().flat_map(move |start| start..start + run);
-    one(put_elements(builder, x, updates, places)?)
+    one(match reduction {
+        Some(kind) => join_elements(builder, x, updates, places.collect(), kind)?,
+        None => put_elements(builder, x, updates, places)?,
+    })
 }
 
 /// The upper or lower triangle of the last two dimensions, zeros elsewhere.
@@ -294,8 +372,9 @@ pub fn cumulative_sum(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let (exclusive, reverse) = (call.int_or("exclusive", 0)? != 0, call.int_or("reverse", 0)? != 0);
     let (starts, stride) = lines(&shape, axis);
     let order = |i: usize| if reverse { shape[axis] - 1 - i } else { i };
-    let mut data =
-        known(builder, x, "give the positions as an input of the model, or MatMul with a triangular matrix")?.clone();
+    let Some(mut data) = builder.graph.constant(x).cloned() else {
+        return one(running_sum(builder, x, axis, exclusive, reverse)?);
+    };
     builder.charge(data.len())?;
     macro_rules! accumulate {
         ($values:expr, $zero:expr, $add:expr) => {
@@ -318,16 +397,172 @@ pub fn cumulative_sum(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     one(builder.constant(&shape, data)?)
 }
 
+/// A cumulative sum of computed values: the product with a triangular matrix.
+fn running_sum(builder: &mut Builder, x: TensorId, axis: usize, exclusive: bool, reverse: bool) -> OpResult<TensorId> {
+    let dtype = builder.dtype(x);
+    let n = builder.graph.shape(x)[axis];
+    let rank = builder.rank(x);
+    let count = builder.checked_count(&[n, n])?;
+    builder.charge(count)?;
+    let counts = |i: usize| {
+        let (mut sum, mut term) = (i / n, i % n);
+        if reverse {
+            (sum, term) = (term, sum);
+        }
+        f32::from(u8::from(if exclusive { term < sum } else { term <= sum }))
+    };
+    let weights = builder.constant(&[n, n], Data::Float((0..count).map(counts).collect()))?;
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(axis, rank - 1);
+    let x = builder.cast(x, DataType::Float)?;
+    let turned = builder.transpose(x, &perm)?;
+    let sums = builder.linear(turned, weights, None)?;
+    let mut y = builder.transpose(sums, &perm)?;
+    if dtype != DataType::Float {
+        y = builder.unary(Unary::Round, y)?;
+    }
+    builder.cast(y, dtype)
+}
+
+/// `0, 1, ..` along `axis` of a tensor of `rank` dimensions.
+fn places_along(builder: &mut Builder, n: usize, axis: usize, rank: usize) -> OpResult<TensorId> {
+    let mut shape = vec![1; rank];
+    shape[axis] = n;
+    builder.charge(n)?;
+    builder.constant(&shape, Data::Int((0..n as i64).collect()))
+}
+
+/// The extreme along `axis`, which stays as 1, by extremes of halves: each is one of the operand's values to the last
+/// bit, which a reduction in 8 bits would not give.
+fn folded(builder: &mut Builder, kind: Binary, mut x: TensorId, axis: usize) -> OpResult<TensorId> {
+    loop {
+        let n = builder.graph.shape(x)[axis];
+        if n <= 1 {
+            return Ok(x);
+        }
+        // Halves of an odd number share their middle.
+        let half = n.div_ceil(2);
+        let (first, second) = (builder.narrow(x, axis, 0, half)?, builder.narrow(x, axis, n - half, half)?);
+        x = builder.binary(kind, first, second)?;
+    }
+}
+
+/// Where the extreme along `axis` is: the first or last place whose value equals it. The axis stays as 1.
+fn computed_extreme(
+    builder: &mut Builder,
+    x: TensorId,
+    axis: usize,
+    greatest: bool,
+    last: bool,
+) -> OpResult<TensorId> {
+    let shape = builder.shape(x);
+    let kind = if greatest { Binary::Max } else { Binary::Min };
+    let extreme = folded(builder, kind, x, axis)?;
+    let equal = builder.binary(Binary::Equal, x, extreme)?;
+    let places = places_along(builder, shape[axis], axis, shape.len())?;
+    let (beyond, pick) = if last { (-1, Binary::Max) } else { (shape[axis] as i64, Binary::Min) };
+    let beyond = builder.constant(&[], Data::Int(vec![beyond]))?;
+    let candidates = builder.select(equal, places, beyond)?;
+    folded(builder, pick, candidates, axis)
+}
+
+/// 1 where the first greatest element along an axis is, else 0.
+pub fn hardmax(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let shape = builder.shape(x);
+    let (rows, axis) = if call.version < 13 {
+        let axis = call.int_or("axis", 1)?;
+        let axis = if axis == shape.len() as i64 { shape.len() } else { axis_index(axis, shape.len())? };
+        (builder.reshape(x, &[shape[..axis].iter().product(), shape[axis..].iter().product()])?, 1)
+    } else {
+        (x, axis_index(call.int_or("axis", -1)?, shape.len())?)
+    };
+    let (n, rank) = (builder.graph.shape(rows)[axis], builder.rank(rows));
+    let found = computed_extreme(builder, rows, axis, true, false)?;
+    let places = places_along(builder, n, axis, rank)?;
+    let equal = builder.binary(Binary::Equal, places, found)?;
+    let y = builder.cast(equal, builder.dtype(x))?;
+    one(builder.reshape(y, &shape)?)
+}
+
+/// Most elements among which TopK sorts: each is compared with each.
+const MAX_SORTED: usize = 128;
+
+/// The `k` greatest or least elements along an axis, in order, and where they are.
+///
+/// The rank of an element is the number of those before it; the element of rank `r` is the sum over all elements of rank
+/// `r`, of which there is one.
+pub fn top_k(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let shape = builder.shape(x);
+    let rank = shape.len();
+    let axis = axis_index(call.int_or("axis", -1)?, rank)?;
+    let k = match call.optional(1) {
+        Some(k) => builder.ints(k, "k")?.first().copied().unwrap_or(0),
+        None => call.int_or("k", 0)?,
+    };
+    let (greatest, n) = (call.int_or("largest", 1)? != 0, shape[axis]);
+    call.ignore(&["sorted"]);
+    let k = match usize::try_from(k) {
+        Ok(k) if 0 < k && k <= n => k,
+        _ => return invalid(format!("{k} of {n} elements")),
+    };
+    if n > MAX_SORTED {
+        return unsupported(format!("{k} of {n} elements (the limit is {MAX_SORTED}); take the scores as the output and pick on the host"));
+    }
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(axis, rank - 1);
+    let rows = builder.transpose(x, &perm)?;
+    let lead = builder.shape(rows)[..rank - 1].to_vec();
+    let with = |last: &[usize]| lead.iter().chain(last).copied().collect::<Vec<usize>>();
+    let own = builder.reshape(rows, &with(&[n, 1]))?;
+    let other = builder.reshape(rows, &with(&[1, n]))?;
+    builder.charge(n * n)?;
+    let earlier = builder.constant(&[n, n], Data::Bool((0..n * n).map(|i| i % n < i / n).collect()))?;
+    let (beyond, not_below) = if greatest {
+        (Binary::Greater, Binary::GreaterOrEqual)
+    } else {
+        (Binary::Less, Binary::LessOrEqual)
+    };
+    let beyond = builder.binary(beyond, other, own)?;
+    let tied = builder.binary(not_below, other, own)?;
+    let tied = builder.binary(Binary::And, tied, earlier)?;
+    let before = builder.binary(Binary::Or, beyond, tied)?;
+    let before = builder.cast(before, DataType::Int)?;
+    let ranks = builder.reduce(Reduce::Sum, before, vec![rank], true)?;
+    let places = places_along(builder, k, rank, rank + 1)?;
+    let chosen = builder.binary(Binary::Equal, ranks, places)?;
+    let picked = |builder: &mut Builder, values: TensorId| {
+        let chosen = builder.cast(chosen, builder.dtype(values))?;
+        let parts = builder.binary(Binary::Mul, values, chosen)?;
+        let sums = builder.reduce(Reduce::Sum, parts, vec![rank - 1], false)?;
+        builder.transpose(sums, &perm)
+    };
+    let values = picked(builder, own)?;
+    let indices = if call.wants(1) {
+        let numbers = places_along(builder, n, rank - 1, rank + 1)?;
+        Some(picked(builder, numbers)?)
+    } else {
+        None
+    };
+    Ok(vec![Some(values), indices])
+}
+
 pub fn arg_extreme(builder: &mut Builder, call: &Call, greatest: bool) -> OpResult<Outputs> {
     let x = call.input(0)?;
     let mut shape = builder.shape(x);
     let axis = axis_index(call.int_or("axis", 0)?, shape.len())?;
     let last = call.int_or("select_last_index", 0)? != 0;
-    let values = known(builder, x, "take the scores as the output and pick on the host")?.to_f32();
-    let (starts, stride) = lines(&shape, axis);
     if shape[axis] == 0 {
         return invalid("the dimension is empty");
     }
+    let keep = call.int_or("keepdims", 1)? != 0;
+    let Some(values) = builder.graph.constant(x).map(Data::to_f32) else {
+        let found = computed_extreme(builder, x, axis, greatest, last)?;
+        shape.remove(axis);
+        return one(if keep { found } else { builder.reshape(found, &shape)? });
+    };
+    let (starts, stride) = lines(&shape, axis);
     let best = |start: usize| {
         let mut best = 0;
         for i in 1..shape[axis] {
@@ -340,7 +575,7 @@ pub fn arg_extreme(builder: &mut Builder, call: &Call, greatest: bool) -> OpResu
         best as i64
     };
     let found = starts.into_iter().map(best).collect();
-    if call.int_or("keepdims", 1)? != 0 {
+    if keep {
         shape[axis] = 1;
     } else {
         shape.remove(axis);

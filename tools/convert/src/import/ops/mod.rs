@@ -6,17 +6,22 @@ mod conv;
 mod einsum;
 mod elementwise;
 mod index;
+mod integer;
 mod matmul;
 mod microsoft;
 mod movement;
 mod norm;
 mod quant;
 mod reduce;
+mod resize;
+mod rotary;
 mod softmax;
 
 use super::builder::Builder;
 use super::node::{Call, OpResult, Outputs};
 use crate::graph::{Binary, Reduce, Unary};
+
+pub use quant::DYNAMIC;
 
 /// Emits the nodes of one ONNX node.
 pub type Handler = fn(&mut Builder, &Call) -> OpResult<Outputs>;
@@ -49,6 +54,16 @@ fn standard(op: &str) -> Option<Handler> {
 fn elementwise_handler(op: &str) -> Option<Handler> {
     Some(match op {
         "Abs" => unary!(Unary::Abs),
+        "Acos" => elementwise::arc_cosine,
+        "Acosh" => elementwise::area_cosine,
+        "Asin" => elementwise::arc_sine,
+        "Asinh" => elementwise::area_sine,
+        "Atan" => unary!(Unary::Atan),
+        "Atanh" => elementwise::area_tangent,
+        "Cosh" => |builder, call| elementwise::hyperbolic(builder, call, Binary::Add),
+        "Sinh" => |builder, call| elementwise::hyperbolic(builder, call, Binary::Sub),
+        "Tan" => elementwise::tangent,
+        "Shrink" => elementwise::shrink,
         "Ceil" => unary!(Unary::Ceil),
         "Cos" => unary!(Unary::Cos),
         "Erf" => unary!(Unary::Erf),
@@ -124,6 +139,14 @@ fn layer_handler(op: &str) -> Option<Handler> {
         "RMSNormalization" | "SimplifiedLayerNormalization" => norm::rms,
         "Softmax" => softmax::softmax,
         "Attention" => attention::attention,
+        "RotaryEmbedding" => rotary::standard,
+        "Hardmax" => index::hardmax,
+        "LogSoftmax" => softmax::log_softmax,
+        "ConvTranspose" => conv::conv_transpose,
+        "LpPool" => conv::lp_pool,
+        "GlobalLpPool" => conv::global_lp_pool,
+        "LRN" => norm::local_response,
+        "MeanVarianceNormalization" => norm::mean_variance,
         "ReduceMean" => |builder, call| reduce::reduce(builder, call, Reduce::Mean),
         "ReduceSum" => |builder, call| reduce::reduce(builder, call, Reduce::Sum),
         "ReduceMax" => |builder, call| reduce::reduce(builder, call, Reduce::Max),
@@ -132,6 +155,13 @@ fn layer_handler(op: &str) -> Option<Handler> {
         "ReduceL1" => reduce::l1,
         "ReduceL2" => reduce::l2,
         "ReduceSumSquare" => reduce::sum_square,
+        "ReduceLogSum" => reduce::log_sum,
+        "ReduceLogSumExp" => reduce::log_sum_exp,
+        "DynamicQuantizeLinear" => integer::dynamic_quantize,
+        "MatMulInteger" => integer::matmul,
+        "ConvInteger" => integer::conv,
+        "QLinearMatMul" => integer::q_matmul,
+        "QLinearConv" => integer::q_conv,
         "QuantizeLinear" => quant::quantize,
         "DequantizeLinear" => quant::dequantize,
         _ => return None,
@@ -147,6 +177,9 @@ fn movement_handler(op: &str) -> Option<Handler> {
         "Flatten" => movement::flatten,
         "Identity" => movement::identity,
         "Pad" => movement::pad,
+        "CenterCropPad" => movement::center_crop_pad,
+        "Resize" => resize::resize,
+        "Upsample" => resize::upsample,
         "Reshape" => movement::reshape,
         "Slice" => movement::slice,
         "SpaceToDepth" => movement::space_to_depth,
@@ -165,6 +198,7 @@ fn movement_handler(op: &str) -> Option<Handler> {
         "OneHot" => index::one_hot,
         "ScatterElements" | "Scatter" => index::scatter_elements,
         "ScatterND" => index::scatter_nd,
+        "TopK" => index::top_k,
         "Trilu" => index::trilu,
         "Constant" => constant::constant,
         "ConstantOfShape" => constant::constant_of_shape,
@@ -193,6 +227,20 @@ fn contributed(op: &str) -> Option<Handler> {
         "FusedGemm" => matmul::fused_gemm,
         "QuantizeLinear" => quant::quantize,
         "DequantizeLinear" => quant::dequantize,
+        "RotaryEmbedding" => rotary::microsoft,
+        "MatMulNBits" => integer::matmul_n_bits,
+        "MatMulIntegerToFloat" => integer::matmul_to_float,
+        "DynamicQuantizeMatMul" => integer::dynamic_matmul,
+        "QGemm" => integer::q_gemm,
+        "QLinearAdd" => |builder, call| integer::q_binary(builder, call, Binary::Add),
+        "QLinearMul" => |builder, call| integer::q_binary(builder, call, Binary::Mul),
+        "QLinearConcat" => integer::q_concat,
+        "QLinearGlobalAveragePool" => integer::q_global_average,
+        "QLinearSigmoid" => |builder, call| integer::q_unary(builder, call, Unary::Sigmoid),
+        "QLinearLeakyRelu" => |builder, call| {
+            let slope = call.float_or("alpha", 0.01)?;
+            integer::q_unary(builder, call, Unary::LeakyRelu { slope })
+        },
         "Trilu" => index::trilu,
         _ => return None,
     })
@@ -203,19 +251,12 @@ pub fn hint(domain: &str, op: &str) -> &'static str {
     match op {
         "Loop" | "Scan" => "loops are not supported; export with fixed sizes so that the exporter unrolls it",
         "LSTM" | "GRU" | "RNN" => "recurrent layers are not supported; nearest: attention encoders",
-        "DynamicQuantizeLinear" | "MatMulInteger" | "ConvInteger" | "DynamicQuantizeMatMul" => {
-            "dynamic quantization is not supported; give the float model, or quantize it statically in QDQ format"
-        }
-        "MatMulNBits" | "MatMulBnb4" => "give the float model and convert it with 4-bit weights",
-        _ if op.starts_with("QLinear") || op == "QAttention" || op == "QGemm" || op == "QEmbedLayerNormalization" => {
+        "MatMulBnb4" | "MatMulFpQ4" => "give the float model and convert it with 4-bit weights",
+        _ if op.starts_with("QLinear") || op == "QAttention" || op == "QEmbedLayerNormalization" => {
             "quantize in QDQ format (QuantFormat.QDQ) instead of operators on integers"
         }
-        "LogSoftmax" => "take the logits as the output, or use Softmax",
-        "Hardmax" | "TopK" => "take the scores as the output and pick on the host",
-        "ConvTranspose" | "Resize" | "Upsample" => "upsampling is not supported; nearest: DepthToSpace",
-        "LRN" | "MeanVarianceNormalization" => "use BatchNormalization or LayerNormalization",
-        "LpPool" | "GlobalLpPool" | "MaxRoiPool" | "RoiAlign" => "use AveragePool or MaxPool",
-        "ReduceLogSum" | "ReduceLogSumExp" => "use ReduceSum and Log",
+        "MaxRoiPool" | "RoiAlign" => "use AveragePool or MaxPool",
+        "NonMaxSuppression" => "take the boxes and scores as outputs and pick on the host",
         "GroupQueryAttention"
         | "PackedAttention"
         | "PackedMultiHeadAttention"

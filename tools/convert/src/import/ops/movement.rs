@@ -2,7 +2,7 @@
 
 use super::super::builder::{Builder, broadcast};
 use super::super::node::{Call, OpResult, Outputs, axis_index, axis_indices, invalid, one, unsupported};
-use crate::graph::{Op, TensorId};
+use crate::graph::{Data, Op, TensorId};
 
 pub fn identity(_: &mut Builder, call: &Call) -> OpResult<Outputs> {
     one(call.input(0)?)
@@ -14,7 +14,15 @@ pub fn dropout(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     {
         return unsupported("training mode; export the model in evaluation mode");
     }
-    one(call.input(0)?)
+    let x = call.input(0)?;
+    if !call.wants(1) {
+        return one(x);
+    }
+    // In evaluation mode nothing is dropped.
+    let shape = builder.shape(x);
+    let count = builder.checked_count(&shape)?;
+    let mask = if call.version < 10 { Data::Float(vec![1.0; count]) } else { Data::Bool(vec![true; count]) };
+    Ok(vec![Some(x), Some(builder.constant(&shape, mask)?)])
 }
 
 pub fn transpose(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
@@ -268,11 +276,17 @@ fn padding(builder: &Builder, call: &Call, rank: usize) -> OpResult<Vec<[i64; 2]
 
 pub fn pad(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let mode = call.text_or("mode", "constant")?;
-    if mode != "constant" {
-        return unsupported(format!("mode `{mode}`; nearest: `constant`"));
-    }
     let x = call.input(0)?;
     let pads = padding(builder, call, builder.rank(x))?;
+    if mode != "constant" {
+        call.ignore(&["value"]);
+        let mut y = crop(builder, x, &pads)?;
+        for (axis, sides) in pads.iter().enumerate() {
+            let [before, after] = sides.map(|n| usize::try_from(n).unwrap_or(0));
+            y = continued(builder, y, axis, [before, after], &mode)?;
+        }
+        return one(y);
+    }
     let value = match call.optional(2) {
         Some(id) => builder.float_value(id, "the padding value")?,
         None => call.float_or("value", 0.0)?,
@@ -288,6 +302,83 @@ pub fn pad(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         .map(|(size, (b, a))| size.checked_add(*b).and_then(|s| s.checked_add(*a)).unwrap_or(usize::MAX))
         .collect();
     one(builder.emit(Op::Pad { before, after, value }, &[x], padded)?)
+}
+
+/// `x` with elements of its own before and after it along `axis`.
+fn continued(
+    builder: &mut Builder,
+    x: TensorId,
+    axis: usize,
+    [before, after]: [usize; 2],
+    mode: &str,
+) -> OpResult<TensorId> {
+    if before + after == 0 {
+        return Ok(x);
+    }
+    let n = builder.graph.shape(x)[axis];
+    let reach = match mode {
+        "reflect" => n.saturating_sub(1),
+        "wrap" => n,
+        "edge" => usize::MAX,
+        other => return invalid(format!("unknown mode `{other}`")),
+    };
+    if n == 0 || before.max(after) > reach {
+        return unsupported(format!("mode `{mode}` with pads beyond {reach} elements; nearest: smaller pads"));
+    }
+    let mirrored = |builder: &mut Builder, start: usize, length: usize| {
+        let mut shape = builder.shape(x);
+        let (mut starts, mut steps) = (vec![0; shape.len()], vec![1; shape.len()]);
+        (starts[axis], steps[axis], shape[axis]) = (start, -1, length);
+        builder.slice(x, starts, steps, shape)
+    };
+    let repeated = |builder: &mut Builder, at: usize, length: usize| {
+        let end = builder.narrow(x, axis, at, 1)?;
+        let mut shape = builder.shape(x);
+        shape[axis] = length;
+        builder.expand(end, &shape)
+    };
+    let mut parts = Vec::new();
+    if before > 0 {
+        parts.push(match mode {
+            "reflect" => mirrored(builder, before, before)?,
+            "wrap" => builder.narrow(x, axis, n - before, before)?,
+            _ => repeated(builder, 0, before)?,
+        });
+    }
+    parts.push(x);
+    if after > 0 {
+        parts.push(match mode {
+            "reflect" => mirrored(builder, n - 2, after)?,
+            "wrap" => builder.narrow(x, axis, 0, after)?,
+            _ => repeated(builder, n - 1, after)?,
+        });
+    }
+    builder.concat(&parts, axis)
+}
+
+/// Cuts or pads the dimensions around their middle.
+pub fn center_crop_pad(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let mut x = call.input(0)?;
+    let rank = builder.rank(x);
+    let sizes = builder.ints(call.input(1)?, "the shape")?;
+    let axes = call.ints("axes")?.unwrap_or_else(|| (0..rank as i64).collect());
+    if axes.len() != sizes.len() {
+        return invalid(format!("{} sizes for {} axes", sizes.len(), axes.len()));
+    }
+    for (&axis, &size) in axes.iter().zip(&sizes) {
+        let axis = axis_index(axis, rank)?;
+        let mut shape = builder.shape(x);
+        let Ok(size) = usize::try_from(size) else { return invalid("a size is negative") };
+        if size <= shape[axis] {
+            x = builder.narrow(x, axis, (shape[axis] - size) / 2, size)?;
+            continue;
+        }
+        let missing = size - shape[axis];
+        let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
+        (before[axis], after[axis], shape[axis]) = (missing / 2, missing - missing / 2, size);
+        x = builder.emit(Op::Pad { before, after, value: 0.0 }, &[x], shape)?;
+    }
+    one(x)
 }
 
 /// Cuts what negative pads take away.

@@ -1,7 +1,7 @@
 //! Normalizations.
 
 use super::super::builder::{Builder, broadcast};
-use super::super::node::{Call, OpResult, Outputs, axis_index, invalid, one, unsupported};
+use super::super::node::{Call, OpResult, Outputs, axis_index, axis_indices, invalid, one, unsupported};
 use crate::graph::{Binary, Data, Op, Reduce, TensorId, Unary};
 
 /// LayerNorm, or RMSNorm where `rms`, over the dimensions of `x` from `axis` on.
@@ -56,7 +56,75 @@ pub fn layer(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let x = call.input(0)?;
     let axis = axis_index(call.int_or("axis", -1)?, builder.rank(x))?;
     let eps = call.float_or("epsilon", 1e-5)?;
-    one(normalize(builder, x, axis, call.optional(1), call.optional(2), eps, false)?)
+    let y = normalize(builder, x, axis, call.optional(1), call.optional(2), eps, false)?;
+    let (mean, deviation) =
+        if call.wants(1) || call.wants(2) { statistics(builder, call, x, axis, eps)? } else { (None, None) };
+    Ok(vec![Some(y), mean, deviation])
+}
+
+/// Mean and inverse standard deviation over the dimensions from `axis` on, which stay as 1.
+fn statistics(
+    builder: &mut Builder,
+    call: &Call,
+    x: TensorId,
+    axis: usize,
+    eps: f32,
+) -> OpResult<(Option<TensorId>, Option<TensorId>)> {
+    let axes: Vec<usize> = (axis..builder.rank(x)).collect();
+    let mean = builder.reduce(Reduce::Mean, x, axes.clone(), true)?;
+    if !call.wants(2) {
+        return Ok((Some(mean), None));
+    }
+    let distance = builder.binary(Binary::Sub, x, mean)?;
+    let square = builder.binary(Binary::Mul, distance, distance)?;
+    let variance = builder.reduce(Reduce::Mean, square, axes, true)?;
+    let eps = builder.scalar(eps);
+    let sum = builder.binary(Binary::Add, variance, eps)?;
+    let deviation = builder.unary(Unary::Sqrt, sum)?;
+    Ok((Some(mean), Some(builder.unary(Unary::Reciprocal, deviation)?)))
+}
+
+/// `(x - mean) / (deviation + 1e-9)` over `axes`, by default all but channels.
+pub fn mean_variance(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let shape = builder.shape(x);
+    let axes = call.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
+    let axes = axis_indices(&axes, shape.len())?;
+    let kept: Vec<usize> = (0..shape.len()).filter(|d| !axes.contains(d)).collect();
+    let perm: Vec<usize> = kept.iter().chain(&axes).copied().collect();
+    let turned = builder.transpose(x, &perm)?;
+    // What is added to the deviation counts for nothing beside a variance of this size.
+    let y = normalize(builder, turned, kept.len(), None, None, 1e-18, false)?;
+    let mut back = vec![0; perm.len()];
+    perm.iter().enumerate().for_each(|(i, &p)| back[p] = i);
+    one(builder.transpose(y, &back)?)
+}
+
+/// `x / (bias + alpha / size * sum of squares of size neighbouring channels)^beta`.
+pub fn local_response(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let shape = builder.shape(x);
+    let (alpha, beta) = (call.float_or("alpha", 1e-4)?, call.float_or("beta", 0.75)?);
+    let (bias, size) = (call.float_or("bias", 1.0)?, call.int_or("size", 0)?);
+    let (Some(&channels), true) = (shape.get(1), size > 0) else { return invalid("the operand has no channels") };
+    let (before, after) = ((size - 1) / 2, size / 2);
+    let count = builder.checked_count(&[channels, channels])?;
+    builder.charge(count)?;
+    let near = |i: usize| {
+        let distance = (i % channels) as i64 - (i / channels) as i64;
+        f32::from(u8::from(-before <= distance && distance <= after)) * alpha / size as f32
+    };
+    let weights = builder.constant(&[channels, channels], Data::Float((0..count).map(near).collect()))?;
+    let square = builder.binary(Binary::Mul, x, x)?;
+    let mut perm: Vec<usize> = (0..shape.len()).collect();
+    perm.swap(1, shape.len() - 1);
+    let turned = builder.transpose(square, &perm)?;
+    let sums = builder.linear(turned, weights, None)?;
+    let sums = builder.transpose(sums, &perm)?;
+    let [bias, exponent] = [bias, -beta].map(|value| builder.scalar(value));
+    let base = builder.binary(Binary::Add, sums, bias)?;
+    let factor = builder.binary(Binary::Pow, base, exponent)?;
+    one(builder.binary(Binary::Mul, x, factor)?)
 }
 
 pub fn rms(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {

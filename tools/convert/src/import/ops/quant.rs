@@ -8,38 +8,59 @@ use super::super::node::{Call, OpResult, Outputs, axis_index, invalid, one, unsu
 use super::super::tensor::{Elem, elem_of, integer_range};
 use crate::graph::{Binary, Data, DataType, FakeQuant, TensorId};
 
-/// Scales and zero points from operands 1 and 2 for a tensor of `shape` with integers of type `elem`.
-fn parameters(builder: &Builder, call: &Call, shape: &[usize], elem: Elem) -> OpResult<FakeQuant> {
-    call.ignore(&["axis", "output_dtype"]);
-    let Some(range) = integer_range(elem) else {
-        return unsupported(format!("integers of type {}; nearest: INT8, UINT8, INT16, UINT16", elem.as_str_name()));
-    };
-    let scale = builder.floats(call.input(1)?, "the scale")?;
-    if scale.iter().any(|s| !s.is_finite() || *s <= 0.0) {
-        return invalid("scales must be positive");
+/// Scale and zero point operands of integers.
+#[derive(Clone, Copy)]
+pub struct Scaling {
+    pub scale: TensorId,
+    pub zero_point: Option<TensorId>,
+    /// Dimension of scales per channel.
+    pub axis: i64,
+}
+
+impl Scaling {
+    /// From operands `index` and `index + 1`, per tensor or along dimension `axis`.
+    pub fn at(call: &Call, index: usize, axis: i64) -> OpResult<Self> {
+        Ok(Self { scale: call.input(index)?, zero_point: call.optional(index + 1), axis })
     }
-    let zero_point = match call.optional(2) {
-        None => vec![0; scale.len()],
-        Some(id) => {
-            let values = builder.ints(id, "the zero point")?;
-            let zeros = values.iter().map(|&z| i32::try_from(z).ok().filter(|z| (range.0..=range.1).contains(z)));
-            match zeros.collect::<Option<Vec<_>>>() {
-                Some(zeros) if zeros.len() == scale.len() => zeros,
-                _ => return invalid("zero points do not go with the scales or the integer type"),
-            }
+
+    fn of_node(call: &Call) -> OpResult<Self> {
+        call.ignore(&["output_dtype"]);
+        Self::at(call, 1, call.int_or("axis", 1)?)
+    }
+
+    /// The quantization of a tensor of `shape` with integers of type `elem`.
+    fn parameters(&self, builder: &Builder, shape: &[usize], elem: Elem) -> OpResult<FakeQuant> {
+        let Some(range) = integer_range(elem) else {
+            return unsupported(format!("integers of type {}; nearest: INT8, UINT8, INT16, UINT16", elem.as_str_name()));
+        };
+        let scale = builder.floats(self.scale, "the scale")?;
+        if scale.iter().any(|s| !s.is_finite() || *s <= 0.0) {
+            return invalid("scales must be positive");
         }
-    };
-    if scale.len() == 1 {
-        return Ok(FakeQuant { scale, zero_point, axis: 0, range });
+        let zero_point = match self.zero_point {
+            None => vec![0; scale.len()],
+            Some(id) => {
+                let values = builder.ints(id, "the zero point")?;
+                let zeros = values.iter().map(|&z| i32::try_from(z).ok().filter(|z| (range.0..=range.1).contains(z)));
+                match zeros.collect::<Option<Vec<_>>>() {
+                    Some(zeros) if zeros.len() == scale.len() => zeros,
+                    Some(zeros) if zeros.len() == 1 => vec![zeros[0]; scale.len()],
+                    _ => return invalid("zero points do not go with the scales or the integer type"),
+                }
+            }
+        };
+        if scale.len() == 1 {
+            return Ok(FakeQuant { scale, zero_point, axis: 0, range });
+        }
+        let axis = axis_index(self.axis, shape.len())?;
+        if scale.len() != shape[axis] || builder.rank(self.scale) != 1 {
+            return unsupported(format!(
+                "{} scales for a tensor of shape {shape:?}; nearest: one scale, or one per index of an axis",
+                scale.len()
+            ));
+        }
+        Ok(FakeQuant { scale, zero_point, axis, range })
     }
-    let axis = axis_index(call.int_or("axis", 1)?, shape.len())?;
-    if scale.len() != shape[axis] || builder.rank(call.input(1)?) != 1 {
-        return unsupported(format!(
-            "{} scales for a tensor of shape {shape:?}; nearest: one scale, or one per index of an axis",
-            scale.len()
-        ));
-    }
-    Ok(FakeQuant { scale, zero_point, axis, range })
 }
 
 /// The integer type that QuantizeLinear makes.
@@ -64,33 +85,45 @@ pub fn quantize(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     if call.int_or("block_size", 0)? != 0 {
         return unsupported("scales per block; nearest: one scale, or one per index of an axis");
     }
-    let quantization = parameters(builder, call, &builder.shape(x), target(builder, call)?)?;
+    let scaling = Scaling::of_node(call)?;
+    let quantization = scaling.parameters(builder, &builder.shape(x), target(builder, call)?)?;
     one(builder.hold_as_integers(x, quantization)?)
+}
+
+/// `x` as integers of type `elem`.
+pub fn integers(builder: &mut Builder, x: TensorId, scaling: &Scaling, elem: Elem) -> OpResult<TensorId> {
+    let elem = scaling.zero_point.map_or(elem, |id| builder.elem(id));
+    let quantization = scaling.parameters(builder, &builder.shape(x), elem)?;
+    builder.hold_as_integers(x, quantization)
 }
 
 pub fn dequantize(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let x = call.input(0)?;
+    if call.int_or("block_size", 0)? != 0 && builder.quantization(x).is_none() {
+        return one(dequantize_blocks(builder, call, x)?);
+    }
+    one(reals_of(builder, x, &Scaling::of_node(call)?)?)
+}
+
+/// The values of the integers `x`.
+pub fn reals_of(builder: &mut Builder, x: TensorId, scaling: &Scaling) -> OpResult<TensorId> {
     let shape = builder.shape(x);
     if let Some(held) = builder.quantization(x).cloned() {
-        call.ignore(&["axis", "output_dtype", "block_size"]);
-        let elem = call.optional(2).map_or(Elem::Undefined, |id| builder.elem(id));
+        let elem = scaling.zero_point.map_or(Elem::Undefined, |id| builder.elem(id));
         let range = integer_range(elem).unwrap_or(held.range);
-        let same = builder.floats(call.input(1)?, "the scale")? == held.scale && range == held.range;
-        let zeros = call.optional(2).map(|id| builder.ints(id, "the zero point")).transpose()?;
+        let same = builder.floats(scaling.scale, "the scale")? == held.scale && (range == held.range || held.range == DYNAMIC);
+        let zeros = scaling.zero_point.map(|id| builder.ints(id, "the zero point")).transpose()?;
         let same =
             same && zeros.is_none_or(|zeros| zeros.iter().copied().eq(held.zero_point.iter().map(|&z| i64::from(z))));
         if !same {
             return unsupported("other scale or zero point than its QuantizeLinear; nearest: the same on both");
         }
-        return one(builder.hold_as_floats(x)?);
+        return builder.hold_as_floats(x);
     }
     if builder.dtype(x) != DataType::Int {
         return invalid("takes integers");
     }
-    if call.int_or("block_size", 0)? != 0 {
-        return one(dequantize_blocks(builder, call, x)?);
-    }
-    let quantization = parameters(builder, call, &shape, builder.elem(x))?;
+    let quantization = scaling.parameters(builder, &shape, builder.elem(x))?;
     match builder.graph.constant(x) {
         Some(Data::Int(values)) => {
             let values = reals(values, &shape, &quantization);
@@ -98,9 +131,9 @@ pub fn dequantize(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
             builder.graph.tensors[id].name = builder.graph.tensors[x].name.clone();
             // Biases have the scale of their products, tables of one dimension are no weights: only values count.
             let weights = quantization.range.1 <= i32::from(u8::MAX) && shape.len() >= 2;
-            one(if weights { builder.fake_quant(id, quantization)? } else { id })
+            if weights { builder.fake_quant(id, quantization) } else { Ok(id) }
         }
-        _ => one(dequantize_computed(builder, x, &quantization)?),
+        _ => dequantize_computed(builder, x, &quantization),
     }
 }
 
@@ -128,6 +161,9 @@ fn dequantize_computed(builder: &mut Builder, x: TensorId, quantization: &FakeQu
     }
     builder.scale(y, quantization.scale[0])
 }
+
+/// Stands for the range of integers whose scale follows from the data at run time.
+pub const DYNAMIC: (i32, i32) = (i32::MIN, i32::MAX);
 
 /// Constants with a scale per block along an axis, as plain floats.
 fn dequantize_blocks(builder: &mut Builder, call: &Call, x: TensorId) -> OpResult<TensorId> {

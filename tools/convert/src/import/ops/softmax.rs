@@ -2,7 +2,8 @@
 
 use super::super::builder::Builder;
 use super::super::node::{Call, OpResult, Outputs, axis_index, one};
-use crate::graph::TensorId;
+use super::reduce::log_sum_exp_over;
+use crate::graph::{Binary, TensorId};
 
 pub fn softmax(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let x = call.input(0)?;
@@ -14,6 +15,25 @@ pub fn softmax(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     }
     let axis = axis_index(call.int_or("axis", -1)?, rank)?;
     one(along(builder, x, axis)?)
+}
+
+/// `x - log(sum(exp(x)))`.
+pub fn log_softmax(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let shape = builder.shape(x);
+    let rank = shape.len();
+    if call.version < 13 {
+        let axis = call.int_or("axis", 1)?;
+        let axis = if axis == rank as i64 { rank } else { axis_index(axis, rank)? };
+        let rows = shape[..axis].iter().product();
+        let flat = builder.reshape(x, &[rows, shape[axis..].iter().product()])?;
+        let total = log_sum_exp_over(builder, flat, &[1])?;
+        let y = builder.binary(Binary::Sub, flat, total)?;
+        return one(builder.reshape(y, &shape)?);
+    }
+    let axis = axis_index(call.int_or("axis", -1)?, rank)?;
+    let total = log_sum_exp_over(builder, x, &[axis])?;
+    one(builder.binary(Binary::Sub, x, total)?)
 }
 
 /// Over dimension `axis`.
