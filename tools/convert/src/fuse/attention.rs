@@ -3,7 +3,7 @@
 use super::layout::{self, Factor, Layout};
 use super::rewriter::{NodeId, Rewriter};
 use super::{inverse, orders};
-use crate::graph::{Attention, Binary, Data, DataType, FakeQuant, Node, Op, TensorId};
+use crate::graph::{Attention, Binary, Data, DataType, FakeQuant, Node, Op, TensorId, Unary};
 
 /// Movements followed from an operand to where it comes from, and from the result to where it goes.
 const MAX_MOVES: usize = 24;
@@ -226,6 +226,10 @@ fn scores(r: &Rewriter, tensor: TensorId, depth: usize) -> Option<Scores> {
     let shape = r.shape(node.output);
     let whole = |part: TensorId| if r.shape(part) == shape { scores(r, part, depth) } else { None };
     let biased = |mut scores: Scores, source: BiasSource| {
+        let source = match source {
+            BiasSource::Sum(tensor) => BiasSource::Sum(without_floor(r, tensor)),
+            mask => mask,
+        };
         scores.biases.push(Bias { source, full: shape.to_vec(), factor: 1.0 });
         scores
     };
@@ -254,6 +258,20 @@ fn scores(r: &Rewriter, tensor: TensorId, depth: usize) -> Option<Scores> {
             Some(biased(whole(part)?, BiasSource::Mask { condition, values }))
         }
         _ => None,
+    }
+}
+
+/// The operand of a lower bound that hides, which keeps sums of masks finite: below it nothing is more hidden.
+fn without_floor(r: &Rewriter, tensor: TensorId) -> TensorId {
+    let Some(node) = r.producer(tensor) else { return tensor };
+    match node.op {
+        Op::Binary(Binary::Max) => {
+            let floor = |&(_, floor): &(TensorId, TensorId)| r.scalar(floor).is_some_and(|v| v <= MASKED);
+            let bounded = orders(&node.inputs).find(floor).map(|(x, _)| x);
+            bounded.filter(|&x| r.shape(x) == r.shape(tensor)).unwrap_or(tensor)
+        }
+        Op::Unary(Unary::Clip { low, high }) if low <= MASKED && high >= f32::MAX => node.inputs[0],
+        _ => tensor,
     }
 }
 

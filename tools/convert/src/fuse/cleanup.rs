@@ -69,6 +69,10 @@ fn identity_of(r: &Rewriter, node: &Node) -> Option<TensorId> {
         Op::Binary(Binary::Mul) => neutral(&|t| is(t, 1.0)),
         Op::Binary(Binary::Sub) => is(second, 0.0).then_some(first),
         Op::Binary(Binary::Div | Binary::Pow) => is(second, 1.0).then_some(first),
+        // No number lies beyond, and a mask that is -infinity hides as much.
+        Op::Binary(Binary::Max) => neutral(&|t| r.scalar(t).is_some_and(|v| v <= f32::MIN)),
+        Op::Binary(Binary::Min) => neutral(&|t| r.scalar(t).is_some_and(|v| v >= f32::MAX)),
+        Op::Unary(Unary::Clip { low, high }) => (*low <= f32::MIN && *high >= f32::MAX).then_some(first),
         Op::Binary(Binary::And) => neutral(&|t| all(t, true)),
         Op::Binary(Binary::Or) => neutral(&|t| all(t, false)),
         Op::Where if all(first, true) => Some(second),

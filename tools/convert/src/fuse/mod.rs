@@ -2,9 +2,8 @@
 //!
 //! [`fuse`] is a list of small rewrites, each of which looks at one node and what lies before it. They run in groups,
 //! every group until it finds nothing more, and all groups again until none does. A rewrite never changes the value of a
-//! graph output beyond rounding, with two exceptions that exporters make necessary: guards against rows that are
-//! masked out everywhere are dropped, and fake quantizations inside a fused operation are, since its interior has
-//! other formats.
+//! graph output beyond rounding, with one exception: fake quantizations inside a fused operation are dropped, since its
+//! interior has other formats.
 
 mod activation;
 mod affine;
@@ -13,9 +12,12 @@ mod cleanup;
 mod conv;
 mod layout;
 mod linear;
+mod masks;
 mod norm;
+mod one_hot;
 mod rewriter;
 mod softmax;
+mod values;
 #[cfg(test)]
 mod tests;
 
@@ -41,13 +43,18 @@ const FUNCTIONS: &[Rewrite] = &[
     norm::multiply_first,
     norm::normalization,
     norm::batch_form,
+    values::normalization,
     norm::affine,
     activation::activation,
     softmax::softmax,
-    softmax::drop_nan_guard,
+    masks::nan_guard,
+    masks::hidden,
+    masks::choice_of_zero,
+    masks::factor_behind_product,
 ];
 
 const LAYERS: &[Rewrite] = &[
+    one_hot::lookup,
     linear::matmul_to_linear,
     affine::sink,
     linear::fold_bias,

@@ -2,7 +2,7 @@
 
 use super::affine::Affine;
 use super::rewriter::{NodeId, Rewriter};
-use super::{inverse, orders, permutation_to_end, permuted};
+use super::{inverse, orders, permutation_to_end, permuted, values};
 use crate::graph::{Binary, Node, Op, Reduce, TensorId, Unary};
 
 /// Lower bounds of a norm up to this are taken for what they are meant as: no division by zero.
@@ -31,8 +31,20 @@ pub(super) fn normalization(r: &mut Rewriter, id: NodeId) -> bool {
         (None, None) => (found.d, Op::RmsNorm { eps: found.eps / found.factor }),
         _ => return false,
     };
+    // What is subtracted may be a mean in other words.
+    let difference = r.producer(r.behind_fake_quant(found.d)).is_some_and(|node| node.op == Op::Binary(Binary::Sub));
+    if matches!(op, Op::RmsNorm { .. }) && difference && values::normalization(r, id) {
+        return true;
+    }
     let gamma = 1.0 / found.factor.sqrt();
-    let (op, inputs) = over_axes(r, id, x, &found.axes, op, (gamma != 1.0).then_some(gamma));
+    let affine = if gamma == 1.0 {
+        Vec::new()
+    } else {
+        let width = found.axes.iter().map(|&axis| r.shape(x)[axis]).product();
+        let name = r.node(id).map(|node| format!("{}/gamma", node.name)).unwrap_or_default();
+        vec![r.add_constant(&name, vec![width], vec![gamma; width])]
+    };
+    let (op, inputs) = over_axes(r, id, x, &found.axes, op, affine);
     r.replace(id, op, inputs);
     true
 }
@@ -79,7 +91,7 @@ pub(super) fn batch_form(r: &mut Rewriter, id: NodeId) -> bool {
     let Some(name) = r.node(id).map(|node| node.name.clone()).filter(|_| same) else { return false };
     // The affine nodes behind it find their way into the normalization.
     let shape = r.shape(x).to_vec();
-    let (op, inputs) = over_axes(r, id, x, &axes, Op::LayerNorm { eps }, None);
+    let (op, inputs) = over_axes(r, id, x, &axes, Op::LayerNorm { eps }, Vec::new());
     let normalized = r.add(id, &name, op, inputs, shape.clone());
     let scaled = match gamma {
         Some(gamma) => r.add(id, &name, Op::Binary(Binary::Mul), vec![normalized, gamma], shape),
@@ -114,21 +126,20 @@ fn shared_mean(r: &Rewriter, tensor: TensorId) -> Option<(TensorId, Vec<usize>)>
 }
 
 /// A normalization of the last dimension applied over `axes` of `x`: the last node of it, after adding beside `at` the
-/// movement it needs where they are elsewhere.
-fn over_axes(
+/// movement it needs where they are elsewhere. `affine` are its gamma and beta.
+pub(super) fn over_axes(
     r: &mut Rewriter,
     at: NodeId,
     x: TensorId,
     axes: &[usize],
     op: Op,
-    gamma: Option<f32>,
+    affine: Vec<TensorId>,
 ) -> (Op, Vec<TensorId>) {
     let name = r.node(at).map(|node| node.name.clone()).unwrap_or_default();
     let shape = r.shape(x).to_vec();
     let width: usize = axes.iter().map(|&axis| shape[axis]).product();
-    let gamma = gamma.map(|gamma| r.add_constant(&format!("{name}/gamma"), vec![width], vec![gamma; width]));
     if axes == [shape.len() - 1] {
-        return (op, std::iter::once(x).chain(gamma).collect());
+        return (op, std::iter::once(x).chain(affine).collect());
     }
     let perm = permutation_to_end(shape.len(), axes);
     let moved = permuted(&shape, &perm);
@@ -136,7 +147,7 @@ fn over_axes(
     rows.push(width);
     let turned = r.add(at, &name, Op::Transpose { perm: perm.clone() }, vec![x], moved.clone());
     let turned = r.add(at, &name, Op::Reshape, vec![turned], rows.clone());
-    let y = r.add(at, &name, op, std::iter::once(turned).chain(gamma).collect(), rows);
+    let y = r.add(at, &name, op, std::iter::once(turned).chain(affine).collect(), rows);
     let y = r.add(at, &name, Op::Reshape, vec![y], moved);
     (Op::Transpose { perm: inverse(&perm) }, vec![y])
 }

@@ -184,6 +184,13 @@ impl Rewriter {
         id
     }
 
+    /// Adds a constant of any type.
+    pub(super) fn add_data(&mut self, name: &str, shape: Vec<usize>, values: Data) -> TensorId {
+        let id = self.graph.add_constant(name, shape, values);
+        self.extend_tensors();
+        id
+    }
+
     /// Adds a float node beside `at`; returns its output.
     pub(super) fn add(&mut self, at: NodeId, name: &str, op: Op, inputs: Vec<TensorId>, shape: Vec<usize>) -> TensorId {
         self.add_typed(at, name, op, inputs, (shape, DataType::Float))
@@ -202,7 +209,8 @@ impl Rewriter {
         self.add_typed(at, name, op, inputs, (shape, dtype))
     }
 
-    fn add_typed(
+    /// Adds a node beside `at`; returns its output.
+    pub(super) fn add_typed(
         &mut self,
         at: NodeId,
         name: &str,

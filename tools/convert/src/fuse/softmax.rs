@@ -1,4 +1,4 @@
-//! Softmax from exponentials and sums, and guards behind it.
+//! Softmax from exponentials and sums.
 
 use super::rewriter::{NodeId, Rewriter};
 use super::{inverse, orders, permutation_to_end, permuted};
@@ -68,22 +68,4 @@ fn row_statistic(r: &Rewriter, mut tensor: TensorId, wanted: Reduce) -> Option<(
             _ => return None,
         }
     }
-}
-
-/// `where(isnan(p), 0, p)` behind a softmax: no row is masked out everywhere.
-pub(super) fn drop_nan_guard(r: &mut Rewriter, id: NodeId) -> bool {
-    let Some(Node { op: Op::Where, inputs, .. }) = r.node(id) else { return false };
-    let &[condition, a, b] = inputs.as_slice() else { return false };
-    let Some(test) = r.producer(condition) else { return false };
-    let (tested, guarded, other) = match test.op {
-        Op::Unary(Unary::IsNaN) => (test.inputs[0], b, a),
-        Op::Unary(Unary::Not) => match r.producer(test.inputs[0]) {
-            Some(Node { op: Op::Unary(Unary::IsNaN), inputs, .. }) => (inputs[0], a, b),
-            _ => return false,
-        },
-        _ => return false,
-    };
-    let is_softmax = r.producer(r.behind_fake_quant(guarded)).is_some_and(|node| node.op == Op::Softmax);
-    let same = r.behind_fake_quant(tested) == r.behind_fake_quant(guarded);
-    is_softmax && same && r.scalar(other).is_some() && r.bypass(id, guarded)
 }
