@@ -516,7 +516,8 @@ def report(results, between, left_out):
     def expanded(r):
         return "_expanded" in r["test"]
 
-    groups = [("operators", [r for r in results if not expanded(r)]), ("function bodies", [r for r in results if expanded(r)])]
+    alone = [r for r in results if not expanded(r)]
+    groups = [("operators", alone), ("function bodies", [r for r in results if expanded(r)])]
     rows = [(name, len(rows), *counts(rows)) for name, rows in [*groups, ("all", results)]]
     if between:
         rows.append(("between other nodes", len(between), *counts(between)))
@@ -525,14 +526,15 @@ def report(results, between, left_out):
         by_op[result["op"]].append(result)
     ops = [(f"`{op}`", len(runs), *counts(runs)) for op, runs in sorted(by_op.items())]
     reasons = collections.Counter((r["op"], reason(r["message"])) for r in results if r["class"] == "refused")
-    refusals = [(f"`{op}`", n, text) for (op, text), n in sorted(reasons.items(), key=lambda item: (item[0][0], -item[1]))]
+    ordered = sorted(reasons.items(), key=lambda item: (item[0][0], -item[1]))
+    refusals = [(f"`{op}`", n, text) for (op, text), n in ordered]
     faults = [(r["test"], r["choice"], r["class"], r["db"], r["message"][:120].replace("\n", " ").replace("|", "\\|"))
               for r in [*results, *between] if r["class"] in ("wrong", "broken", "script")]
     parts = [
         "# Conformance with the node tests of ONNX",
         f"Written by `scripts/conformance.py`, which says how runs are made and judged, with onnx {onnx.__version__}. "
         f"{left_out} tests are left out: training, text, sequences, recurrence, detection, element types without a "
-        "counterpart. A function body is the definition of an operator by others. Counts are of runs, not of importance.",
+        "counterpart. A function body is the definition of an operator by others. Counts are of runs, not of weight.",
         "## Counts",
         table(rows, ["", "runs", *CLASSES[:6]]),
         "## Wrong or broken",

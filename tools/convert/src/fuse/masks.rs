@@ -23,7 +23,7 @@ enum Seen {
     /// Where both are.
     Both(Box<Seen>, Box<Seen>),
     /// Moved from one shape to another.
-    Moved(Box<Seen>, Op, [Vec<usize>; 2]),
+    Moved(Box<(Seen, Op, [Vec<usize>; 2])>),
     /// Where anything along the axes of a reduction is, counted from the end.
     Any(Box<Seen>, Vec<usize>),
 }
@@ -77,7 +77,7 @@ fn seen(r: &Rewriter, tensor: TensorId, depth: usize) -> Option<Seen> {
         Op::Unary(Unary::Cast) | Op::FakeQuant(_) => of(0)?,
         Op::Reshape | Op::Transpose { .. } | Op::Expand | Op::Slice { .. } => match of(0)? {
             Seen::All => Seen::All,
-            inner => Seen::Moved(Box::new(inner), node.op.clone(), [r.shape(node.inputs[0]).to_vec(), shape]),
+            inner => Seen::Moved(Box::new((inner, node.op.clone(), [r.shape(node.inputs[0]).to_vec(), shape]))),
         },
         Op::Reduce { kind: Reduce::Max, axes, keep: true } => match of(0)? {
             Seen::All => Seen::All,
@@ -132,7 +132,8 @@ fn build(r: &mut Rewriter, at: NodeId, name: &str, seen: &Seen) -> Option<Tensor
             let shape = super::broadcast(r.shape(a), r.shape(b))?;
             r.add_typed(at, name, Op::Binary(Binary::And), vec![a, b], boolean(&shape))
         }
-        Seen::Moved(inner, op, [full, shape]) => {
+        Seen::Moved(moved) => {
+            let (inner, op, [full, shape]) = &**moved;
             let inner = build(r, at, name, inner)?;
             // A mask may be a broadcast part of what was moved.
             let inner = if r.shape(inner) == full {
@@ -201,7 +202,8 @@ pub(super) fn nan_guard(r: &mut Rewriter, id: NodeId) -> bool {
 pub(super) fn hidden(r: &mut Rewriter, id: NodeId) -> bool {
     let Some(node) = r.node(id).filter(|node| node.op == Op::Binary(Binary::Equal)) else { return false };
     let (name, shape) = (node.name.clone(), r.shape(node.output).to_vec());
-    let Some((x, limit)) = orders(&node.inputs).find(|&(_, limit)| r.scalar(limit).is_some_and(f32::is_infinite)) else {
+    let Some((x, limit)) = orders(&node.inputs).find(|&(_, limit)| r.scalar(limit).is_some_and(f32::is_infinite))
+    else {
         return false;
     };
     let x = match (r.scalar(limit), r.producer(x)) {
@@ -212,7 +214,7 @@ pub(super) fn hidden(r: &mut Rewriter, id: NodeId) -> bool {
     let Some(found) = seen(r, x, MAX_DEPTH) else { return false };
     let Some(visible) = build(r, id, &name, &found) else {
         let count = shape.iter().product();
-        if r.is_output(r.node(id).map_or(x, |node| node.output)) || matches!(r.producer(x), None) {
+        if r.is_output(r.node(id).map_or(x, |node| node.output)) || r.producer(x).is_none() {
             return false;
         }
         r.replace_by_constant(id, Data::Bool(vec![false; count]));

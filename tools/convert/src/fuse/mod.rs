@@ -17,9 +17,9 @@ mod norm;
 mod one_hot;
 mod rewriter;
 mod softmax;
-mod values;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use crate::graph::{Graph, TensorId};
 use rewriter::{NodeId, Rewriter};

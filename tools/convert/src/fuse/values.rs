@@ -182,9 +182,8 @@ fn recognise(r: &Rewriter, inside: &[NodeId], x: TensorId, axes: Vec<usize>) -> 
     let rows = Rows::of(&shape, &axes)?;
     let len: usize = shape.iter().product();
     let mut numbers = Numbers(1);
-    let mut random = |size: f64, centre: f64| -> Vec<f32> {
-        (0..len).map(|_| (centre + size * numbers.next()) as f32).collect()
-    };
+    let mut random =
+        |size: f64, centre: f64| -> Vec<f32> { (0..len).map(|_| (centre + size * numbers.next()) as f32).collect() };
     let (first, second, other) = (random(1.0, 0.2), random(2.0, -0.3), random(3.0, 2.0));
     let scaled = |values: &[f32], factor: f64| values.iter().map(|&v| (f64::from(v) * factor) as f32).collect();
     let compute = |values: Vec<f32>| value(r, inside, x, values);

@@ -587,7 +587,9 @@ impl Builder {
             return Some(if held.range == DYNAMIC { dynamic } else { fixed });
         }
         match elem {
-            Some(Elem::Undefined) => Some("the output is the scale of DynamicQuantizeLinear, which follows from the data"),
+            Some(Elem::Undefined) => {
+                Some("the output is the scale of DynamicQuantizeLinear, which follows from the data")
+            }
             Some(Elem::Int32) if self.dtype(id) == DataType::Float => {
                 Some("the output is the sums of MatMulInteger or ConvInteger; end the model with Cast and the scales")
             }

@@ -192,7 +192,8 @@ impl Masks {
         parts.extend(known);
         let all = parts.iter().try_fold(None, |all, &mask| conjunction(builder, all, mask))?;
         let visible = all.map(|all| any_key(builder, all)).transpose()?;
-        let always = visible.and_then(|id| builder.graph.constant(id)).is_some_and(|v| v.to_f32().iter().all(|&v| v > 0.0));
+        let always =
+            visible.and_then(|id| builder.graph.constant(id)).is_some_and(|v| v.to_f32().iter().all(|&v| v > 0.0));
         let mut bias = self.added;
         for mask in parts {
             let hidden = additive(builder, mask, HIDDEN)?;

@@ -61,8 +61,17 @@ fn take_computed(
     shape.extend(&builder.graph.shape(turned)[1..]);
     let rows = builder.emit(Op::Gather { axis: 0 }, &[turned, indices], shape)?;
     // The indices stood before all other dimensions.
-    let back: Vec<usize> =
-        (0..out.len()).map(|d| if d < axis { d + picked } else if d < axis + picked { d - axis } else { d }).collect();
+    let back: Vec<usize> = (0..out.len())
+        .map(|d| {
+            if d < axis {
+                d + picked
+            } else if d < axis + picked {
+                d - axis
+            } else {
+                d
+            }
+        })
+        .collect();
     builder.transpose(rows, &back)
 }
 
@@ -448,13 +457,7 @@ fn folded(builder: &mut Builder, kind: Binary, mut x: TensorId, axis: usize) -> 
 }
 
 /// Where the extreme along `axis` is: the first or last place whose value equals it. The axis stays as 1.
-fn computed_extreme(
-    builder: &mut Builder,
-    x: TensorId,
-    axis: usize,
-    greatest: bool,
-    last: bool,
-) -> OpResult<TensorId> {
+fn computed_extreme(builder: &mut Builder, x: TensorId, axis: usize, greatest: bool, last: bool) -> OpResult<TensorId> {
     let shape = builder.shape(x);
     let kind = if greatest { Binary::Max } else { Binary::Min };
     let extreme = folded(builder, kind, x, axis)?;
@@ -508,7 +511,9 @@ pub fn top_k(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         _ => return invalid(format!("{k} of {n} elements")),
     };
     if n > MAX_SORTED {
-        return unsupported(format!("{k} of {n} elements (the limit is {MAX_SORTED}); take the scores as the output and pick on the host"));
+        return unsupported(format!(
+            "{k} of {n} elements (the limit is {MAX_SORTED}); take the scores as the output and pick on the host"
+        ));
     }
     let mut perm: Vec<usize> = (0..rank).collect();
     perm.swap(axis, rank - 1);
@@ -519,11 +524,8 @@ pub fn top_k(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let other = builder.reshape(rows, &with(&[1, n]))?;
     builder.charge(n * n)?;
     let earlier = builder.constant(&[n, n], Data::Bool((0..n * n).map(|i| i % n < i / n).collect()))?;
-    let (beyond, not_below) = if greatest {
-        (Binary::Greater, Binary::GreaterOrEqual)
-    } else {
-        (Binary::Less, Binary::LessOrEqual)
-    };
+    let (beyond, not_below) =
+        if greatest { (Binary::Greater, Binary::GreaterOrEqual) } else { (Binary::Less, Binary::LessOrEqual) };
     let beyond = builder.binary(beyond, other, own)?;
     let tied = builder.binary(not_below, other, own)?;
     let tied = builder.binary(Binary::And, tied, earlier)?;

@@ -31,7 +31,10 @@ impl Scaling {
     /// The quantization of a tensor of `shape` with integers of type `elem`.
     fn parameters(&self, builder: &Builder, shape: &[usize], elem: Elem) -> OpResult<FakeQuant> {
         let Some(range) = integer_range(elem) else {
-            return unsupported(format!("integers of type {}; nearest: INT8, UINT8, INT16, UINT16", elem.as_str_name()));
+            return unsupported(format!(
+                "integers of type {}; nearest: INT8, UINT8, INT16, UINT16",
+                elem.as_str_name()
+            ));
         };
         let scale = builder.floats(self.scale, "the scale")?;
         if scale.iter().any(|s| !s.is_finite() || *s <= 0.0) {
@@ -111,7 +114,8 @@ pub fn reals_of(builder: &mut Builder, x: TensorId, scaling: &Scaling) -> OpResu
     if let Some(held) = builder.quantization(x).cloned() {
         let elem = scaling.zero_point.map_or(Elem::Undefined, |id| builder.elem(id));
         let range = integer_range(elem).unwrap_or(held.range);
-        let same = builder.floats(scaling.scale, "the scale")? == held.scale && (range == held.range || held.range == DYNAMIC);
+        let same =
+            builder.floats(scaling.scale, "the scale")? == held.scale && (range == held.range || held.range == DYNAMIC);
         let zeros = scaling.zero_point.map(|id| builder.ints(id, "the zero point")).transpose()?;
         let same =
             same && zeros.is_none_or(|zeros| zeros.iter().copied().eq(held.zero_point.iter().map(|&z| i64::from(z))));

@@ -44,7 +44,7 @@ fn product(builder: &mut Builder, mut x: TensorId, axes: &[usize], keep: bool) -
             let half = n / 2;
             let (first, second) = (builder.narrow(x, axis, 0, half)?, builder.narrow(x, axis, half, half)?);
             let both = builder.binary(Binary::Mul, first, second)?;
-            x = if n % 2 == 0 {
+            x = if n.is_multiple_of(2) {
                 both
             } else {
                 let last = builder.narrow(x, axis, n - 1, 1)?;
