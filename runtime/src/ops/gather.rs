@@ -1,6 +1,6 @@
 //! Rows of a table by index: token and position embeddings.
 
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use crate::stepwise::stepwise;
@@ -8,7 +8,8 @@ use crate::tensor::Dtype;
 use core::ops::Range;
 
 op_params! {
-    /// Inputs: 0 the table `[rows, width]` of any type, 1 the ids `[n] i32`; output `[n, width]` of the table's type.
+    /// Inputs: 0 the table `[rows, width]` of any type, 1 the ids `[n]` as `i32`, `i16` or `i8`; output `[n, width]` of
+    /// the table's type. Negative ids count from the end: the table has the rows `-rows..rows`.
     Gather {
         /// Rows of the table.
         rows: u32,
@@ -24,20 +25,28 @@ impl Operator for Gather {
         let any = &[Dtype::I8, Dtype::U8, Dtype::I16, Dtype::U16, Dtype::I32];
         require(self.rows > 0 && self.rows < 1 << 31 && self.width > 0, OpFault::Range)?;
         let table = io.need_input(0, any, u64::from(self.rows) * u64::from(self.width))?;
-        io.need_input(1, &[Dtype::I32], u64::from(self.n))?;
+        io.need_input(1, &[Dtype::I32, Dtype::I16, Dtype::I8], u64::from(self.n))?;
         io.need_output(&[table.dtype], u64::from(self.n) * u64::from(self.width)).map(|_| Proof::NONE)
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
         let table = memory.inputs.bytes(0)?;
-        let ids = memory.inputs.get::<i32>(1)?;
+        let (ids, bytes) = (memory.inputs.record(1).ok_or(RunFault::Memory)?.dtype, memory.inputs.bytes(1)?);
+        let ids = wide::values(ids, bytes, 0..self.n as usize);
         let row_bytes = (self.width as usize * memory.output.dtype.bytes()).max(1);
-        for (out, &id) in stepwise(memory.out.chunks_exact_mut(row_bytes)).zip(ids).take(self.n as usize) {
-            let fault = RunFault::Index { value: id, limit: self.rows };
-            let row = u32::try_from(id).ok().filter(|&row| row < self.rows).ok_or(fault)? as usize;
+        for (out, id) in stepwise(memory.out.chunks_exact_mut(row_bytes)).zip(ids) {
+            let row = self.row(id).ok_or(RunFault::Index { value: id, limit: self.rows })?;
             let row = table.get(row * row_bytes..).ok_or(RunFault::Memory)?;
             out.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
         }
         Ok(())
+    }
+}
+
+impl Gather {
+    /// The row of an id, where there is one.
+    fn row(&self, id: i32) -> Option<usize> {
+        let from_start = if id < 0 { id.checked_add_unsigned(self.rows)? } else { id };
+        u32::try_from(from_start).ok().filter(|&row| row < self.rows).map(|row| row as usize)
     }
 }

@@ -47,11 +47,11 @@ impl fmt::Display for OpFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum RunFault {
-    /// An index (a token id) is not in `0..limit`.
+    /// An index (a token id) is not in `-limit..limit`; negative ones count from the end.
     Index {
         /// The value met.
         value: i32,
-        /// One more than the greatest admitted value.
+        /// Rows of the table: one more than the maximum.
         limit: u32,
     },
     /// An operand could not be had although the model was checked: memory was exchanged in between.

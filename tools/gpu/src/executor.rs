@@ -284,9 +284,16 @@ impl GpuModel {
         let Some(Gather { ids, n, rows }) = gather else {
             return Ok(GpuError::Op { op, reason: "it reports a fault it cannot have" });
         };
-        let ids = self.fetch(pending.slot, ids, sample, n * 4)?;
-        let mut ids = ids.chunks_exact(4).map(|id| word(id) as i32);
-        let value = ids.find(|&id| u32::try_from(id).map_or(true, |id| id >= rows)).unwrap_or(0);
+        let (size, ids) = (ids.dtype.bytes(), self.fetch(pending.slot, ids, sample, n * ids.dtype.bytes())?);
+        // Little-endian, the sign in the last byte.
+        let signed = |id: &[u8]| {
+            id.iter().rev().fold(None, |high: Option<i32>, &byte| {
+                Some(high.map_or(i32::from(byte as i8), |high| high << 8 | i32::from(byte)))
+            })
+        };
+        let mut ids = ids.chunks_exact(size).filter_map(signed);
+        let inside = |id: i32| i64::from(id) >= -i64::from(rows) && i64::from(id) < i64::from(rows);
+        let value = ids.find(|&id| !inside(id)).unwrap_or(0);
         let fault = RunFault::Index { value, limit: rows };
         Ok(GpuError::Fault { sample: pending.first + sample, op, fault })
     }

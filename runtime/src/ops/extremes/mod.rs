@@ -405,7 +405,7 @@ fn copies() {
     }
 }
 
-/// Ids beyond the table end the run, whatever they are; the others copy.
+/// Ids beyond the table end the run, whatever they are; the others copy, negative ones from the end.
 fn gathers() {
     let op = gather::Gather { rows: 3, width: 2, n: 2 };
     let gather = |ids: [i32; 2]| {
@@ -413,7 +413,8 @@ fn gathers() {
         run(&op, &Weights::default(), &inputs, (Dtype::I16, 4)).map(|(_, y)| y)
     };
     assert_eq!(gather([0, 2]).unwrap(), [-32768, 32767, -1, -32768]);
-    for id in [i32::MIN, -1, 3, i32::MAX] {
+    assert_eq!(gather([-3, -1]).unwrap(), [-32768, 32767, -1, -32768]);
+    for id in [i32::MIN, -4, 3, i32::MAX] {
         assert!(gather([0, id]).is_err());
     }
 }

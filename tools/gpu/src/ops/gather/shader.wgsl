@@ -13,7 +13,9 @@ struct Params {
 @group(0) @binding(2) var<storage, read> p: Params;
 
 fn value(sample: u32, index: u32) -> i32 {
-    let id = word(p.ids, sample, index / p.width);
+    let signed = element(p.ids, sample, index / p.width);
+    // Negative ids count from the end; those before the first row wrap around to large numbers.
+    let id = bitcast<u32>(signed) + select(0u, p.rows, signed < 0);
     if id >= p.rows {
         // Operators run one after the other: the first to fault stays.
         if word(p.fault, sample, 0u) == 0u {

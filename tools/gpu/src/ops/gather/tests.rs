@@ -4,7 +4,7 @@ use shiftformer::ops::Op;
 use shiftformer::ops::gather::Gather;
 use shiftformer::tensor::Dtype;
 
-fn model(rows: u32, width: u32, n: u32, dtype: Dtype, constant: bool) -> TestModel {
+fn model(rows: u32, width: u32, n: u32, dtype: Dtype, constant: bool, id: Dtype) -> TestModel {
     let mut test = TestModel::default();
     let bytes = (rows * width) as usize * dtype.bytes();
     let table = if constant {
@@ -12,14 +12,15 @@ fn model(rows: u32, width: u32, n: u32, dtype: Dtype, constant: bool) -> TestMod
     } else {
         test.input(dtype, &[rows, width])
     };
-    let ids = test.input(Dtype::I32, &[n]);
+    let ids = test.input(id, &[n]);
     let y = test.output(dtype, &[n, width]);
     test.op(Op::Gather(Gather { rows, width, n }), &[Some(table), Some(ids)], y);
     test
 }
 
-fn ids(ids: &[i32]) -> Vec<u8> {
-    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
+/// The low bytes of every id.
+fn ids(ids: &[i32], dtype: Dtype) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(dtype.bytes())).collect()
 }
 
 proptest! {
@@ -28,13 +29,14 @@ proptest! {
     fn gathered_rows_equal_portable(
         rows in 1u32..9, width in 1u32..9, n in 1u32..9, constant in any::<bool>(), seed in any::<u64>(),
         dtype in prop::sample::select(vec![Dtype::I8, Dtype::U8, Dtype::I16, Dtype::U16, Dtype::I32]),
+        id in prop::sample::select(vec![Dtype::I8, Dtype::I16, Dtype::I32]),
     ) {
-        let test = model(rows, width, n, dtype, constant);
+        let test = model(rows, width, n, dtype, constant, id);
         let mut random = Random(seed);
         let mut sample = || {
-            let picked: Vec<i32> = (0..n).map(|_| random.between(0, rows as i32 - 1)).collect();
+            let picked: Vec<i32> = (0..n).map(|_| random.between(-(rows as i32), rows as i32 - 1)).collect();
             let table = (!constant).then(|| random.bytes((rows * width) as usize * dtype.bytes()));
-            table.into_iter().chain([ids(&picked)]).collect::<Vec<_>>()
+            table.into_iter().chain([ids(&picked, id)]).collect::<Vec<_>>()
         };
         assert_equal(&test, &[sample(), sample()]);
     }
@@ -42,8 +44,10 @@ proptest! {
 
 #[test]
 fn the_first_index_out_of_range_is_reported() {
-    for bad in [5, -1, i32::MIN, i32::MAX] {
-        let test = model(5, 3, 4, Dtype::I8, true);
-        assert_same_fault(&test, vec![ids(&[4, bad, 9, 0])]);
+    for (id, bad) in
+        [(Dtype::I32, i32::MIN), (Dtype::I32, i32::MAX), (Dtype::I16, -6), (Dtype::I8, 5), (Dtype::I8, -128)]
+    {
+        let test = model(5, 3, 4, Dtype::I8, true, id);
+        assert_same_fault(&test, vec![ids(&[4, bad, 9, 0], id)]);
     }
 }
