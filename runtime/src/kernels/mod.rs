@@ -29,8 +29,8 @@ pub use helium::Helium as Native;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use job::whole_rows;
 pub use job::{
-    AttentionJob, DotJob, ExpRow, GROUP, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, PackedWeights,
-    ROW_BLOCK, ScoreBias, ScoreScale, dense_scratch_bytes, linear_scratch_bytes, widen_panel,
+    AttentionJob, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow, ROW_BLOCK, ScoreBias, ScoreScale,
+    dense_scratch_bytes, linear_scratch_bytes,
 };
 pub use list::Kernels;
 #[cfg(target_arch = "aarch64")]
@@ -44,3 +44,5 @@ pub use portable::Portable as Native;
 pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
+
+pub use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
