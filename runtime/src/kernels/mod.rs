@@ -8,6 +8,8 @@
 mod armv6m;
 #[cfg(arm_dsp)]
 mod armv7em;
+#[cfg(arm_v7m)]
+mod armv7m;
 #[cfg(arm_mve)]
 mod helium;
 mod job;
@@ -17,6 +19,10 @@ pub mod neon;
 #[cfg(feature = "std")]
 pub(crate) mod parallel;
 pub mod portable;
+#[cfg(riscv_m)]
+mod riscv32;
+#[cfg(any(arm_v7m, riscv_m))]
+mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
@@ -24,6 +30,8 @@ pub mod x86;
 pub use armv6m::Armv6m as Native;
 #[cfg(arm_dsp)]
 pub use armv7em::Armv7em as Native;
+#[cfg(arm_v7m)]
+pub use armv7m::Armv7m as Native;
 #[cfg(arm_mve)]
 pub use helium::Helium as Native;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -39,9 +47,11 @@ pub use neon::Native;
 pub use parallel::Parallel;
 #[cfg(feature = "std")]
 pub(crate) use parallel::with_scratch;
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", arm_dsp, arm_v6m, arm_mve)))]
-pub use portable::Portable as Native;
 pub use portable::Portable;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", arm_dsp, arm_v6m, arm_v7m, arm_mve, riscv_m)))]
+pub use portable::Portable as Native;
+#[cfg(riscv_m)]
+pub use riscv32::Riscv32 as Native;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
 
