@@ -25,7 +25,7 @@ fn with_op(mut program: Program, op: Op, inputs: &[Option<(Dtype, usize)>], outp
     };
     let operands: Vec<_> = inputs.iter().map(|input| input.map(|input| add("x", input))).collect();
     let output = add("y", output);
-    let endpoint = |tensor| Endpoint { name: "e".to_owned(), tensor, shape: vec![], normalization: None };
+    let endpoint = |tensor| Endpoint { name: "e".to_owned(), tensor, shape: vec![], normalization: None, masks: false };
     program.inputs = operands.iter().flatten().map(|&tensor| endpoint(tensor)).collect();
     program.outputs = vec![endpoint(output)];
     program.ops.push(QOp { name: "the_op".to_owned(), op, inputs: operands, output, chained: false });

@@ -68,7 +68,7 @@ fn endpoint(program: &mut Program, name: &str, width: usize) -> Endpoint {
         source: None,
         window: 0,
     };
-    Endpoint { name, tensor: program.add_tensor(tensor), shape, normalization: None }
+    Endpoint { name, tensor: program.add_tensor(tensor), shape, normalization: None, masks: false }
 }
 
 /// Values without pattern: the top bits of a multiplicative hash.

@@ -59,7 +59,7 @@ impl Calibration {
     /// # Errors
     /// [`CalibrateError`] when a node cannot be evaluated or a tensor is not finite.
     pub fn run(graph: &Graph, samples: &[Vec<Data>]) -> Result<Self, CalibrateError> {
-        let readers = dense_readers(graph);
+        let (readers, arguments) = (dense_readers(graph), softmax_arguments(graph));
         let empty = || First {
             stats: vec![TensorStats::default(); graph.tensors.len()],
             sums: HashMap::new(),
@@ -68,7 +68,7 @@ impl Calibration {
         let first = samples
             .par_iter()
             .enumerate()
-            .try_fold(empty, |first, (index, sample)| first_pass(graph, &readers, first, index, sample))
+            .try_fold(empty, |first, (index, sample)| first_pass(graph, &readers, &arguments, first, index, sample))
             .try_reduce(empty, |a, b| Ok(a.merge(b)))?;
         let mut stats = first.stats;
         let histograms = samples
@@ -145,19 +145,33 @@ impl First {
     }
 }
 
+/// A row of softmax arguments whose maximum is no more than this has all its keys masked: masks are -1e4 or less.
+const FULLY_MASKED: f32 = -2000.0;
+
+/// Whether a softmax reads the tensor.
+fn softmax_arguments(graph: &Graph) -> Vec<bool> {
+    let mut arguments = vec![false; graph.tensors.len()];
+    for node in graph.nodes.iter().filter(|node| node.op == Op::Softmax) {
+        arguments[node.inputs[0]] = true;
+    }
+    arguments
+}
+
 fn first_pass(
     graph: &Graph,
     readers: &HashMap<TensorId, Vec<usize>>,
+    softmax_arguments: &[bool],
     mut first: First,
     index: usize,
     sample: &[Data],
 ) -> Result<First, CalibrateError> {
     let mut bad = None;
     exec::run(graph, sample, &mut |id, data| {
+        let values = data.to_f32();
         if graph.tensors[id].dtype != DataType::Float {
+            first.stats[id].extend(&values);
             return;
         }
-        let values = data.to_f32();
         // Minus infinity is how masks say "not this one".
         let broken = |v: &&f32| v.is_nan() || **v == f32::INFINITY;
         if let Some(&value) = values.iter().find(broken) {
@@ -166,6 +180,10 @@ fn first_pass(
         }
         let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
         first.stats[id].extend(&finite);
+        if softmax_arguments[id] {
+            let width = graph.shape(id).last().copied().unwrap_or(1);
+            first.stats[id].extend_peaks(&values, width, FULLY_MASKED);
+        }
         for &node in readers.get(&id).into_iter().flatten() {
             let (rows, k) = dense_rows(graph, node, &values);
             let sums = first.sums.entry(node).or_insert_with(|| vec![0.0; k]);

@@ -6,6 +6,7 @@ pub mod codegen;
 pub mod eval;
 pub mod fit;
 pub mod parity;
+pub mod quality;
 pub mod report;
 pub mod summary;
 pub mod text;

@@ -5,6 +5,7 @@ use super::{Failure, Verdict, data, output, source};
 use clap::ValueEnum;
 use serde::Serialize;
 use shiftformer::format::Profile;
+use shiftformer_convert::convert::quality::OutputQuality;
 use shiftformer_convert::convert::{BitsPoint, ConvertOptions, Converted, Switch, Trial, WeightBits, convert};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::graph::{Graph, Op};
@@ -12,6 +13,7 @@ use shiftformer_convert::model_file::parts::Parts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
 use shiftformer_lab::eval::EvalError;
+use shiftformer_lab::quality::{REFUSED_BELOW_DB, judge};
 use shiftformer_lab::report;
 use shiftformer_lab::summary::{Summary, summarize};
 use shiftformer_lab::text;
@@ -73,6 +75,9 @@ pub struct Args {
     /// Leave out names and scales: fewer bytes, but outputs cannot be turned into real units any more.
     #[arg(long)]
     strip: bool,
+    /// Accept outputs down to this SQNR, measured on the calibration samples; below it there is no file and exit code 1.
+    #[arg(long, value_name = "DB", default_value_t = REFUSED_BELOW_DB, allow_negative_numbers = true)]
+    accept_sqnr: f64,
     /// Write a report.
     #[arg(long, value_name = "OUT.html")]
     report: Option<PathBuf>,
@@ -117,6 +122,9 @@ struct ConvertOutput<'a> {
     calibration_samples: usize,
     /// SQNR of the outputs on calibration samples.
     sqnr_db: Option<f64>,
+    /// Every output by itself, the worst of what was measured.
+    outputs: &'a [OutputQuality],
+    warnings: &'a [String],
     trials: &'a [Trial],
     bits_curve: &'a [BitsPoint],
     #[serde(flatten)]
@@ -188,8 +196,16 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         None => without_samples(&graph)?,
     };
     let spinner = data::spinner();
-    let converted = convert(&graph, &samples, &args.options(), &mut |what| spinner.set_message(what.to_owned()))?;
+    let converted = convert(&graph, &samples, &args.options(), &mut |what| spinner.set_message(what.to_owned()));
+    let mut converted = converted?;
+    let judged = judge(&graph, &samples, &args.options(), &mut converted, args.accept_sqnr, &mut |what| {
+        spinner.set_message(what.to_owned());
+    })?;
     spinner.finish_and_clear();
+    if let Some(refusal) = judged {
+        output::status(&format!("error: {refusal}"));
+        return Ok(Verdict::Failed);
+    }
     let file = ModelFile::from_bytes(&converted.file).map_err(shiftformer_convert::convert::ConvertError::from)?;
     let model = file.open::<shiftformer::kernels::Portable>().map_err(|e| Failure::Backend(e.into()))?;
     let summary = summarize(&model, file.human());
@@ -207,6 +223,8 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             file: args.output.display().to_string(),
             calibration_samples: samples.len(),
             sqnr_db: converted.sqnr_db,
+            outputs: &converted.outputs,
+            warnings: &converted.warnings,
             trials: &converted.trials,
             bits_curve: &converted.curve,
             summary: &summary,
@@ -258,6 +276,12 @@ fn describe(args: &Args, converted: &Converted, summary: &Summary, file_bytes: u
     );
     let measured = converted.measured;
     out += &format!("SQNR on {measured} of {samples} calibration samples: {}\n", text::decibels(converted.sqnr_db));
+    if converted.outputs.len() > 1 || converted.held_out {
+        let how = if converted.held_out { "worst of the file and of halves held out" } else { "by itself" };
+        for output in &converted.outputs {
+            out += &format!("  output `{}`: {} ({how})\n", output.name, text::decibels(output.sqnr_db));
+        }
+    }
     for trial in &converted.trials {
         let mark = if trial.kept { "*" } else { " " };
         out += &format!("  {mark} {:<16} {:<12} {:>6.2} dB\n", trial.what, trial.choice, trial.sqnr_db);
@@ -271,6 +295,7 @@ fn describe(args: &Args, converted: &Converted, summary: &Summary, file_bytes: u
             point.sqnr_db
         );
     }
+    converted.warnings.iter().for_each(|warning| out += &format!("warning: {warning}\n"));
     summary.notes.iter().for_each(|note| out += &format!("note: {note}\n"));
     out
 }

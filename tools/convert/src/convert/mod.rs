@@ -5,8 +5,9 @@
 //! float graph: calibrated on one half of the samples, measured on the other. Every trial is reported.
 
 pub mod ivit;
+pub mod quality;
 
-use crate::backend::{Backend, BackendError, Host, Sample, Trace};
+use crate::backend::{Backend, BackendError, Host, Sample};
 use crate::calibrate::{CalibrateError, Calibration};
 use crate::graph::exec::{self, ExecError};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
@@ -18,8 +19,9 @@ use crate::program::chain;
 use crate::program::plan::{Plan, plan, plan_quickly};
 use crate::quantize::equalize::equalize;
 use crate::quantize::qdq;
-use crate::quantize::range::RangeMethod;
+use crate::quantize::range::{BINS, RangeMethod};
 use crate::quantize::sequential;
+use quality::OutputQuality;
 use rayon::prelude::*;
 use shiftformer::arith::exp::sum_error;
 use shiftformer::format::Profile;
@@ -200,8 +202,15 @@ pub struct Converted {
     pub options: LowerOptions,
     /// SQNR of the outputs on calibration samples; `None` without samples.
     pub sqnr_db: Option<f64>,
+    /// Every output by itself, where there are samples: in the file as it is, and calibrated on one half of the samples and
+    /// measured on the other; the worst of these.
+    pub outputs: Vec<OutputQuality>,
     /// How many samples those were.
     pub measured: usize,
+    /// Whether samples were held out.
+    pub held_out: bool,
+    /// What may be wrong with the model or the samples.
+    pub warnings: Vec<String>,
     /// All choices tried.
     pub trials: Vec<Trial>,
     /// Trade-off between size and accuracy (mixed bits only).
@@ -228,8 +237,10 @@ const RANGE_MARGIN_DB: f64 = 0.3;
 const HALF_RANGE: u32 = 32768;
 /// Exponents of scale migration that are tried.
 const ALPHAS: [f64; 3] = [0.35, 0.5, 0.65];
-/// Magnitudes this many times the median are reported as outliers.
+/// Magnitudes this many times the median of those that are not 0 are reported as outliers.
 const OUTLIER: f64 = 1000.0;
+/// Outliers are reported where an output keeps less than this, in dB.
+const OUTLIERS_MATTER_DB: f64 = 30.0;
 
 /// Converts a fused float graph. `samples` hold the values of every input; `progress` is told what happens.
 ///
@@ -241,6 +252,7 @@ pub fn convert(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Converted, ConvertError> {
+    let original = graph;
     let mut graph = graph.clone();
     check_weights(&graph)?;
     let ivit = options.profile == Profile::Ivit;
@@ -268,9 +280,10 @@ pub fn convert(
     let (mut site, mut chosen) = (base, start);
     let trial = Trials::new(&site, &chosen, samples, &data)?;
     let mut search = Search { trial, options, trials: Vec::new(), progress };
+    let mut folds = Vec::new();
     if !data.is_empty() {
         let source = Source { data: &data, fixed: &fixed, four };
-        let mut folds = search.trial.folds(&site, &source)?;
+        folds = search.trial.folds(&site, &source)?;
         search.range(&folds, &mut chosen)?;
         search.migration(&mut site, &mut folds, &chosen, &source)?;
         search.exponentials(&folds, &mut chosen)?;
@@ -287,16 +300,30 @@ pub fn convert(
     let arena = plan(&lowered.program);
     notes.extend(lowered.notes.iter().cloned());
     notes.extend(raw_bytes_note(&site.graph, samples.first(), options.normalization));
-    notes.extend(outliers(&site, &lowered.program));
     notes.extend(exponentials_note(&lowered.program));
+    let unremarked = pack(&lowered.program, &arena, &human(&site, &lowered, &arena, options, &[]), &[])?;
+    let held_out = options.weights == WeightBits::Eight && folds.len() > 1;
+    let model = ModelFile::from_bytes(&unremarked)?;
+    let (mut sqnr_db, mut outputs) = (None, Vec::new());
+    if !data.is_empty() {
+        let mut measured = vec![search.trial.ratios(&unremarked, None)?];
+        sqnr_db = Some(quality::joint_sqnr(&measured[0]));
+        if held_out {
+            for fold in &folds {
+                measured.push(search.trial.ratios(&assemble(&fold.site, &chosen, options)?, fold.half)?);
+            }
+        }
+        outputs = quality::qualities(&model, &measured);
+    }
+    let warnings = quality::sample_warnings(original, samples, options.normalization);
+    if quality::least(&outputs).is_some_and(|(_, db)| db < OUTLIERS_MATTER_DB) {
+        notes.extend(outliers(&site, &lowered.program));
+    }
     if ivit && !data.is_empty() {
-        let unremarked = pack(&lowered.program, &arena, &human(&site, &lowered, &arena, options, &[]), &[])?;
-        let model = ModelFile::from_bytes(&unremarked)?;
         notes.extend(ivit::limits(&model, &lowered.program, &encode(&model, search.trial.samples())?)?);
     }
     let human = human(&site, &lowered, &arena, options, &notes);
     let bare = pack(&lowered.program, &arena, &human, &[])?;
-    let sqnr_db = if data.is_empty() { None } else { Some(search.trial.sqnr(&bare, None)?) };
     let receipts = receipts(&bare, &samples[..options.receipts.min(samples.len())])?;
     let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &human, &receipts)? };
     let (trials, measured) = (search.trials, search.trial.picks.len());
@@ -309,7 +336,10 @@ pub fn convert(
         plan: arena,
         options: chosen,
         sqnr_db,
+        outputs,
         measured,
+        held_out,
+        warnings,
         trials,
         curve,
         notes,
@@ -418,12 +448,17 @@ impl<'a> Trials<'a> {
 
     /// SQNR of a model over the samples, or one half of them.
     fn sqnr(&self, file: &[u8], half: Option<usize>) -> Result<f64, ConvertError> {
+        Ok(quality::joint_sqnr(&self.ratios(file, half)?))
+    }
+
+    /// Noise over signal of every output over the samples, or one half of them.
+    fn ratios(&self, file: &[u8], half: Option<usize>) -> Result<Vec<Option<f64>>, ConvertError> {
         let model = ModelFile::from_bytes(file)?;
         let belongs = |pick: usize| half.is_none_or(|half| self.half_of(pick) == half);
         let picks = || self.picks.iter().zip(&self.reference).filter(|(pick, _)| belongs(**pick));
         let inputs = encode(&model, picks().map(|(&pick, _)| &self.samples[pick]))?;
         let traces = Host::<Native>::new("native", &model).run(&inputs)?;
-        Ok(output_sqnr(&model, &traces, picks().map(|(_, outputs)| outputs)))
+        Ok(quality::noise_ratios(&model, &traces, picks().map(|(_, outputs)| outputs)))
     }
 }
 
@@ -692,24 +727,6 @@ fn encode<'a>(
     samples.map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect()).collect()
 }
 
-/// `10 log10(signal / noise)`, the ratio averaged over the outputs so that none drowns in another.
-fn output_sqnr<'a>(model: &ModelFile, traces: &[Trace], reference: impl Iterator<Item = &'a Vec<Data>> + Clone) -> f64 {
-    let n_outputs = model.outputs().len();
-    let mut ratio = 0.0;
-    for output in 0..n_outputs {
-        let (mut signal, mut noise) = (0.0f64, 0.0f64);
-        for (trace, exact) in traces.iter().zip(reference.clone()) {
-            let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
-            for (got, want) in model.decode(output, bytes).iter().zip(exact.to_f32()) {
-                signal += f64::from(want).powi(2);
-                noise += (f64::from(*got) - f64::from(want)).powi(2);
-            }
-        }
-        ratio += noise.max(1e-30) / signal.max(1e-30);
-    }
-    -10.0 * (ratio / n_outputs.max(1) as f64).log10()
-}
-
 fn check_weights(graph: &Graph) -> Result<(), ConvertError> {
     for node in &graph.nodes {
         let dense = matches!(node.op, Op::Linear | Op::Conv2d(_) | Op::LayerNorm { .. } | Op::RmsNorm { .. });
@@ -744,7 +761,8 @@ pub fn real_inputs(
                 let value = value.ok_or(ConvertError::Sample { sample, name: name.clone(), expected, given })?;
                 let image = tensor.dtype == DataType::Float && tensor.shape.len() >= 3;
                 let real = value.to_real(normalization.filter(|_| image));
-                if let Some(&value) = real.iter().find(|v| !v.is_finite()) {
+                // Whether minus infinity is a mask here is for the lowering to see.
+                if let Some(&value) = real.iter().find(|v| !v.is_finite() && **v != f32::NEG_INFINITY) {
                     return Err(ConvertError::NotFinite { sample, name, value });
                 }
                 Ok(match tensor.dtype {
@@ -790,22 +808,31 @@ fn exponentials_note(program: &Program) -> Option<String> {
     ))
 }
 
-/// Remarks on 8-bit tensors whose extremes lie far beyond what is usual in them.
+/// Notes on 8-bit tensors whose extremes lie far beyond what is usual in them.
 fn outliers(site: &Site, program: &Program) -> Vec<String> {
     let narrow = program.tensors.iter().filter(|t| t.dtype.bytes() == 1 && t.constant.is_none());
     narrow
         .filter_map(|tensor| {
             let stats = site.calibration.stats(tensor.source?);
-            let mut magnitudes: Vec<(f64, f64)> = stats.bins().map(|(x, n)| (x.abs(), n)).collect();
+            // What a ReLU, a softmax or a one-hot vector leaves at 0 says nothing about the rest.
+            let bin = f64::from(stats.max - stats.min) / BINS as f64;
+            let mut magnitudes: Vec<(f64, f64)> =
+                stats.bins().map(|(x, n)| (x.abs(), n)).filter(|m| m.0 > bin).collect();
             magnitudes.sort_by(|a, b| a.0.total_cmp(&b.0));
             let half = magnitudes.iter().map(|m| m.1).sum::<f64>() / 2.0;
             let mut seen = 0.0;
-            let median = magnitudes.iter().find(|m| { seen += m.1; seen >= half })?.0;
-            let far = stats.abs_max() / median.max(f64::MIN_POSITIVE);
-            // A bin is the finest that is known: a median inside the first one is not measured.
-            let known = median > f64::from(stats.max - stats.min) / 4096.0;
-            (far > OUTLIER || (!known && stats.energy / (stats.count as f64) < (stats.abs_max() / OUTLIER).powi(2))).then(|| {
-                format!("`{}` has outliers more than {OUTLIER} times its median; scale migration or a clipped range helps", tensor.name)
+            let median = magnitudes
+                .iter()
+                .find(|m| {
+                    seen += m.1;
+                    seen >= half
+                })?
+                .0;
+            (stats.abs_max() / median.max(f64::MIN_POSITIVE) > OUTLIER).then(|| {
+                format!(
+                    "`{}` has outliers more than {OUTLIER} times its median; scale migration or a clipped range helps",
+                    tensor.name
+                )
             })
         })
         .collect()

@@ -22,6 +22,8 @@ pub struct Graph {
     pub outputs: Vec<TensorId>,
     /// Operators of the source model by the names of its nodes, see [`Graph::origin`].
     pub origins: Arc<HashMap<String, String>>,
+    /// Per input the minimum and maximum of its element type, where that is an integer type; may be shorter than `inputs`.
+    pub input_ranges: Vec<Option<(i64, i64)>>,
 }
 
 /// One value of the graph.
@@ -312,6 +314,26 @@ pub struct HeadView {
     pub batch: usize,
     pub head: usize,
     pub row: usize,
+}
+
+impl Binary {
+    /// Whether it compares two numbers.
+    pub fn compares(self) -> bool {
+        match self {
+            Binary::Equal | Binary::Less | Binary::LessOrEqual | Binary::Greater | Binary::GreaterOrEqual => true,
+            Binary::Add
+            | Binary::Sub
+            | Binary::Mul
+            | Binary::Div
+            | Binary::Pow
+            | Binary::Min
+            | Binary::Max
+            | Binary::Mod
+            | Binary::And
+            | Binary::Or
+            | Binary::Xor => false,
+        }
+    }
 }
 
 impl Data {

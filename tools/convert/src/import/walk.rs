@@ -143,6 +143,8 @@ impl Walker {
             let id = self.builder.graph.add_tensor(input.name.clone(), input.shape.clone(), dtype);
             self.builder.set_elem(id, input.elem);
             self.builder.graph.inputs.push(id);
+            let range = tensor::integer_range(input.elem).map(|(low, high)| (i64::from(low), i64::from(high)));
+            self.builder.graph.input_ranges.push(range);
             if self.bind(&input.name, Value::Tensor(id)).is_some() {
                 return Err(ImportError::Graph(format!("two inputs are called `{}`", input.name)));
             }

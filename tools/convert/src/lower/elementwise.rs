@@ -3,12 +3,12 @@
 use super::view::{View, collapse, normalize};
 use super::{Form, LowerError, Lowering};
 use crate::graph::exec::eval_scalar;
-use crate::graph::{Binary, Node, Op, TensorId, Unary};
+use crate::graph::{Binary, DataType, Node, Op, TensorId, Unary};
 use crate::quantize::multiplier::multiplier;
 use crate::quantize::range::least;
 use shiftformer::arith::norm;
 use shiftformer::format::Profile;
-use shiftformer::ops::{self, Extent};
+use shiftformer::ops;
 use shiftformer::tensor::Dtype;
 
 /// Elementwise nodes that together are one function of one tensor.
@@ -23,75 +23,81 @@ pub(super) struct Chain {
 }
 
 impl Lowering<'_> {
-    /// The one computed operand of a node that is a function of it alone: all others are scalar constants.
-    fn elementwise_argument(&self, node: &Node) -> Option<TensorId> {
+    /// The computed operands of an elementwise node, each once; `None` where another operand is a constant vector.
+    fn computed_operands(&self, node: &Node) -> Option<Vec<TensorId>> {
         if !matches!(node.op, Op::Unary(_) | Op::Binary(_) | Op::Where) {
             return None;
         }
-        let mut argument = None;
+        let mut computed: Vec<TensorId> = Vec::new();
         for &input in &node.inputs {
             let tensor = &self.graph.tensors[input];
-            if tensor.value.is_some() {
-                if tensor.len() != 1 {
-                    return None;
-                }
-            } else if argument.is_some_and(|a| a != input) {
-                return None;
-            } else {
-                argument = Some(input);
+            match (&tensor.value, tensor.len()) {
+                (Some(_), 1) => {}
+                (Some(_), _) => return None,
+                (None, _) if computed.contains(&input) => {}
+                (None, _) => computed.push(input),
             }
         }
-        argument
+        Some(computed)
+    }
+
+    /// The largest set of elementwise nodes ending in `last` that is a function of one tensor, and whose inner tensors
+    /// nobody else reads.
+    fn chain_to(&self, last: usize) -> Option<Chain> {
+        let node = &self.graph.nodes[last];
+        let mut operands = self.computed_operands(node)?;
+        let mut nodes = vec![last];
+        let mut found = None;
+        loop {
+            if let [base] = operands[..] {
+                let mut nodes = nodes.clone();
+                nodes.sort_unstable();
+                found = Some(Chain { base, nodes, output: node.output });
+            }
+            // The operand that is computed last can be read by nodes of the set alone, if at all.
+            let producer = |&id: &TensorId| Some((self.producers[id]?, id));
+            let Some((index, id)) = operands.iter().filter_map(producer).max() else { return found };
+            let inner = self.consumers[id].iter().all(|reader| nodes.contains(reader));
+            let same_size = self.graph.tensors[id].len() == self.graph.tensors[node.output].len();
+            let more = self.computed_operands(&self.graph.nodes[index]).filter(|_| inner && same_size);
+            let Some(more) = more else { return found };
+            nodes.push(index);
+            operands.retain(|&operand| operand != id);
+            for operand in more {
+                if !operands.contains(&operand) {
+                    operands.push(operand);
+                }
+            }
+        }
     }
 
     /// Finds maximal chains; their inner nodes are absorbed.
     pub(super) fn find_chains(&mut self) {
-        let mut start_of: Vec<Option<usize>> = vec![None; self.graph.nodes.len()];
-        let mut chains: Vec<Chain> = Vec::new();
-        for (index, node) in self.graph.nodes.iter().enumerate() {
-            let Some(argument) = self.elementwise_argument(node) else { continue };
-            let before = self.producers[argument]
-                .filter(|_| self.consumers[argument].iter().all(|&c| c == index))
-                .and_then(|producer| start_of[producer]);
-            match before {
-                Some(chain) => {
-                    let previous = *chains[chain].nodes.last().unwrap_or(&index);
-                    self.absorbed[previous] = true;
-                    chains[chain].nodes.push(index);
-                    chains[chain].output = node.output;
-                    start_of[index] = Some(chain);
-                }
-                None => {
-                    chains.push(Chain { base: argument, nodes: vec![index], output: node.output });
-                    start_of[index] = Some(chains.len() - 1);
-                }
+        for last in (0..self.graph.nodes.len()).rev() {
+            if self.absorbed[last] {
+                continue;
             }
-        }
-        for chain in chains {
-            if let Some(&last) = chain.nodes.last() {
-                self.chains.insert(last, chain);
+            let Some(chain) = self.chain_to(last) else { continue };
+            for &inner in chain.nodes.iter().filter(|&&inner| inner != last) {
+                self.absorbed[inner] = true;
             }
+            self.chains.insert(last, chain);
         }
     }
 
     /// Value of a chain for one argument.
     pub(super) fn eval_chain(&self, chain: &Chain, x: f64) -> f64 {
-        let mut value = x;
-        let mut argument = chain.base;
+        let mut values: Vec<(TensorId, f64)> = vec![(chain.base, x)];
         for &index in &chain.nodes {
             let node = &self.graph.nodes[index];
-            let operands: Vec<f64> = node
-                .inputs
-                .iter()
-                .map(|&input| match self.graph.constant(input) {
-                    Some(data) if input != argument => data.to_f32().first().map_or(0.0, |&v| f64::from(v)),
-                    _ => value,
-                })
-                .collect();
-            value = eval_scalar(&node.op, &operands);
-            argument = node.output;
+            let operand = |&input: &TensorId| match self.graph.constant(input) {
+                Some(data) => data.to_f32().first().map_or(0.0, |&v| f64::from(v)),
+                None => values.iter().rev().find(|(id, _)| *id == input).map_or(x, |&(_, value)| value),
+            };
+            let operands: Vec<f64> = node.inputs.iter().map(operand).collect();
+            values.push((node.output, eval_scalar(&node.op, &operands)));
         }
-        value
+        values.last().map_or(x, |&(_, value)| value)
     }
 
     /// Positive factor of a chain of multiplications and divisions by positive scalars.
@@ -119,7 +125,52 @@ impl Lowering<'_> {
         self.narrow_units(chain.output, asymmetric)
     }
 
+    /// Factor, positive, and offset of a chain that is an affine function of whole numbers: DequantizeLinear of an input.
+    fn affine_of_integers(&self, chain: &Chain) -> Option<(f64, f64)> {
+        if self.graph.tensors[chain.base].dtype != DataType::Int {
+            return None;
+        }
+        let affine = |index: &usize| match self.graph.nodes[*index].op {
+            Op::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Div) => true,
+            Op::Unary(Unary::Cast) => self.graph.tensors[self.graph.nodes[*index].output].dtype == DataType::Float,
+            _ => false,
+        };
+        let values = [0.0, 1.0, 2.0, 1000.0].map(|x| self.eval_chain(chain, x));
+        let (offset, factor) = (values[0], values[1] - values[0]);
+        let expected = |x: f64| offset + factor * x;
+        let straight = (values[2] - expected(2.0)).abs() <= 1e-6 * factor.abs()
+            && (values[3] - expected(1000.0)).abs() <= 1e-4 * factor.abs();
+        (chain.nodes.iter().all(affine) && straight && factor > 0.0 && factor.is_finite()).then_some((factor, offset))
+    }
+
+    /// Whole numbers in other units: by another reading of 8 bits where the zero point allows it, else requantized.
+    fn dequantized_integers(&mut self, chain: &Chain, factor: f64, offset: f64) -> Result<bool, LowerError> {
+        let zero_of = |view: &View| view.zero - offset / (view.scale * factor);
+        if let Some(view) = self.forms[chain.base].narrow.clone() {
+            let zero = zero_of(&view);
+            if (zero - zero.round()).abs() < 1e-3 && (-128.0..=127.0).contains(&zero.round()) {
+                let view = View { scale: view.scale * factor, zero: zero.round(), ..view };
+                self.set(chain.output, view);
+                return Ok(true);
+            }
+        }
+        let Some(view) = self.forms[chain.base].wide.clone().filter(|view| zero_of(view).abs() <= 32768.0) else {
+            return Ok(false);
+        };
+        let view = self.contiguous(&view, &self.name(chain.output))?;
+        let view = View { scale: view.scale * factor, zero: zero_of(&view), ..view };
+        let scale = self.wide_scale(chain.output);
+        let to = self.output(chain.output, Dtype::I16, scale, 0.0);
+        self.requant(&view, to);
+        Ok(true)
+    }
+
     pub(super) fn chain(&mut self, chain: &Chain) -> Result<(), LowerError> {
+        if let Some((factor, offset)) = self.affine_of_integers(chain).filter(|(_, offset)| *offset != 0.0)
+            && self.dequantized_integers(chain, factor, offset)?
+        {
+            return Ok(());
+        }
         if let Some(factor) = self.scalar_factor(chain) {
             let forms = self.forms[chain.base].clone();
             let shape = self.graph.shape(chain.output).to_vec();
@@ -140,9 +191,12 @@ impl Lowering<'_> {
         if self.shift_gelu(chain)? {
             return Ok(());
         }
-        let input = self.get(chain.base, Form::Narrow)?;
         let node = &self.graph.nodes[*chain.nodes.last().unwrap_or(&0)];
-        let input = self.contiguous(&input, &node.name)?;
+        let forms = &self.forms[chain.base];
+        if forms.narrow.is_none() && forms.wide.is_none() && forms.ids.is_some() {
+            return self.chain_of_ids(chain, node);
+        }
+        let input = self.chain_argument(chain)?;
         let dtype = self.preferred(chain.output);
         let (scale, zero) = match dtype {
             Dtype::I8 => self.chain_units(chain),
@@ -249,17 +303,20 @@ impl Lowering<'_> {
     pub(super) fn binary(&mut self, node: &Node, kind: Binary) -> Result<(), LowerError> {
         match kind {
             Binary::Add | Binary::Sub | Binary::Mul => {}
-            // Flags are 0 and 1: both is their product, either their saturated sum.
-            Binary::And => return self.binary(node, Binary::Mul),
-            Binary::Or => return self.either(node),
-            Binary::Div => {
-                // Division by a constant tensor is a product; by a computed one it has no single rounding.
-                return Err(self.unsupported(node, "division by a computed tensor; use a product with its reciprocal"));
+            Binary::And | Binary::Or | Binary::Xor => return self.flags(node, kind),
+            Binary::Equal if self.graph.tensors[node.inputs[0]].dtype == DataType::Bool => {
+                return self.flags(node, kind);
             }
-            _ => {
-                return Err(
-                    self.unsupported(node, "between two tensors only Add, Sub, Mul, And and Or have an integer form")
-                );
+            Binary::Equal | Binary::Less | Binary::LessOrEqual | Binary::Greater | Binary::GreaterOrEqual => {
+                return self.compare(node, kind);
+            }
+            Binary::Min | Binary::Max => return self.extreme(node, kind),
+            Binary::Div => return self.quotient(node),
+            Binary::Mod | Binary::Pow => {
+                return Err(self.unsupported(
+                    node,
+                    "Mod and Pow of two computed tensors; with a scalar constant they become a table",
+                ));
             }
         }
         let shape = self.graph.shape(node.output).to_vec();
@@ -275,66 +332,244 @@ impl Lowering<'_> {
         }
         let dtype = self.preferred(node.output);
         let (a, b) = (a.expand(&shape), b.expand(&shape));
-        let (dims, extents) = collapse(&shape, &[&a, &b]).ok_or_else(|| LowerError::Rank(node.name.clone()))?;
-        let extents: Vec<Extent> = extents.iter().map(|e| normalize(&dims, e)).collect();
         let (scale, zero) = match dtype {
             Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
             _ => (self.stream_scale(node.output, a.scale), 0.0),
         };
         let to = self.output(node.output, dtype, scale, zero);
-        let op = if kind == Binary::Mul {
-            let (acc_shift, multiplier) = multiplier(a.scale * b.scale / scale);
-            let (zero_a, zero_b) = (a.zero.round() as i32, b.zero.round() as i32);
-            ops::Op::Mul(ops::mul::Mul {
-                dims,
-                a: extents[0],
-                b: extents[1],
-                zero_a,
-                zero_b,
-                acc_shift,
-                multiplier,
-                zero_point: zero as i32,
-            })
-        } else {
-            let sign = if kind == Binary::Sub { -1.0 } else { 1.0 };
-            let ranges = [a.tensor, b.tensor].map(|t| {
-                let (low, high) = self.program.tensors[t].dtype.range();
-                f64::from(low.abs().max(high))
-            });
-            let factors = [a.scale / scale, sign * b.scale / scale];
-            let mut shift = 30;
-            let (ma, mb, bias) = loop {
-                let one = 2f64.powi(shift);
-                let (ma, mb) = ((factors[0] * one).round(), (factors[1] * one).round());
-                let half = if shift > 0 { one / 2.0 } else { 0.0 };
-                let bias = half + zero * one - a.zero * ma - b.zero * mb;
-                let worst = ma.abs() * ranges[0] + mb.abs() * ranges[1] + bias.abs();
-                if worst < 2_147_483_000.0 || shift == 0 {
-                    break (ma as i32, mb as i32, bias.round() as i32);
-                }
-                shift -= 1;
-            };
-            ops::Op::Add(ops::add::Add { dims, a: extents[0], b: extents[1], ma, mb, bias, shift: shift as u32 })
+        if kind == Binary::Mul {
+            return self.emit_product(&node.name, &a, &b, to);
+        }
+        let sign = if kind == Binary::Sub { -1.0 } else { 1.0 };
+        self.emit_sum(&node.name, [(&a, 1.0), (&b, sign)], to)
+    }
+
+    /// Emits `a * b` into `to`; both views have its shape.
+    fn emit_product(&mut self, name: &str, a: &View, b: &View, to: usize) -> Result<(), LowerError> {
+        let (dims, extents) = collapse(&a.shape, &[a, b]).ok_or_else(|| LowerError::Rank(name.to_owned()))?;
+        let target = &self.program.tensors[to];
+        let (acc_shift, multiplier) = multiplier(a.scale * b.scale / target.scale);
+        let op = ops::mul::Mul {
+            dims,
+            a: normalize(&dims, &extents[0]),
+            b: normalize(&dims, &extents[1]),
+            zero_a: a.zero.round() as i32,
+            zero_b: b.zero.round() as i32,
+            acc_shift,
+            multiplier,
+            zero_point: target.zero as i32,
         };
-        self.push(&node.name, op, &[Some(a.tensor), Some(b.tensor)], to);
+        self.push(name, ops::Op::Mul(op), &[Some(a.tensor), Some(b.tensor)], to);
         Ok(())
     }
 
-    /// `a or b` of flags: 0, 1 or 2 by their sum, then a table.
-    fn either(&mut self, node: &Node) -> Result<(), LowerError> {
-        self.binary(node, Binary::Add)?;
-        let sum = self.get(node.output, Form::Narrow)?;
-        let table: Vec<i8> = (-128..=127).map(|v: i32| i8::from(v > 0)).collect();
-        let table = self.program.weights.add_i8(&table);
-        let to = self.output(node.output, Dtype::I8, 1.0, 0.0);
-        let op = ops::lut::Lut { len: sum.len() as u32, table };
-        self.push(&format!("{}/either", node.name), ops::Op::Lut(op), &[Some(sum.tensor)], to);
+    /// Emits the sum of two views with real factors into `to`; both views have its shape.
+    fn emit_sum(&mut self, name: &str, terms: [(&View, f64); 2], to: usize) -> Result<(), LowerError> {
+        let [(a, factor_a), (b, factor_b)] = terms;
+        let (dims, extents) = collapse(&a.shape, &[a, b]).ok_or_else(|| LowerError::Rank(name.to_owned()))?;
+        let (scale, zero) = (self.program.tensors[to].scale, self.program.tensors[to].zero);
+        let ranges = [a.tensor, b.tensor].map(|t| {
+            let (low, high) = self.program.tensors[t].dtype.range();
+            f64::from(low.abs().max(high))
+        });
+        let factors = [factor_a * a.scale / scale, factor_b * b.scale / scale];
+        let mut shift = 30;
+        let (ma, mb, bias) = loop {
+            let one = 2f64.powi(shift);
+            let (ma, mb) = ((factors[0] * one).round(), (factors[1] * one).round());
+            let half = if shift > 0 { one / 2.0 } else { 0.0 };
+            let bias = half + zero * one - a.zero * ma - b.zero * mb;
+            let worst = ma.abs() * ranges[0] + mb.abs() * ranges[1] + bias.abs();
+            if worst < 2_147_483_000.0 || shift == 0 {
+                break (ma as i32, mb as i32, bias.round() as i32);
+            }
+            shift -= 1;
+        };
+        let (a_view, b_view) = (normalize(&dims, &extents[0]), normalize(&dims, &extents[1]));
+        let op = ops::add::Add { dims, a: a_view, b: b_view, ma, mb, bias, shift: shift as u32 };
+        self.push(name, ops::Op::Add(op), &[Some(a.tensor), Some(b.tensor)], to);
         Ok(())
+    }
+
+    /// A function of two flags: `a + 2 b`, then a table.
+    fn flags(&mut self, node: &Node, kind: Binary) -> Result<(), LowerError> {
+        let shape = self.graph.shape(node.output).to_vec();
+        let mut operands = Vec::new();
+        for &id in &node.inputs {
+            operands.push(self.get(id, Form::Narrow)?.expand(&shape));
+        }
+        let name = format!("{}/flags", node.name);
+        let pair = self.new_tensor(&name, Dtype::I8, &shape, 1.0, 0.0, None);
+        self.emit_sum(&name, [(&operands[0], 1.0), (&operands[1], 2.0)], pair)?;
+        let op = Op::Binary(kind);
+        let entry = |v: i32| eval_scalar(&op, &[f64::from(v & 1), f64::from((v >> 1) & 1)]) as i8;
+        self.emit_table(node, pair, &shape, (-128..=127).map(|v| if (0..4).contains(&v) { entry(v) } else { 0 }))
+    }
+
+    /// A table of flags behind the 8-bit tensor `x`.
+    fn emit_table(
+        &mut self,
+        node: &Node,
+        x: usize,
+        shape: &[usize],
+        entries: impl Iterator<Item = i8>,
+    ) -> Result<(), LowerError> {
+        let table = self.program.weights.add_i8(&entries.collect::<Vec<_>>());
+        let to = self.output(node.output, Dtype::I8, 1.0, 0.0);
+        let op = ops::lut::Lut { len: shape.iter().product::<usize>() as u32, table };
+        self.push(&node.name, ops::Op::Lut(op), &[Some(x)], to);
+        Ok(())
+    }
+
+    /// A comparison of two numbers: their difference in the finer of both steps, saturated, then a table of its sign.
+    fn compare(&mut self, node: &Node, kind: Binary) -> Result<(), LowerError> {
+        let shape = self.graph.shape(node.output).to_vec();
+        let (a, b) = (self.get(node.inputs[0], Form::Any)?, self.get(node.inputs[1], Form::Any)?);
+        let (a, b) = (a.expand(&shape), b.expand(&shape));
+        let scale = a.scale.min(b.scale);
+        let name = format!("{}/difference", node.name);
+        let difference = self.new_tensor(&name, Dtype::I8, &shape, scale, 0.0, None);
+        self.emit_sum(&name, [(&a, 1.0), (&b, -1.0)], difference)?;
+        let op = Op::Binary(kind);
+        self.emit_table(node, difference, &shape, (-128..=127).map(|v| eval_scalar(&op, &[f64::from(v), 0.0]) as i8))
+    }
+
+    /// `max(a, b) = b + relu(a - b)`, `min(a, b) = b - relu(b - a)`.
+    fn extreme(&mut self, node: &Node, kind: Binary) -> Result<(), LowerError> {
+        let shape = self.graph.shape(node.output).to_vec();
+        let (a, b) = (self.get(node.inputs[0], Form::Any)?, self.get(node.inputs[1], Form::Any)?);
+        let (a, b) = (a.expand(&shape), b.expand(&shape));
+        let sign = if kind == Binary::Max { 1.0 } else { -1.0 };
+        // Both ends of the range saturate: what is below zero stays at the zero point, the greatest excess just fits.
+        let (scale, zero) = (a.scale.max(b.scale), f64::from(i16::MIN));
+        let name = format!("{}/excess", node.name);
+        let excess = self.new_tensor(&name, Dtype::I16, &shape, scale, zero, None);
+        self.emit_sum(&name, [(&a, sign), (&b, -sign)], excess)?;
+        let excess = View::whole(excess, &shape, scale, zero);
+        let dtype = self.preferred(node.output);
+        let (scale, zero) = match dtype {
+            Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
+            _ => (self.stream_scale(node.output, b.scale), 0.0),
+        };
+        let to = self.output(node.output, dtype, scale, zero);
+        self.emit_sum(&node.name, [(&b, 1.0), (&excess, sign)], to)
+    }
+
+    /// A constant tensor made by the lowering, in 16 bits.
+    fn wide_constant(&mut self, name: &str, shape: &[usize], values: &[f64]) -> View {
+        let scale = (values.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 32767.0).max(1e-30);
+        let steps: Vec<i16> = values.iter().map(|v| (v / scale).round() as i16).collect();
+        let blob = self.program.weights.add_i16(&steps);
+        let index = self.new_tensor(name, Dtype::I16, shape, scale, 0.0, None);
+        self.program.tensors[index].constant = Some(blob);
+        View::whole(index, shape, scale, 0.0)
+    }
+
+    /// `a / b` as a product with the reciprocal of `b`: of a constant, or of a tensor whose sign the samples show.
+    fn quotient(&mut self, node: &Node) -> Result<(), LowerError> {
+        let (dividend, divisor) = (node.inputs[0], node.inputs[1]);
+        if self.graph.tensors[node.output].dtype != DataType::Float {
+            return Err(self.unsupported(node, "division of whole numbers; cast them to float and the result back"));
+        }
+        let shape = self.graph.shape(node.output).to_vec();
+        let own = self.graph.shape(divisor).to_vec();
+        let name = format!("{}/reciprocal", node.name);
+        let reciprocal = if let Some(data) = self.graph.constant(divisor) {
+            let values: Vec<f64> = data.to_f32().iter().map(|&v| 1.0 / f64::from(v)).collect();
+            if values.iter().any(|v| !v.is_finite()) {
+                return Err(self.unsupported(node, "Div by a constant that holds 0"));
+            }
+            self.wide_constant(&name, &own, &values)
+        } else {
+            let stats = self.calibration.stats(divisor);
+            let (min, max) = (f64::from(stats.min), f64::from(stats.max));
+            if stats.count > 0 && min <= 0.0 && max >= 0.0 {
+                return Err(self.unsupported(
+                    node,
+                    "Div by a computed tensor that takes the value 0 or both signs; add a small constant to it, or clip it",
+                ));
+            }
+            let x = self.get(divisor, Form::Narrow)?;
+            let x = self.contiguous(&x, &node.name)?;
+            let top = if min > 0.0 { 1.0 / min } else { -1.0 / max };
+            let scale = top / WIDE_LIMIT;
+            let entry = |q: i32| {
+                let value = 1.0 / ((f64::from(q) - x.zero) * x.scale) / scale;
+                // The step of 0 stands for the numbers next to it.
+                if value.is_finite() { value.round().clamp(-32767.0, 32767.0) as i16 } else { i16::MAX }
+            };
+            let table: Vec<i16> = (-128..=127).map(entry).collect();
+            let table = self.program.weights.add_i16(&table);
+            let to = self.new_tensor(&name, Dtype::I16, &own, scale, 0.0, None);
+            let op = ops::lut::Lut { len: x.len() as u32, table };
+            self.push(&name, ops::Op::Lut(op), &[Some(x.tensor)], to);
+            View::whole(to, &own, scale, 0.0)
+        };
+        let a = self.get(dividend, Form::Any)?.expand(&shape);
+        let dtype = self.preferred(node.output);
+        let (scale, zero) = match dtype {
+            Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
+            _ => (self.wide_scale(node.output), 0.0),
+        };
+        let to = self.output(node.output, dtype, scale, zero);
+        self.emit_product(&node.name, &a, &reciprocal.expand(&shape), to)
+    }
+
+    /// `condition ? a : b` as `condition * a + (1 - condition) * b`; a constant that masks is added instead.
+    pub(super) fn select(&mut self, node: &Node) -> Result<(), LowerError> {
+        let shape = self.graph.shape(node.output).to_vec();
+        let dtype = self.preferred(node.output);
+        let mut branches = Vec::new();
+        for &id in &node.inputs[1..] {
+            branches.push(self.get(id, Form::Any)?.expand(&shape));
+        }
+        let (scale, zero) = match dtype {
+            Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
+            _ => (self.stream_scale(node.output, branches[0].scale), 0.0),
+        };
+        let mut parts = Vec::new();
+        for (view, wanted) in branches.iter().zip([true, false]) {
+            let name = format!("{}/{}", node.name, if wanted { "then" } else { "else" });
+            let flags = self.condition(node, wanted)?.expand(&shape);
+            let part = self.new_tensor(&name, dtype, &shape, scale, zero, None);
+            self.emit_product(&name, view, &flags, part)?;
+            parts.push(View::whole(part, &shape, scale, zero));
+        }
+        let to = self.output(node.output, dtype, scale, zero);
+        self.emit_sum(&node.name, [(&parts[0], 1.0), (&parts[1], 1.0)], to)
+    }
+
+    /// The condition of a Where as 1 where it equals `wanted`, else 0.
+    fn condition(&mut self, node: &Node, wanted: bool) -> Result<View, LowerError> {
+        let id = node.inputs[0];
+        let shape = self.graph.shape(id).to_vec();
+        if let Some(data) = self.graph.constant(id) {
+            let flags: Vec<i8> = data.to_f32().iter().map(|&v| i8::from((v != 0.0) == wanted)).collect();
+            let blob = self.program.weights.add_i8(&flags);
+            let index = self.new_tensor(&format!("{}/condition", node.name), Dtype::I8, &shape, 1.0, 0.0, None);
+            self.program.tensors[index].constant = Some(blob);
+            return Ok(View::whole(index, &shape, 1.0, 0.0));
+        }
+        let flags = self.get(id, Form::Narrow)?;
+        if wanted {
+            return Ok(flags);
+        }
+        let flags = self.contiguous(&flags, &node.name)?;
+        let name = format!("{}/not", node.name);
+        let table: Vec<i8> = (-128..=127).map(|v: i32| i8::from(f64::from(v) == flags.zero)).collect();
+        let table = self.program.weights.add_i8(&table);
+        let to = self.new_tensor(&name, Dtype::I8, &shape, 1.0, 0.0, None);
+        let op = ops::lut::Lut { len: flags.len() as u32, table };
+        self.push(&name, ops::Op::Lut(op), &[Some(flags.tensor)], to);
+        Ok(View::whole(to, &shape, 1.0, 0.0))
     }
 
     /// Scale of a 16-bit sum that continues a stream of scale `before`: equal, or larger by a power of two.
     pub(super) fn stream_scale(&mut self, id: TensorId, before: f64) -> f64 {
-        let needed = self.calibration.stats(id).abs_max() / WIDE_LIMIT;
+        if self.graph.tensors[id].dtype == DataType::Int {
+            return self.wide_integer_scale(id);
+        }
+        let needed = self.useful_max(id, WIDE_LIMIT) / WIDE_LIMIT;
         if before > 1e-20 && needed > 0.0 && before > needed / 256.0 && before < needed * 64.0 {
             let steps = (needed / before).log2().ceil().max(0.0);
             before * 2f64.powf(steps)
@@ -360,7 +595,8 @@ impl Lowering<'_> {
     }
 
     pub(super) fn layer_norm(&mut self, node: &Node, eps: f64, rms: bool) -> Result<(), LowerError> {
-        let view = self.get(node.inputs[0], Form::Any)?;
+        // A zero point cancels in LayerNorm; RMSNorm squares the values as they are.
+        let view = self.get(node.inputs[0], if rms { Form::Centred } else { Form::Any })?;
         let view = self.contiguous(&view, &node.name)?;
         let n = view.shape.last().copied().unwrap_or(1);
         if n as u32 > norm::MAX_WIDTH {
@@ -396,7 +632,6 @@ impl Lowering<'_> {
             .iter()
             .map(|b| ((b / scale + zero) * 2f64.powi(fraction) + half).round().clamp(-most, most) as i32)
             .collect();
-        // The zero point of the input cancels in LayerNorm; RMSNorm has none (its input is asked for in 16 bits).
         let eps = (eps / (view.scale * view.scale) * (n * n) as f64).round().min(norm::MAX_EPS as f64) as u64;
         let to = self.output(node.output, dtype, scale, zero);
         let op = ops::layer_norm::LayerNorm {

@@ -6,15 +6,18 @@
 mod attention;
 mod dense;
 mod elementwise;
+mod integers;
 mod ivit;
+mod limits;
 mod movement;
 pub mod view;
 
 use crate::calibrate::Calibration;
-use crate::graph::{DataType, Graph, Node, Op, TensorId};
+use crate::graph::{Binary, DataType, Graph, Node, Op, Reduce, TensorId};
 use crate::program::{Endpoint, Program, QOp, QTensor, TensorIndex};
 use crate::quantize::multiplier::multiplier;
 use crate::quantize::range::RangeMethod;
+use limits::Limits;
 use shiftformer::format::Profile;
 use shiftformer::ops::{self, copy::Copy};
 use shiftformer::tensor::Dtype;
@@ -114,6 +117,8 @@ enum Form {
     Wide,
     /// Whatever is there, 16 bits first.
     Any,
+    /// Like [`Form::Any`], but with zero point 0.
+    Centred,
 }
 
 /// The work in progress.
@@ -132,6 +137,8 @@ struct Lowering<'g> {
     chains: HashMap<usize, elementwise::Chain>,
     /// Linear nodes that add a residual, by the node of the addition: (linear, residual).
     residuals: HashMap<usize, (usize, TensorId)>,
+    /// Which values of every tensor matter.
+    limits: Vec<Limits>,
     notes: Vec<String>,
     /// Tensors whose range is asked for but unknown.
     missing: Vec<String>,
@@ -163,6 +170,7 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
         absorbed: vec![false; graph.nodes.len()],
         chains: HashMap::new(),
         residuals: HashMap::new(),
+        limits: limits::limits(graph, calibration),
         notes: Vec::new(),
         missing: Vec::new(),
     };
@@ -198,6 +206,11 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
 
 /// Greatest `i16` used by a calibrated stream: a third of the range is kept for what calibration did not see.
 const WIDE_TOP: f64 = 22000.0;
+
+/// A scale no finer than `scale` of which 1 is a whole multiple, where there is one.
+fn whole_scale(scale: f64) -> f64 {
+    if scale > 1e-20 && scale <= 1.0 { 1.0 / (1.0 / scale).floor() } else { scale }
+}
 
 impl<'g> Lowering<'g> {
     fn unsupported(&self, node: &Node, why: &str) -> LowerError {
@@ -266,6 +279,9 @@ impl<'g> Lowering<'g> {
 
     /// Type that the producer of `id` should write.
     fn preferred(&self, id: TensorId) -> Dtype {
+        if self.graph.tensors[id].dtype == DataType::Int && !self.is_flag(id) {
+            return Dtype::I16;
+        }
         if self.wants[id].wide || !self.wants[id].narrow { Dtype::I16 } else { Dtype::I8 }
     }
 
@@ -277,8 +293,7 @@ impl<'g> Lowering<'g> {
     /// Scale and zero point of `id` in 8 bits.
     fn narrow_units(&mut self, id: TensorId, asymmetric: bool) -> (f64, f64) {
         if self.graph.tensors[id].dtype != DataType::Float {
-            // Masks and flags stand for themselves.
-            return (1.0, 0.0);
+            return self.narrow_integer_units(id);
         }
         if let Some((scale, zero)) = self.fixed_units(id) {
             if asymmetric || zero == 0.0 {
@@ -289,7 +304,16 @@ impl<'g> Lowering<'g> {
         }
         self.require_samples(id);
         let stats = self.calibration.stats(id);
-        let units = if asymmetric {
+        let (least, most) = self.useful_range(id);
+        // Masked values would take all the steps, and whole numbers lie on steps only where nothing is cut off.
+        let cut = least > f64::from(stats.min) || most < f64::from(stats.max);
+        let units = if cut || stats.is_whole() {
+            let (low, high) = (least.min(0.0), most.max(0.0));
+            let scale = if asymmetric { (high - low) / 255.0 } else { high.max(-low) / 127.0 };
+            let scale = if stats.is_whole() { whole_scale(scale) } else { scale };
+            let zero = if asymmetric { (-128.0 - low / scale.max(1e-30)).round().clamp(-128.0, 127.0) } else { 0.0 };
+            (scale, zero)
+        } else if asymmetric {
             let (low, high) = stats.asymmetric(self.options.range);
             let scale = (high - low) / 255.0;
             (scale, (-128.0 - low / scale.max(1e-30)).round().clamp(-128.0, 127.0))
@@ -314,7 +338,7 @@ impl<'g> Lowering<'g> {
     /// Scale of `id` in 16 bits.
     fn wide_scale(&mut self, id: TensorId) -> f64 {
         if self.graph.tensors[id].dtype != DataType::Float {
-            return 1.0;
+            return self.wide_integer_scale(id);
         }
         if self.calibration.stats(id).count == 0 {
             if let Some((scale, _)) = self.fixed_units(id) {
@@ -322,8 +346,34 @@ impl<'g> Lowering<'g> {
             }
             self.require_samples(id);
         }
-        let scale = self.calibration.stats(id).abs_max() / WIDE_TOP;
+        let scale = self.useful_max(id, WIDE_TOP) / WIDE_TOP;
+        let scale = if self.calibration.stats(id).is_whole() { whole_scale(scale) } else { scale };
         self.sane(id, (scale, 0.0)).0
+    }
+
+    /// Minimum and maximum of what the samples showed of `id`, within its limits.
+    fn useful_range(&self, id: TensorId) -> (f64, f64) {
+        let stats = self.calibration.stats(id);
+        let (min, max) = if stats.count == 0 { (0.0, 0.0) } else { (f64::from(stats.min), f64::from(stats.max)) };
+        (self.limits[id].clamp(min), self.limits[id].clamp(max))
+    }
+
+    /// The magnitude that `top` steps have to cover, so that masked values reach their limit.
+    fn useful_max(&self, id: TensorId, top: f64) -> f64 {
+        let (min, max) = self.useful_range(id);
+        let seen = min.abs().max(max.abs());
+        let limit = self.limits[id].low;
+        if limit.is_finite() && self.may_be_masked(id) { seen.max(limit.abs() * top / 32767.0) } else { seen }
+    }
+
+    /// Whether a mask may have a part in `id`, be it in no calibration sample.
+    fn may_be_masked(&self, id: TensorId) -> bool {
+        let stats = self.calibration.stats(id);
+        let seen = stats.count > 0 && f64::from(stats.min) <= self.limits[id].low;
+        let elementwise = |index: usize| {
+            matches!(self.graph.nodes[index].op, Op::Unary(_) | Op::Binary(_) | Op::Where | Op::Pad { .. })
+        };
+        seen || self.producers[id].is_none_or(elementwise)
     }
 
     /// A scale that is neither zero nor absurd, with a remark where the calibration gave none.
@@ -338,8 +388,11 @@ impl<'g> Lowering<'g> {
 
     /// The form of `id` a consumer asks for, made from another one where it is missing.
     fn get(&mut self, id: TensorId, form: Form) -> Result<View, LowerError> {
-        if self.is_constant(id) && self.forms[id].narrow.is_none() && self.forms[id].wide.is_none() {
-            self.constant_forms(id, form);
+        let unmade = self.forms[id].narrow.is_none() && self.forms[id].wide.is_none();
+        if unmade && self.is_constant(id) {
+            self.constant_forms(id, form)?;
+        } else if unmade && self.forms[id].ids.is_some() {
+            self.numbers_of_ids(id)?;
         }
         let forms = &self.forms[id];
         let symmetric = |view: &&View| view.zero == 0.0;
@@ -348,16 +401,17 @@ impl<'g> Lowering<'g> {
             Form::Symmetric => forms.narrow.as_ref().filter(symmetric).cloned(),
             Form::Wide => forms.wide.clone(),
             Form::Any => forms.wide.clone().or(forms.narrow.clone()),
+            Form::Centred => forms.wide.clone().or(forms.narrow.clone()).filter(|view| view.zero == 0.0),
         };
         if let Some(view) = found {
             return Ok(view);
         }
         if self.is_constant(id) {
-            self.constant_forms(id, form);
+            self.constant_forms(id, form)?;
             return self.get(id, form);
         }
         let source = match form {
-            Form::Wide => forms.narrow.clone(),
+            Form::Wide | Form::Centred => forms.narrow.clone(),
             _ => forms.wide.clone().or(forms.narrow.clone()),
         };
         let Some(source) = source else {
@@ -369,6 +423,8 @@ impl<'g> Lowering<'g> {
         let source = self.contiguous(&source, &self.name(id))?;
         let (dtype, (scale, zero)) = match form {
             Form::Wide => (Dtype::I16, (self.wide_scale(id), 0.0)),
+            // Every distance from the zero point, at most 255 steps, keeps its value.
+            Form::Centred => (Dtype::I16, (source.scale / 128.0, 0.0)),
             Form::Symmetric => (Dtype::I8, self.narrow_units(id, false)),
             Form::Narrow | Form::Any => (Dtype::I8, self.narrow_units(id, self.asymmetric(id))),
         };
@@ -399,15 +455,27 @@ impl<'g> Lowering<'g> {
     }
 
     /// Quantizes a constant for use as an operand.
-    fn constant_forms(&mut self, id: TensorId, form: Form) {
+    ///
+    /// # Errors
+    /// [`LowerError::Unsupported`] where an infinite value matters.
+    fn constant_forms(&mut self, id: TensorId, form: Form) -> Result<(), LowerError> {
         let tensor = &self.graph.tensors[id];
-        let Some(data) = &tensor.value else { return };
-        let values = data.to_f32();
-        let abs_max = values.iter().filter(|v| v.is_finite()).fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
+        let Some(data) = &tensor.value else { return Ok(()) };
+        let limits = self.limits[id];
+        let values: Vec<f64> = data.to_f32().iter().map(|&v| limits.clamp(f64::from(v))).collect();
+        if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+            return Err(LowerError::Unsupported(vec![format!(
+                "`{}` (constant): it holds {value}, which has an integer form only where a softmax or a maximum hides it; \
+                 write a finite number",
+                tensor.name
+            )]));
+        }
+        let abs_max = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let narrow = matches!(form, Form::Narrow | Form::Symmetric);
         let (dtype, top) = if narrow { (Dtype::I8, 127.0) } else { (Dtype::I16, 32767.0) };
         let scale = (abs_max / top).max(1e-30);
-        let quantized = values.iter().map(|&v| (f64::from(v) / scale).round().clamp(-top, top) as i16);
+        let scale = if tensor.dtype != DataType::Float && scale <= 1.0 { 1.0 } else { scale };
+        let quantized = values.iter().map(|&v| (v / scale).round().clamp(-top, top) as i16);
         let blob = if narrow {
             let bytes: Vec<i8> = quantized.map(|v| v as i8).collect();
             self.program.weights.add_i8(&bytes)
@@ -419,6 +487,7 @@ impl<'g> Lowering<'g> {
         let index = self.new_tensor(&name, dtype, &shape, scale, 0.0, Some(id));
         self.program.tensors[index].constant = Some(blob);
         self.set(id, View::whole(index, &shape, scale, 0.0));
+        Ok(())
     }
 
     /// `view` as a whole tensor, copied where it is not one.
@@ -444,7 +513,7 @@ impl<'g> Lowering<'g> {
     }
 
     fn add_inputs(&mut self) {
-        for &id in &self.graph.inputs {
+        for (position, &id) in self.graph.inputs.iter().enumerate() {
             let tensor = &self.graph.tensors[id];
             let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
             let image = tensor.dtype == DataType::Float && self.options.normalization.is_some() && shape.len() >= 3;
@@ -469,11 +538,13 @@ impl<'g> Lowering<'g> {
                 let (scale, zero) = self.narrow_units(id, !self.is_ivit());
                 self.output(id, Dtype::I8, scale, zero)
             } else {
-                // Masks and flags.
-                self.output(id, Dtype::I8, 1.0, 0.0)
+                let range = self.graph.input_ranges.get(position).copied().flatten();
+                let (dtype, scale, zero) = self.integer_input(id, range);
+                self.output(id, dtype, scale, zero)
             };
             let normalization = if image { self.options.normalization } else { None };
-            self.program.inputs.push(Endpoint { name, tensor: index, shape, normalization });
+            let masks = tensor.dtype == DataType::Float && self.limits[id].low.is_finite();
+            self.program.inputs.push(Endpoint { name, tensor: index, shape, normalization, masks });
         }
     }
 
@@ -495,7 +566,7 @@ impl<'g> Lowering<'g> {
             self.program.tensors[view.tensor].scale = view.scale;
             self.program.tensors[view.tensor].zero = view.zero;
             let shape = self.graph.shape(id).to_vec();
-            self.program.outputs.push(Endpoint { name, tensor: view.tensor, shape, normalization: None });
+            self.program.outputs.push(Endpoint { name, tensor: view.tensor, shape, normalization: None, masks: false });
         }
         Ok(())
     }
@@ -508,7 +579,7 @@ impl<'g> Lowering<'g> {
         let ivit = self.is_ivit();
         for index in (0..self.graph.nodes.len()).rev() {
             let node = &self.graph.nodes[index];
-            let out = self.wants[node.output];
+            let (out, chained) = (self.wants[node.output], self.in_chain(index));
             let mut ask = |id: TensorId, want: Want| {
                 let have = &mut self.wants[id];
                 have.narrow |= want.narrow;
@@ -530,11 +601,25 @@ impl<'g> Lowering<'g> {
                 }
                 Op::Softmax if ivit => ask(node.inputs[0], symmetric),
                 Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => ask(node.inputs[0], wide),
-                Op::Unary(_) | Op::Where => node.inputs.iter().for_each(|&id| ask(id, narrow)),
-                Op::Binary(_) => {
-                    let flags = self.graph.tensors[node.output].dtype == DataType::Bool;
-                    let table = self.chains.contains_key(&index) || self.absorbed[index];
-                    let inner = if table || flags { narrow } else { wide };
+                Op::Unary(_) => node.inputs.iter().for_each(|&id| ask(id, narrow)),
+                Op::Where if !chained => {
+                    ask(node.inputs[0], narrow);
+                    node.inputs[1..].iter().for_each(|&id| ask(id, out));
+                }
+                Op::Where => node.inputs.iter().for_each(|&id| ask(id, narrow)),
+                Op::Binary(Binary::Div) if !chained => {
+                    ask(node.inputs[0], wide);
+                    ask(node.inputs[1], narrow);
+                }
+                Op::Binary(kind) => {
+                    let inner = match chained {
+                        // Where a comparison changes is a matter of single steps.
+                        true if kind.compares() => wide,
+                        true => narrow,
+                        // Flags are narrow, numbers are compared by their difference.
+                        false if self.graph.tensors[node.inputs[0]].dtype == DataType::Bool => narrow,
+                        false => wide,
+                    };
                     node.inputs.iter().for_each(|&id| ask(id, inner));
                 }
                 Op::Gather { .. } => {
@@ -543,6 +628,7 @@ impl<'g> Lowering<'g> {
                         ask(node.inputs[1], Want { ids: true, ..Want::default() });
                     }
                 }
+                Op::Reduce { kind: Reduce::Max | Reduce::Min, .. } => ask(node.inputs[0], narrow),
                 Op::Reduce { .. } => ask(node.inputs[0], wide),
                 Op::Transpose { .. }
                 | Op::Reshape
@@ -555,6 +641,11 @@ impl<'g> Lowering<'g> {
                 Op::FakeQuant(_) => ask(node.inputs[0], narrow),
             }
         }
+    }
+
+    /// Whether node `index` is computed as part of a function of one tensor.
+    fn in_chain(&self, index: usize) -> bool {
+        self.chains.contains_key(&index) || self.absorbed[index]
     }
 
     /// Lowers node `index` unless another node does it.
@@ -589,7 +680,7 @@ impl<'g> Lowering<'g> {
             Op::Unary(_) => {
                 Err(self.unsupported(node, "an elementwise function needs one input computed by the model"))
             }
-            Op::Where => Err(self.unsupported(node, "a condition computed from several inputs cannot be a table")),
+            Op::Where => self.select(node),
         }
     }
 

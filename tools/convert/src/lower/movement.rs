@@ -122,6 +122,12 @@ impl Lowering<'_> {
             let needed = self.wide_scale(node.output);
             (scale, zero) = (scale.max(needed), 0.0);
         }
+        if !node.inputs.iter().all(|&id| self.constant_fits(id, dtype, scale, zero)) {
+            (scale, zero) = match dtype {
+                Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
+                _ => (self.wide_scale(node.output).max(scale), 0.0),
+            };
+        }
         let to = self.output(node.output, dtype, scale, zero);
         let whole = View::whole(to, self.graph.shape(node.output), scale, zero);
         let mut start = 0;
@@ -137,10 +143,29 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// Whether the values of `id`, where it is a constant, lie within the range of the units.
+    fn constant_fits(&self, id: TensorId, dtype: Dtype, scale: f64, zero: f64) -> bool {
+        let Some(data) = self.graph.constant(id) else { return true };
+        let limits = self.limits[id];
+        data.to_f32().iter().all(|&v| fits(limits.clamp(f64::from(v)), dtype, scale, zero))
+    }
+
     pub(super) fn pad(&mut self, node: &Node, before: &[usize], value: f64) -> Result<(), LowerError> {
         let form = if self.preferred(node.output) == Dtype::I8 { Form::Narrow } else { Form::Any };
-        let view = self.get(node.inputs[0], form)?;
+        let mut view = self.get(node.inputs[0], form)?;
         let dtype = self.program.tensors[view.tensor].dtype;
+        let value = self.limits[node.output].clamp(value);
+        if !value.is_finite() {
+            return Err(self.unsupported(node, "padding with an infinite value that no softmax or maximum hides"));
+        }
+        if !fits(value, dtype, view.scale, view.zero) {
+            // The output has a range of its own.
+            let (scale, zero) = match dtype {
+                Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
+                _ => (self.wide_scale(node.output).max(view.scale), 0.0),
+            };
+            view = self.in_units(&view, &node.name, dtype, scale, zero)?;
+        }
         let to = self.output(node.output, dtype, view.scale, view.zero);
         let (low, high) = dtype.range();
         let fill = (value / view.scale + view.zero).round().clamp(f64::from(low), f64::from(high)) as i32;
@@ -225,10 +250,22 @@ impl Lowering<'_> {
     }
 
     pub(super) fn reduce(&mut self, node: &Node, kind: Reduce, axes: &[usize]) -> Result<(), LowerError> {
-        if !matches!(kind, Reduce::Mean | Reduce::Sum) {
-            return Err(self.unsupported(node, "ReduceMean and ReduceSum have an integer form"));
-        }
-        let view = self.get(node.inputs[0], Form::Any)?;
+        let view = match kind {
+            Reduce::Mean | Reduce::Sum => self.get(node.inputs[0], Form::Any)?,
+            Reduce::Max | Reduce::Min
+                if self.forms[node.inputs[0]].narrow.is_some() || !self.is_integer(node.inputs[0]) =>
+            {
+                self.get(node.inputs[0], Form::Narrow)?
+            }
+            Reduce::Max | Reduce::Min => {
+                return Err(self.unsupported(node, "ReduceMax and ReduceMin of whole numbers beyond 8 bits"));
+            }
+            Reduce::Prod => {
+                return Err(
+                    self.unsupported(node, "ReduceProd of computed values; ReduceSum of their logarithms is near")
+                );
+            }
+        };
         let rank = view.shape.len();
         // Bring the reduced dimensions together, where they are not neighbours.
         let kept: Vec<usize> = (0..rank).filter(|d| !axes.contains(d)).collect();
@@ -244,6 +281,9 @@ impl Lowering<'_> {
         let r: usize = view.shape[outer..outer + axes.len()].iter().product();
         let (outer, inner) =
             (view.shape[..outer].iter().product::<usize>(), view.shape[outer + axes.len()..].iter().product::<usize>());
+        if matches!(kind, Reduce::Max | Reduce::Min) {
+            return self.reduce_to_extreme(node, kind, &view, [outer, r, inner]);
+        }
         let dtype = self.preferred(node.output);
         let (scale, zero) = match dtype {
             Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
@@ -264,4 +304,77 @@ impl Lowering<'_> {
         self.push(&node.name, ops::Op::ReduceMean(op), &[Some(view.tensor)], to);
         Ok(())
     }
+
+    /// The maximum or minimum over the middle dimension of `[outer, r, inner]`, as max pooling of images `[r, inner]`.
+    fn reduce_to_extreme(
+        &mut self,
+        node: &Node,
+        kind: Reduce,
+        view: &View,
+        [outer, r, inner]: [usize; 3],
+    ) -> Result<(), LowerError> {
+        let shape = self.graph.shape(node.output).to_vec();
+        // The minimum is the maximum of `-1 - q`, which stays within 8 bits.
+        let least = kind == Reduce::Min;
+        let x = if least { self.complement(&node.name, view) } else { view.clone() };
+        let window = ops::conv2d::Window {
+            in_h: r as u32,
+            in_w: inner as u32,
+            out_h: 1,
+            out_w: inner as u32,
+            kernel_h: r as u32,
+            kernel_w: 1,
+            stride_h: 1,
+            stride_w: 1,
+            pad_top: 0,
+            pad_left: 0,
+            dilation_h: 1,
+            dilation_w: 1,
+            channel_stride: (r * inner) as u32,
+            row_stride: inner as u32,
+            column_stride: 1,
+            pad_value: 0,
+        };
+        let op = ops::pool::Pool2d {
+            window,
+            channels: outer as u32,
+            acc_shift: 0,
+            zero_point: 0,
+            multipliers: shiftformer::format::Blob::NONE,
+        };
+        // The operator writes channels last.
+        let pooled = self.new_tensor(&node.name, Dtype::I8, &[inner, outer], x.scale, x.zero, None);
+        self.push(&node.name, ops::Op::Pool2d(op), &[Some(x.tensor)], pooled);
+        let pooled = View::whole(pooled, &[inner, outer], x.scale, x.zero);
+        let pooled = if least { self.complement(&format!("{}/pooled", node.name), &pooled) } else { pooled };
+        let turned = pooled.transpose(&[1, 0]);
+        let result = match turned.reshape(&shape) {
+            Some(view) => view,
+            None => self
+                .contiguous(&turned, &node.name)?
+                .reshape(&shape)
+                .ok_or_else(|| LowerError::Rank(node.name.clone()))?,
+        };
+        self.set(node.output, result);
+        Ok(())
+    }
+
+    /// `-1 - q` of a whole 8-bit tensor: the negative values, up to the step between -128 and 127.
+    fn complement(&mut self, name: &str, x: &View) -> View {
+        let name = format!("{name}/complement");
+        let table: Vec<i8> = (-128..=127).map(|q: i32| (-1 - q) as i8).collect();
+        let table = self.program.weights.add_i8(&table);
+        let zero = -1.0 - x.zero;
+        let to = self.new_tensor(&name, Dtype::I8, &x.shape, x.scale, zero, None);
+        let op = ops::lut::Lut { len: x.len() as u32, table };
+        self.push(&name, ops::Op::Lut(op), &[Some(x.tensor)], to);
+        View::whole(to, &x.shape, x.scale, zero)
+    }
+}
+
+/// Whether `value` lies within the range of the units, rounding allowed.
+fn fits(value: f64, dtype: Dtype, scale: f64, zero: f64) -> bool {
+    let (low, high) = dtype.range();
+    let q = value / scale + zero;
+    q >= f64::from(low) - 0.5 && q <= f64::from(high) + 0.5
 }

@@ -191,7 +191,8 @@ impl ModelFile {
         }
         let (scale, zero) = self.units(endpoint.tensor);
         let real = values.to_real(endpoint.normalization);
-        if let Some(bad) = real.iter().find(|v| !v.is_finite()) {
+        let masked = |v: f32| endpoint.masks && v == f32::NEG_INFINITY;
+        if let Some(bad) = real.iter().find(|&&v| !v.is_finite() && !masked(v)) {
             return Err(ModelFileError::Value { name: name(), value: bad.to_string() });
         }
         Ok(quantize(&real, &record, scale, zero))
@@ -265,6 +266,7 @@ fn nameless(model: &Model<'_>) -> Human {
         tensor: tensor.unwrap_or(0),
         shape: record.map_or_else(Vec::new, |r| r.shape().iter().map(|&d| d as usize).collect()),
         normalization: None,
+        masks: false,
     };
     let unit = |i: usize| HumanTensor {
         name: format!("tensor{i}"),

@@ -76,6 +76,7 @@ impl Parts {
             tensor: usize::from(tensor),
             shape: tensors[usize::from(tensor)].shape().iter().map(|&d| d as usize).collect(),
             normalization: None,
+            masks: false,
         };
         let old = self.human.as_ref();
         let name = old.and_then(|h| h.ops.get(op)).cloned().unwrap_or_else(|| format!("operator {op}"));

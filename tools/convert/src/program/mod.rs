@@ -99,6 +99,9 @@ pub struct Endpoint {
     pub shape: Vec<usize>,
     /// How raw pixels became the source model's input: `(x / 255 - mean) / std`.
     pub normalization: Option<(f64, f64)>,
+    /// Negative infinity and numbers beyond the range mean "masked out" and saturate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub masks: bool,
 }
 
 /// The `Weights` section under construction; equal blobs are stored once.

@@ -19,6 +19,10 @@ pub struct TensorStats {
     pub energy: f64,
     /// Number of values.
     pub count: u64,
+    /// Number of values that are whole numbers.
+    pub whole: u64,
+    /// Least maximum of a row (last dimension) that is not masked out as a whole; infinite where no softmax reads it.
+    pub least_peak: f32,
 }
 
 /// How the range of an activation is chosen.
@@ -39,7 +43,15 @@ pub enum RangeMethod {
 
 impl Default for TensorStats {
     fn default() -> Self {
-        Self { min: f32::INFINITY, max: f32::NEG_INFINITY, histogram: Vec::new(), energy: 0.0, count: 0 }
+        Self {
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+            histogram: Vec::new(),
+            energy: 0.0,
+            count: 0,
+            whole: 0,
+            least_peak: f32::INFINITY,
+        }
     }
 }
 
@@ -50,6 +62,7 @@ impl TensorStats {
             self.min = self.min.min(v);
             self.max = self.max.max(v);
             self.energy += f64::from(v) * f64::from(v);
+            self.whole += u64::from(v.fract() == 0.0);
         }
         self.count += values.len() as u64;
     }
@@ -60,6 +73,20 @@ impl TensorStats {
         self.max = self.max.max(other.max);
         self.energy += other.energy;
         self.count += other.count;
+        self.whole += other.whole;
+        self.least_peak = self.least_peak.min(other.least_peak);
+    }
+
+    /// Notes the maximum of every row of `width` values of a softmax argument. Rows at or below `masked` have no key that
+    /// counts.
+    pub fn extend_peaks(&mut self, values: &[f32], width: usize, masked: f32) {
+        let peaks = values.chunks_exact(width.max(1)).map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        self.least_peak = peaks.filter(|&peak| peak > masked).fold(self.least_peak, f32::min);
+    }
+
+    /// Whether every value seen is a whole number: a count, a position, a flag, a one-hot vector.
+    pub fn is_whole(&self) -> bool {
+        self.count > 0 && self.whole == self.count
     }
 
     /// Second pass: histogram over the extent of the first.

@@ -1,0 +1,110 @@
+//! How far the outputs of a conversion are from the float graph, and what is wrong with its samples.
+
+use crate::backend::Trace;
+use crate::graph::{Data, DataType, Graph};
+use crate::model_file::{ModelFile, Values};
+use serde::Serialize;
+
+/// What stands for "no difference at all", in decibels.
+const SQNR_CAP_DB: f64 = 300.0;
+
+/// How close one output is to the float graph.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OutputQuality {
+    /// Name of the output.
+    pub name: String,
+    /// `10 log10(signal / noise)`; `None` where the float output is zero in all samples.
+    pub sqnr_db: Option<f64>,
+}
+
+/// Noise over signal of every output; `None` where there is no signal.
+pub fn noise_ratios<'a>(
+    model: &ModelFile,
+    traces: &[Trace],
+    reference: impl Iterator<Item = &'a Vec<Data>> + Clone,
+) -> Vec<Option<f64>> {
+    let ratio = |output: usize| {
+        let (mut signal, mut noise) = (0.0f64, 0.0f64);
+        for (trace, exact) in traces.iter().zip(reference.clone()) {
+            let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
+            for (got, want) in model.decode(output, bytes).iter().zip(exact.to_f32()) {
+                signal += f64::from(want).powi(2);
+                noise += (f64::from(*got) - f64::from(want)).powi(2);
+            }
+        }
+        (signal > 0.0).then(|| noise.max(1e-30) / signal)
+    };
+    (0..model.outputs().len()).map(ratio).collect()
+}
+
+/// `10 log10(signal / noise)`, the ratio averaged over the outputs so that none drowns in another.
+pub fn joint_sqnr(ratios: &[Option<f64>]) -> f64 {
+    let known: Vec<f64> = ratios.iter().flatten().copied().collect();
+    if known.is_empty() {
+        return SQNR_CAP_DB;
+    }
+    -10.0 * (known.iter().sum::<f64>() / known.len() as f64).log10()
+}
+
+/// The qualities of `model`'s outputs; each the worst of the measurements.
+pub fn qualities(model: &ModelFile, measurements: &[Vec<Option<f64>>]) -> Vec<OutputQuality> {
+    let quality = |(index, output): (usize, &crate::program::Endpoint)| {
+        let ratios = measurements.iter().filter_map(|m| m.get(index).copied().flatten());
+        OutputQuality { name: output.name.clone(), sqnr_db: ratios.reduce(f64::max).map(|ratio| -10.0 * ratio.log10()) }
+    };
+    model.outputs().iter().enumerate().map(quality).collect()
+}
+
+/// The output that keeps least.
+pub fn least(outputs: &[OutputQuality]) -> Option<(&str, f64)> {
+    let known = outputs.iter().filter_map(|output| Some((output.name.as_str(), output.sqnr_db?)));
+    known.min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// What is wrong with the samples, if anything.
+pub fn sample_warnings(graph: &Graph, samples: &[Vec<Values>], normalization: Option<(f64, f64)>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    match samples {
+        [] => return warnings,
+        [_] => warnings.push(
+            "there is only one calibration sample: the ranges are those of this one, and values beyond them are cut off; \
+             give a hundred that show what the device will see"
+                .to_owned(),
+        ),
+        [first, rest @ ..] => {
+            for (index, &id) in graph.inputs.iter().enumerate() {
+                let tensor = &graph.tensors[id];
+                let same = |sample: &Vec<Values>| sample.get(index) == first.get(index);
+                if tensor.dtype == DataType::Float && rest.iter().all(same) {
+                    warnings.push(format!(
+                        "`{}` is the same in all calibration samples: other values than these will be cut off",
+                        tensor.name
+                    ));
+                }
+            }
+        }
+    }
+    if let Some((mean, std)) = normalization {
+        if !(0.0..=1.0).contains(&mean) || std > 1.0 {
+            warnings.push(format!(
+                "--mean {mean} and --std {std} make values from {:.4} to {:.4} of the pixels 0 to 255: they are applied to \
+                 x / 255; for statistics in 0 to 255 divide both by 255",
+                -mean / std,
+                (1.0 - mean) / std
+            ));
+        }
+        let floats = |(index, &id): (usize, &usize)| {
+            let tensor = &graph.tensors[id];
+            let image = tensor.dtype == DataType::Float && tensor.shape.len() >= 3;
+            let raw = samples.iter().all(|s| matches!(s.get(index), Some(Values::U8(_))));
+            (image && !raw).then(|| tensor.name.clone())
+        };
+        if let Some(name) = graph.inputs.iter().enumerate().find_map(floats) {
+            warnings.push(format!(
+                "`{name}`: --mean and --std are for u8 pixels, but the calibration samples are no bytes; they are taken as \
+                 normalized already"
+            ));
+        }
+    }
+    warnings
+}
