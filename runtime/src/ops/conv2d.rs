@@ -4,10 +4,9 @@ use super::linear::{Dense, JobSize};
 use super::memory::cast_mut;
 use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
-use crate::kernels::{self, Kernels, LinearOut};
+use crate::kernels::{self, Kernels, LinearOut, PANEL, PackedWeights};
 use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
-use crate::weights::{PANEL, PackedWeights};
 use core::ops::Range;
 
 op_params! {
@@ -139,7 +138,7 @@ impl Conv2d {
     /// The dense layer of one group.
     fn group(&self, group: u32) -> Dense {
         let n = self.group_n() as usize;
-        let weights = PackedWeights::bytes_for(n, self.k(), self.dense.format);
+        let weights = PackedWeights::bytes_for(n, self.k(), self.dense.weight_bits);
         let channels = n.next_multiple_of(PANEL) * 4;
         Dense {
             weights: Self::part(self.dense.weights, weights, group),
@@ -160,7 +159,7 @@ impl Conv2d {
 
     /// Scratch for `count` windows at a time.
     fn scratch_for(&self, count: usize) -> usize {
-        self.gathered_bytes(count) + kernels::dense_scratch_bytes(self.k(), self.dense.format)
+        self.gathered_bytes(count) + kernels::dense_scratch_bytes(self.k(), self.dense.weight_bits)
     }
 
     /// Gathers the window of `pixel` for the channels from `first` into `out`.
@@ -378,7 +377,7 @@ mod tests {
         };
         let none = Blob::NONE;
         let dense = Dense {
-            format: crate::weights::WeightFormat::I8,
+            weight_bits: 8,
             acc_shift: 0,
             zero_point: 0,
             weights: none,

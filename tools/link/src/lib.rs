@@ -11,15 +11,10 @@
 #[cfg(test)]
 extern crate std;
 
-mod board;
-pub mod boards;
-mod cores;
 mod execute;
-mod machine;
+pub mod machine;
 mod record;
 
-pub use board::Board;
-pub use cores::Core;
 pub use execute::{Host, HostError, execute};
 pub use machine::Machine;
 pub use record::{Record, RecordError, Records};

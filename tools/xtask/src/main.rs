@@ -2,7 +2,6 @@
 
 mod aarch64;
 mod audit;
-mod boards;
 mod check;
 mod count;
 mod digits;
@@ -17,7 +16,6 @@ mod setup;
 mod size;
 mod toolchain;
 
-use boards::Program;
 use clap::{Parser, Subcommand};
 use error::Error;
 use std::path::PathBuf;
@@ -25,19 +23,14 @@ use std::process::ExitCode;
 
 /// Developer tasks.
 #[derive(Parser)]
-#[command(name = "xtask", after_help = AFTER_HELP)]
+#[command(name = "xtask")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
 }
 
-const AFTER_HELP: &str = "Targets without an operating system are compiled by the default toolchain where rustup has \
-them, else by a compiler that builds its own library. SHIFTFORMER_TOOLCHAIN=rustup or build-std asks for one of the two.";
-
 #[derive(Subcommand)]
 enum Task {
-    /// Write the list of boards from their descriptions in firmware/boards.
-    Boards,
     /// Find or install compilers, emulators and drivers.
     Setup {
         /// Only say what would be done.
@@ -51,8 +44,7 @@ enum Task {
         board: Option<String>,
         /// One program instead of all.
         #[arg(long)]
-        #[arg(long, value_enum)]
-        program: Option<Program>,
+        program: Option<String>,
     },
     /// Build the digits demo for a board and run it in the emulator.
     Demo {
@@ -77,9 +69,9 @@ enum Task {
         #[arg(long)]
         no_build: bool,
     },
-    /// Report code size and check budgets.
+    /// Weigh the programs and check their budgets.
     Size {
-        /// Report the programs as they were built last.
+        /// Weigh the programs as they were built last.
         #[arg(long)]
         no_build: bool,
         /// Instead of the table, the functions that the inference of this program reaches, largest last.
@@ -110,8 +102,7 @@ enum Task {
 fn run(task: Task) -> Result<ExitCode, Error> {
     match task {
         Task::Setup { dry_run } => setup::run_setup(dry_run)?,
-        Task::Boards => boards::write_list()?,
-        Task::Firmware { board, program } => firmware::build(board.as_deref(), program)?,
+        Task::Firmware { board, program } => firmware::build(board.as_deref(), program.as_deref())?,
         Task::Demo { board } => emulate::demo(&board)?,
         Task::Emulate { elf, board } => {
             let machine = board.map_or_else(|| emulate::by_path(&elf), |board| emulate::by_name(&board))?;

@@ -1,17 +1,30 @@
 //! AArch64: products by SMMLA where the processor has it (Armv8.6 and many of Armv8.4), by SDOT (Cortex-A55, A76 and
-//! later), else by SMULL and SADALP (Cortex-A53, A72).
+//! later), else by SMULL, SMLAL and SADALP (Cortex-A53, A72).
+//!
+//! - [`engine`]: tiles of packed rows and columns, the bulk of dense layers and attention;
+//! - [`dense`], [`attention`]: what surrounds them, in blocks on the stack;
+//! - [`tiles`]: few rows as they lie, and dot products;
+//! - [`rows`]: the rows between the products, the same for every level.
 //!
 //! The level is chosen by what the processor has (feature `std`, detected once) or by the target features alone. NEON
-//! belongs to the target: what has no code of its own is the portable code, which the compiler turns into NEON.
+//! belongs to the target.
 
 #![allow(unsafe_code)]
 
+mod attention;
+mod dense;
+mod engine;
+mod rows;
 mod tiles;
 
 use super::Kernels;
 use super::list::signatures::*;
 use super::list::{each_kernel, kernels};
+use engine::Engine;
 use tiles::{Products, Sdot, Smull};
+
+/// Windows that are gathered at a time: whole tiles of twelve rows.
+const GATHERED_ROWS: usize = 48;
 
 /// Whether code for this feature may run.
 macro_rules! feature {
@@ -24,7 +37,7 @@ macro_rules! feature {
     }};
 }
 
-/// SMMLA for dense layers, SDOT for the rest. As [`Neon`] where the processor lacks them.
+/// SMMLA for dense layers and attention, SDOT for dot products. As [`Neon`] where the processor lacks them.
 #[derive(Clone, Copy, Debug)]
 pub struct NeonI8mm;
 
@@ -53,39 +66,45 @@ impl NeonDot {
 kernels! {
     impl Neon {
         const NAME: &'static str = "neon";
+        const INTERLEAVES: bool = true;
+        const GATHERED_ROWS: usize = GATHERED_ROWS;
+        const ATTENDS: bool = true;
     }
     linear => smull::linear,
     linear_acc => smull::linear_acc,
     dot_i8 => smull::dot_i8,
     dot_u8 => smull::dot_u8,
-    dot_u16 => portable,
+    dot_u16 => tiles::dot_u16,
     scores => portable,
-    scale_scores => portable,
-    exp_row => portable,
-    scale_row => portable,
-    transpose => portable,
-    attention => portable,
-    norm_row => portable,
-    norm_rows => portable,
-    lut_in_place => portable,
-    add_i16_in_place => portable,
+    scale_scores => rows::scale_scores,
+    exp_row => rows::exp_row,
+    scale_row => rows::scale_row,
+    transpose => rows::transpose,
+    attention => smull::attention,
+    norm_row => rows::norm_row,
+    norm_rows => rows::norm_rows,
+    lut_in_place => rows::lut_in_place,
+    add_i16_in_place => rows::add_i16_in_place,
 }
 
 kernels! {
     impl NeonDot {
         const NAME: &'static str = "neon-dotprod";
+        const INTERLEAVES: bool = true;
+        const GATHERED_ROWS: usize = GATHERED_ROWS;
+        const ATTENDS: bool = true;
     }
     linear => sdot::linear,
     linear_acc => sdot::linear_acc,
     dot_i8 => sdot::dot_i8,
     dot_u8 => sdot::dot_u8,
     dot_u16 => Neon::dot_u16,
-    scores => portable,
+    scores => Neon::scores,
     scale_scores => Neon::scale_scores,
     exp_row => Neon::exp_row,
     scale_row => Neon::scale_row,
     transpose => Neon::transpose,
-    attention => Neon::attention,
+    attention => sdot::attention,
     norm_row => Neon::norm_row,
     norm_rows => Neon::norm_rows,
     lut_in_place => Neon::lut_in_place,
@@ -95,6 +114,9 @@ kernels! {
 kernels! {
     impl NeonI8mm {
         const NAME: &'static str = "neon-i8mm";
+        const INTERLEAVES: bool = true;
+        const GATHERED_ROWS: usize = GATHERED_ROWS;
+        const ATTENDS: bool = true;
     }
     linear => smmla::linear,
     linear_acc => smmla::linear_acc,
@@ -106,7 +128,7 @@ kernels! {
     exp_row => NeonDot::exp_row,
     scale_row => NeonDot::scale_row,
     transpose => NeonDot::transpose,
-    attention => NeonDot::attention,
+    attention => smmla::attention,
     norm_row => NeonDot::norm_row,
     norm_rows => NeonDot::norm_rows,
     lut_in_place => NeonDot::lut_in_place,
@@ -119,12 +141,12 @@ mod smull {
 
     pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8]) {
         // SAFETY: SMULL is in every AArch64.
-        unsafe { super::linear::<Smull>(job, x, out) }
+        unsafe { super::linear::<Smull, engine::Smull>(job, x, out) }
     }
 
     pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
         // SAFETY: SMULL is in every AArch64.
-        unsafe { tiles::dense::<Smull>(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len()) };
+        unsafe { super::dense::<Smull, engine::Smull>(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len()) };
     }
 
     pub fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
@@ -135,6 +157,11 @@ mod smull {
     pub fn dot_u8(job: &DotJob, x: &[u8], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
         // SAFETY: SMULL is in every AArch64.
         unsafe { tiles::dots::<Smull, true>(job, bytemuck::cast_slice(x), y, out) }
+    }
+
+    pub fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
+        // SAFETY: SMULL is in every AArch64.
+        unsafe { super::attention::attention::<engine::Smull>(job, out) }
     }
 }
 
@@ -147,7 +174,7 @@ mod sdot {
             return Neon::linear(job, x, out, scratch);
         }
         // SAFETY: the processor has SDOT.
-        unsafe { super::linear::<Sdot>(job, x, out) }
+        unsafe { super::linear::<Sdot, engine::Sdot>(job, x, out) }
     }
 
     pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
@@ -155,7 +182,7 @@ mod sdot {
             return Neon::linear_acc(job, x, out, scratch);
         }
         // SAFETY: the processor has SDOT.
-        unsafe { tiles::dense::<Sdot>(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len()) };
+        unsafe { super::dense::<Sdot, engine::Sdot>(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len()) };
     }
 
     pub fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
@@ -173,9 +200,17 @@ mod sdot {
         // SAFETY: the processor has SDOT.
         unsafe { tiles::dots::<Sdot, true>(job, bytemuck::cast_slice(x), y, out) }
     }
+
+    pub fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
+        if !NeonDot::is_available() {
+            return Neon::attention(job, out);
+        }
+        // SAFETY: the processor has SDOT.
+        unsafe { super::attention::attention::<engine::Sdot>(job, out) }
+    }
 }
 
-/// Dense layers by SMMLA.
+/// Dense layers and attention by SMMLA.
 mod smmla {
     use super::*;
 
@@ -185,7 +220,7 @@ mod smmla {
         }
         let (len, sink, lut) = sink(out);
         // SAFETY: the processor has SMMLA, the scratch the size that `pairs_fit` tests.
-        let (rows, n) = unsafe { tiles::dense_pairs(job, x, sink, len, scratch) };
+        let (rows, n) = unsafe { matrix(job, x, sink, len, scratch) };
         look_up(job, lut, rows, n);
     }
 
@@ -194,7 +229,15 @@ mod smmla {
             return NeonDot::linear_acc(job, x, out, scratch);
         }
         // SAFETY: the processor has SMMLA, the scratch the size that `pairs_fit` tests.
-        unsafe { tiles::dense_pairs(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len(), scratch) };
+        unsafe { matrix(job, x, tiles::Sink::Acc(out.as_mut_ptr()), out.len(), scratch) };
+    }
+
+    pub fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
+        if !NeonI8mm::is_available() {
+            return NeonDot::attention(job, out);
+        }
+        // SAFETY: the processor has SMMLA.
+        unsafe { super::attention::attention::<engine::Smmla>(job, out) }
     }
 }
 
@@ -202,11 +245,42 @@ mod smmla {
 ///
 /// # Safety
 /// The processor must have them.
-unsafe fn linear<P: Products>(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
+unsafe fn linear<P: Products, E: Engine>(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>) {
     let (len, sink, lut) = sink(out);
     // SAFETY: the caller's contract.
-    let (rows, n) = unsafe { tiles::dense::<P>(job, x, sink, len) };
+    let (rows, n) = unsafe { dense::<P, E>(job, x, sink, len) };
     look_up(job, lut, rows, n);
+}
+
+/// Fills the sink: many rows packed for `E`, few as they lie. Returns the rows and channels written.
+///
+/// # Safety
+/// The processor must have the instructions of both; the sink has `len` elements.
+unsafe fn dense<P: Products, E: Engine>(
+    job: &LinearJob<'_>,
+    x: &[i8],
+    sink: tiles::Sink,
+    len: usize,
+) -> (usize, usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if dense::takes(job) { dense::dense::<E>(job, x, sink, len) } else { tiles::dense::<P>(job, x, sink, len) }
+    }
+}
+
+/// [`dense`] by SMMLA.
+///
+/// # Safety
+/// The processor must have i8mm; the sink has `len` elements; [`tiles::pairs_fit`].
+unsafe fn matrix(job: &LinearJob<'_>, x: &[i8], sink: tiles::Sink, len: usize, scratch: &mut [u8]) -> (usize, usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if dense::takes(job) {
+            dense::dense::<engine::Smmla>(job, x, sink, len)
+        } else {
+            tiles::dense_pairs(job, x, sink, len, scratch)
+        }
+    }
 }
 
 /// Outputs that a table still has to be applied to.
@@ -223,10 +297,13 @@ fn sink(out: LinearOut<'_>) -> (usize, tiles::Sink, Lut<'_>) {
     }
 }
 
-fn look_up(job: &LinearJob<'_>, lut: Lut<'_>, rows: usize, n: usize) {
+fn look_up(job: &LinearJob<'_>, lut: Lut<'_>, count: usize, n: usize) {
     let Some((out, table)) = lut else { return };
-    for row in out.chunks_mut(job.out_stride.max(1)).take(rows) {
-        portable::lut_in_place(row.get_mut(..n).unwrap_or(&mut []), table);
+    if job.out_stride == n {
+        return rows::lut_in_place(out.get_mut(..count * n).unwrap_or(&mut []), table);
+    }
+    for row in out.chunks_mut(job.out_stride.max(1)).take(count) {
+        rows::lut_in_place(row.get_mut(..n).unwrap_or(&mut []), table);
     }
 }
 
@@ -250,6 +327,9 @@ macro_rules! best {
 
 impl Kernels for Native {
     const NAME: &'static str = "native";
+    const INTERLEAVES: bool = true;
+    const GATHERED_ROWS: usize = GATHERED_ROWS;
+    const ATTENDS: bool = true;
     each_kernel! { best }
 }
 

@@ -17,7 +17,7 @@
 //! | Cortex-X1 | 16 (16) | 4.1 (4) | - |
 //! | Neoverse N2 | 32 (16) | 8.1 (8) | 10.1 (8) |
 
-use crate::kernels::{DotJob, GROUP, LinearJob, PANEL, WeightFormat, whole_rows};
+use crate::kernels::{DotJob, GROUP, LinearJob, PANEL, PackedWeights, whole_rows};
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -107,7 +107,7 @@ unsafe fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
 /// # Safety
 /// `left` elements, sixteen at most, can be read.
 #[inline(always)]
-unsafe fn elements(at: *const i8, left: usize) -> int8x16_t {
+pub unsafe fn elements(at: *const i8, left: usize) -> int8x16_t {
     // SAFETY: the caller's contract.
     unsafe {
         if left >= GROUP {
@@ -124,7 +124,7 @@ unsafe fn elements(at: *const i8, left: usize) -> int8x16_t {
 /// # Safety
 /// The panel has the group.
 #[inline(always)]
-unsafe fn weights<const BITS: u32>(panel: *const u8, group: usize, channel: usize) -> int8x16_t {
+pub unsafe fn weights<const BITS: u32>(panel: *const u8, group: usize, channel: usize) -> int8x16_t {
     // SAFETY: the caller's contract.
     unsafe {
         if BITS == 8 {
@@ -141,22 +141,22 @@ unsafe fn weights<const BITS: u32>(panel: *const u8, group: usize, channel: usiz
 /// The processor must have the instructions of `P`; the sink has `len` elements.
 pub unsafe fn dense<P: Products>(job: &LinearJob<'_>, x: &[i8], sink: Sink, len: usize) -> (usize, usize) {
     let (rows, n) = job.fit(x.len(), len);
-    let panel_bytes = job.weights.format.panel_bytes(job.k);
+    let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
     for (panel, scale) in (0..n.div_ceil(PANEL)).map(|panel| (panel, Scale::new(job, panel, n))) {
         for row in (0..rows).step_by(ROWS) {
             // SAFETY: `fit` counts only rows and channels that `x`, the sink and the weights hold.
             unsafe {
                 let panel = job.weights.bytes.as_ptr().add(panel * panel_bytes);
                 let x = x.as_ptr().add(row * job.x_stride);
-                let acc = match (job.weights.format, rows - row) {
-                    (WeightFormat::I8, 1) => widen(dense_tile::<P, 1, 8>(panel, x, job)),
-                    (WeightFormat::I8, 2) => widen(dense_tile::<P, 2, 8>(panel, x, job)),
-                    (WeightFormat::I8, 3) => widen(dense_tile::<P, 3, 8>(panel, x, job)),
-                    (WeightFormat::I8, _) => dense_tile::<P, 4, 8>(panel, x, job),
-                    (WeightFormat::I4, 1) => widen(dense_tile::<P, 1, 4>(panel, x, job)),
-                    (WeightFormat::I4, 2) => widen(dense_tile::<P, 2, 4>(panel, x, job)),
-                    (WeightFormat::I4, 3) => widen(dense_tile::<P, 3, 4>(panel, x, job)),
-                    (WeightFormat::I4, _) => dense_tile::<P, 4, 4>(panel, x, job),
+                let acc = match (rows - row, job.weights.bits) {
+                    (1, 8) => widen(dense_tile::<P, 1, 8>(panel, x, job)),
+                    (2, 8) => widen(dense_tile::<P, 2, 8>(panel, x, job)),
+                    (3, 8) => widen(dense_tile::<P, 3, 8>(panel, x, job)),
+                    (_, 8) => dense_tile::<P, 4, 8>(panel, x, job),
+                    (1, _) => widen(dense_tile::<P, 1, 4>(panel, x, job)),
+                    (2, _) => widen(dense_tile::<P, 2, 4>(panel, x, job)),
+                    (3, _) => widen(dense_tile::<P, 3, 4>(panel, x, job)),
+                    _ => dense_tile::<P, 4, 4>(panel, x, job),
                 };
                 for (row, acc) in (row..rows).zip(acc) {
                     scale.store(acc, sink, row * job.out_stride);
@@ -233,7 +233,7 @@ pub fn pairs_fit(job: &LinearJob<'_>, scratch: &[u8]) -> bool {
 /// The processor must have i8mm; the sink has `len` elements; [`pairs_fit`].
 pub unsafe fn dense_pairs(job: &LinearJob<'_>, x: &[i8], sink: Sink, len: usize, scratch: &mut [u8]) -> (usize, usize) {
     let (rows, n) = job.fit(x.len(), len);
-    let panel_bytes = job.weights.format.panel_bytes(job.k);
+    let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
     let paired: *mut i8 = scratch.as_mut_ptr().cast();
     for row in (0..rows).step_by(PAIRED_ROWS) {
         let count = (rows - row).min(PAIRED_ROWS);
@@ -245,9 +245,10 @@ pub unsafe fn dense_pairs(job: &LinearJob<'_>, x: &[i8], sink: Sink, len: usize,
                 let scale = Scale::new(job, panel, n);
                 let panel = job.weights.bytes.as_ptr().add(panel * panel_bytes);
                 let groups = job.k.div_ceil(GROUP);
-                let acc = match job.weights.format {
-                    WeightFormat::I8 => paired_tile::<8>(panel, paired, groups),
-                    WeightFormat::I4 => paired_tile::<4>(panel, paired, groups),
+                let acc = if job.weights.bits == 8 {
+                    paired_tile::<8>(panel, paired, groups)
+                } else {
+                    paired_tile::<4>(panel, paired, groups)
                 };
                 for (row, acc) in (row..row + count).zip(acc) {
                     scale.store(acc, sink, row * job.out_stride);
@@ -465,5 +466,39 @@ unsafe fn dot_tile<P: Products, const UNSIGNED: bool>(
         }
         let excess = vshlq_n_s32::<7>(add_lanes(sums));
         acc.map(|acc| if UNSIGNED { vaddq_s32(add_lanes(acc), excess) } else { add_lanes(acc) })
+    }
+}
+
+/// [`crate::kernels::Kernels::dot_u16`] by SMLAL: the exponentials are below 2^15, four columns share those of a row.
+pub fn dot_u16(job: &DotJob, x: &[u16], y: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
+    const LANES: usize = 8;
+    let rows = job.rows.min(whole_rows(x.len(), job.x_stride, job.k));
+    let columns = job.cols.min(whole_rows(y.len(), job.y_stride, job.k));
+    let whole = job.k / LANES * LANES;
+    for row in 0..rows {
+        let x = x.get(row * job.x_stride..).and_then(|x| x.get(..job.k)).unwrap_or(&[]);
+        for column in (0..columns).step_by(PANEL) {
+            // SAFETY: `columns` counts only what the slice holds; columns beyond the last are the last again.
+            let mut sums = unsafe {
+                let y = [0, 1, 2, 3].map(|i| y.as_ptr().add((column + i).min(columns - 1) * job.y_stride));
+                let mut acc = [vdupq_n_s32(0); PANEL];
+                for at in (0..whole).step_by(LANES) {
+                    let x = vreinterpretq_s16_u16(vld1q_u16(x.as_ptr().add(at)));
+                    for (acc, y) in acc.iter_mut().zip(y) {
+                        let y = vmovl_s8(vld1_s8(y.add(at)));
+                        *acc = vmlal_high_s16(vmlal_s16(*acc, vget_low_s16(x), vget_low_s16(y)), x, y);
+                    }
+                }
+                let mut sums = [0i32; PANEL];
+                vst1q_s32(sums.as_mut_ptr(), add_lanes(acc));
+                sums
+            };
+            let out = out.get_mut(row * job.out_stride + column..).unwrap_or(&mut []);
+            for ((out, sum), column) in out.iter_mut().zip(&mut sums).zip(column..columns) {
+                let y = y.get(column * job.y_stride..).unwrap_or(&[]).iter().take(job.k).skip(whole);
+                let rest: i32 = x.iter().skip(whole).zip(y).map(|(&x, &y)| i32::from(x) * i32::from(y)).sum();
+                *out = *sum + rest;
+            }
+        }
     }
 }

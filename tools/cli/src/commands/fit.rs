@@ -8,7 +8,6 @@ use shiftformer_lab::backend;
 use shiftformer_lab::fit::boards::{BOARDS, Core};
 use shiftformer_lab::fit::{BASIS, Count, Demand, Fit, demand, fit};
 use shiftformer_lab::text;
-use shiftformer_link::Machine;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -75,11 +74,8 @@ fn count(file: &ModelFile, boards: &[Fit], demand: &mut Demand) -> Result<(), Fa
         }
     }
     for core in cores {
-        // A core that no machine counts keeps its estimate, which the table marks as one.
-        let Some(machine) = Machine::counting(core) else { continue };
-        let name = format!("qemu:{}", machine.name);
-        output::status(&format!("counting on {name}"));
-        if let Some(counts) = backend::open(&name, file)?.counts(&sample)? {
+        output::status(&format!("counting on {}", core.counted_on()));
+        if let Some(counts) = backend::open(core.counted_on(), file)?.counts(&sample)? {
             demand.instructions.insert(core, Count { instructions: counts.total as f64, counted: true });
         }
     }

@@ -1,0 +1,70 @@
+//! Runs a model some times with the fastest kernels of this processor: the program whose instructions are counted.
+//!
+//! `count FILE.sfm RUNS [ops]`. With `ops` every run calls `getppid` before the first operator and after each one: a
+//! counter that watches system calls then knows what each takes. Prints the kind of operator between each two calls, then
+//! the digest of the outputs.
+
+use shiftformer::arith::digest;
+use shiftformer::kernels::Native;
+use shiftformer::ops::OpTable;
+use shiftformer::{Model, Observer, Session};
+use std::error::Error;
+use std::os::unix::process::parent_id;
+
+/// Marks the end of every operator, or of a block of its rows; keeps which it was.
+struct Marks(Vec<usize>);
+
+impl Observer for Marks {
+    const WATCHES_OUTPUT: bool = false;
+
+    fn ran(&mut self, op: usize) {
+        mark();
+        self.0.push(op);
+    }
+}
+
+/// The call that counters look for.
+fn mark() {
+    std::hint::black_box(parent_id());
+}
+
+/// Marks that fit without an allocation among what is counted.
+const MARKS: usize = 1 << 16;
+
+/// Bytes at an address divisible by 16, as models and arenas want them.
+fn aligned(len: usize) -> Vec<u128> {
+    vec![0; len.div_ceil(16)]
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [path, runs, rest @ ..] = args.as_slice() else { return Err("usage: count FILE.sfm RUNS [ops]".into()) };
+    let (runs, marks): (u32, bool) = (runs.parse()?, rest.iter().any(|arg| arg == "ops"));
+    let bytes = std::fs::read(path)?;
+    let mut file = aligned(bytes.len());
+    bytemuck::cast_slice_mut(&mut file)[..bytes.len()].copy_from_slice(&bytes);
+    let model = Model::open_with(&bytemuck::cast_slice(&file)[..bytes.len()], OpTable::<Native>::ALL)?;
+    let mut arena = aligned(model.arena_bytes());
+    let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena))?;
+    let mut marked = Marks(Vec::with_capacity(MARKS));
+    for _ in 0..runs {
+        let mut index = 0;
+        while let Some(input) = session.input_mut(index) {
+            input.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 37 % 251) as u8);
+            index += 1;
+        }
+        if marks {
+            mark();
+            session.run_with(&mut marked)?;
+        } else {
+            session.run()?;
+        }
+    }
+    for op in marked.0 {
+        println!("{}", model.op_kind(op).map_or("", |kind| kind.name()));
+    }
+    for index in 0..model.n_outputs() {
+        println!("{:016x}", digest::digest(session.output(index).unwrap_or(&[])));
+    }
+    Ok(())
+}
