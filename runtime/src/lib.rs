@@ -50,6 +50,7 @@
 //! - [`format`]: the byte layout of `.sfm` files and its version rule.
 //! - [`ops`]: the operators with their parameters and checks.
 //! - [`kernels`]: the inner loops per instruction set; [`kernels::Portable`] defines the right answer.
+//! - [`weights`]: the formats of packed weights, one file each.
 //! - [`arith`]: the integer arithmetic with its error bounds.
 #![no_std]
 #![deny(unsafe_code)]
@@ -68,6 +69,7 @@ mod stepwise;
 pub mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod weights;
 
 pub use model::{Chain, MAX_CHAIN, Model, ModelError, SectionName};
 pub use ops::RunFault;

@@ -6,9 +6,11 @@
 
 use crate::arith::exp::{MASKED, RowScale};
 use crate::kernels::{
-    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PackedWeights, Portable,
-    ROW_BLOCK, ScoreBias, ScoreScale, dense_scratch_bytes, linear_scratch_bytes,
+    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, Portable, ROW_BLOCK,
+    ScoreBias, ScoreScale, dense_scratch_bytes, linear_scratch_bytes,
 };
+use crate::weights::WeightFormat::{I4, I8};
+use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
 
 /// Bytes of memory that the table needs.
 pub const TABLE_BYTES: usize = 24 * 1024;
@@ -128,8 +130,8 @@ pub enum Output {
 pub struct LinearCase {
     /// Rows, K, channels.
     pub size: [usize; 3],
-    /// Bits of a weight.
-    pub bits: u32,
+    /// How the weights are packed.
+    pub format: WeightFormat,
     /// Elements between rows of `x` beyond K, and of the output beyond the channels.
     pub gaps: [usize; 2],
     /// Bytes that `x` lies beyond an aligned address.
@@ -143,34 +145,34 @@ pub struct LinearCase {
 }
 
 impl LinearCase {
-    const fn new(size: [usize; 3], bits: u32, output: Output) -> Self {
-        Self { size, bits, gaps: [0, 0], skew: 0, output, fill: Fill::Random, acc_shift: 0 }
+    const fn new(size: [usize; 3], format: WeightFormat, output: Output) -> Self {
+        Self { size, format, gaps: [0, 0], skew: 0, output, fill: Fill::Random, acc_shift: 0 }
     }
 }
 
 /// Dense layers that every instruction set is checked with.
 pub const LINEAR_CASES: &[LinearCase] = &[
-    LinearCase::new([1, 1, 1], 8, Output::I8),
-    LinearCase::new([1, 1, 1], 4, Output::I8),
-    LinearCase::new([2, 3, 5], 8, Output::I16),
-    LinearCase::new([3, 15, 4], 8, Output::Residual(0)),
-    LinearCase::new([4, 16, 4], 8, Output::I8),
-    LinearCase::new([5, 17, 7], 8, Output::Residual(3)),
-    LinearCase::new([5, 33, 9], 4, Output::Residual(1)),
-    LinearCase::new([6, 31, 16], 4, Output::I16),
-    LinearCase::new([7, 64, 17], 8, Output::Lut),
-    LinearCase { gaps: [5, 3], skew: 1, ..LinearCase::new([7, 40, 10], 8, Output::I8) },
-    LinearCase { gaps: [1, 1], skew: 3, ..LinearCase::new([3, 21, 6], 4, Output::Lut) },
-    LinearCase { skew: 2, ..LinearCase::new([1, 64, 35], 8, Output::I8) },
-    LinearCase { skew: 1, ..LinearCase::new([1, 80, 22], 8, Output::I8) },
-    LinearCase::new([2, 112, 12], 8, Output::Residual(4)),
-    LinearCase { gaps: [7, 0], ..LinearCase::new([13, 50, 33], 8, Output::Residual(15)) },
-    LinearCase { skew: 1, ..LinearCase::new([12, 18, 34], 8, Output::I16) },
-    LinearCase { acc_shift: 3, ..LinearCase::new([14, 20, 20], 4, Output::I16) },
-    LinearCase { fill: Fill::Least, ..LinearCase::new([13, 48, 33], 8, Output::I16) },
-    LinearCase { fill: Fill::Least, ..LinearCase::new([2, 48, 3], 4, Output::I16) },
-    LinearCase { fill: Fill::Greatest, acc_shift: 4, ..LinearCase::new([1, 48, 5], 8, Output::I8) },
-    LinearCase { fill: Fill::Greatest, ..LinearCase::new([9, 31, 5], 8, Output::Residual(2)) },
+    LinearCase::new([1, 1, 1], I8, Output::I8),
+    LinearCase::new([1, 1, 1], I4, Output::I8),
+    LinearCase::new([2, 3, 5], I8, Output::I16),
+    LinearCase::new([3, 15, 4], I8, Output::Residual(0)),
+    LinearCase::new([4, 16, 4], I8, Output::I8),
+    LinearCase::new([5, 17, 7], I8, Output::Residual(3)),
+    LinearCase::new([5, 33, 9], I4, Output::Residual(1)),
+    LinearCase::new([6, 31, 16], I4, Output::I16),
+    LinearCase::new([7, 64, 17], I8, Output::Lut),
+    LinearCase { gaps: [5, 3], skew: 1, ..LinearCase::new([7, 40, 10], I8, Output::I8) },
+    LinearCase { gaps: [1, 1], skew: 3, ..LinearCase::new([3, 21, 6], I4, Output::Lut) },
+    LinearCase { skew: 2, ..LinearCase::new([1, 64, 35], I8, Output::I8) },
+    LinearCase { skew: 1, ..LinearCase::new([1, 80, 22], I8, Output::I8) },
+    LinearCase::new([2, 112, 12], I8, Output::Residual(4)),
+    LinearCase { gaps: [7, 0], ..LinearCase::new([13, 50, 33], I8, Output::Residual(15)) },
+    LinearCase { skew: 1, ..LinearCase::new([12, 18, 34], I8, Output::I16) },
+    LinearCase { acc_shift: 3, ..LinearCase::new([14, 20, 20], I4, Output::I16) },
+    LinearCase { fill: Fill::Least, ..LinearCase::new([13, 48, 33], I8, Output::I16) },
+    LinearCase { fill: Fill::Least, ..LinearCase::new([2, 48, 3], I4, Output::I16) },
+    LinearCase { fill: Fill::Greatest, acc_shift: 4, ..LinearCase::new([1, 48, 5], I8, Output::I8) },
+    LinearCase { fill: Fill::Greatest, ..LinearCase::new([9, 31, 5], I8, Output::Residual(2)) },
 ];
 
 /// Compares one dense layer.
@@ -181,14 +183,14 @@ pub const LINEAR_CASES: &[LinearCase] = &[
 /// # Panics
 /// When `memory` is too small.
 pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) -> Result<(), Difference> {
-    let LinearCase { size: [rows, k, n], bits, gaps, skew, output, fill, acc_shift } = *case;
+    let LinearCase { size: [rows, k, n], format, gaps, skew, output, fill, acc_shift } = *case;
     let mut numbers = Numbers::new(index as u64 + 1);
     let mut arena = Arena(memory);
     let (x_stride, out_stride) = (k + gaps[0], n + gaps[1]);
     let x = arena.take::<i8>(rows * x_stride, skew);
     x.fill_with(|| fill.i8(&mut numbers));
-    let weights = arena.take::<u8>(PackedWeights::bytes_for(n, k, bits), 0);
-    fill_weights(weights, [n, k], bits, fill, &mut numbers);
+    let weights = arena.take::<u8>(PackedWeights::bytes_for(n, k, format), 0);
+    fill_weights(weights, [n, k], format, fill, &mut numbers);
     let channels = n.next_multiple_of(4);
     let bias = arena.take::<i32>(channels, 0);
     bias.fill_with(|| numbers.within(-100_000, 100_000));
@@ -197,10 +199,10 @@ pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) ->
     let typical = typical_multiplier(k, matches!(output, Output::I8 | Output::Lut)) >> acc_shift;
     multipliers.fill_with(|| numbers.within(typical / 2, typical));
     let zero_point = if matches!(output, Output::I8 | Output::Lut) { numbers.within(-128, 127) } else { 0 };
-    let scratch = arena.take::<u8>(dense_scratch_bytes(k, bits), 0);
+    let scratch = arena.take::<u8>(dense_scratch_bytes(k, format), 0);
     let table = arena.take::<i8>(256, 0);
     table.fill_with(|| numbers.bits() as i8);
-    let weights = PackedWeights { bytes: weights, bits };
+    let weights = PackedWeights { bytes: weights, format };
     let (bias, multipliers) = (&*bias, &*multipliers);
     let job = LinearJob { rows, k, n, x_stride, out_stride, weights, bias, multipliers, acc_shift, zero_point };
     let mut both = [arena.take::<i16>(rows * out_stride, 0), arena.take::<i16>(rows * out_stride, 0)];
@@ -238,17 +240,18 @@ fn typical_multiplier(k: usize, narrow: bool) -> i32 {
 }
 
 /// Weights of `[n, k]` in the packed layout; the padding stays zero.
-fn fill_weights(weights: &mut [u8], [n, k]: [usize; 2], bits: u32, fill: Fill, numbers: &mut Numbers) {
+fn fill_weights(weights: &mut [u8], [n, k]: [usize; 2], format: WeightFormat, fill: Fill, numbers: &mut Numbers) {
     weights.fill(0);
-    let groups = k.div_ceil(16);
+    let groups = k.div_ceil(GROUP);
     for channel in 0..n {
         for i in 0..k {
-            let w = fill.i8(numbers) >> (8 - bits);
-            let group = (channel / 4 * groups + i / 16) * 4 + channel % 4;
-            if bits == 8 {
-                weights[group * 16 + i % 16] = w as u8;
-            } else {
-                weights[group * 8 + i % 8] |= ((w as u8) & 15) << if i % 16 < 8 { 0 } else { 4 };
+            let w = fill.i8(numbers);
+            let group = (channel / PANEL * groups + i / GROUP) * PANEL + channel % PANEL;
+            let group = &mut weights[group * format.group_bytes()..][..format.group_bytes()];
+            match format {
+                I8 => group[i % GROUP] = w as u8,
+                // The high nibble of what 8 bits would have.
+                I4 => group[i % 8] |= if i % GROUP < 8 { w as u8 >> 4 } else { w as u8 & 0xf0 },
             }
         }
     }
@@ -651,15 +654,15 @@ pub fn check<B: Kernels>(memory: &mut [u8]) -> Result<usize, Difference> {
 
 /// Larger shapes: many rows, long sums, rows beyond the buffers of a kernel.
 pub const LARGE_LINEAR_CASES: &[LinearCase] = &[
-    LinearCase::new([270, 24, 50], 8, Output::I8),
-    LinearCase::new([197, 192, 100], 8, Output::Lut),
-    LinearCase { gaps: [3, 5], skew: 1, ..LinearCase::new([31, 770, 72], 8, Output::Residual(4)) },
-    LinearCase::new([20, 2100, 40], 8, Output::I16),
-    LinearCase { acc_shift: 5, gaps: [0, 3], ..LinearCase::new([20, 64, 68], 8, Output::I8) },
-    LinearCase { acc_shift: 1, ..LinearCase::new([26, 30, 96], 8, Output::I16) },
-    LinearCase { acc_shift: 2, ..LinearCase::new([25, 41, 64], 8, Output::Residual(3)) },
-    LinearCase::new([40, 515, 33], 4, Output::Lut),
-    LinearCase { fill: Fill::Least, ..LinearCase::new([33, 1040, 36], 8, Output::I16) },
+    LinearCase::new([270, 24, 50], I8, Output::I8),
+    LinearCase::new([197, 192, 100], I8, Output::Lut),
+    LinearCase { gaps: [3, 5], skew: 1, ..LinearCase::new([31, 770, 72], I8, Output::Residual(4)) },
+    LinearCase::new([20, 2100, 40], I8, Output::I16),
+    LinearCase { acc_shift: 5, gaps: [0, 3], ..LinearCase::new([20, 64, 68], I8, Output::I8) },
+    LinearCase { acc_shift: 1, ..LinearCase::new([26, 30, 96], I8, Output::I16) },
+    LinearCase { acc_shift: 2, ..LinearCase::new([25, 41, 64], I8, Output::Residual(3)) },
+    LinearCase::new([40, 515, 33], I4, Output::Lut),
+    LinearCase { fill: Fill::Least, ..LinearCase::new([33, 1040, 36], I8, Output::I16) },
 ];
 
 /// Larger heads, the last ones beyond what a kernel keeps on its stack.

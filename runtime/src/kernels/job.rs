@@ -1,29 +1,6 @@
 //! What the kernels are asked to do: operands with their shapes and strides, and the memory a call may use.
 
-/// Weights of a dense layer in the packed layout: panels of [`PANEL`] output channels, K in groups of [`GROUP`].
-///
-/// 8 bits: `W[ch][k]` is at byte `((ch / 4) * groups + k / 16) * 64 + (ch % 4) * 16 + k % 16` with
-/// `groups = ceil(k / 16)`. 4 bits: each (channel, group) takes 8 bytes; byte `j` holds `k = j` in its low and
-/// `k = j + 8` in its high nibble, both two's complement. Channels and K are padded with zeros.
-#[derive(Clone, Copy)]
-pub struct PackedWeights<'a> {
-    /// The panels, one after the other, from an address divisible by 16, where blobs of a model lie.
-    pub bytes: &'a [u8],
-    /// Bits of one weight: 8 or 4.
-    pub bits: u32,
-}
-
-/// Output channels interleaved in a panel.
-pub const PANEL: usize = 4;
-/// Consecutive K values of one channel.
-pub const GROUP: usize = 16;
-
-impl PackedWeights<'_> {
-    /// Bytes of a packed `[n, k]` weight.
-    pub const fn bytes_for(n: usize, k: usize, bits: u32) -> usize {
-        n.next_multiple_of(PANEL) * k.next_multiple_of(GROUP) * bits as usize / 8
-    }
-}
+use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
 
 /// A dense layer over some rows: `acc[row][ch] = bias[ch] + sum_k x[row][k] * w[ch][k]`, then requantization.
 #[derive(Clone, Copy)]
@@ -55,7 +32,7 @@ impl LinearJob<'_> {
     pub fn fit(&self, x_len: usize, out_len: usize) -> (usize, usize) {
         let rows = self.rows.min(whole_rows(x_len, self.x_stride, self.k));
         let rows = rows.min(whole_rows(out_len, self.out_stride, self.n));
-        let panel_bytes = PackedWeights::bytes_for(PANEL, self.k, self.weights.bits);
+        let panel_bytes = self.weights.format.panel_bytes(self.k);
         let panels = self.weights.bytes.len().checked_div(panel_bytes).unwrap_or(0);
         let panels = panels.min(self.bias.len() / PANEL).min(self.multipliers.len() / PANEL);
         (rows, self.n.min(panels * PANEL))
@@ -234,24 +211,11 @@ pub const fn linear_scratch_bytes(k: usize) -> usize {
     ROW_BLOCK * k.next_multiple_of(GROUP) * 2
 }
 
-/// Scratch of [`Kernels::linear`](super::Kernels::linear) with weights of `bits` bits: with 4, a panel widened to 8 bits
-/// besides.
-pub const fn dense_scratch_bytes(k: usize, bits: u32) -> usize {
-    let panel = if bits == 8 { 0 } else { PackedWeights::bytes_for(PANEL, k, 8) };
+/// Scratch of [`Kernels::linear`](super::Kernels::linear) with weights of this format: where kernels compute with another
+/// one, an unpacked panel besides.
+pub const fn dense_scratch_bytes(k: usize, format: WeightFormat) -> usize {
+    let panel = if format.is_unpacked() { 0 } else { WeightFormat::I8.panel_bytes(k) };
     linear_scratch_bytes(k) + panel
-}
-
-/// Widens a panel of 4-bit weights to the 8-bit layout. Eight weights of a word take eight operations.
-pub fn widen_panel(from: &[u8], to: &mut [u8]) {
-    // A nibble x is a value in -8..8 as ((x ^ 8) + 0x78) ^ 0x80 in its byte: no carry leaves a byte.
-    let widen = |nibbles: u32| ((nibbles & 0x0f0f_0f0f) ^ 0x0808_0808).wrapping_add(0x7878_7878) ^ 0x8080_8080;
-    let groups = from.as_chunks::<{ GROUP / 2 }>().0.iter().zip(to.as_chunks_mut::<GROUP>().0);
-    for ([a, b, c, d, e, f, g, h], to) in groups {
-        let words = [u32::from_le_bytes([*a, *b, *c, *d]), u32::from_le_bytes([*e, *f, *g, *h])];
-        let [low, high] = [words, words.map(|word| word >> 4)];
-        let words = to.as_chunks_mut::<4>().0.iter_mut().zip(low.into_iter().chain(high));
-        words.for_each(|(to, nibbles)| *to = widen(nibbles).to_le_bytes());
-    }
 }
 
 /// Rows that blocked kernels take at a time. On Cortex-M4 five accumulators, five activations loaded by one `LDM`, the

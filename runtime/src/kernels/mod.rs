@@ -8,6 +8,8 @@
 mod armv6m;
 #[cfg(arm_dsp)]
 mod armv7em;
+#[cfg(arm_v7m)]
+mod armv7m;
 #[cfg(arm_mve)]
 mod helium;
 mod job;
@@ -17,6 +19,10 @@ pub mod neon;
 #[cfg(feature = "std")]
 pub(crate) mod parallel;
 pub mod portable;
+#[cfg(riscv_m)]
+mod riscv32;
+#[cfg(any(arm_v7m, riscv_m))]
+mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
@@ -24,13 +30,15 @@ pub mod x86;
 pub use armv6m::Armv6m as Native;
 #[cfg(arm_dsp)]
 pub use armv7em::Armv7em as Native;
+#[cfg(arm_v7m)]
+pub use armv7m::Armv7m as Native;
 #[cfg(arm_mve)]
 pub use helium::Helium as Native;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use job::whole_rows;
 pub use job::{
-    AttentionJob, DotJob, ExpRow, GROUP, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, PackedWeights,
-    ROW_BLOCK, ScoreBias, ScoreScale, dense_scratch_bytes, linear_scratch_bytes, widen_panel,
+    AttentionJob, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow, ROW_BLOCK, ScoreBias, ScoreScale,
+    dense_scratch_bytes, linear_scratch_bytes,
 };
 pub use list::Kernels;
 #[cfg(target_arch = "aarch64")]
@@ -39,8 +47,12 @@ pub use neon::Native;
 pub use parallel::Parallel;
 #[cfg(feature = "std")]
 pub(crate) use parallel::with_scratch;
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", arm_dsp, arm_v6m, arm_mve)))]
-pub use portable::Portable as Native;
 pub use portable::Portable;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", arm_dsp, arm_v6m, arm_v7m, arm_mve, riscv_m)))]
+pub use portable::Portable as Native;
+#[cfg(riscv_m)]
+pub use riscv32::Riscv32 as Native;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
+
+pub use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};

@@ -157,13 +157,13 @@ fn channels<B: Kernels>(parts: usize, job: &LinearJob<'_>, x: &[i8], out: Out<'_
 
 /// The channels of a job before `at` and those from there on; `None` where a slice is too short.
 fn split<'a>(job: &LinearJob<'a>, at: usize) -> Option<(LinearJob<'a>, LinearJob<'a>)> {
-    let bits = job.weights.bits;
-    let (low, high) = job.weights.bytes.split_at_checked(PackedWeights::bytes_for(at, job.k, bits))?;
+    let format = job.weights.format;
+    let (low, high) = job.weights.bytes.split_at_checked(PackedWeights::bytes_for(at, job.k, format))?;
     let (low_bias, high_bias) = job.bias.split_at_checked(at)?;
     let (low_multipliers, high_multipliers) = job.multipliers.split_at_checked(at)?;
     let part = |n, bytes, bias, multipliers| LinearJob {
         n,
-        weights: PackedWeights { bytes, bits },
+        weights: PackedWeights { bytes, format },
         bias,
         multipliers,
         ..*job
@@ -200,13 +200,15 @@ pub(crate) mod tests {
 
     #[test]
     fn one_row_is_divided_by_channels() {
+        use crate::weights::WeightFormat::{I4, I8};
         use testing::{Fill, LinearCase, Output};
         let mut memory = std::vec![0u8; testing::LARGE_BYTES];
         for (index, n) in [31, 32, 33, 64, 100, 161, 1000].into_iter().enumerate() {
-            for (bits, output) in [(8, Output::Lut), (4, Output::I8), (8, Output::I16), (4, Output::Residual(2))] {
+            for (format, output) in [(I8, Output::Lut), (I4, Output::I8), (I8, Output::I16), (I4, Output::Residual(2))]
+            {
                 let case = LinearCase {
                     size: [1, 70, n],
-                    bits,
+                    format,
                     gaps: [3, 5],
                     skew: 1,
                     output,

@@ -4,13 +4,10 @@
 //! instructions the target has.
 
 use super::{
-    AttentionJob, DotJob, ExpRow, GROUP, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale,
+    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale,
 };
 use crate::arith::{exp, norm, requant};
 use crate::stepwise::stepwise;
-
-const PANEL_GROUP_8: usize = PANEL * GROUP;
-const PANEL_GROUP_4: usize = PANEL * GROUP / 2;
 
 /// The portable kernels alone: the definition of the right answer.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +51,8 @@ struct Channel {
 
 #[inline(always)]
 fn linear_rows<T>(job: &LinearJob<'_>, x: &[i8], out: &mut [T], epilogue: impl Fn(i32, Channel, &mut T)) {
-    let groups = job.k.div_ceil(GROUP);
-    let panel_bytes = PackedPanel::bytes(groups, job.weights.bits);
+    let format = job.weights.format;
+    let panel_bytes = format.panel_bytes(job.k);
     // No weights, no channels; said here, it spares every loop below the question.
     if panel_bytes == 0 {
         return;
@@ -68,74 +65,12 @@ fn linear_rows<T>(job: &LinearJob<'_>, x: &[i8], out: &mut [T], epilogue: impl F
         let multipliers = job.multipliers.as_chunks::<PANEL>().0;
         let channels = stepwise(out.chunks_mut(PANEL)).zip(panels).zip(biases.iter().zip(multipliers));
         for ((out, panel), (bias, multipliers)) in channels {
-            let acc = if job.weights.bits == 8 { dot_panel_8(x, panel, *bias) } else { dot_panel_4(x, panel, *bias) };
-            for ((out, acc), &multiplier) in out.iter_mut().zip(acc).zip(multipliers) {
+            let sums = format.dot_panel(x, panel, *bias);
+            for ((out, acc), &multiplier) in out.iter_mut().zip(sums).zip(multipliers) {
                 epilogue(acc, Channel { multiplier }, out);
             }
         }
     }
-}
-
-struct PackedPanel;
-
-impl PackedPanel {
-    const fn bytes(groups: usize, bits: u32) -> usize {
-        groups * PANEL_GROUP_8 * bits as usize / 8
-    }
-}
-
-#[inline(always)]
-fn dot_panel_8(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
-    let mut acc = bias;
-    let (groups, tail) = x.as_chunks::<GROUP>();
-    let mut weights = panel.as_chunks::<PANEL_GROUP_8>().0.iter();
-    for (x, w) in groups.iter().zip(&mut weights) {
-        let (channels, _) = w.as_chunks::<GROUP>();
-        for (acc, w) in acc.iter_mut().zip(channels) {
-            *acc += dot_group(x, w);
-        }
-    }
-    if let (false, Some(w)) = (tail.is_empty(), weights.next()) {
-        let (channels, _) = w.as_chunks::<GROUP>();
-        for (acc, w) in acc.iter_mut().zip(channels) {
-            *acc += x_tail(tail, w);
-        }
-    }
-    acc
-}
-
-#[inline(always)]
-fn dot_group(x: &[i8; GROUP], w: &[u8; GROUP]) -> i32 {
-    let mut sum = 0;
-    for (&x, &w) in x.iter().zip(w) {
-        sum += i32::from(x) * i32::from(w as i8);
-    }
-    sum
-}
-
-#[inline(always)]
-fn x_tail(x: &[i8], w: &[u8; GROUP]) -> i32 {
-    x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w as i8)).sum()
-}
-
-#[inline(always)]
-fn dot_panel_4(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
-    let mut acc = bias;
-    for (x, w) in x.chunks(GROUP).zip(panel.as_chunks::<PANEL_GROUP_4>().0) {
-        let (channels, _) = w.as_chunks::<{ GROUP / 2 }>();
-        for (acc, w) in acc.iter_mut().zip(channels) {
-            let low = w.iter().map(|&byte| low_nibble(byte));
-            let high = w.iter().map(|&byte| (byte as i8) >> 4);
-            let sum: i32 = x.iter().zip(low.chain(high)).map(|(&x, w)| i32::from(x) * i32::from(w)).sum();
-            *acc += sum;
-        }
-    }
-    acc
-}
-
-#[inline(always)]
-fn low_nibble(byte: u8) -> i8 {
-    ((byte << 4) as i8) >> 4
 }
 
 #[inline(always)]

@@ -4,9 +4,10 @@ use super::linear::{Dense, JobSize};
 use super::memory::cast_mut;
 use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
-use crate::kernels::{self, Kernels, LinearOut, PANEL, PackedWeights};
+use crate::kernels::{self, Kernels, LinearOut};
 use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
+use crate::weights::{PANEL, PackedWeights};
 use core::ops::Range;
 
 op_params! {
@@ -138,7 +139,7 @@ impl Conv2d {
     /// The dense layer of one group.
     fn group(&self, group: u32) -> Dense {
         let n = self.group_n() as usize;
-        let weights = PackedWeights::bytes_for(n, self.k(), self.dense.weight_bits);
+        let weights = PackedWeights::bytes_for(n, self.k(), self.dense.format);
         let channels = n.next_multiple_of(PANEL) * 4;
         Dense {
             weights: Self::part(self.dense.weights, weights, group),
@@ -159,7 +160,7 @@ impl Conv2d {
 
     /// Scratch for `count` windows at a time.
     fn scratch_for(&self, count: usize) -> usize {
-        self.gathered_bytes(count) + kernels::dense_scratch_bytes(self.k(), self.dense.weight_bits)
+        self.gathered_bytes(count) + kernels::dense_scratch_bytes(self.k(), self.dense.format)
     }
 
     /// Gathers the window of `pixel` for the channels from `first` into `out`.
@@ -377,7 +378,7 @@ mod tests {
         };
         let none = Blob::NONE;
         let dense = Dense {
-            weight_bits: 8,
+            format: crate::weights::WeightFormat::I8,
             acc_shift: 0,
             zero_point: 0,
             weights: none,

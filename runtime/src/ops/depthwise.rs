@@ -7,6 +7,7 @@ use crate::arith::requant;
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
+use crate::weights::WeightFormat;
 use core::ops::Range;
 
 op_params! {
@@ -33,7 +34,10 @@ impl Operator for DepthwiseConv2d {
         self.window.check(self.channels, input.len())?;
         let out =
             io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.window.pixels()) * u64::from(self.channels))?;
-        require(self.dense.weight_bits == 8 && self.dense.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
+        require(
+            self.dense.format == WeightFormat::I8 && self.dense.zero_point.unsigned_abs() <= 32768,
+            OpFault::Range,
+        )?;
         let taps = self.window.kernel_h as usize * self.window.kernel_w as usize;
         let channels = self.channels as usize;
         let weights = io.need_blob(self.dense.weights, (taps * channels) as u64)?;

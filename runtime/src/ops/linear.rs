@@ -2,9 +2,9 @@
 
 use super::{Division, Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
-use crate::kernels::{self, Kernels, LinearJob, LinearOut, PANEL, PackedWeights};
-use crate::stepwise::stepwise;
+use crate::kernels::{self, Kernels, LinearJob, LinearOut};
 use crate::tensor::Dtype;
+use crate::weights::{PANEL, PackedWeights, WeightFormat};
 use core::ops::Range;
 
 op_params! {
@@ -29,8 +29,8 @@ op_params! {
 op_params! {
     /// What every layer with packed weights shares: weights, bias, requantization, table.
     Dense {
-        /// 8 or 4.
-        weight_bits: u32,
+        /// How the weights are packed.
+        format: WeightFormat,
         /// Left shift of accumulators.
         acc_shift: u32,
         /// Zero point of the value before the table.
@@ -49,11 +49,10 @@ op_params! {
 impl Dense {
     /// Checks the blobs of an `[n, k]` layer and, from the weights, that no accumulator leaves the certificate.
     pub(super) fn check(&self, io: &Io<'_>, n: u32, k: u32, out: Dtype) -> Result<Proof, OpFault> {
-        require(n > 0 && k > 0 && matches!(self.weight_bits, 4 | 8), OpFault::Range)?;
+        require(n > 0 && k > 0, OpFault::Range)?;
         require(self.zero_point >= -32768 && self.zero_point <= 32767, OpFault::Range)?;
-        let (n, k) = (n as usize, k as usize);
-        let weights = io.need_blob(self.weights, PackedWeights::bytes_for(n, k, self.weight_bits) as u64)?;
-        let channels = (n.next_multiple_of(PANEL) * 4) as u64;
+        let bytes = io.need_blob(self.weights, self.format.bytes(n, k))?;
+        let channels = u64::from(n).next_multiple_of(PANEL as u64) * size_of::<i32>() as u64;
         let bias = io.need_blob(self.bias, channels)?;
         if self.lut.is_some() {
             io.need_blob(self.lut, 256)?;
@@ -66,7 +65,8 @@ impl Dense {
             let positive = multipliers.as_chunks::<4>().0.iter().all(|m| i32::from_le_bytes(*m) >= 0);
             require(positive, OpFault::Range)?;
         }
-        let bounds = acc_bounds(weights, self.weight_bits, bias, k);
+        // The weights are there: `k` fits memory.
+        let bounds = PackedWeights { bytes, format: self.format }.acc_bounds(bias, k as usize);
         Ok(if out == Dtype::I32 { Proof::sums(bounds) } else { Proof::of(bounds, self.acc_shift) })
     }
 
@@ -81,7 +81,7 @@ impl Dense {
             n: size.n,
             x_stride: size.x_stride,
             out_stride: size.out_stride,
-            weights: PackedWeights { bytes: inputs.blob(self.weights)?, bits: self.weight_bits },
+            weights: PackedWeights { bytes: inputs.blob(self.weights)?, format: self.format },
             bias: inputs.blob(self.bias)?,
             multipliers: inputs.blob(multipliers)?,
             acc_shift: self.acc_shift,
@@ -106,41 +106,6 @@ pub(super) struct JobSize {
     pub n: usize,
     pub x_stride: usize,
     pub out_stride: usize,
-}
-
-/// Least and greatest accumulator over all channels for any `i8` input: `bias + sum(w > 0 ? 127 w : -128 w)` and its
-/// mirror, by interval arithmetic over the packed weights. Partial sums stay inside too: every term of the maximum is
-/// non-negative.
-pub fn acc_bounds(weights: &[u8], bits: u32, bias: &[u8], k: usize) -> (i64, i64) {
-    let groups = k.div_ceil(kernels::GROUP).max(1);
-    let group_bytes = kernels::GROUP * bits as usize / 8;
-    if group_bytes == 0 {
-        return (0, 0);
-    }
-    let panel_bytes = (groups * PANEL * group_bytes).max(1);
-    let mut bounds = (0i64, 0i64);
-    let panels = stepwise(weights.chunks_exact(panel_bytes)).zip(bias.as_chunks::<{ 4 * PANEL }>().0);
-    for (panel, bias) in panels {
-        for (channel, bias) in bias.as_chunks::<4>().0.iter().enumerate() {
-            let (mut positive, mut negative) = (0i64, 0i64);
-            for group in panel.chunks_exact((PANEL * group_bytes).max(1)) {
-                let bytes = group.chunks_exact(group_bytes).nth(channel).unwrap_or(&[]);
-                let mut add = |w: i32| if w > 0 { positive += i64::from(w) } else { negative -= i64::from(w) };
-                for &byte in bytes {
-                    if bits == 8 {
-                        add(i32::from(byte as i8));
-                    } else {
-                        add(i32::from(((byte << 4) as i8) >> 4));
-                        add(i32::from((byte as i8) >> 4));
-                    }
-                }
-            }
-            let bias = i64::from(i32::from_le_bytes(*bias));
-            let (low, high) = (-128 * positive - 127 * negative, 127 * positive + 128 * negative);
-            bounds = (bounds.0.min(bias + low).min(bias), bounds.1.max(bias + high).max(bias));
-        }
-    }
-    bounds
 }
 
 impl Operator for Linear {
@@ -195,7 +160,7 @@ impl Operator for Linear {
     }
 
     fn scratch_bytes(&self) -> u32 {
-        kernels::dense_scratch_bytes(self.k as usize, self.dense.weight_bits) as u32
+        kernels::dense_scratch_bytes(self.k as usize, self.dense.format) as u32
     }
 
     fn in_place(&self) -> Option<usize> {
@@ -229,7 +194,7 @@ mod tests {
 
     fn pack(w: &[i8], n: usize, k: usize) -> Vec<i8> {
         let groups = k.div_ceil(kernels::GROUP);
-        let mut packed = std::vec![0; PackedWeights::bytes_for(n, k, 8)];
+        let mut packed = std::vec![0; PackedWeights::bytes_for(n, k, WeightFormat::I8)];
         for (i, &w) in w.iter().enumerate() {
             let (ch, k) = (i / k, i % k);
             packed[((ch / PANEL) * groups + k / 16) * 64 + (ch % PANEL) * 16 + k % 16] = w;
@@ -245,7 +210,7 @@ mod tests {
         let bias: Vec<i32> = random.values(Dtype::I16, n.next_multiple_of(PANEL));
         let mut weights = Weights::default();
         let dense = Dense {
-            weight_bits: 8,
+            format: WeightFormat::I8,
             acc_shift: 0,
             zero_point: 0,
             weights: weights.add(&pack(&w, n, k)),
@@ -293,7 +258,7 @@ mod tests {
         let k = 140_000;
         let mut weights = Weights::default();
         let dense = Dense {
-            weight_bits: 8,
+            format: WeightFormat::I8,
             acc_shift: 0,
             zero_point: 0,
             weights: weights.add(&pack(&std::vec![127; k], 1, k)),

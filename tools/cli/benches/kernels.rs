@@ -10,6 +10,7 @@ use shiftformer::kernels::{
     AttentionJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PackedWeights, Portable,
     ScoreScale, dense_scratch_bytes,
 };
+use shiftformer::weights::WeightFormat;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -26,17 +27,17 @@ fn main() {
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(300))
         .configure_from_args();
-    for (rows, k, n, bits) in [
-        (TOKENS, WIDTH, 3 * WIDTH, 8),
-        (TOKENS, WIDTH, HIDDEN, 8),
-        (TOKENS, HIDDEN, WIDTH, 8),
-        (5, HIDDEN, WIDTH, 8),
-        (1, HIDDEN, WIDTH, 8),
-        (TOKENS, WIDTH, WIDTH, 4),
+    for (rows, k, n, format) in [
+        (TOKENS, WIDTH, 3 * WIDTH, WeightFormat::I8),
+        (TOKENS, WIDTH, HIDDEN, WeightFormat::I8),
+        (TOKENS, HIDDEN, WIDTH, WeightFormat::I8),
+        (5, HIDDEN, WIDTH, WeightFormat::I8),
+        (1, HIDDEN, WIDTH, WeightFormat::I8),
+        (TOKENS, WIDTH, WIDTH, WeightFormat::I4),
     ] {
-        let name = format!("linear {rows}x{k}x{n}, {bits}-bit weights");
+        let name = format!("linear {rows}x{k}x{n}, {}-bit weights", format.bits());
         let group = criterion.benchmark_group(name);
-        everywhere(group, (rows * k * n) as u64, &Linear { rows, k, n, bits });
+        everywhere(group, (rows * k * n) as u64, &Linear { rows, k, n, format });
     }
     everywhere(criterion.benchmark_group("attention head 197x64"), (2 * TOKENS * TOKENS * HEAD) as u64, &Attention);
     everywhere(criterion.benchmark_group("layer_norm row 192"), WIDTH as u64, &Norm);
@@ -99,19 +100,19 @@ struct Linear {
     rows: usize,
     k: usize,
     n: usize,
-    bits: u32,
+    format: WeightFormat,
 }
 
 impl Work for Linear {
     fn with<B: Kernels>(&self) -> Option<Box<dyn FnMut()>> {
-        let &Self { rows, k, n, bits } = self;
+        let &Self { rows, k, n, format } = self;
         let x = i8s(rows * k);
-        let weights = values(PackedWeights::bytes_for(n, k, bits), |bits| bits as u8);
+        let weights = values(PackedWeights::bytes_for(n, k, format), |bits| bits as u8);
         let (bias, multipliers) = (vec![0; n.next_multiple_of(4)], vec![HALF; n.next_multiple_of(4)]);
-        let mut scratch = vec![0u128; dense_scratch_bytes(k, bits).div_ceil(16)];
+        let mut scratch = vec![0u128; dense_scratch_bytes(k, format).div_ceil(16)];
         let mut out = vec![0i8; rows * n];
         Some(Box::new(move || {
-            let weights = PackedWeights { bytes: &weights, bits };
+            let weights = PackedWeights { bytes: &weights, format };
             let (bias, multipliers) = (&bias[..], &multipliers[..]);
             let job = LinearJob {
                 rows,

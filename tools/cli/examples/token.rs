@@ -2,10 +2,10 @@
 //! `cargo run --release -p shiftformer-cli --example token -- OUT.sfm`.
 
 use shiftformer::format::{Blob, Profile};
-use shiftformer::kernels::PackedWeights;
 use shiftformer::ops::Op;
 use shiftformer::ops::linear::{Dense, Linear};
 use shiftformer::tensor::Dtype;
+use shiftformer::weights::{PackedWeights, WeightFormat};
 use shiftformer_convert::pack::{Human, pack};
 use shiftformer_convert::program::plan::plan;
 use shiftformer_convert::program::{Endpoint, Program, QOp, QTensor};
@@ -28,10 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn layer() -> Program {
     let (k, n) = WIDTHS;
     let mut program = Program::new(Profile::Shift);
-    let weights: Vec<i8> = (0..PackedWeights::bytes_for(n, k, 8) as u32).map(noise).collect();
+    let weights: Vec<i8> = (0..PackedWeights::bytes_for(n, k, WeightFormat::I8) as u32).map(noise).collect();
     let bias: Vec<i32> = (0..n as u32).map(|channel| i32::from(noise(channel)) * 100).collect();
     let dense = Dense {
-        weight_bits: 8,
+        format: WeightFormat::I8,
         acc_shift: 0,
         zero_point: 3,
         weights: program.weights.add_i8(&weights),

@@ -7,6 +7,7 @@ use shiftformer_convert::convert::{ConvertOptions, convert};
 use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, TensorId, Unary};
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_lab::backend::{self, Backend, Sample};
+use shiftformer_link::Machine;
 use std::process::Command;
 
 const TOKENS: usize = 6;
@@ -98,7 +99,7 @@ fn model_and_samples(profile: Profile) -> (ModelFile, Vec<Sample>) {
 
 /// The backend, or `None` with a word on stderr where this machine has no emulator.
 fn open(name: &str, model: &ModelFile) -> Option<Box<dyn Backend>> {
-    for emulator in ["qemu-system-arm", "qemu-aarch64"] {
+    for emulator in Machine::ALL.iter().map(|machine| machine.emulator).chain(["qemu-aarch64"]) {
         if Command::new(emulator).arg("--version").output().is_err() {
             eprintln!("SKIPPED {name}: {emulator} is not installed; run `cargo xtask setup`");
             return None;
@@ -112,8 +113,8 @@ fn every_machine_gives_the_same_bytes() {
     for profile in [Profile::Shift, Profile::Ivit] {
         let (model, samples) = model_and_samples(profile);
         let here = backend::open("portable", &model).and_then(|mut b| b.run(&samples)).expect("the model runs");
-        for name in backend::NAMES.iter().filter(|name| name.starts_with("qemu:")) {
-            for name in [name.to_string(), format!("{name}:portable")] {
+        for name in backend::names().iter().filter(|name| name.starts_with("qemu:")) {
+            for name in [name.clone(), format!("{name}:portable")] {
                 let Some(mut machine) = open(&name, &model) else { return };
                 assert_eq!(machine.run(&samples).expect("the model runs"), here, "{name}");
             }

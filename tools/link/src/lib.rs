@@ -11,10 +11,15 @@
 #[cfg(test)]
 extern crate std;
 
+mod board;
+pub mod boards;
+mod cores;
 mod execute;
-pub mod machine;
+mod machine;
 mod record;
 
+pub use board::Board;
+pub use cores::Core;
 pub use execute::{Host, HostError, execute};
 pub use machine::Machine;
 pub use record::{Record, RecordError, Records};

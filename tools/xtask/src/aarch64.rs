@@ -30,10 +30,11 @@ fn emulated(core: &str, program: &Path) -> Command {
 /// # Errors
 /// When something does not build, fails or answers differently.
 pub fn run_all() -> Result<(), Error> {
-    let mut build = Toolchain::ensure(AARCH64)?.cargo("build", AARCH64, &[]);
+    let toolchain = Toolchain::ensure(AARCH64)?;
+    let mut build = toolchain.cargo("build", AARCH64, &[]);
     build.args(["--quiet", "--release", "--package", "shiftformer-cli"]);
     run(build.current_dir(root()))?;
-    let program = root().join("target/cross").join(AARCH64).join("release/shiftformer");
+    let program = toolchain.output().join(AARCH64).join("release/shiftformer");
     digits::module()?;
     for core in CORES {
         println!("== aarch64 {core}");

@@ -1,12 +1,13 @@
 //! `cargo xtask test`: everything that must hold, in the order from cheap to dear.
 
+use crate::boards::{self, Program};
 use crate::error::Error;
-use crate::firmware::{self, LARGE_BOARDS};
+use crate::firmware;
 use crate::process::{find, root, run};
 use crate::setup::{self, AARCH64};
 use crate::toolchain::Toolchain;
 use crate::{aarch64, audit, digits, emulate, size};
-use shiftformer_link::{Machine, machine};
+use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
 
@@ -31,7 +32,7 @@ fn step(name: impl Into<String>, check: impl Fn() -> Result<(), Error> + 'static
 /// [`Error::Check`] when a step failed.
 pub fn run_all() -> Result<(), Error> {
     let (mut passed, mut failed) = (0, Vec::new());
-    for step in steps() {
+    for step in steps()? {
         let start = Instant::now();
         println!("== {}", step.name);
         let done = (step.check)();
@@ -52,43 +53,47 @@ pub fn run_all() -> Result<(), Error> {
     if failed.is_empty() { Ok(()) } else { Err(Error::Check("not everything holds".to_owned())) }
 }
 
-fn steps() -> Vec<Step> {
+fn steps() -> Result<Vec<Step>, Error> {
     let mut steps = vec![
         step("setup", || setup::run_setup(false)),
+        step("list of boards", boards::check_list),
         step("format", format),
         step("clippy", clippy),
         // The development profile checks arithmetic for overflow.
         step("runtime tests", || cargo(&["test", "--quiet", "--package", "shiftformer", "--features", "std"])),
         step("tools tests", tools_tests),
     ];
-    for target in bare_targets() {
-        steps.push(step(format!("runtime for {target}"), move || build_runtime(target)));
+    for target in bare_targets()? {
+        steps.push(step(format!("runtime for {target}"), move || build_runtime(&target)));
     }
     steps.push(step("firmware", || firmware::build(None, None)));
-    for machine in LARGE_BOARDS {
-        steps.push(step(format!("kernels on {}", machine.name), move || {
-            emulate::emulate(&machine, &firmware::path(machine.name, "kernel-tests"))
-        }));
-    }
+    emulated(&mut steps, Program::KernelTests, "kernels")?;
     for core in aarch64::CORES {
         steps.push(step(format!("kernels on aarch64 {core}"), move || aarch64_tests(core)));
     }
-    for board in [machine::MPS2_AN386, machine::MICROBIT] {
-        steps.push(step(format!("digits on {}", board.name), move || {
-            emulate::emulate(&board, &firmware::path(board.name, "digits"))
-        }));
-    }
+    emulated(&mut steps, Program::Digits, "digits")?;
     steps.push(step("digits: every operator the same on all machines", parity));
     steps.push(step("audit", || audit::run(false, None)));
     steps.push(step("size", || size::run(false)));
-    steps
+    Ok(steps)
 }
 
-fn bare_targets() -> Vec<&'static str> {
-    let mut targets = Machine::ALL.map(|machine| machine.target).to_vec();
+/// A program on every emulated board that has it.
+fn emulated(steps: &mut Vec<Step>, program: Program, what: &str) -> Result<(), Error> {
+    for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&program)) {
+        if let Some(machine) = Machine::by_name(&target.board) {
+            let check = move || emulate::emulate(machine, &firmware::path(machine.name, program.name()));
+            steps.push(step(format!("{what} on {}", machine.name), check));
+        }
+    }
+    Ok(())
+}
+
+fn bare_targets() -> Result<Vec<String>, Error> {
+    let mut targets: Vec<String> = boards::targets()?.into_iter().map(|target| target.build.target).collect();
     targets.sort_unstable();
     targets.dedup();
-    targets
+    Ok(targets)
 }
 
 fn cargo(args: &[&str]) -> Result<(), Error> {
@@ -131,9 +136,8 @@ pub fn aarch64_tests(core: &str) -> Result<(), Error> {
 }
 
 fn parity() -> Result<(), Error> {
-    let boards = [machine::MPS2_AN386, machine::MPS2_AN505, machine::MPS3_AN547, machine::MICROBIT];
     let mut backends = vec!["portable".to_owned(), "native".to_owned()];
-    backends.extend(boards.map(|board| format!("qemu:{}", board.name)));
+    backends.extend(Machine::ALL.iter().map(|machine| format!("qemu:{}", machine.name)));
     if find("qemu-aarch64").is_some() {
         backends.push(format!("qemu:{}", firmware::LINUX_BOARD));
     }

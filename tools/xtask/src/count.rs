@@ -1,9 +1,13 @@
 //! `cargo xtask count`: instructions on the emulated cores beside those of CMSIS-NN, written to `BENCHMARKS.md`.
 
+use crate::boards::{self, Program};
 use crate::digits::shiftformer;
 use crate::error::Error;
+use crate::firmware;
 use crate::process::{output, root, run};
+use crate::toolchain::Toolchain;
 use serde::Deserialize;
+use shiftformer_link::boards::MPS2_AN386;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::env;
@@ -132,10 +136,13 @@ pub fn run_all() -> Result<(), Error> {
         let how = format!("set {SHARED} to the folder that holds {BLOCK_ONNX}");
         return Err(Error::Missing { what: "the folder of public models".to_owned(), how });
     }
+    // The counts are of programs that this toolchain builds, whatever was built last.
+    firmware::build(None, Some(Program::Runner))?;
+    let compiler = Toolchain::ensure(&boards::target(MPS2_AN386.name)?.build.target)?.describe();
     let mut converted: HashMap<&str, PathBuf> = HashMap::new();
     let mut done: HashMap<(&str, &str), Bench> = HashMap::new();
-    let mut table = String::from(
-        "# Instructions on emulated cores\n\nMade by `cargo xtask count`. Executed instructions, not cycles: QEMU with \
+    let mut table = format!(
+        "# Instructions on emulated cores\n\nMade by `cargo xtask count` with {compiler}. Executed instructions, not cycles: QEMU with \
          `-icount`, the counter checked\nagainst a loop of known length. CMSIS-NN's figures are of its commit 99f736a \
          (M55 with clang 18, the others with\nGCC 12.2, -O3) in the same emulator; its encoder block lacks LayerNorm \
          and GELU, ours has both.\n\nOne token shares neither the loads nor the widening of weights with other rows: \

@@ -1,11 +1,12 @@
 //! `cargo xtask emulate` and `cargo xtask demo`: runs a program of the firmware and shows its log.
 
+use crate::boards::Program;
 use crate::error::Error;
 use crate::firmware;
 use crate::process::{run, shown};
 use crate::{process, setup};
 use defmt_decoder::{DecodeError, Table};
-use shiftformer_link::{Machine, machine};
+use shiftformer_link::Machine;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -22,7 +23,7 @@ const CHUNK: usize = 1024;
 /// [`Error::Check`] when the demo finds a difference.
 pub fn demo(board: &str) -> Result<(), Error> {
     let machine = by_name(board)?;
-    firmware::build(Some(board), Some("digits"))?;
+    firmware::build(Some(board), Some(Program::Digits))?;
     emulate(machine, &firmware::path(board, "digits"))
 }
 
@@ -31,19 +32,19 @@ pub fn demo(board: &str) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Usage`] when there is none.
 pub fn by_name(board: &str) -> Result<&'static Machine, Error> {
-    let names = || Machine::ALL.map(|machine| machine.name).join(", ");
+    let names = || Machine::ALL.iter().map(|machine| machine.name).collect::<Vec<_>>().join(", ");
     Machine::by_name(board).ok_or_else(|| Error::Usage(format!("unknown board {board}; known: {}", names())))
 }
 
-/// The machine that runs programs of the target a path goes through: what `cargo run` knows.
+/// The machine whose folder a program lies in.
 ///
 /// # Errors
-/// [`Error::Usage`] when the path names no target.
+/// [`Error::Usage`] when the path names none.
 pub fn by_path(elf: &Path) -> Result<&'static Machine, Error> {
-    let boards: [&'static Machine; 3] = [&machine::MPS2_AN386, &machine::MPS2_AN505, &machine::MICROBIT];
-    let is_part = |machine: &&&Machine| elf.components().any(|part| part.as_os_str() == machine.target);
-    let found = boards.iter().find(is_part).copied();
-    found.ok_or_else(|| Error::Usage(format!("{} is in no target's folder; give --board", elf.display())))
+    let folder = elf.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    folder
+        .and_then(Machine::by_name)
+        .ok_or_else(|| Error::Usage(format!("{} is in no board's folder; give --board", elf.display())))
 }
 
 /// Runs `elf` on `machine` until it exits, printing what it logs.
@@ -51,12 +52,12 @@ pub fn by_path(elf: &Path) -> Result<&'static Machine, Error> {
 /// # Errors
 /// [`Error::Check`] when it exits with a failure.
 pub fn emulate(machine: &Machine, elf: &Path) -> Result<(), Error> {
-    if process::find("qemu-system-arm").is_none() {
-        setup::install(&["qemu-system-arm"])?;
+    if process::find(machine.emulator).is_none() {
+        setup::install(&[setup::package_of(machine.emulator)])?;
     }
     let bytes = fs::read(elf).map_err(Error::io(format!("read {}", elf.display())))?;
-    let mut command = Command::new("qemu-system-arm");
-    command.args(["-machine", machine.qemu, "-display", "none", "-monitor", "none", "-serial", "none"]);
+    let mut command = Command::new(machine.emulator);
+    command.args(machine.arguments).args(["-display", "none", "-monitor", "none", "-serial", "none"]);
     command.args(["-semihosting-config", "enable=on,target=native", "-icount", ICOUNT_SHIFT, "-kernel"]).arg(elf);
     let table = Table::parse(&bytes).map_err(|e| Error::Usage(format!("{}: {e}", elf.display())))?;
     let Some(table) = table else { return run(&mut command) };

@@ -2,6 +2,7 @@
 
 mod aarch64;
 mod audit;
+mod boards;
 mod check;
 mod count;
 mod digits;
@@ -16,6 +17,7 @@ mod setup;
 mod size;
 mod toolchain;
 
+use boards::Program;
 use clap::{Parser, Subcommand};
 use error::Error;
 use std::path::PathBuf;
@@ -23,14 +25,19 @@ use std::process::ExitCode;
 
 /// Developer tasks.
 #[derive(Parser)]
-#[command(name = "xtask")]
+#[command(name = "xtask", after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
 }
 
+const AFTER_HELP: &str = "Targets without an operating system are compiled by the default toolchain where rustup has \
+them, else by a compiler that builds its own library. SHIFTFORMER_TOOLCHAIN=rustup or build-std asks for one of the two.";
+
 #[derive(Subcommand)]
 enum Task {
+    /// Write the list of boards from their descriptions in firmware/boards.
+    Boards,
     /// Find or install compilers, emulators and drivers.
     Setup {
         /// Only say what would be done.
@@ -44,7 +51,8 @@ enum Task {
         board: Option<String>,
         /// One program instead of all.
         #[arg(long)]
-        program: Option<String>,
+        #[arg(long, value_enum)]
+        program: Option<Program>,
     },
     /// Build the digits demo for a board and run it in the emulator.
     Demo {
@@ -69,9 +77,9 @@ enum Task {
         #[arg(long)]
         no_build: bool,
     },
-    /// Weigh the programs and check their budgets.
+    /// Report code size and check budgets.
     Size {
-        /// Weigh the programs as they were built last.
+        /// Report the programs as they were built last.
         #[arg(long)]
         no_build: bool,
         /// Instead of the table, the functions that the inference of this program reaches, largest last.
@@ -102,7 +110,8 @@ enum Task {
 fn run(task: Task) -> Result<ExitCode, Error> {
     match task {
         Task::Setup { dry_run } => setup::run_setup(dry_run)?,
-        Task::Firmware { board, program } => firmware::build(board.as_deref(), program.as_deref())?,
+        Task::Boards => boards::write_list()?,
+        Task::Firmware { board, program } => firmware::build(board.as_deref(), program)?,
         Task::Demo { board } => emulate::demo(&board)?,
         Task::Emulate { elf, board } => {
             let machine = board.map_or_else(|| emulate::by_path(&elf), |board| emulate::by_name(&board))?;

@@ -1,9 +1,9 @@
 //! `cargo xtask setup`: finds or installs what the other tasks need.
 
+use crate::boards;
 use crate::error::Error;
 use crate::process::{find, output, run};
 use crate::toolchain::{BUILD_STD_PACKAGES, Toolchain};
-use shiftformer_link::Machine;
 use std::path::Path;
 use std::process::Command;
 
@@ -17,12 +17,13 @@ struct Tool {
     present: fn() -> bool,
 }
 
-const TOOLS: [Tool; 6] = [
+const TOOLS: [Tool; 7] = [
     Tool {
         package: "qemu-system-arm",
         purpose: "emulated microcontrollers",
         present: || find("qemu-system-arm").is_some(),
     },
+    Tool { package: "qemu-system-misc", purpose: "emulated RISC-V", present: || find("qemu-system-riscv32").is_some() },
     Tool { package: "qemu-user", purpose: "emulated aarch64", present: || find("qemu-aarch64").is_some() },
     Tool {
         package: "gcc-aarch64-linux-gnu",
@@ -54,12 +55,12 @@ pub fn run_setup(dry_run: bool) -> Result<(), Error> {
     } else {
         install(&packages)?;
     }
-    let mut targets: Vec<&str> = Machine::ALL.iter().map(|machine| machine.target).collect();
-    targets.push(AARCH64);
+    let mut targets: Vec<String> = boards::targets()?.into_iter().map(|target| target.build.target).collect();
+    targets.push(AARCH64.to_owned());
     targets.sort_unstable();
     targets.dedup();
     for target in targets {
-        match if dry_run { Toolchain::find(target) } else { Some(Toolchain::ensure(target)?) } {
+        match if dry_run { Toolchain::find(&target)? } else { Some(Toolchain::ensure(&target)?) } {
             Some(Toolchain::Installed) => println!("present: target {target}"),
             Some(Toolchain::BuildStd { rustc, .. }) => {
                 println!("present: target {target}, built by {}", rustc.display())
@@ -68,6 +69,11 @@ pub fn run_setup(dry_run: bool) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The Debian package that holds an emulator of the boards.
+pub fn package_of(emulator: &str) -> &'static str {
+    if emulator.starts_with("qemu-system-riscv") { "qemu-system-misc" } else { "qemu-system-arm" }
 }
 
 /// Installs Debian packages; does nothing for an empty list.

@@ -2,9 +2,11 @@
 
 use crate::audit::elf::Image;
 use crate::audit::symbols;
+use crate::boards::{self, Program};
 use crate::error::Error;
-use crate::firmware::{self, PROGRAMS};
-use shiftformer_link::machine;
+use crate::firmware;
+use shiftformer_link::boards::MPS2_AN386;
+use shiftformer_link::{Core, Machine};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -27,8 +29,8 @@ enum What {
 
 /// A change that needs more says why.
 const BUDGETS: [Budget; 2] = [
-    Budget { board: machine::MPS2_AN386.name, file: "digits", what: What::Text, bytes: 48 * 1024 },
-    Budget { board: machine::MPS2_AN386.name, file: "inference-vit", what: What::Inference, bytes: 24 * 1024 },
+    Budget { board: MPS2_AN386.name, file: "digits", what: What::Text, bytes: 48 * 1024 },
+    Budget { board: MPS2_AN386.name, file: "inference-vit", what: What::Inference, bytes: 24 * 1024 },
 ];
 
 /// The program with every operator, and that with those of a vision transformer: modules of its operators.
@@ -44,31 +46,37 @@ pub fn run(build: bool) -> Result<(), Error> {
     if build {
         firmware::build(None, None)?;
     }
-    println!("| program | board | core | .text | of it the inference | .rodata | .data + .bss |");
-    println!("|---|---|---|---|---|---|---|");
-    let mut over = Vec::new();
-    for program in &PROGRAMS {
-        for machine in program.boards {
-            for file in program.files {
-                let image = Image::read(&firmware::path(machine.name, file))?;
+    println!("| program | board | core | compiler | .text | of it the inference | .rodata | .data + .bss |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let (mut over, mut checked) = (Vec::new(), 0);
+    let targets = boards::targets()?;
+    for program in Program::ALL {
+        for target in targets.iter().filter(|target| target.build.programs.contains(&program)) {
+            let board = target.board.as_str();
+            let core = Machine::by_name(board).map_or("-", |machine| Core::name(machine.core));
+            for file in program.files() {
+                let image = Image::read(&firmware::path(board, file))?;
                 let (text, inference) = (section(&image, ".text"), inference_bytes(&image));
-                over.extend(linkage(&image, file, machine.name));
+                let reached = if image.thumb { inference.to_string() } else { "-".to_owned() };
+                over.extend(linkage(&image, file, board));
                 println!(
-                    "| {file} | {} | {} | {text} | {inference} | {} | {} |",
-                    machine.name,
-                    machine.core,
+                    "| {file} | {board} | {core} | {} | {text} | {reached} | {} | {} |",
+                    image.compiler,
                     section(&image, ".rodata"),
                     section(&image, ".data") + section(&image, ".bss") + section(&image, ".uninit"),
                 );
-                let here = BUDGETS.iter().filter(|budget| budget.board == machine.name && budget.file == *file);
-                for budget in here {
+                for budget in BUDGETS.iter().filter(|budget| budget.board == board && budget.file == *file) {
+                    checked += 1;
                     let bytes = if budget.what == What::Text { text } else { inference };
                     if bytes > budget.bytes {
-                        over.push(format!("{file} on {} takes {bytes} bytes of {}", machine.name, budget.bytes));
+                        over.push(format!("{file} on {board} takes {bytes} bytes of {}", budget.bytes));
                     }
                 }
             }
         }
+    }
+    if checked != BUDGETS.len() {
+        over.push("a budget names a program that no board has".to_owned());
     }
     if over.is_empty() { Ok(()) } else { Err(Error::Check(over.join("; "))) }
 }
@@ -79,6 +87,9 @@ pub fn run(build: bool) -> Result<(), Error> {
 /// When the file cannot be read, and [`Error::Usage`] when it has no inference.
 pub fn functions(elf: &Path) -> Result<(), Error> {
     let image = Image::read(elf)?;
+    if !image.thumb {
+        return Err(Error::Usage(format!("{}: calls are followed on Arm alone", elf.display())));
+    }
     let none = || Error::Usage(format!("{} has no function `inference`", elf.display()));
     let reached = symbols::inference(&image).ok_or_else(none)?;
     let mut functions: Vec<_> = reached.values().map(|reached| reached.function).collect();
@@ -114,8 +125,11 @@ fn section(image: &Image, name: &str) -> u64 {
     image.sections.iter().filter(|(section, _)| section == name).map(|(_, bytes)| bytes).sum()
 }
 
-/// Bytes of the functions that the inference reaches; 0 where it has no function of its own.
+/// Bytes of the functions that the inference reaches; 0 where it has no function of its own, or calls are not followed.
 fn inference_bytes(image: &Image) -> u64 {
+    if !image.thumb {
+        return 0;
+    }
     symbols::inference(image).map_or(0, |reached| reached.values().map(|callee| u64::from(callee.function.size)).sum())
 }
 

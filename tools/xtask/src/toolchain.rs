@@ -1,10 +1,12 @@
 //! Compiling for targets that this machine's Rust may not have.
 //!
 //! Two ways lead there: a target that `rustup` has installed, or a Rust with its library sources, which then builds
-//! `core` itself (`-Zbuild-std`). Distributions ship the latter as packages.
+//! `core` itself (`-Zbuild-std`). Distributions ship the latter as packages. [`CHOICE`] asks for one of them; without it,
+//! the first is taken where it is there, else the second.
 
 use crate::error::Error;
 use crate::process::{find, output, root, run_within};
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -13,8 +15,39 @@ use std::time::Duration;
 const RUSTUP_LIMIT: Duration = Duration::from_secs(120);
 /// Oldest compiler that can build the workspace: `rust-version` in Cargo.toml.
 const OLDEST_MINOR: u32 = 95;
+/// Variable that chooses between the two ways: [`RUSTUP`] or [`BUILD_STD`].
+pub const CHOICE: &str = "SHIFTFORMER_TOOLCHAIN";
+/// Value of [`CHOICE`]: the default toolchain and its installed targets.
+const RUSTUP: &str = "rustup";
+/// Value of [`CHOICE`]: a compiler that builds `core` itself.
+const BUILD_STD: &str = "build-std";
 /// Packages with a Rust that can build `core`.
 pub const BUILD_STD_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// Which ways to compile may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    Either,
+    Rustup,
+    BuildStd,
+}
+
+impl Choice {
+    /// What [`CHOICE`] asks for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it is set to something else.
+    fn from_environment() -> Result<Self, Error> {
+        let Some(value) = env::var_os(CHOICE) else { return Ok(Self::Either) };
+        match value.to_str() {
+            Some(RUSTUP) => Ok(Self::Rustup),
+            Some(BUILD_STD) => Ok(Self::BuildStd),
+            Some(_) | None => {
+                Err(Error::Usage(format!("{CHOICE} is {value:?}; it may be {RUSTUP}, {BUILD_STD}, or not set")))
+            }
+        }
+    }
+}
 
 /// A way to compile for a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,16 +67,38 @@ pub enum Toolchain {
 
 impl Toolchain {
     /// The way to compile for `target` that this machine has.
-    pub fn find(target: &str) -> Option<Self> {
-        if output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))
-            .is_some_and(|folder| Path::new(&folder).is_dir())
-        {
-            return Some(Self::Installed);
-        }
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when [`CHOICE`] is set to something unknown.
+    pub fn find(target: &str) -> Result<Option<Self>, Error> {
+        Ok(match Choice::from_environment()? {
+            Choice::Either => Self::installed(target).or_else(Self::build_std),
+            Choice::Rustup => Self::installed(target),
+            Choice::BuildStd => Self::build_std(),
+        })
+    }
+
+    fn installed(target: &str) -> Option<Self> {
+        let folder = output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;
+        Path::new(&folder).is_dir().then_some(Self::Installed)
+    }
+
+    fn build_std() -> Option<Self> {
         let linker = bare_metal_linker()?;
         let pairs = [(find("rustc")?, find("cargo")?), ("/usr/bin/rustc".into(), "/usr/bin/cargo".into())];
         let (rustc, cargo) = pairs.into_iter().find(|(rustc, cargo)| cargo.is_file() && has_library_sources(rustc))?;
         Some(Self::BuildStd { rustc, cargo, linker })
+    }
+
+    /// The compiler, as figures name it: `rustc 1.95.0`, with `core` rebuilt where it is.
+    pub fn describe(&self) -> String {
+        let (rustc, core) = match self {
+            Self::Installed => (Path::new("rustc"), ""),
+            Self::BuildStd { rustc, .. } => (rustc.as_path(), " (core built from source)"),
+        };
+        let version = output(Command::new(rustc).arg("-V")).unwrap_or_default();
+        let words: Vec<&str> = version.split(' ').take(2).collect();
+        format!("{}{core}", words.join(" "))
     }
 
     /// The way to compile for `target`, after trying to install one.
@@ -51,23 +106,32 @@ impl Toolchain {
     /// # Errors
     /// [`Error::Missing`] with what to install.
     pub fn ensure(target: &str) -> Result<Self, Error> {
-        if let Some(toolchain) = Self::find(target) {
+        if let Some(toolchain) = Self::find(target)? {
             return Ok(toolchain);
         }
-        if find("rustup").is_some() {
+        let choice = Choice::from_environment()?;
+        if choice != Choice::BuildStd && find("rustup").is_some() {
             eprintln!("xtask: rustup target add {target}");
             run_within(Command::new("rustup").args(["target", "add", target]), RUSTUP_LIMIT)?;
         }
-        if Self::find(target).is_none() {
+        if choice != Choice::Rustup && Self::find(target)?.is_none() {
             crate::setup::install(&BUILD_STD_PACKAGES)?;
         }
-        Self::find(target).ok_or_else(|| Error::Missing {
+        Self::find(target)?.ok_or_else(|| Error::Missing {
             what: format!("Rust target {target}"),
             how: format!("run `rustup target add {target}`, or install the packages {}", BUILD_STD_PACKAGES.join(" ")),
         })
     }
 
-    /// A cargo command for `target`, with `flags` for the compiler and its output in `target/cross`.
+    /// The folder that [`cargo`](Self::cargo) builds into: one per way, so that neither rebuilds what the other built.
+    pub fn output(&self) -> PathBuf {
+        root().join(match self {
+            Self::Installed => "target/cross",
+            Self::BuildStd { .. } => "target/cross-build-std",
+        })
+    }
+
+    /// A cargo command for `target`, with `flags` for the compiler and its output in [`output`](Self::output).
     ///
     /// `subcommand` is one that takes `--target`, such as `build`.
     pub fn cargo(&self, subcommand: &str, target: &str, flags: &[String]) -> Command {
@@ -98,7 +162,7 @@ impl Toolchain {
             let architecture = target.split('-').next().unwrap_or(target);
             command.env(format!("CARGO_TARGET_{variable}_LINKER"), format!("{architecture}-linux-gnu-gcc"));
         }
-        command.arg("--target-dir").arg(root().join("target/cross"));
+        command.arg("--target-dir").arg(self.output());
         command.env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), flags.join(" "));
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
         command

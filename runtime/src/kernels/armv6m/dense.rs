@@ -3,7 +3,7 @@
 use super::pair;
 use super::product::Factor;
 use crate::arith::requant::{sat_i8, sat_i16};
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, PackedWeights, linear_scratch_bytes, portable, widen_panel};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, linear_scratch_bytes, portable};
 
 /// Sums of two rows, some channels at a time.
 pub struct Sums(pub [[i32; 2]; Self::CHANNELS]);
@@ -62,7 +62,7 @@ struct Dense<'j, 's> {
     job: &'j LinearJob<'j>,
     x: &'j [i8],
     scratch: &'s mut [i32],
-    /// Where 4-bit weights are widened; empty with 8-bit ones.
+    /// Where a panel is unpacked; empty where that is not needed.
     panel: &'s mut [u8],
     padded_k: usize,
 }
@@ -74,14 +74,11 @@ impl<'j, 's> Dense<'j, 's> {
         let padded_k = job.k.checked_next_multiple_of(GROUP)?;
         let channels = job.n.checked_next_multiple_of(PANEL)?;
         let weights = job.weights.bytes;
-        let panel = match job.weights.bits {
-            8 => &mut [],
-            4 => panel.get_mut(..padded_k * PANEL)?,
-            _ => return None,
-        };
+        let format = job.weights.format;
+        let panel = if format.is_unpacked() { &mut [][..] } else { panel.get_mut(..padded_k * PANEL)? };
         let fits = job.k > 0
             && job.n > 0
-            && weights.len() >= channels.checked_mul(padded_k)?.checked_mul(job.weights.bits as usize)? / 8
+            && weights.len() >= (channels / PANEL).checked_mul(format.panel_bytes(job.k))?
             && weights.as_ptr().addr().is_multiple_of(4)
             && job.bias.len() >= channels
             && job.multipliers.len() >= channels
@@ -112,11 +109,11 @@ impl<'j, 's> Dense<'j, 's> {
     /// Sums of `count` channels from `first`, the first of a panel.
     fn part_sums(&mut self, first: usize, count: usize, sums: &mut Sums) {
         let weights = self.job.weights.bytes;
-        let panel_bytes = PackedWeights::bytes_for(PANEL, self.job.k, self.job.weights.bits);
+        let panel_bytes = self.job.weights.format.panel_bytes(self.job.k);
         let of_panel = |panel: usize| weights.get(panel * panel_bytes..).unwrap_or(&[]);
         if !self.panel.is_empty() {
             for (index, sums) in sums.0.chunks_mut(PANEL).enumerate().take(count.div_ceil(PANEL)) {
-                widen_panel(of_panel(first / PANEL + index), self.panel);
+                self.job.weights.format.unpack(of_panel(first / PANEL + index), self.panel);
                 let channels = (count - index * PANEL).min(PANEL);
                 self.sums(first + index * PANEL, channels, self.panel, sums);
             }

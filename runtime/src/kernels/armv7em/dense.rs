@@ -2,7 +2,7 @@
 
 use super::widen::{Lanes, STEP, Words, widen, widen_row};
 use super::{block, row};
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, ROW_BLOCK, linear_scratch_bytes, widen_panel};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, ROW_BLOCK, linear_scratch_bytes};
 
 /// Bytes of a group of a panel, with 8-bit weights.
 const PANEL_GROUP: usize = PANEL * GROUP;
@@ -104,12 +104,7 @@ fn fits(job: &LinearJob<'_>, x: &[i8], out_len: usize) -> bool {
 
 /// Bytes of a panel of `groups` groups; `None` where the weights do not hold all panels, as whole words.
 fn panel_bytes(job: &LinearJob<'_>, groups: usize) -> Option<usize> {
-    let group_bytes = match job.weights.bits {
-        8 => PANEL_GROUP,
-        4 => PANEL_GROUP / 2,
-        _ => return None,
-    };
-    let panel_bytes = groups.checked_mul(group_bytes)?;
+    let panel_bytes = groups.checked_mul(PANEL * job.weights.format.group_bytes())?;
     let whole = job.weights.bytes.len() >= job.n.div_ceil(PANEL).checked_mul(panel_bytes)?;
     (whole && job.weights.bytes.as_ptr().addr().is_multiple_of(4)).then_some(panel_bytes)
 }
@@ -121,7 +116,8 @@ fn run(job: &LinearJob<'_>, x: &[i8], target: &Target, scratch: &mut [u8]) {
     let Some(panel_bytes) = panel_bytes(job, groups).filter(|_| fits(job, x, target.len)) else { return };
     let Some((wide, panel)) = scratch.split_at_mut_checked(linear_scratch_bytes(groups * GROUP)) else { return };
     let Ok(wide) = bytemuck::try_cast_slice_mut(wide) else { return };
-    let panel = if job.weights.bits == 4 { panel.get_mut(..groups * PANEL_GROUP) } else { Some(&mut [][..]) };
+    let unpacked = job.weights.format.is_unpacked();
+    let panel = if unpacked { Some(&mut [][..]) } else { panel.get_mut(..groups * PANEL_GROUP) };
     let Some(panel) = panel else { return };
     let mut layer = Layer { job, x, target, groups, panel_bytes, wide, panel };
     let mut first = 0;
@@ -145,7 +141,7 @@ struct Layer<'l> {
     panel_bytes: usize,
     /// Activations of up to [`ROW_BLOCK`] rows in 16 bits.
     wide: &'l mut [u32],
-    /// A panel of 4-bit weights in 8 bits; empty where they have 8.
+    /// Where a panel is unpacked; empty where that is not needed.
     panel: &'l mut [u8],
 }
 
@@ -187,7 +183,7 @@ impl Layer<'_> {
     }
 
     /// How many channels from `channel` on are done at once, and where their weights are in 8 bits: all whole panels,
-    /// then the incomplete one; with 4-bit weights panel by panel.
+    /// then the incomplete one; unpacked ones panel by panel.
     #[inline(always)]
     fn weights(&mut self, channel: usize) -> (usize, usize) {
         let left = self.job.n - channel;
@@ -196,14 +192,14 @@ impl Layer<'_> {
             let count = if left < PANEL { left } else { left - left % PANEL };
             return (count, packed);
         }
-        (left.min(PANEL), self.widened_panel(channel))
+        (left.min(PANEL), self.unpacked_panel(channel))
     }
 
-    /// Widens the 4-bit panel of `channel`; returns its address.
+    /// Unpacks the panel of `channel`; returns its address.
     #[inline(never)]
-    fn widened_panel(&mut self, channel: usize) -> usize {
+    fn unpacked_panel(&mut self, channel: usize) -> usize {
         let packed = self.job.weights.bytes.get(channel / PANEL * self.panel_bytes..).unwrap_or(&[]);
-        widen_panel(packed, self.panel);
+        self.job.weights.format.unpack(packed, self.panel);
         self.panel.as_ptr().expose_provenance()
     }
 

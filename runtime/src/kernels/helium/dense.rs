@@ -1,7 +1,7 @@
 //! Dense layers, row by row by [`super::quad`].
 
 use super::quad;
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, PackedWeights, linear_scratch_bytes, portable, widen_panel};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, linear_scratch_bytes, portable};
 use core::ops::Range;
 
 type Routine = unsafe extern "C" fn(*const quad::Dense);
@@ -46,7 +46,7 @@ pub fn reach(rows: usize, stride: usize, width: usize) -> Option<usize> {
 struct Dense<'j, 's> {
     job: &'j LinearJob<'j>,
     x: &'j [i8],
-    /// Where 4-bit weights are widened; empty with 8-bit ones.
+    /// Where a panel is unpacked; empty where that is not needed.
     panel: &'s mut [u8],
     padded_k: usize,
 }
@@ -55,14 +55,15 @@ impl<'j, 's> Dense<'j, 's> {
     fn new(job: &'j LinearJob<'j>, x: &'j [i8], out_len: usize, scratch: &'s mut [u8]) -> Option<Self> {
         let channels = job.n.checked_next_multiple_of(PANEL)?;
         let padded_k = job.k.checked_next_multiple_of(GROUP)?;
-        let panel = match job.weights.bits {
-            8 => &mut [],
-            4 => scratch.get_mut(linear_scratch_bytes(job.k)..)?.get_mut(..padded_k * PANEL)?,
-            _ => return None,
+        let format = job.weights.format;
+        let panel = if format.is_unpacked() {
+            &mut [][..]
+        } else {
+            scratch.get_mut(linear_scratch_bytes(job.k)..)?.get_mut(..padded_k * PANEL)?
         };
         let fits = job.k > 0
             && job.n > 0
-            && job.weights.bytes.len() >= channels.checked_mul(padded_k)?.checked_mul(job.weights.bits as usize)? / 8
+            && job.weights.bytes.len() >= (channels / PANEL).checked_mul(format.panel_bytes(job.k))?
             && job.bias.len() >= channels
             && job.multipliers.len() >= channels
             && x.len() >= reach(job.rows, job.x_stride, job.k)?
@@ -70,7 +71,7 @@ impl<'j, 's> Dense<'j, 's> {
         fits.then_some(Self { job, x, panel, padded_k })
     }
 
-    /// All rows: row by row, or with 4-bit weights panel by panel, each widened once for all rows.
+    /// All rows: row by row, or panel by panel, each unpacked once for all rows.
     fn rows<T: Copy + Default>(self, out: &mut [T], routine: Routine, addend: i32, table: usize) {
         let job = self.job;
         let panels = job.n.div_ceil(PANEL);
@@ -81,9 +82,9 @@ impl<'j, 's> Dense<'j, 's> {
             }
             return;
         }
-        let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
+        let panel_bytes = job.weights.format.panel_bytes(job.k);
         for panel in 0..panels {
-            widen_panel(job.weights.bytes.get(panel * panel_bytes..).unwrap_or(&[]), self.panel);
+            job.weights.format.unpack(job.weights.bytes.get(panel * panel_bytes..).unwrap_or(&[]), self.panel);
             for row in 0..job.rows {
                 self.row(row, panel..panel + 1, self.panel, out, routine, &constants);
             }

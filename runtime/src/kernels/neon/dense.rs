@@ -7,7 +7,7 @@
 
 use super::engine::{At, COLUMNS, Engine, QUAD, ROWS, Source, Tile, pack};
 use super::tiles::{Sink, weights};
-use crate::kernels::{GROUP, LinearJob, PANEL, PackedWeights};
+use crate::kernels::{GROUP, LinearJob, PANEL, WeightFormat};
 use core::arch::aarch64::*;
 use core::mem::MaybeUninit;
 
@@ -104,25 +104,30 @@ pub fn tile_rows(rest: usize) -> usize {
 /// The weights hold `n` channels; `to` has room for a block.
 #[inline(always)]
 unsafe fn pack_weights<E: Engine>(job: &LinearJob<'_>, channel: usize, n: usize, to: *mut i8) -> bool {
-    let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
+    let panel_bytes = job.weights.format.panel_bytes(job.k);
     let groups = job.k.div_ceil(GROUP);
     let panels = (n - channel).div_ceil(PANEL).min(COLUMNS / PANEL);
     // SAFETY: the caller's contract.
     unsafe {
         let first = job.weights.bytes.as_ptr().add(channel / PANEL * panel_bytes);
-        if job.weights.bits == 8 {
-            let (k, count) = (groups * GROUP, panels * PANEL);
-            let from = Source { first: first.cast(), row: GROUP, quad: panel_bytes, group: PANEL * GROUP, count, k };
-            return pack::<E>(from, COLUMNS, to);
-        }
-        for quad in 0..COLUMNS / PANEL {
-            let panel = first.add(quad.min(panels - 1) * panel_bytes);
-            for group in 0..groups {
-                let at = At { row: quad * PANEL, rows: COLUMNS, group, groups };
-                E::put(to, [0, 1, 2, 3].map(|channel| weights::<4>(panel, group, channel)), at);
+        match job.weights.format {
+            WeightFormat::I8 => {
+                let (k, count) = (groups * GROUP, panels * PANEL);
+                let from =
+                    Source { first: first.cast(), row: GROUP, quad: panel_bytes, group: PANEL * GROUP, count, k };
+                pack::<E>(from, COLUMNS, to)
+            }
+            WeightFormat::I4 => {
+                for quad in 0..COLUMNS / PANEL {
+                    let panel = first.add(quad.min(panels - 1) * panel_bytes);
+                    for group in 0..groups {
+                        let at = At { row: quad * PANEL, rows: COLUMNS, group, groups };
+                        E::put(to, [0, 1, 2, 3].map(|channel| weights::<4>(panel, group, channel)), at);
+                    }
+                }
+                false
             }
         }
-        false
     }
 }
 

@@ -17,7 +17,7 @@
 //! | Cortex-X1 | 16 (16) | 4.1 (4) | - |
 //! | Neoverse N2 | 32 (16) | 8.1 (8) | 10.1 (8) |
 
-use crate::kernels::{DotJob, GROUP, LinearJob, PANEL, PackedWeights, whole_rows};
+use crate::kernels::{DotJob, GROUP, LinearJob, PANEL, WeightFormat, whole_rows};
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -141,22 +141,22 @@ pub unsafe fn weights<const BITS: u32>(panel: *const u8, group: usize, channel: 
 /// The processor must have the instructions of `P`; the sink has `len` elements.
 pub unsafe fn dense<P: Products>(job: &LinearJob<'_>, x: &[i8], sink: Sink, len: usize) -> (usize, usize) {
     let (rows, n) = job.fit(x.len(), len);
-    let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
+    let panel_bytes = job.weights.format.panel_bytes(job.k);
     for (panel, scale) in (0..n.div_ceil(PANEL)).map(|panel| (panel, Scale::new(job, panel, n))) {
         for row in (0..rows).step_by(ROWS) {
             // SAFETY: `fit` counts only rows and channels that `x`, the sink and the weights hold.
             unsafe {
                 let panel = job.weights.bytes.as_ptr().add(panel * panel_bytes);
                 let x = x.as_ptr().add(row * job.x_stride);
-                let acc = match (rows - row, job.weights.bits) {
-                    (1, 8) => widen(dense_tile::<P, 1, 8>(panel, x, job)),
-                    (2, 8) => widen(dense_tile::<P, 2, 8>(panel, x, job)),
-                    (3, 8) => widen(dense_tile::<P, 3, 8>(panel, x, job)),
-                    (_, 8) => dense_tile::<P, 4, 8>(panel, x, job),
-                    (1, _) => widen(dense_tile::<P, 1, 4>(panel, x, job)),
-                    (2, _) => widen(dense_tile::<P, 2, 4>(panel, x, job)),
-                    (3, _) => widen(dense_tile::<P, 3, 4>(panel, x, job)),
-                    _ => dense_tile::<P, 4, 4>(panel, x, job),
+                let acc = match (job.weights.format, rows - row) {
+                    (WeightFormat::I8, 1) => widen(dense_tile::<P, 1, 8>(panel, x, job)),
+                    (WeightFormat::I8, 2) => widen(dense_tile::<P, 2, 8>(panel, x, job)),
+                    (WeightFormat::I8, 3) => widen(dense_tile::<P, 3, 8>(panel, x, job)),
+                    (WeightFormat::I8, _) => dense_tile::<P, 4, 8>(panel, x, job),
+                    (WeightFormat::I4, 1) => widen(dense_tile::<P, 1, 4>(panel, x, job)),
+                    (WeightFormat::I4, 2) => widen(dense_tile::<P, 2, 4>(panel, x, job)),
+                    (WeightFormat::I4, 3) => widen(dense_tile::<P, 3, 4>(panel, x, job)),
+                    (WeightFormat::I4, _) => dense_tile::<P, 4, 4>(panel, x, job),
                 };
                 for (row, acc) in (row..rows).zip(acc) {
                     scale.store(acc, sink, row * job.out_stride);
@@ -233,7 +233,7 @@ pub fn pairs_fit(job: &LinearJob<'_>, scratch: &[u8]) -> bool {
 /// The processor must have i8mm; the sink has `len` elements; [`pairs_fit`].
 pub unsafe fn dense_pairs(job: &LinearJob<'_>, x: &[i8], sink: Sink, len: usize, scratch: &mut [u8]) -> (usize, usize) {
     let (rows, n) = job.fit(x.len(), len);
-    let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
+    let panel_bytes = job.weights.format.panel_bytes(job.k);
     let paired: *mut i8 = scratch.as_mut_ptr().cast();
     for row in (0..rows).step_by(PAIRED_ROWS) {
         let count = (rows - row).min(PAIRED_ROWS);
@@ -245,10 +245,9 @@ pub unsafe fn dense_pairs(job: &LinearJob<'_>, x: &[i8], sink: Sink, len: usize,
                 let scale = Scale::new(job, panel, n);
                 let panel = job.weights.bytes.as_ptr().add(panel * panel_bytes);
                 let groups = job.k.div_ceil(GROUP);
-                let acc = if job.weights.bits == 8 {
-                    paired_tile::<8>(panel, paired, groups)
-                } else {
-                    paired_tile::<4>(panel, paired, groups)
+                let acc = match job.weights.format {
+                    WeightFormat::I8 => paired_tile::<8>(panel, paired, groups),
+                    WeightFormat::I4 => paired_tile::<4>(panel, paired, groups),
                 };
                 for (row, acc) in (row..row + count).zip(acc) {
                     scale.store(acc, sink, row * job.out_stride);

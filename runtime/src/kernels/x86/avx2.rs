@@ -10,7 +10,7 @@
 //! Rows are not rearranged and nothing is kept between panels: the sums of a tile go through a small buffer to one
 //! epilogue.
 
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, PackedWeights};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, WeightFormat};
 use core::arch::x86_64::*;
 
 /// Panels of a tile; their channels fill a vector of sums.
@@ -26,7 +26,7 @@ pub struct Tile {
     /// The packed panel.
     panel: *const u8,
     /// Bits of a weight.
-    bits: u32,
+    format: WeightFormat,
     /// The first row.
     x: *const i8,
     /// Elements between rows.
@@ -97,7 +97,7 @@ pub unsafe fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratc
 #[target_feature(enable = "avx2")]
 unsafe fn dense(job: &LinearJob<'_>, x: &[i8], len: usize, sink: Sink, tiles: Tiles) -> (usize, usize) {
     let (rows, n) = job.fit(x.len(), len);
-    let panel_bytes = PackedWeights::bytes_for(PANEL, job.k, job.weights.bits);
+    let panel_bytes = job.weights.format.panel_bytes(job.k);
     let mut sums = [0i32; MAX_ROWS * LANES];
     // Panels of a pair that do not exist leave their sums alone, and no lane of them is stored.
     for channel in (0..n).step_by(LANES) {
@@ -110,7 +110,7 @@ unsafe fn dense(job: &LinearJob<'_>, x: &[i8], len: usize, sink: Sink, tiles: Ti
                     let panel = job.weights.bytes.as_ptr().add(first / PANEL * panel_bytes);
                     let x = x.as_ptr().add(row * job.x_stride);
                     let out = sums.as_mut_ptr().add(half * PANEL);
-                    let tile = Tile { panel, bits: job.weights.bits, x, stride: job.x_stride, k: job.k, out };
+                    let tile = Tile { panel, format: job.weights.format, x, stride: job.x_stride, k: job.k, out };
                     (tiles.sums)(count, tile);
                 }
                 for (row, sums) in (row..row + count).zip(sums.as_chunks::<LANES>().0) {
@@ -262,10 +262,15 @@ unsafe fn last_activations(row: *const i8, k: usize) -> __m128i {
 /// Calls `$tile::<rows, bits>(tile)` with rows and bits as constants.
 macro_rules! with_constants {
     ($rows:expr, $tile:expr, $function:ident, $($count:literal),*) => {
-        match ($rows, $tile.bits) {
-            $(($count, 8) => $function::<$count, 8>($tile),)*
-            $(($count, _) => $function::<$count, 4>($tile),)*
-            _ => {}
+        match $tile.format {
+            WeightFormat::I8 => match $rows {
+                $($count => $function::<$count, 8>($tile),)*
+                _ => {}
+            },
+            WeightFormat::I4 => match $rows {
+                $($count => $function::<$count, 4>($tile),)*
+                _ => {}
+            },
         }
     };
 }

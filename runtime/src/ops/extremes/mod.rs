@@ -7,8 +7,8 @@ use super::testing::{Weights, run};
 use super::*;
 use crate::arith::ivit::{ILayerNormRow, ShiftExp};
 use crate::format::Blob;
-use crate::kernels::{PANEL, PackedWeights};
 use crate::tensor::Dtype;
+use crate::weights::{PANEL, PackedWeights, WeightFormat};
 use std::vec::Vec;
 use watch::{Seen, in_kernels, survives};
 
@@ -55,15 +55,18 @@ fn greatest_shift(bound: i64) -> u32 {
 
 const TYPES: [Dtype; 2] = [Dtype::I8, Dtype::I16];
 
-/// A dense layer whose weights are all `w` (two nibbles `w` with 4 bits), of `n` channels.
-fn dense(weights: &mut Weights, n: usize, k: usize, bits: u32, w: i8) -> linear::Dense {
-    let byte = if bits == 8 { w } else { (w & 0xf) | w << 4 };
-    let blob = weights.add(&std::vec![byte; PackedWeights::bytes_for(n, k, bits)]);
+/// A dense layer whose weights are all `w`, of `n` channels.
+fn dense(weights: &mut Weights, n: usize, k: usize, format: WeightFormat, w: i8) -> linear::Dense {
+    let byte = match format {
+        WeightFormat::I8 => w,
+        WeightFormat::I4 => (w & 0xf) | w << 4,
+    };
+    let blob = weights.add(&std::vec![byte; PackedWeights::bytes_for(n, k, format)]);
     let sign = if w < 0 { -1 } else { 1 };
     // The padding of K is not zero here, and counts in the bound.
     let most = (k.next_multiple_of(16) as i64 * 128 * i64::from(w.unsigned_abs())) + 1000;
     linear::Dense {
-        weight_bits: bits,
+        format,
         acc_shift: greatest_shift(most),
         zero_point: -32768,
         weights: blob,
@@ -80,9 +83,10 @@ fn sums(dense: linear::Dense) -> linear::Dense {
 
 fn dense_layers() {
     let (rows, k, n) = (6, 35, 5);
-    for (bits, w) in [(8, -128), (8, 127), (4, -8), (4, 7)] {
+    use WeightFormat::{I4, I8};
+    for (format, w) in [(I8, -128), (I8, 127), (I4, -8), (I4, 7)] {
         let mut weights = Weights::default();
-        let dense = dense(&mut weights, n, k, bits, w);
+        let dense = dense(&mut weights, n, k, format, w);
         let op = |dense| linear::Linear { rows: rows as u32, k: k as u32, n: n as u32, residual_shift: 15, dense };
         for output in TYPES {
             survives(&op(dense), &weights, &[(Dtype::I8, rows * k)], (output, rows * n), in_kernels);
@@ -119,7 +123,7 @@ fn convolutions() {
     let image = [(Dtype::I8, 5 * 6 * channels)];
     for w in [-128, 127] {
         let mut weights = Weights::default();
-        let whole = dense(&mut weights, 4, 9 * channels, 8, w);
+        let whole = dense(&mut weights, 4, 9 * channels, WeightFormat::I8, w);
         let op = |dense| conv2d::Conv2d { window: window(3), channels: channels as u32, groups: 1, n: 4, dense };
         for (dense, output) in [(whole, Dtype::I8), (whole, Dtype::I16), (sums(whole), Dtype::I32)] {
             survives(&op(dense), &weights, &image, (output, 9 * 4), in_kernels);
@@ -142,7 +146,7 @@ fn depthwise_convolutions() {
     let channels = 3;
     for w in [-128, 127] {
         let mut weights = Weights::default();
-        let whole = dense(&mut weights, channels, 9, 8, w);
+        let whole = dense(&mut weights, channels, 9, WeightFormat::I8, w);
         let taps = weights.add(&std::vec![w; 9 * channels]);
         let dense = linear::Dense { weights: taps, acc_shift: greatest_shift(9 * 128 * 128 + 1000), ..whole };
         let op = depthwise::DepthwiseConv2d { window: window(3), channels: channels as u32, dense };

@@ -8,6 +8,7 @@ use shiftformer_lab::backend;
 use shiftformer_lab::fit::boards::{BOARDS, Core};
 use shiftformer_lab::fit::{BASIS, Count, Demand, Fit, demand, fit};
 use shiftformer_lab::text;
+use shiftformer_link::Machine;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -74,8 +75,11 @@ fn count(file: &ModelFile, boards: &[Fit], demand: &mut Demand) -> Result<(), Fa
         }
     }
     for core in cores {
-        output::status(&format!("counting on {}", core.counted_on()));
-        if let Some(counts) = backend::open(core.counted_on(), file)?.counts(&sample)? {
+        // A core that no machine counts keeps its estimate, which the table marks as one.
+        let Some(machine) = Machine::counting(core) else { continue };
+        let name = format!("qemu:{}", machine.name);
+        output::status(&format!("counting on {name}"));
+        if let Some(counts) = backend::open(&name, file)?.counts(&sample)? {
             demand.instructions.insert(core, Count { instructions: counts.total as f64, counted: true });
         }
     }

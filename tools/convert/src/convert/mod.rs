@@ -27,6 +27,7 @@ use shiftformer::arith::exp::sum_error;
 use shiftformer::format::Profile;
 use shiftformer::kernels::{Native, Portable};
 use shiftformer::ops;
+use shiftformer::weights::WeightFormat;
 use std::collections::HashMap;
 
 /// Bits of the weights.
@@ -268,8 +269,8 @@ pub fn convert(
     let start = LowerOptions {
         profile: options.profile,
         range: if options.range == RangeMethod::Auto { RangeMethod::Mse } else { options.range },
-        weight_bits: if options.weights == WeightBits::Four { 4 } else { 8 },
-        layer_bits: HashMap::new(),
+        weights: if four { WeightFormat::I4 } else { WeightFormat::I8 },
+        layer_formats: HashMap::new(),
         // The other choices drown in the noise of published 8-bit probabilities: they are made with 16 bits.
         wide_exp: options.wide_exp == Switch::On || ivit && options.wide_exp == Switch::Auto,
         unfused_attention: options.unfused_attention,
@@ -365,7 +366,7 @@ impl Site {
         calibration.fixed = fixed.activations.clone();
         calibration.fixed_weights = fixed.weights.clone();
         if four {
-            calibration.rounded = sequential::round(&graph, data, &|_| 4)?;
+            calibration.rounded = sequential::round(&graph, data, &|_| WeightFormat::I4)?;
         }
         Ok(Self { graph, calibration, factors })
     }
@@ -601,17 +602,17 @@ impl Search<'_> {
         let mut damage = Vec::new();
         // Layers apart: rounded against the inputs of the float model.
         let few: Vec<Vec<Data>> = spread(data, FEW_SAMPLES).cloned().collect();
-        site.calibration.rounded = sequential::round(&site.graph, &few, &|_| 4)?;
+        site.calibration.rounded = sequential::round(&site.graph, &few, &|_| WeightFormat::I4)?;
         for (index, (name, weights)) in layers.iter().enumerate() {
             (self.progress)(&format!("sensitivity of layer {} of {}", index + 1, layers.len()));
-            let bits = HashMap::from([(name.clone(), 4)]);
-            let lost = noise(self.measure(site, &LowerOptions { layer_bits: bits, ..chosen.clone() })?) - base;
+            let layer_formats = HashMap::from([(name.clone(), WeightFormat::I4)]);
+            let lost = noise(self.measure(site, &LowerOptions { layer_formats, ..chosen.clone() })?) - base;
             damage.push((lost.max(0.0) / *weights as f64, name.clone()));
         }
         damage.sort_by(|a, b| a.0.total_cmp(&b.0));
         let order: Vec<String> = damage.into_iter().map(|(_, name)| name).collect();
         let with = |count: usize, chosen: &LowerOptions| LowerOptions {
-            layer_bits: order[..count].iter().map(|name| (name.clone(), 4)).collect(),
+            layer_formats: order[..count].iter().map(|name| (name.clone(), WeightFormat::I4)).collect(),
             ..chosen.clone()
         };
         // File size falls with every layer: the fewest that fit are found by bisection.
@@ -631,7 +632,9 @@ impl Search<'_> {
         counts.sort_unstable();
         counts.dedup();
         let rounded = |site: &Site, count: usize| {
-            sequential::round(&site.graph, data, &|name| if order[..count].iter().any(|n| n == name) { 4 } else { 8 })
+            sequential::round(&site.graph, data, &|name| {
+                if order[..count].iter().any(|n| n == name) { WeightFormat::I4 } else { WeightFormat::I8 }
+            })
         };
         let mut curve = Vec::new();
         for count in counts {

@@ -11,6 +11,7 @@ use shiftformer::format::Blob;
 use shiftformer::ops::linear::Dense;
 use shiftformer::ops::{self, conv2d};
 use shiftformer::tensor::Dtype;
+use shiftformer::weights::WeightFormat;
 
 /// Where the requantized sums go.
 pub(super) struct Target {
@@ -76,8 +77,8 @@ impl Lowering<'_> {
         }
     }
 
-    fn weight_bits(&self, node: &Node) -> u32 {
-        self.options.layer_bits.get(&node.name).copied().unwrap_or(self.options.weight_bits)
+    fn weight_format(&self, node: &Node) -> WeightFormat {
+        self.options.layer_formats.get(&node.name).copied().unwrap_or(self.options.weights)
     }
 
     /// Quantizes and packs `[n, k]` weights for input `x`.
@@ -90,12 +91,12 @@ impl Lowering<'_> {
         x: &View,
         target: &Target,
     ) -> Packed {
-        let bits = self.weight_bits(node);
+        let format = self.weight_format(node);
         // A bias must leave room for the sum: at most 2^28 steps.
         let floor: Vec<f64> = (0..n)
             .map(|c| f64::from(bias.get(c).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
             .collect();
-        let q = self.quantize_weights(node, values, n, k, bits, &floor);
+        let q = self.quantize_weights(node, values, n, k, format, &floor);
         self.pack_quantized(node, &q, values, bias, x, target)
     }
 
@@ -105,29 +106,33 @@ impl Lowering<'_> {
         values: &[f32],
         n: usize,
         k: usize,
-        bits: u32,
+        format: WeightFormat,
         floor: &[f64],
     ) -> QWeights {
         let kept = self.calibration.fixed_weights.get(&node.inputs[1]);
-        if let Some(scales) = kept.filter(|s| s.len() == n && bits == 8) {
+        if let Some(scales) = kept.filter(|s| s.len() == n && format == WeightFormat::I8) {
             let rounded = values
                 .chunks_exact(k.max(1))
                 .zip(scales)
                 .flat_map(|(row, &s)| row.iter().map(move |&w| (f64::from(w) / s).round().clamp(-128.0, 127.0) as i8));
-            return QWeights { values: rounded.collect(), scales: scales.clone(), n, k, bits };
+            return QWeights { values: rounded.collect(), scales: scales.clone(), n, k, format };
         }
-        let rounded = self.calibration.rounded.get(&node.name).filter(|r| bits < 8 && r.weights.bits == bits);
+        let rounded =
+            self.calibration.rounded.get(&node.name).filter(|r| format.bits() < 8 && r.weights.format == format);
         let fits =
             |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, least)| scale >= least);
         if let Some(rounded) = rounded.filter(|r| fits(&r.weights)) {
             return rounded.weights.clone();
         }
-        if bits < 8 && k > sequential::MAX_WIDTH {
-            let note =
-                format!("`{}`: {k} columns are rounded to {bits} bits one by one, without compensation", node.name);
+        if format.bits() < 8 && k > sequential::MAX_WIDTH {
+            let note = format!(
+                "`{}`: {k} columns are rounded to {} bits one by one, without compensation",
+                node.name,
+                format.bits()
+            );
             self.notes.push(note);
         }
-        weights::quantize(values, n, k, bits, floor)
+        weights::quantize(values, n, k, format, floor)
     }
 
     fn pack_quantized(
@@ -168,7 +173,7 @@ impl Lowering<'_> {
             .collect();
         let ratios: Vec<f64> = q.scales.iter().map(|s| s * x.scale / target.scale).collect();
         let sums = Dense {
-            weight_bits: q.bits,
+            format: q.format,
             acc_shift: 0,
             zero_point: 0,
             weights: self.program.weights.add(&weights::pack(q)),
@@ -417,8 +422,8 @@ impl Lowering<'_> {
         let floor: Vec<f64> = (0..n)
             .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
             .collect();
-        let bits = self.weight_bits(node);
-        let whole = self.quantize_weights(node, &reordered, n, k, bits, &floor);
+        let format = self.weight_format(node);
+        let whole = self.quantize_weights(node, &reordered, n, k, format, &floor);
         let packed = self.pack_quantized(node, &whole, &reordered, &bias, &x, target);
         if groups == 1 && self.is_ivit() {
             let pixels = geometry.out_h as usize * geometry.out_w as usize;
@@ -447,7 +452,7 @@ impl Lowering<'_> {
                 scales: whole.scales[rows.clone()].to_vec(),
                 n: group_n,
                 k,
-                bits,
+                format,
             };
             all.push(q.clone());
             parts[0].extend(weights::pack(&q));
@@ -484,12 +489,12 @@ impl Lowering<'_> {
         let floor: Vec<f64> = (0..channels)
             .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
             .collect();
-        let q = weights::quantize(values, channels, taps, 8, &floor);
+        let q = weights::quantize(values, channels, taps, WeightFormat::I8, &floor);
         let packed = self.pack_quantized(node, &q, values, bias, x, target);
         // [channels, taps] to [taps, channels].
         let turned: Vec<i8> = (0..taps * channels).map(|i| q.values[(i % channels) * taps + i / channels]).collect();
         let dense = self.requantized(&packed, target);
-        let dense = Dense { weights: self.program.weights.add_i8(&turned), weight_bits: 8, ..dense };
+        let dense = Dense { weights: self.program.weights.add_i8(&turned), format: WeightFormat::I8, ..dense };
         let op = ops::depthwise::DepthwiseConv2d { window, channels: channels as u32, dense };
         self.push(&node.name, ops::Op::DepthwiseConv2d(op), &[Some(x.tensor)], to);
         Ok(())

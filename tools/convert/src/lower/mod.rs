@@ -21,6 +21,7 @@ use limits::Limits;
 use shiftformer::format::Profile;
 use shiftformer::ops::{self, copy::Copy};
 use shiftformer::tensor::Dtype;
+use shiftformer::weights::WeightFormat;
 use std::collections::HashMap;
 use view::{View, collapse};
 
@@ -31,10 +32,10 @@ pub struct LowerOptions {
     pub profile: Profile,
     /// Range of 8-bit activations.
     pub range: RangeMethod,
-    /// Bits of weights, 8 or 4, unless `layer_bits` names the layer.
-    pub weight_bits: u32,
+    /// How weights are packed, unless `layer_formats` names the layer.
+    pub weights: WeightFormat,
     /// Bits of single layers by node name.
-    pub layer_bits: HashMap<String, u32>,
+    pub layer_formats: HashMap<String, WeightFormat>,
     /// 16-bit exponentials in attention.
     pub wide_exp: bool,
     /// Attention in three operators with the score matrix.
@@ -50,8 +51,8 @@ impl Default for LowerOptions {
         Self {
             profile: Profile::Shift,
             range: RangeMethod::Mse,
-            weight_bits: 8,
-            layer_bits: HashMap::new(),
+            weights: WeightFormat::I8,
+            layer_formats: HashMap::new(),
             wide_exp: false,
             unfused_attention: false,
             normalization: None,

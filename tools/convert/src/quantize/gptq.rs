@@ -10,8 +10,9 @@
 //! Transformers", ICLR 2023, Algorithm 1 (columns in order of activation size); Behdin et al., "QuantEase", 2023, for
 //! the coordinate descent.
 
-use super::weights::{QWeights, largest};
+use super::weights::QWeights;
 use rayon::prelude::*;
+use shiftformer::weights::WeightFormat;
 
 /// Second moments of the input columns of a layer.
 #[derive(Clone, Debug)]
@@ -153,8 +154,15 @@ fn cholesky(m: &mut [f64], k: usize) -> Option<()> {
 /// Rounds `[n, k]` weights to `bits` bits per output channel, with the error weighed by `hessian`.
 ///
 /// `floor` as in [`super::weights::quantize`].
-pub fn quantize(weights: &[f32], n: usize, k: usize, bits: u32, floor: &[f64], hessian: &Hessian) -> QWeights {
-    let plain = || super::weights::quantize(weights, n, k, bits, floor);
+pub fn quantize(
+    weights: &[f32],
+    n: usize,
+    k: usize,
+    format: WeightFormat,
+    floor: &[f64],
+    hessian: &Hessian,
+) -> QWeights {
+    let plain = || super::weights::quantize(weights, n, k, format, floor);
     if hessian.k != k {
         return plain();
     }
@@ -162,7 +170,7 @@ pub fn quantize(weights: &[f32], n: usize, k: usize, bits: u32, floor: &[f64], h
     let mut order: Vec<usize> = (0..k).collect();
     order.sort_by(|&a, &b| damped.at(b, b).total_cmp(&damped.at(a, a)));
     let Some(factor) = inverse_factor(&damped, &order) else { return plain() };
-    let top = f64::from(largest(bits));
+    let top = f64::from(format.largest());
     let rows: Vec<(Vec<i8>, f64)> = weights
         .par_chunks_exact(k.max(1))
         .enumerate()
@@ -173,7 +181,7 @@ pub fn quantize(weights: &[f32], n: usize, k: usize, bits: u32, floor: &[f64], h
         })
         .collect();
     let scales = rows.iter().map(|(_, scale)| *scale).collect();
-    QWeights { values: rows.into_iter().flat_map(|(values, _)| values).collect(), scales, n, k, bits }
+    QWeights { values: rows.into_iter().flat_map(|(values, _)| values).collect(), scales, n, k, format }
 }
 
 /// Tries several scales for one row; keeps the one with the least weighed error.
@@ -267,8 +275,8 @@ mod tests {
                 })
                 .sum()
         };
-        let plain = super::super::weights::quantize(&weights, n, k, 4, &vec![0.0; n]);
-        let compensated = quantize(&weights, n, k, 4, &vec![0.0; n], &hessian);
+        let plain = super::super::weights::quantize(&weights, n, k, WeightFormat::I4, &vec![0.0; n]);
+        let compensated = quantize(&weights, n, k, WeightFormat::I4, &vec![0.0; n], &hessian);
         assert!(error(&compensated) < 0.5 * error(&plain), "{} {}", error(&compensated), error(&plain));
         assert!(compensated.values.iter().all(|v| (-7..=7).contains(v)));
     }
@@ -277,7 +285,7 @@ mod tests {
     fn columns_that_are_always_zero_do_no_harm() {
         let mut hessian = Hessian::new(3);
         hessian.add(&[1.0, 0.0, 2.0, -1.0, 0.0, 0.5]);
-        let q = quantize(&[0.5, 0.25, -0.5, 0.0, 0.0, 0.0], 2, 3, 4, &[0.0, 0.0], &hessian);
+        let q = quantize(&[0.5, 0.25, -0.5, 0.0, 0.0, 0.0], 2, 3, WeightFormat::I4, &[0.0, 0.0], &hessian);
         assert!(q.scales.iter().all(|s| s.is_finite() && *s > 0.0));
         assert_eq!(q.values[3..], [0, 0, 0]);
     }

@@ -16,6 +16,7 @@ use crate::calibrate::dense_rows;
 use crate::graph::exec::{ExecError, eval_node};
 use crate::graph::{Data, DataType, Graph, Node, Op, TensorId};
 use rayon::prelude::*;
+use shiftformer::weights::WeightFormat;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -41,7 +42,7 @@ type Live = HashMap<TensorId, Data>;
 pub fn round(
     graph: &Graph,
     samples: &[Vec<Data>],
-    bits: &dyn Fn(&str) -> u32,
+    format: &dyn Fn(&str) -> WeightFormat,
 ) -> Result<HashMap<String, Rounded>, ExecError> {
     let start = |sample: &Vec<Data>| -> Live { graph.inputs.iter().copied().zip(sample.iter().cloned()).collect() };
     let mut exact: Vec<Live> = samples.iter().map(start).collect();
@@ -49,7 +50,7 @@ pub fn round(
     let consumers = graph.consumers();
     let mut rounded = HashMap::new();
     for (index, node) in graph.nodes.iter().enumerate() {
-        let layer = round_layer(graph, index, &exact, &lossy, bits(&node.name))?;
+        let layer = round_layer(graph, index, &exact, &lossy, format(&node.name))?;
         let replaced = layer.as_ref().map(|layer| Replaced::new(graph, node, layer));
         let step = |live: &mut Live, replaced: Option<&Replaced>| -> Result<(), ExecError> {
             let output = eval(graph, node, live, replaced)?;
@@ -174,7 +175,7 @@ fn round_layer(
     index: usize,
     exact: &[Live],
     lossy: &[Live],
-    bits: u32,
+    format: WeightFormat,
 ) -> Result<Option<Rounded>, ExecError> {
     let node = &graph.nodes[index];
     let dense = match &node.op {
@@ -182,7 +183,7 @@ fn round_layer(
         Op::Conv2d(window) => window.groups == 1,
         _ => false,
     };
-    if !dense || bits >= 8 || graph.tensors[node.inputs[0]].dtype != DataType::Float {
+    if !dense || format.bits() >= 8 || graph.tensors[node.inputs[0]].dtype != DataType::Float {
         return Ok(None);
     }
     let Some(weights) = graph.floats(node.inputs[1]) else { return Ok(None) };
@@ -210,7 +211,7 @@ fn round_layer(
         .reduce(|| Moments::new(k), Moments::merge);
     moments.centre();
     let target = drifted(&weights, n, k, &moments);
-    let q = gptq::quantize(&target, n, k, bits, &vec![0.0; n], &moments.lossy);
+    let q = gptq::quantize(&target, n, k, format, &vec![0.0; n], &moments.lossy);
     let bias = graph_bias(graph, node, n);
     let bias = (0..n).map(|c| bias[c] + mean_error(&weights[c * k..(c + 1) * k], &q, c, &moments)).collect();
     Ok(Some(Rounded { weights: q, bias }))
@@ -299,9 +300,12 @@ mod tests {
             }
             sum
         };
-        let sequential = round(&graph, &samples, &|_| 4).unwrap();
-        let mut apart = round(&graph, &samples, &|name| if name == "l1" { 4 } else { 8 }).unwrap();
-        apart.extend(round(&graph, &samples, &|name| if name == "l2" { 4 } else { 8 }).unwrap());
+        let sequential = round(&graph, &samples, &|_| WeightFormat::I4).unwrap();
+        let mut apart =
+            round(&graph, &samples, &|name| if name == "l1" { WeightFormat::I4 } else { WeightFormat::I8 }).unwrap();
+        apart.extend(
+            round(&graph, &samples, &|name| if name == "l2" { WeightFormat::I4 } else { WeightFormat::I8 }).unwrap(),
+        );
         assert_eq!((sequential.len(), apart.len()), (2, 2));
         assert!(error(&sequential) < 0.9 * error(&apart), "{} {}", error(&sequential), error(&apart));
     }

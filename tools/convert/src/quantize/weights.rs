@@ -1,6 +1,6 @@
 //! Weights: scale per output channel, rounding, packing into panels.
 
-use shiftformer::kernels::{GROUP, PANEL, PackedWeights};
+use shiftformer::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
 
 /// A quantized `[n, k]` matrix.
 #[derive(Clone, Debug)]
@@ -13,22 +13,17 @@ pub struct QWeights {
     pub n: usize,
     /// Input width.
     pub k: usize,
-    /// 8 or 4.
-    pub bits: u32,
-}
-
-/// Greatest magnitude of a symmetric weight of `bits` bits.
-pub const fn largest(bits: u32) -> i32 {
-    (1 << (bits - 1)) - 1
+    /// How they are packed.
+    pub format: WeightFormat,
 }
 
 /// Rounds each row of `weights` (`[n, k]`) to the scale with the least square error.
 ///
 /// `floor` gives, per channel, the least admitted scale (so that the bias fits); 0 where there is none.
-pub fn quantize(weights: &[f32], n: usize, k: usize, bits: u32, floor: &[f64]) -> QWeights {
+pub fn quantize(weights: &[f32], n: usize, k: usize, format: WeightFormat, floor: &[f64]) -> QWeights {
     let mut values = Vec::with_capacity(n * k);
     let mut scales = Vec::with_capacity(n);
-    let top = f64::from(largest(bits));
+    let top = f64::from(format.largest());
     for (channel, row) in weights.chunks_exact(k.max(1)).enumerate() {
         let abs_max = row.iter().fold(0.0f64, |m, &w| m.max(f64::from(w.abs())));
         let error = |scale: &f64| -> f64 {
@@ -42,7 +37,7 @@ pub fn quantize(weights: &[f32], n: usize, k: usize, bits: u32, floor: &[f64]) -
         };
         let full = (abs_max / top).max(f64::MIN_POSITIVE);
         // Clipping a few large weights pays at 4 bits; at 8 bits the full range is within 0.1 dB of the best.
-        let scale = if bits < 8 && abs_max > 0.0 {
+        let scale = if format.bits() < 8 && abs_max > 0.0 {
             let cuts = (0..40).map(|i| full * (1.0 - f64::from(i) / 80.0));
             super::range::least(cuts, error).unwrap_or(full)
         } else {
@@ -52,27 +47,30 @@ pub fn quantize(weights: &[f32], n: usize, k: usize, bits: u32, floor: &[f64]) -
         values.extend(row.iter().map(|&w| (f64::from(w) / scale).round().clamp(-top, top) as i8));
         scales.push(scale);
     }
-    QWeights { values, scales, n, k, bits }
+    QWeights { values, scales, n, k, format }
 }
 
 /// The packed layout of [`PackedWeights`].
 pub fn pack(weights: &QWeights) -> Vec<u8> {
-    let (n, k, bits) = (weights.n, weights.k, weights.bits);
-    let mut packed = vec![0u8; PackedWeights::bytes_for(n, k, bits)];
+    let (n, k, format) = (weights.n, weights.k, weights.format);
+    let mut packed = vec![0u8; PackedWeights::bytes_for(n, k, format)];
     let groups = k.div_ceil(GROUP).max(1);
     for (channel, row) in weights.values.chunks_exact(k.max(1)).enumerate() {
         for (i, &w) in row.iter().enumerate() {
             let group = (channel / PANEL * groups + i / GROUP) * PANEL + channel % PANEL;
-            let within = i % GROUP;
-            if bits == 8 {
-                packed[group * GROUP + within] = w as u8;
-            } else {
-                let byte = &mut packed[group * GROUP / 2 + within % (GROUP / 2)];
-                *byte |= ((w as u8) & 15) << if within < GROUP / 2 { 0 } else { 4 };
-            }
+            let group = &mut packed[group * format.group_bytes()..][..format.group_bytes()];
+            pack_one(format, group, i % GROUP, w);
         }
     }
     packed
+}
+
+/// Puts weight `at` of a group of one channel into its zeroed bytes.
+fn pack_one(format: WeightFormat, group: &mut [u8], at: usize, w: i8) {
+    match format {
+        WeightFormat::I8 => group[at] = w as u8,
+        WeightFormat::I4 => group[at % (GROUP / 2)] |= ((w as u8) & 15) << if at < GROUP / 2 { 0 } else { 4 },
+    }
 }
 
 /// Per-channel values padded to whole panels with 0.
@@ -88,7 +86,7 @@ mod tests {
 
     #[test]
     fn zero_rows_have_a_finite_scale() {
-        let q = quantize(&[0.0, 0.0, 1.0, -2.0], 2, 2, 8, &[0.0, 0.0]);
+        let q = quantize(&[0.0, 0.0, 1.0, -2.0], 2, 2, WeightFormat::I8, &[0.0, 0.0]);
         assert!(q.scales.iter().all(|s| s.is_finite() && *s > 0.0));
         assert_eq!(q.values, [0, 0, 64, -127]);
     }
@@ -97,7 +95,7 @@ mod tests {
     fn panels_follow_the_documented_address() {
         let (n, k) = (5, 19);
         let values: Vec<i8> = (0..n * k).map(|i| (i % 13) as i8 - 6).collect();
-        let weights = QWeights { values: values.clone(), scales: vec![1.0; n], n, k, bits: 8 };
+        let weights = QWeights { values: values.clone(), scales: vec![1.0; n], n, k, format: WeightFormat::I8 };
         let packed = pack(&weights);
         let groups = k.div_ceil(16);
         for ch in 0..n {
@@ -106,7 +104,7 @@ mod tests {
                 assert_eq!(packed[at] as i8, values[ch * k + i]);
             }
         }
-        let nibbles = pack(&QWeights { bits: 4, ..weights });
+        let nibbles = pack(&QWeights { format: WeightFormat::I4, ..weights });
         for ch in 0..n {
             for i in 0..k {
                 let at = ((ch / 4) * groups + i / 16) * 32 + (ch % 4) * 8 + i % 8;

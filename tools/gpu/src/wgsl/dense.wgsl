@@ -1,8 +1,8 @@
-// Layers with packed weights. 8 bits: a panel of 4 channels holds, for each group of 16 K, 16 bytes per channel.
-// 4 bits: 8 bytes per channel, byte j with k = j in its low and k = j + 8 in its high nibble.
+// Layers with packed weights: a panel of 4 channels holds, for each group of 16 K, some bytes per channel. One reader per
+// weight format; the number of a format is that of the container.
 
 struct Dense {
-    weight_bits: u32,
+    format: u32,
     acc_shift: u32,
     zero_point: i32,
     weights: Blob,
@@ -17,16 +17,34 @@ fn widen_nibbles(low: u32) -> u32 {
     return nibbles | ((nibbles & 0x08080808u) * 0x1eu);
 }
 
+// 8 bits: 16 bytes per channel. `group` counts those of all channels before.
+fn weights_i8(first: u32, group: u32, word_of_k: u32) -> u32 {
+    return weights[first + group * 4u + (word_of_k & 3u)];
+}
+
+// 4 bits: 8 bytes per channel, byte j with k = j in its low and k = j + 8 in its high nibble.
+fn weights_i4(first: u32, group: u32, word_of_k: u32) -> u32 {
+    let packed = weights[first + group * 2u + (word_of_k & 1u)];
+    return widen_nibbles(packed >> select(0u, 4u, (word_of_k & 2u) != 0u));
+}
+
 // The words of K 4 word .. 4 word + 3 of `channel` in the packed matrix at byte `matrix` of the weights.
 fn packed_weights(d: Dense, matrix: u32, k: u32, channel: u32, word_of_k: u32) -> u32 {
     let groups = (k + 15u) >> 4u;
-    let panel = (channel >> 2u) * groups + (word_of_k >> 2u);
-    let lane = channel & 3u;
-    if d.weight_bits == 8u {
-        return weights[(matrix >> 2u) + panel * 16u + lane * 4u + (word_of_k & 3u)];
+    let group = ((channel >> 2u) * groups + (word_of_k >> 2u)) * 4u + (channel & 3u);
+    let first = matrix >> 2u;
+    switch d.format {
+        case 8u: {
+            return weights_i8(first, group, word_of_k);
+        }
+        case 4u: {
+            return weights_i4(first, group, word_of_k);
+        }
+        // The decoded operator has no other format; sums without weights differ from those of every backend.
+        default: {
+            return 0u;
+        }
     }
-    let packed = weights[(matrix >> 2u) + panel * 8u + lane * 2u + (word_of_k & 1u)];
-    return widen_nibbles(packed >> select(0u, 4u, (word_of_k & 2u) != 0u));
 }
 
 // sum_k x[k] * w[channel][k] from byte `start` of `x`. What is read beyond K meets weights of zero.

@@ -9,20 +9,14 @@ use shiftformer::kernels::{Native, Portable};
 pub use shiftformer_convert::backend::{Backend, BackendError, Counts, Host, Sample, Trace};
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_convert::model_file::unchain::{UnchainError, unchain};
+use shiftformer_link::Machine;
 
 /// Names of all backends.
-pub const NAMES: &[&str] = &[
-    "portable",
-    "native",
-    "gpu",
-    "qemu:mps2-an386",
-    "qemu:mps2-an500",
-    "qemu:mps2-an505",
-    "qemu:mps3-an547",
-    "qemu:microbit",
-    "qemu:m0-large",
-    "qemu:aarch64",
-];
+pub fn names() -> Vec<String> {
+    let boards = Machine::ALL.iter().map(|machine| machine.name).chain([qemu::LINUX]);
+    let boards = boards.map(|board| format!("qemu:{board}"));
+    ["portable", "native", "gpu"].map(str::to_owned).into_iter().chain(boards).collect()
+}
 
 /// What `native` runs of a model: whole operators, see [`unchain`].
 ///
@@ -51,6 +45,6 @@ pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendEr
         "gpu" => Ok(Box::new(Gpu::open(name, None, model)?)),
         "portable" => Ok(Box::new(Host::<Portable>::new(name, model))),
         "native" => Ok(Box::new(Host::<Native>::new(name, &in_whole_operators(name, model)?))),
-        _ => Err(BackendError::Unknown(name.to_owned(), NAMES.join(", "))),
+        _ => Err(BackendError::Unknown(name.to_owned(), names().join(", "))),
     }
 }

@@ -1,4 +1,4 @@
-//! Emulated machines: microcontrollers under `qemu-system-arm`, and aarch64 Linux under `qemu-aarch64`.
+//! Emulated machines: the boards of `firmware/boards`, and aarch64 Linux under `qemu-aarch64`.
 //!
 //! The firmware is the same for every model; see [`shiftformer_link`] for how model, samples and results travel.
 
@@ -10,7 +10,7 @@ use shiftformer::arith::digest::join;
 use shiftformer::kernels::Portable;
 use shiftformer::ops::Op;
 use shiftformer_convert::model_file::ModelFile;
-use shiftformer_link::{Job, Machine, Record, Records};
+use shiftformer_link::{Core, Job, Machine, Record, Records};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Name of the aarch64 process among the boards.
-const LINUX: &str = "aarch64";
+pub const LINUX: &str = "aarch64";
 /// Appended to a name, it selects the portable kernels.
 const PORTABLE: &str = ":portable";
 /// How often a running emulator is looked at.
@@ -29,7 +29,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 const SLOWEST_MACS_PER_SECOND: u64 = 100_000;
 /// More instructions than one multiply-accumulate takes, everything around it included, with portable kernels.
 const INSTRUCTIONS_PER_MAC: u64 = 30;
-/// The same on a Cortex-M0, which multiplies 64 bits in a subroutine.
+/// The same on a core that multiplies 64 bits in a subroutine.
 const INSTRUCTIONS_PER_MAC_M0: u64 = 100;
 /// Instruction lengths to choose from, as powers of two in ns: the longer, the finer the counter, and the sooner it wraps.
 const ICOUNT_SHIFTS: [u32; 5] = [8, 6, 4, 2, 0];
@@ -82,9 +82,9 @@ impl Qemu {
         let unavailable = |why: String| BackendError::Unavailable { backend: name.to_owned(), why };
         let machine = Machine::by_name(board);
         if machine.is_none() && board != LINUX {
-            return Err(BackendError::Unknown(name.to_owned(), super::NAMES.join(", ")));
+            return Err(BackendError::Unknown(name.to_owned(), super::names().join(", ")));
         }
-        let emulator = if machine.is_some() { "qemu-system-arm" } else { "qemu-aarch64" };
+        let emulator = machine.map_or("qemu-aarch64", |machine| machine.emulator);
         if !firmware::in_search_path(emulator) {
             return Err(unavailable(format!("{emulator} is not installed; run `cargo xtask setup`")));
         }
@@ -154,8 +154,8 @@ impl Qemu {
                 command
             }
             Place::Board { machine, runner } => {
-                let mut command = Command::new("qemu-system-arm");
-                command.args(["-machine", machine.qemu, "-display", "none", "-monitor", "none", "-serial", "none"]);
+                let mut command = Command::new(machine.emulator);
+                command.args(machine.arguments).args(["-display", "none", "-monitor", "none", "-serial", "none"]);
                 command.args(["-semihosting-config", "enable=on,target=native"]);
                 command.args(["-device", &format!("loader,file=job.bin,addr={:#x},force-raw=on", machine.job_address)]);
                 if let Some(shift) = icount {
@@ -215,7 +215,10 @@ impl Qemu {
 
     /// Counts one inference on a board.
     fn count(&self, machine: &Machine, sample: &Sample) -> Result<Counts, BackendError> {
-        let per_mac = if machine.cpu == "cortex-m0" { INSTRUCTIONS_PER_MAC_M0 } else { INSTRUCTIONS_PER_MAC };
+        let per_mac = match machine.core {
+            Core::M0 | Core::M0Plus | Core::M23 => INSTRUCTIONS_PER_MAC_M0,
+            Core::M3 | Core::M4 | Core::M7 | Core::M33 | Core::M55 | Core::Rv32Imac => INSTRUCTIONS_PER_MAC,
+        };
         let most = self.macs()?.saturating_mul(per_mac);
         let fits = |shift: &u32| machine.instructions(u32::MAX, *shift) > most;
         let shift = ICOUNT_SHIFTS.into_iter().find(fits).unwrap_or(0);

@@ -277,7 +277,7 @@ fn cause(error: &OpError, kind: OpKind, op: Option<&Op>, clip_share: f64) -> Cau
     };
     match (kind, dense) {
         (OpKind::Attention | OpKind::AttentionExp | OpKind::Softmax | OpKind::Shiftmax, _) => Cause::SoftmaxTail,
-        (_, Some(dense)) if dense.weight_bits == 4 => Cause::FewWeightBits,
+        (_, Some(dense)) if dense.format.bits() < 8 => Cause::FewWeightBits,
         (_, Some(dense)) if !dense.lut.is_some() => Cause::Weights,
         _ => Cause::Activation,
     }

@@ -42,7 +42,7 @@ pub fn cost_of(core: Core, kind: OpKind) -> Cost {
         _ => [cost(0.0, 34.1), cost(0.0, 11.8), cost(0.0, 4.0)],
     };
     match core {
-        Core::M0 | Core::M0Plus => m0,
+        Core::M0 | Core::M0Plus | Core::M3 | Core::M23 | Core::Rv32Imac => m0,
         Core::M4 | Core::M7 | Core::M33 => dsp,
         Core::M55 => mve,
     }

@@ -3,7 +3,7 @@
 pub mod boards;
 pub mod cost;
 
-use boards::{BOARDS, Board, Core};
+use boards::{BOARDS, Board, Core, cycles_per_instruction};
 use serde::Serialize;
 use shiftformer::Model;
 use shiftformer::format::SectionKind;
@@ -100,7 +100,7 @@ fn line(demand: &Demand, board: &Board) -> Fit {
     let flash_left_bytes = left(board.flash_kib, demand.flash_bytes);
     let ram_left_bytes = left(board.ram_kib, demand.ram_bytes);
     let count = demand.instructions.get(&board.core).copied().unwrap_or(Count { instructions: 0.0, counted: false });
-    let cycles = count.instructions * board.core.cycles_per_instruction();
+    let cycles = count.instructions * cycles_per_instruction(board.core);
     Fit {
         board: *board,
         fits: flash_left_bytes >= 0 && ram_left_bytes >= 0,

@@ -65,7 +65,7 @@ pub(super) fn weights(converted: &Converted) -> Vec<Histogram> {
         }
         let id = *node.inputs.get(1)?;
         let (values, channels) = (graph.floats(id)?, *graph.shape(id).first()?);
-        let bits = converted.options.layer_bits.get(&node.name).copied().unwrap_or(converted.options.weight_bits);
+        let format = converted.options.layer_formats.get(&node.name).copied().unwrap_or(converted.options.weights);
         let mut counts = vec![0.0; BARS];
         for channel in values.chunks((values.len() / channels.max(1)).max(1)) {
             let top = channel.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -75,7 +75,7 @@ pub(super) fn weights(converted: &Converted) -> Vec<Histogram> {
             }
         }
         let top = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let caption = format!("{bits} bit, {channels} channels, up to {top:.3}");
+        let caption = format!("{} bit, {channels} channels, up to {top:.3}", format.bits());
         Some(Histogram { name: node.name.clone(), caption, extent: (-1.0, 1.0), range: (-1.0, 1.0), counts })
     };
     graph.nodes.iter().filter_map(of).collect()

@@ -26,7 +26,7 @@ pub struct Code {
     pub halves: Vec<u16>,
 }
 
-/// What a file of 32-bit Arm code holds.
+/// What a program of a 32-bit core holds.
 pub struct Image {
     /// By address.
     pub functions: BTreeMap<u32, Function>,
@@ -38,6 +38,10 @@ pub struct Image {
     pub literals: BTreeMap<u32, u32>,
     /// Bytes of each section that takes memory, by name.
     pub sections: Vec<(String, u64)>,
+    /// Whether the code is that of Arm's microcontrollers: calls and instructions of others are not followed.
+    pub thumb: bool,
+    /// The Rust compiler, as the section `.comment` names it: `rustc 1.95.0`.
+    pub compiler: String,
 }
 
 impl Image {
@@ -55,6 +59,8 @@ impl Image {
             words: Vec::new(),
             literals: BTreeMap::new(),
             sections: Vec::new(),
+            thumb: file.architecture() == object::Architecture::Arm,
+            compiler: compiler(&file),
         };
         let marks = marks(&file);
         for section in file.sections() {
@@ -98,6 +104,17 @@ impl Image {
         let (_, function) = self.functions.range(..=address).next_back()?;
         (address - function.address < function.size.max(1)).then_some(function)
     }
+}
+
+/// The first Rust compiler among the zero-terminated names that every object file brought along.
+fn compiler(file: &object::File<'_>) -> String {
+    let comment = file.section_by_name(".comment").and_then(|section| section.data().ok()).unwrap_or(&[]);
+    let names = comment.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+    let rust = names.filter_map(|name| {
+        let version = name.strip_prefix("rustc version ")?.split(' ').next()?;
+        Some(format!("rustc {version}"))
+    });
+    rust.min().unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn functions(file: &object::File<'_>) -> BTreeMap<u32, Function> {

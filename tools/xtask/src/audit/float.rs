@@ -40,11 +40,15 @@ const HELIUM: [(u32, u32); 15] = [
 /// VPNOT and VPST: what the space of float comparisons holds where the scalar register would be the stack pointer.
 const VPNOT_VPST: (u32, u32) = (0xffb1_1fff, 0xfe31_0f4d);
 
-/// Every floating-point instruction of a program.
+/// Every floating-point instruction of a program of an Arm core. Programs of others are built for cores without such
+/// instructions, which the assembler then refuses.
 ///
 /// Where there is Helium, moves, loads and stores of its registers are none: they have the encodings of the scalar ones.
 pub fn instructions(image: &Image, helium: bool) -> Vec<String> {
     let mut findings = Vec::new();
+    if !image.thumb {
+        return findings;
+    }
     for instruction in image.code.iter().flat_map(decode) {
         if is_float(instruction.bits, helium) {
             let function = image.function_at(instruction.address).map_or("?", |function| &function.name);

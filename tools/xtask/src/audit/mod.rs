@@ -10,11 +10,12 @@ mod source;
 pub mod symbols;
 mod thumb;
 
+use crate::boards::{self, Program};
 use crate::error::Error;
-use crate::firmware::{self, PROGRAMS, Program};
+use crate::firmware;
 use crate::process::root;
 use elf::Image;
-use shiftformer_link::{Machine, machine};
+use shiftformer_link::{Core, Machine, boards as list};
 use std::path::Path;
 
 /// Feature that plants something, and the words of the finding that must follow.
@@ -30,12 +31,17 @@ pub fn run(build: bool, board: Option<&str>) -> Result<(), Error> {
         firmware::build(board, None)?;
     }
     let mut findings = source::floats(&root().join("runtime/src"))?;
-    // The kernel tests are tests: they may format and panic.
-    for program in PROGRAMS.iter().filter(|program| program.name != "kernel-tests") {
-        for machine in program.boards.iter().filter(|machine| board.is_none_or(|name| name == machine.name)) {
-            for file in program.files {
-                let found = audit_file(&firmware::path(machine.name, file), machine, program)?;
-                println!("{}: {file} on {}: {} findings", mark(found.is_empty()), machine.name, found.len());
+    for target in boards::targets()?.iter().filter(|target| board.is_none_or(|name| name == target.board)) {
+        for &program in &target.build.programs {
+            let rule = match program {
+                Program::Inference => Panics::NoneLinked,
+                Program::Runner | Program::Digits => Panics::NoneReached,
+                // Tests may format and panic.
+                Program::KernelTests => continue,
+            };
+            for file in program.files() {
+                let found = audit_file(&firmware::path(&target.board, file), &target.board, rule)?;
+                println!("{}: {file} on {}: {} findings", mark(found.is_empty()), target.board, found.len());
                 findings.extend(found);
             }
         }
@@ -51,14 +57,28 @@ fn mark(good: bool) -> &'static str {
     if good { "ok" } else { "FAILED" }
 }
 
+/// Where a program may hold the panic machinery.
+#[derive(Clone, Copy)]
+enum Panics {
+    /// Nowhere: the program is nothing but the inference.
+    NoneLinked,
+    /// Where the inference cannot reach it.
+    NoneReached,
+}
+
 /// Everything wrong with one ELF file.
-fn audit_file(path: &Path, machine: &Machine, program: &Program) -> Result<Vec<String>, Error> {
+fn audit_file(path: &Path, board: &str, rule: Panics) -> Result<Vec<String>, Error> {
     let image = Image::read(path)?;
     let mut findings = symbols::forbidden(&image);
-    let helium = machine.cpu == machine::MPS3_AN547.cpu;
+    let helium = Machine::by_name(board).is_some_and(|machine| machine.core == Core::M55);
     findings.extend(float::instructions(&image, helium));
-    findings.extend(if program.only_inference { symbols::panics(&image) } else { symbols::reachable_panics(&image) });
-    let place = format!("{} on {}", path.file_name().unwrap_or_default().to_string_lossy(), machine.name);
+    findings.extend(match rule {
+        Panics::NoneLinked => symbols::panics(&image),
+        Panics::NoneReached if image.thumb => symbols::reachable_panics(&image),
+        // Calls are not followed there; the program that is nothing but the inference stands for this one.
+        Panics::NoneReached => Vec::new(),
+    });
+    let place = format!("{} on {board}", path.file_name().unwrap_or_default().to_string_lossy());
     Ok(findings.into_iter().map(|finding| format!("{place}: {finding}")).collect())
 }
 
@@ -66,10 +86,9 @@ fn audit_file(path: &Path, machine: &Machine, program: &Program) -> Result<Vec<S
 fn self_test() -> Result<(), Error> {
     for (feature, words) in PLANTED {
         // Floats are instructions on a core that has them, and routines on one that has not.
-        let board = if feature == "plant-soft-float" { &machine::M0_LARGE } else { &machine::MPS2_AN386 };
-        let program = &PROGRAMS[firmware::INFERENCE];
-        let elf = firmware::build_planted(board, feature)?;
-        let findings = audit_file(&elf, board, program)?;
+        let board = if feature == "plant-soft-float" { list::M0_LARGE } else { list::MPS2_AN386 };
+        let elf = firmware::build_planted(&boards::target(board.name)?, feature)?;
+        let findings = audit_file(&elf, board.name, Panics::NoneLinked)?;
         if !findings.iter().any(|finding| finding.contains(words)) {
             return Err(Error::Check(format!("the audit does not see `{feature}`; it found {findings:?}")));
         }

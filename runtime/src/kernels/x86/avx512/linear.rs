@@ -15,7 +15,7 @@
 
 use super::factors::WEIGHTS_UNSIGNED;
 use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_sum, rshift_round, with_rows};
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, WeightFormat};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -185,10 +185,9 @@ impl Dense<'_> {
                     for vector in 0..vectors {
                         let panels = self.panels(channel + vector * LANES);
                         let out = sums.0.as_mut_ptr().add(vector * LANES);
-                        if self.job.weights.bits == 8 {
-                            with_rows!(count, R => direct_tile::<R, 8>(panels, x, init, out));
-                        } else {
-                            with_rows!(count, R => direct_tile::<R, 4>(panels, x, init, out));
+                        match self.job.weights.format {
+                            WeightFormat::I8 => with_rows!(count, R => direct_tile::<R, 8>(panels, x, init, out)),
+                            WeightFormat::I4 => with_rows!(count, R => direct_tile::<R, 4>(panels, x, init, out)),
                         }
                     }
                     self.finish(sums.0.as_ptr(), first..first + count, channel);
@@ -296,7 +295,7 @@ impl Dense<'_> {
 
     /// Lines of a block of weights that each of `parts` asks for.
     fn lines(self, parts: usize) -> usize {
-        let bytes = self.job.k.div_ceil(GROUP) * PANEL_GROUP * self.job.weights.bits as usize / 8;
+        let bytes = self.job.weights.format.panel_bytes(self.job.k);
         (bytes * BLOCK / PANEL).div_ceil(LINE * parts.max(1))
     }
 
@@ -305,7 +304,7 @@ impl Dense<'_> {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     fn prefetch(self, channel: usize, part: usize, lines: usize) {
-        let bytes = self.job.k.div_ceil(GROUP) * PANEL_GROUP * self.job.weights.bits as usize / 8;
+        let bytes = self.job.weights.format.panel_bytes(self.job.k);
         let start = self.job.weights.bytes.as_ptr().wrapping_add(channel / PANEL * bytes);
         for line in part * lines..(part + 1) * lines {
             _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE).cast());
@@ -317,8 +316,7 @@ impl Dense<'_> {
     /// # Safety
     /// `channel < self.n`.
     unsafe fn panels(self, channel: usize) -> [*const u8; PANELS] {
-        let groups = self.job.k.div_ceil(GROUP);
-        let bytes = groups * PANEL_GROUP * self.job.weights.bits as usize / 8;
+        let bytes = self.job.weights.format.panel_bytes(self.job.k);
         let first = channel / PANEL;
         let last = (self.n - 1) / PANEL;
         let at = |panel: usize| {
@@ -341,10 +339,9 @@ impl Dense<'_> {
             for group in 0..self.job.k.div_ceil(GROUP) {
                 // SAFETY: a panel has this many groups, the buffer four quads for each.
                 unsafe {
-                    let [a, b, c, d] = if self.job.weights.bits == 8 {
-                        panels.map_group::<8>(group)
-                    } else {
-                        panels.map_group::<4>(group)
+                    let [a, b, c, d] = match self.job.weights.format {
+                        WeightFormat::I8 => panels.map_group::<8>(group),
+                        WeightFormat::I4 => panels.map_group::<4>(group),
                     };
                     let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
                     let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));

@@ -239,15 +239,15 @@ pub fn conv_transpose(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     {
         return invalid(format!("the bias must have {n} values"));
     }
-    let apart = groups == 1 && strides == [kh, kw] && dilations == [1, 1];
+    let apart = groups == 1 && strides == [kh, kw] && dilations == [1, 1] && sides.iter().all(|&side| side >= 0);
     let y = if apart {
-        blocks_apart(builder, x, w, bias)?
+        let y = blocks_apart(builder, x, w, bias)?;
+        cut(builder, y, sides)?
     } else {
         let w = mirrored(builder, w, groups)?;
         let spread = spread(builder, x, strides)?;
-        overlapping(builder, spread, w, bias, dilations, groups)?
+        overlapping(builder, spread, w, bias, sides, dilations, groups)?
     };
-    let y = fitted(builder, y, &sides)?;
     one(from_image(builder, y, rank)?)
 }
 
@@ -341,40 +341,48 @@ fn spread(builder: &mut Builder, x: TensorId, strides: [usize; 2]) -> OpResult<T
     builder.slice(whole, vec![0; 4], vec![1; 4], shape)
 }
 
+/// The convolution of `x` with mirrored kernels, less `sides` elements at each side.
 fn overlapping(
     builder: &mut Builder,
     x: TensorId,
     w: TensorId,
     bias: Option<TensorId>,
+    sides: [i64; 4],
     dilations: [usize; 2],
     groups: usize,
 ) -> OpResult<TensorId> {
     let [_, _, h, width] = builder.dims(x)?;
     let [n, _, kh, kw] = builder.dims(w)?;
     let reach = [dilations[0] * (kh - 1), dilations[1] * (kw - 1)];
-    let pads = [reach[0], reach[1], reach[0], reach[1]];
+    // Padding as far as kernels reach gives the whole result; what is beyond its padding is cut.
+    let whole = [0, 1, 2, 3].map(|side| reach[side % 2] as i64 - sides[side]);
+    let pads = whole.map(|pad| usize::try_from(pad).unwrap_or(0));
+    let rest = whole.map(|pad| (-pad).max(0));
+    let padded = [h + pads[0] + pads[2], width + pads[1] + pads[3]];
+    let (Some(rows), Some(columns)) = (padded[0].checked_sub(reach[0]), padded[1].checked_sub(reach[1])) else {
+        return invalid("the pads cut more than there is");
+    };
+    if rows == 0 || columns == 0 {
+        return invalid("the pads cut more than there is");
+    }
     let window = Window { kernel: [kh, kw], strides: [1, 1], pads, dilations, groups };
     let mut inputs = vec![x, w];
     inputs.extend(bias);
-    batched(builder, Op::Conv2d(window), &inputs, [n, h + reach[0], width + reach[1]])
+    let y = batched(builder, Op::Conv2d(window), &inputs, [n, rows, columns])?;
+    cut(builder, y, rest)
 }
 
-/// `y` with elements cut at its sides, or zeros added where negative.
-fn fitted(builder: &mut Builder, y: TensorId, sides: &[i64; 4]) -> OpResult<TensorId> {
-    let cut = sides.map(|n| usize::try_from(n).unwrap_or(0));
-    let added = sides.map(|n| usize::try_from(-n).unwrap_or(0));
+/// `y` without `sides` elements at top, left, bottom and right.
+fn cut(builder: &mut Builder, y: TensorId, sides: [i64; 4]) -> OpResult<TensorId> {
+    let sides = sides.map(|n| usize::try_from(n).unwrap_or(0));
     let mut shape = builder.shape(y);
     for d in 0..2 {
-        match shape[d + 2].checked_sub(cut[d] + cut[d + 2]) {
+        match shape[d + 2].checked_sub(sides[d] + sides[d + 2]) {
             Some(left) if left > 0 => shape[d + 2] = left,
             _ => return invalid("the pads cut more than there is"),
         }
     }
-    let y = builder.slice(y, vec![0, 0, cut[0], cut[1]], vec![1; 4], shape.clone())?;
-    if added == [0; 4] {
-        return Ok(y);
-    }
-    unsupported("output_padding or output_shape beyond the kernels; nearest: pads that do not reach it")
+    builder.slice(y, vec![0, 0, sides[0], sides[1]], vec![1; 4], shape)
 }
 
 /// The root of order `p` of the sum of powers in a window.
@@ -382,11 +390,40 @@ pub fn lp_pool(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let order = call.int_or("p", 2)?;
     let (x, rank, Geometry { window, out, .. }) = pool_geometry(builder, call)?;
     let powers = power(builder, x, order)?;
-    let taps = (window.kernel[0] * window.kernel[1]) as f32;
-    let mean = pooled(builder, Op::AveragePool { window, count_include_pad: true }, powers, out)?;
-    let sum = builder.scale(mean, taps)?;
+    let sum = window_sum(builder, powers, &window, out)?;
     let y = root(builder, sum, order)?;
     one(from_image(builder, y, rank)?)
+}
+
+/// Most elements of a window that are added one by one.
+const MAX_TAPS: usize = 64;
+
+/// The sum over every window, element by element: the average of 8-bit powers would be too coarse for a root.
+fn window_sum(builder: &mut Builder, x: TensorId, window: &Window, out: [usize; 2]) -> OpResult<TensorId> {
+    let mut shape = builder.shape(x);
+    let [kh, kw] = window.kernel;
+    if kh * kw > MAX_TAPS {
+        return unsupported(format!("windows of {kh} x {kw}; nearest: AveragePool"));
+    }
+    let [top, left, bottom, right] = window.pads;
+    (shape[2], shape[3]) = (shape[2] + top + bottom, shape[3] + left + right);
+    let op = Op::Pad { before: vec![0, 0, top, left], after: vec![0, 0, bottom, right], value: 0.0 };
+    let padded = if window.pads == [0; 4] { x } else { builder.emit(op, &[x], shape.clone())? };
+    (shape[2], shape[3]) = (out[0], out[1]);
+    let steps = vec![1, 1, window.strides[0] as isize, window.strides[1] as isize];
+    let mut sum = None;
+    for tap in 0..kh * kw {
+        let starts = vec![0, 0, tap / kw * window.dilations[0], tap % kw * window.dilations[1]];
+        let part = builder.slice(padded, starts, steps.clone(), shape.clone())?;
+        sum = Some(match sum {
+            Some(sum) => builder.binary(Binary::Add, sum, part)?,
+            None => part,
+        });
+    }
+    match sum {
+        Some(sum) => Ok(sum),
+        None => invalid("an empty window"),
+    }
 }
 
 pub fn global_lp_pool(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {

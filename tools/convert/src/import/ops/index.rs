@@ -2,7 +2,7 @@
 
 use super::super::builder::Builder;
 use super::super::node::{Call, OpResult, Outputs, axis_index, invalid, one, unsupported};
-use crate::graph::{Binary, Data, DataType, Op, Reduce, TensorId, Unary, contiguous_strides};
+use crate::graph::{Binary, Data, DataType, Op, Reduce, TensorId, contiguous_strides};
 
 /// `index`, which may count from the end, below `size`.
 fn position(index: i64, size: usize) -> OpResult<usize> {
@@ -406,31 +406,39 @@ pub fn cumulative_sum(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     one(builder.constant(&shape, data)?)
 }
 
-/// A cumulative sum of computed values: the product with a triangular matrix.
-fn running_sum(builder: &mut Builder, x: TensorId, axis: usize, exclusive: bool, reverse: bool) -> OpResult<TensorId> {
-    let dtype = builder.dtype(x);
+/// A cumulative sum of computed values: what lies 1, 2, 4, .. before is added, so that whole numbers stay exact.
+fn running_sum(
+    builder: &mut Builder,
+    mut x: TensorId,
+    axis: usize,
+    exclusive: bool,
+    reverse: bool,
+) -> OpResult<TensorId> {
     let n = builder.graph.shape(x)[axis];
-    let rank = builder.rank(x);
-    let count = builder.checked_count(&[n, n])?;
-    builder.charge(count)?;
-    let counts = |i: usize| {
-        let (mut sum, mut term) = (i / n, i % n);
-        if reverse {
-            (sum, term) = (term, sum);
-        }
-        f32::from(u8::from(if exclusive { term < sum } else { term <= sum }))
-    };
-    let weights = builder.constant(&[n, n], Data::Float((0..count).map(counts).collect()))?;
-    let mut perm: Vec<usize> = (0..rank).collect();
-    perm.swap(axis, rank - 1);
-    let x = builder.cast(x, DataType::Float)?;
-    let turned = builder.transpose(x, &perm)?;
-    let sums = builder.linear(turned, weights, None)?;
-    let mut y = builder.transpose(sums, &perm)?;
-    if dtype != DataType::Float {
-        y = builder.unary(Unary::Round, y)?;
+    if exclusive {
+        x = shifted(builder, x, axis, 1.min(n), reverse)?;
     }
-    builder.cast(y, dtype)
+    let mut distance = 1;
+    while distance < n {
+        let before = shifted(builder, x, axis, distance, reverse)?;
+        x = builder.binary(Binary::Add, x, before)?;
+        distance *= 2;
+    }
+    Ok(x)
+}
+
+/// `x` moved by `distance` towards the end of `axis`, or the start where `reverse`, with zeros in the places left.
+fn shifted(builder: &mut Builder, x: TensorId, axis: usize, distance: usize, reverse: bool) -> OpResult<TensorId> {
+    let shape = builder.shape(x);
+    let left = shape[axis] - distance;
+    let kept = builder.narrow(x, axis, if reverse { distance } else { 0 }, left)?;
+    let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
+    if reverse {
+        after[axis] = distance;
+    } else {
+        before[axis] = distance;
+    }
+    builder.emit(Op::Pad { before, after, value: 0.0 }, &[kept], shape)
 }
 
 /// `0, 1, ..` along `axis` of a tensor of `rank` dimensions.

@@ -178,6 +178,7 @@ fn movement_handler(op: &str) -> Option<Handler> {
         "Identity" => movement::identity,
         "Pad" => movement::pad,
         "CenterCropPad" => movement::center_crop_pad,
+        "TensorScatter" => movement::tensor_scatter,
         "Resize" => resize::resize,
         "Upsample" => resize::upsample,
         "Reshape" => movement::reshape,

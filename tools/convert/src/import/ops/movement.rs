@@ -356,6 +356,52 @@ fn continued(
     builder.concat(&parts, axis)
 }
 
+/// A cache with new elements written at constant places along an axis, a place per sample.
+pub fn tensor_scatter(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let (cache, update) = (call.input(0)?, call.input(1)?);
+    let shape = builder.shape(cache);
+    let axis = axis_index(call.int_or("axis", -2)?, shape.len())?;
+    let circular = match call.text_or("mode", "linear")?.as_str() {
+        "linear" => false,
+        "circular" => true,
+        other => return invalid(format!("unknown mode `{other}`")),
+    };
+    let (size, new) = (shape[axis], builder.graph.shape(update).get(axis).copied().unwrap_or(0));
+    let mut expected = shape.clone();
+    expected[axis] = new;
+    if axis == 0 || builder.graph.shape(update) != expected || new > size {
+        return invalid(format!("an update of shape {:?} in a cache of shape {shape:?}", builder.graph.shape(update)));
+    }
+    let starts = match call.optional(2) {
+        Some(indices) => builder.ints(indices, "write_indices")?,
+        None => vec![0; shape[0]],
+    };
+    if starts.len() != shape[0] {
+        return invalid(format!("{} write_indices for {} samples", starts.len(), shape[0]));
+    }
+    let mut samples = Vec::with_capacity(shape[0]);
+    for (sample, &start) in starts.iter().enumerate() {
+        let own = builder.narrow(cache, 0, sample, 1)?;
+        let fresh = builder.narrow(update, 0, sample, 1)?;
+        let start = match usize::try_from(start) {
+            Ok(start) if circular => start % size.max(1),
+            Ok(start) if start + new <= size => start,
+            _ => return invalid(format!("write index {start} in a cache of {size}")),
+        };
+        // What does not fit behind `start` goes on at the beginning.
+        let before_end = new.min(size - start);
+        let wrapped = new - before_end;
+        let parts = [
+            builder.narrow(fresh, axis, before_end, wrapped)?,
+            builder.narrow(own, axis, wrapped, start - wrapped)?,
+            builder.narrow(fresh, axis, 0, before_end)?,
+            builder.narrow(own, axis, start + before_end, size - start - before_end)?,
+        ];
+        samples.push(builder.concat(&parts, axis)?);
+    }
+    one(builder.concat(&samples, 0)?)
+}
+
 /// Cuts or pads the dimensions around their middle.
 pub fn center_crop_pad(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let mut x = call.input(0)?;

@@ -152,11 +152,64 @@ fn scale_and_shift(builder: &mut Builder, x: TensorId, gamma: TensorId, beta: Te
     builder.binary(Binary::Add, scaled, beta)
 }
 
+/// Normalization by the statistics of each channel of the operand itself: BatchNormalization in training mode, as
+/// TensorFlow writes LayerNorm.
+fn batch_of_itself(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let rank = builder.rank(x);
+    if rank < 2 {
+        return invalid("the operand has no channels");
+    }
+    let eps = call.float_or("epsilon", 1e-5)?;
+    let momentum = call.float_or("momentum", 0.9)?;
+    // Channels first, and back.
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(0, 1);
+    let turned = builder.transpose(x, &perm)?;
+    let normal = normalize(builder, turned, 1, None, None, eps, false)?;
+    let normal = builder.transpose(normal, &perm)?;
+    let y = scale_and_shift(builder, normal, call.input(1)?, call.input(2)?)?;
+    let axes: Vec<usize> = (0..rank).filter(|&d| d != 1).collect();
+    let running = |builder: &mut Builder, before: TensorId, now: TensorId| {
+        let (before, now) = (builder.scale(before, momentum)?, builder.scale(now, 1.0 - momentum)?);
+        builder.binary(Binary::Add, before, now)
+    };
+    let mut outputs = vec![Some(y), None, None];
+    if call.wants(1) || call.wants(2) {
+        let mean = builder.reduce(Reduce::Mean, x, axes.clone(), true)?;
+        let distance = builder.binary(Binary::Sub, x, mean)?;
+        let square = builder.binary(Binary::Mul, distance, distance)?;
+        let variance = builder.reduce(Reduce::Mean, square, axes, false)?;
+        let channels = builder.shape(variance);
+        let mean = builder.reshape(mean, &channels)?;
+        outputs[1] = Some(running(builder, call.input(3)?, mean)?);
+        outputs[2] = Some(running(builder, call.input(4)?, variance)?);
+    }
+    Ok(outputs)
+}
+
+/// `(x - mean) / sqrt(variance + eps) * gamma + beta` with computed statistics.
+fn batch_of_computed(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
+    let x = call.input(0)?;
+    let rank = builder.rank(x);
+    let (mean, variance) = (per_channel(builder, call.input(3)?, rank)?, per_channel(builder, call.input(4)?, rank)?);
+    let distance = builder.binary(Binary::Sub, x, mean)?;
+    let eps = builder.scalar(call.float_or("epsilon", 1e-5)?);
+    let sum = builder.binary(Binary::Add, variance, eps)?;
+    let deviation = builder.unary(Unary::Sqrt, sum)?;
+    let inverse = builder.unary(Unary::Reciprocal, deviation)?;
+    let normal = builder.binary(Binary::Mul, distance, inverse)?;
+    one(scale_and_shift(builder, normal, call.input(1)?, call.input(2)?)?)
+}
+
 /// `x * a + b` with `a = gamma / sqrt(variance + eps)` and `b = beta - mean * a`.
 pub fn batch(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     call.ignore(&["epsilon"]);
     if call.int_or("training_mode", 0)? != 0 {
-        return unsupported("training mode; export the model in evaluation mode");
+        return batch_of_itself(builder, call);
+    }
+    if (1..5).any(|index| call.optional(index).is_some_and(|id| !builder.is_constant(id))) {
+        return batch_of_computed(builder, call);
     }
     let x = call.input(0)?;
     let param = |index, what| builder.floats(call.input(index)?, what);

@@ -6,6 +6,7 @@ use shiftformer::ops::Op;
 use shiftformer::ops::conv2d::{Conv2d, Window};
 use shiftformer::ops::linear::Dense;
 use shiftformer::tensor::Dtype;
+use shiftformer::weights::WeightFormat;
 
 /// A window that meets the image everywhere, in channels-last or channels-first order.
 pub fn window(
@@ -54,16 +55,25 @@ prop_compose! {
 }
 
 #[expect(clippy::too_many_arguments, reason = "a case of the table is all of them")]
-fn check(window: Window, channels: u32, groups: u32, group_n: u32, bits: u32, out: Dtype, x: Fill, weights: Fill) {
+fn check(
+    window: Window,
+    channels: u32,
+    groups: u32,
+    group_n: u32,
+    format: WeightFormat,
+    out: Dtype,
+    x: Fill,
+    weights: Fill,
+) {
     let mut test = TestModel::default();
     let len = window.in_h * window.in_w * channels * groups;
     let input = test.input(Dtype::I8, &[len]);
     let n = groups * group_n;
     let y = test.output(out, &[window.out_h * window.out_w, n]);
     let k = (window.kernel_h * window.kernel_w * channels) as usize;
-    let matrices: Vec<u8> = (0..groups).flat_map(|_| packed(weights, group_n as usize, k, bits)).collect();
+    let matrices: Vec<u8> = (0..groups).flat_map(|_| packed(weights, group_n as usize, k, format)).collect();
     let padded = group_n.next_multiple_of(4) * groups;
-    let mut layer = dense(&mut test, matrices, padded as usize, bits, 1 << 24, 3);
+    let mut layer = dense(&mut test, matrices, padded as usize, format, 1 << 24, 3);
     layer.acc_shift = 2;
     match out {
         Dtype::I8 => layer.lut = test.blob(&Random(8).bytes(256)),
@@ -80,30 +90,30 @@ proptest! {
     #![proptest_config(cases())]
     #[test]
     fn conv2d_equals_portable(
-        (window, channels, groups) in any_window(), group_n in 1u32..9, bits in prop::sample::select(vec![4u32, 8]),
+        (window, channels, groups) in any_window(), group_n in 1u32..9, format in prop::sample::select(WeightFormat::ALL),
         out in prop::sample::select(vec![Dtype::I8, Dtype::I16, Dtype::I32]), x in any_fill(), weights in any_fill(),
     ) {
-        check(window, channels, groups, group_n, bits, out, x, weights);
+        check(window, channels, groups, group_n, format, out, x, weights);
     }
 }
 
 #[test]
 fn patch_embedding_is_exact() {
     let patches = window([32, 32], [16, 16], 16, 1, 0, 3, true);
-    check(patches, 3, 1, 64, 8, Dtype::I16, Fill::Random(1), Fill::Random(2));
-    check(patches, 3, 1, 64, 8, Dtype::I8, Fill::Least, Fill::Least);
+    check(patches, 3, 1, 64, WeightFormat::I8, Dtype::I16, Fill::Random(1), Fill::Random(2));
+    check(patches, 3, 1, 64, WeightFormat::I8, Dtype::I8, Fill::Least, Fill::Least);
 }
 
 /// Sums of the greatest magnitude, in one pixel and in windows that reach over the image on all sides.
 #[test]
 fn the_greatest_sums_are_exact() {
-    for bits in [4, 8] {
+    for &format in WeightFormat::ALL {
         for out in [Dtype::I8, Dtype::I16, Dtype::I32] {
             let pixel = window([1, 1], [1, 1], 1, 1, 0, 1, false);
-            check(pixel, 1, 1, 1, bits, out, Fill::Least, Fill::Least);
+            check(pixel, 1, 1, 1, format, out, Fill::Least, Fill::Least);
             let wide = window([3, 5], [3, 3], 1, 1, 2, 14, true);
-            check(wide, 7, 2, 5, bits, out, Fill::Least, Fill::Greatest);
-            check(wide, 7, 2, 4, bits, out, Fill::Alternating, Fill::Least);
+            check(wide, 7, 2, 5, format, out, Fill::Least, Fill::Greatest);
+            check(wide, 7, 2, 4, format, out, Fill::Alternating, Fill::Least);
         }
     }
 }

@@ -6,6 +6,7 @@ use shiftformer::ops::Op;
 use shiftformer::ops::depthwise::DepthwiseConv2d;
 use shiftformer::ops::linear::Dense;
 use shiftformer::tensor::Dtype;
+use shiftformer::weights::WeightFormat;
 
 proptest! {
     #![proptest_config(cases())]
@@ -20,7 +21,7 @@ proptest! {
         let input = test.input(Dtype::I8, &[len]);
         let y = test.output(out, &[window.out_h * window.out_w, channels]);
         let taps = (window.kernel_h * window.kernel_w * channels) as usize;
-        let layer = dense(&mut test, fill(weights, Dtype::I8, taps), channels as usize, 8, i32::MAX, 7);
+        let layer = dense(&mut test, fill(weights, Dtype::I8, taps), channels as usize, WeightFormat::I8, i32::MAX, 7);
         let layer = if wide { layer } else { Dense { lut: test.blob(&Random(8).bytes(256)), ..layer } };
         test.op(Op::DepthwiseConv2d(DepthwiseConv2d { window, channels, dense: layer }), &[Some(input)], y);
         let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
@@ -40,7 +41,14 @@ fn the_greatest_sums_are_exact() {
                 let input = test.input(Dtype::I8, &[len]);
                 let y = test.output(Dtype::I16, &[window.out_h * window.out_w, channels]);
                 let taps = (kernel[0] * kernel[1] * channels) as usize;
-                let layer = dense(&mut test, fill(Fill::Least, Dtype::I8, taps), channels as usize, 8, i32::MAX, 7);
+                let layer = dense(
+                    &mut test,
+                    fill(Fill::Least, Dtype::I8, taps),
+                    channels as usize,
+                    WeightFormat::I8,
+                    i32::MAX,
+                    7,
+                );
                 let layer = Dense { acc_shift: shift, ..layer };
                 test.op(Op::DepthwiseConv2d(DepthwiseConv2d { window, channels, dense: layer }), &[Some(input)], y);
                 let sample = |x| vec![fill(x, Dtype::I8, len as usize)];

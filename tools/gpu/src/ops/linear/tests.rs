@@ -4,13 +4,14 @@ use shiftformer::format::Blob;
 use shiftformer::ops::Op;
 use shiftformer::ops::linear::{Dense, Linear};
 use shiftformer::tensor::Dtype;
+use shiftformer::weights::WeightFormat;
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
     rows: u32,
     k: u32,
     n: u32,
-    bits: u32,
+    format: WeightFormat,
     out: Dtype,
     lut: bool,
     residual: Option<u32>,
@@ -21,29 +22,30 @@ struct Case {
 }
 
 /// Packed weights of `n` channels; padding is zero, as the converter leaves it.
-pub fn packed(weights: Fill, n: usize, k: usize, bits: u32) -> Vec<u8> {
+pub fn packed(weights: Fill, n: usize, k: usize, format: WeightFormat) -> Vec<u8> {
     let values = fill(weights, Dtype::I8, n * k);
     let groups = k.div_ceil(16);
-    let mut bytes = vec![0u8; n.next_multiple_of(4) * groups * 2 * bits as usize];
+    let mut bytes = vec![0u8; n.next_multiple_of(4) * groups * format.group_bytes()];
     for (index, &value) in values.iter().enumerate() {
         let (channel, at) = (index / k, index % k);
         let (panel, lane, group, rest) = (channel / 4, channel % 4, at / 16, at % 16);
-        if bits == 8 {
-            bytes[((panel * groups + group) * 4 + lane) * 16 + rest] = value;
-        } else {
-            let nibble = (value >> 4) << (4 * (rest / 8));
-            bytes[((panel * groups + group) * 4 + lane) * 8 + rest % 8] |= nibble;
+        match format {
+            WeightFormat::I8 => bytes[((panel * groups + group) * 4 + lane) * 16 + rest] = value,
+            WeightFormat::I4 => {
+                let nibble = (value >> 4) << (4 * (rest / 8));
+                bytes[((panel * groups + group) * 4 + lane) * 8 + rest % 8] |= nibble;
+            }
         }
     }
     bytes
 }
 
 /// Weights, bias and multipliers of a layer with random channels.
-pub fn dense(test: &mut TestModel, weights: Vec<u8>, n: usize, bits: u32, largest: i32, seed: u64) -> Dense {
+pub fn dense(test: &mut TestModel, weights: Vec<u8>, n: usize, format: WeightFormat, largest: i32, seed: u64) -> Dense {
     let mut random = Random(seed);
     let padded = n.next_multiple_of(4);
     Dense {
-        weight_bits: bits,
+        format,
         acc_shift: 0,
         zero_point: random.between(-128, 127),
         weights: test.blob(&weights),
@@ -59,8 +61,8 @@ fn check(case: Case) {
     let x = test.input(Dtype::I8, &[rows, k]);
     let residual = case.residual.map(|_| test.input(Dtype::I16, &[rows, n]));
     let y = test.output(case.out, &[rows, n]);
-    let weights = packed(case.weights, n as usize, k as usize, case.bits);
-    let layer = dense(&mut test, weights, n as usize, case.bits, case.largest_multiplier, u64::from(k * n));
+    let weights = packed(case.weights, n as usize, k as usize, case.format);
+    let layer = dense(&mut test, weights, n as usize, case.format, case.largest_multiplier, u64::from(k * n));
     let lut = if case.lut { test.blob(&Random(5).bytes(256)) } else { Blob::NONE };
     let mut dense = Dense { acc_shift: case.acc_shift, lut, ..layer };
     if case.out == Dtype::I32 {
@@ -78,11 +80,11 @@ fn check(case: Case) {
 
 prop_compose! {
     fn any_case()(
-        rows in 1u32..12, k in 1u32..70, n in 1u32..40, bits in prop::sample::select(vec![4u32, 8]),
+        rows in 1u32..12, k in 1u32..70, n in 1u32..40, format in prop::sample::select(WeightFormat::ALL),
         form in 0u32..5, shift in 0u32..=15, acc_shift in 0u32..5, top in 8u32..31, x in any_fill(), weights in any_fill(),
     ) -> Case {
         Case {
-            rows, k, n, bits, acc_shift, x, weights,
+            rows, k, n, format, acc_shift, x, weights,
             out: [Dtype::I8, Dtype::I8, Dtype::I16, Dtype::I16, Dtype::I32][form as usize],
             lut: form == 1,
             residual: (form == 3).then_some(shift),
@@ -103,7 +105,7 @@ const BASE: Case = Case {
     rows: 3,
     k: 33,
     n: 7,
-    bits: 8,
+    format: WeightFormat::I8,
     out: Dtype::I8,
     lut: false,
     residual: None,
@@ -131,12 +133,12 @@ fn residuals_are_exact_at_the_ends_of_their_shift() {
 #[test]
 fn tiles_and_their_edges_are_exact() {
     for (rows, k, n) in [(64, 64, 64), (65, 192, 68), (197, 16, 192), (3, 256, 128), (130, 72, 100)] {
-        for bits in [4, 8] {
+        for &format in WeightFormat::ALL {
             check(Case {
                 rows,
                 k,
                 n,
-                bits,
+                format,
                 x: Fill::Random(1),
                 weights: Fill::Random(2),
                 largest_multiplier: 1 << 20,

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 /// A folder of programs to use instead of the repository's: `$SHIFTFORMER_FIRMWARE/BOARD/runner`.
 const OVERRIDE: &str = "SHIFTFORMER_FIRMWARE";
 /// What the program is made of, from the root of the repository.
-const SOURCES: [&str; 4] = ["runtime/src", "tools/link", "firmware/board", "firmware/runner"];
+const SOURCES: [&str; 5] =
+    ["runtime/src", "tools/link", "firmware/boards", "firmware/support", "firmware/programs/runner"];
 /// Held while a program is built: backends may be opened from several threads.
 static BUILDING: Mutex<()> = Mutex::new(());
 

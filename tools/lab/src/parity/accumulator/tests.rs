@@ -96,7 +96,7 @@ fn sums_of_layers_are_read_exactly() {
     for bias in [0, 5, 70_000, -1_000_000] {
         let mut single = Single::of(&[(Dtype::I8, &[7, -128])]);
         let dense = Dense {
-            weight_bits: 8,
+            format: shiftformer::weights::WeightFormat::I8,
             acc_shift: 0,
             zero_point: -3,
             weights: single.blob(&weights),

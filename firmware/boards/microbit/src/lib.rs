@@ -1,0 +1,34 @@
+//! BBC micro:bit v1 (nRF51822).
+#![no_std]
+
+mod led;
+mod timer;
+
+pub use led::Led;
+use shiftformer_link::{Machine, boards};
+pub use support::{entry, exit};
+
+support::exit_on_fault!();
+
+/// This board.
+pub struct Board;
+
+impl support::Board for Board {
+    const MACHINE: Machine = boards::MICROBIT;
+    const STACK_BYTES: usize = 6 * 1024;
+    const JOB_IN_RAM: bool = false;
+    type Led = Led;
+
+    fn start() {
+        timer::start();
+    }
+
+    fn led() -> Led {
+        Led::new()
+    }
+
+    #[inline(always)]
+    fn ticks() -> u32 {
+        timer::ticks()
+    }
+}

@@ -1,0 +1,32 @@
+//! Arm MPS2 with the AN385 image.
+#![no_std]
+
+use shiftformer_link::{Machine, boards};
+use support::fpga;
+pub use support::{entry, exit};
+
+support::exit_on_fault!();
+
+/// LEDs and counters.
+const FPGAIO: usize = 0x4002_8000;
+
+/// This board.
+pub struct Board;
+
+impl support::Board for Board {
+    const MACHINE: Machine = boards::MPS2_AN385;
+    const STACK_BYTES: usize = 32 * 1024;
+    const JOB_IN_RAM: bool = true;
+    type Led = fpga::Led<FPGAIO>;
+
+    fn start() {}
+
+    fn led() -> Self::Led {
+        fpga::Led::new()
+    }
+
+    #[inline(always)]
+    fn ticks() -> u32 {
+        fpga::ticks::<FPGAIO>()
+    }
+}

@@ -1,0 +1,68 @@
+//! What programs ask of a board, and what boards share.
+//!
+//! Programs are generic over [`Board`]; a board is a package in `firmware/boards` whose library implements it, with its
+//! own memory map, HAL and dependencies. [`memory`] is common to all, [`fpga`] to the Arm MPS boards.
+#![no_std]
+
+pub mod counter;
+pub mod fpga;
+pub mod memory;
+
+// Their critical sections are linked for the logger.
+#[cfg(target_arch = "arm")]
+use cortex_m as _;
+use embedded_hal::digital::OutputPin;
+#[cfg(target_arch = "riscv32")]
+use riscv as _;
+use shiftformer_link::Machine;
+
+#[cfg(target_arch = "arm")]
+pub use cortex_m_rt::{self as rt, entry};
+#[cfg(target_arch = "riscv32")]
+pub use riscv_rt::{self as rt, entry};
+
+/// A board that programs run on.
+pub trait Board {
+    /// What host and firmware agree about.
+    const MACHINE: Machine;
+    /// Bytes at the end of RAM that [`memory::take_arena`] leaves to the stack.
+    const STACK_BYTES: usize;
+    /// Whether the memory of a job can be written: it is flash otherwise.
+    const JOB_IN_RAM: bool;
+    /// The LED that demos use.
+    type Led: OutputPin;
+
+    /// Starts the counter that [`ticks`](Self::ticks) reads.
+    fn start();
+
+    /// The LED, dark.
+    fn led() -> Self::Led;
+
+    /// A counter of 32 bits that wraps around, at the rate `MACHINE.counter_hz`. It rises in step with executed
+    /// instructions under an emulator that lets every instruction take the same time (`-icount`); on silicon it counts
+    /// time.
+    fn ticks() -> u32;
+}
+
+/// Ends the emulation, with exit status 0 for success and 1 otherwise.
+pub fn exit(success: bool) -> ! {
+    semihosting::process::exit(i32::from(!success))
+}
+
+/// Ends the emulation with a failure when the processor faults, where the default handler would loop for ever.
+#[macro_export]
+macro_rules! exit_on_fault {
+    () => {
+        #[cfg(target_arch = "arm")]
+        #[$crate::rt::exception]
+        unsafe fn HardFault(_frame: &$crate::rt::ExceptionFrame) -> ! {
+            $crate::exit(false)
+        }
+
+        #[cfg(target_arch = "riscv32")]
+        #[unsafe(export_name = "ExceptionHandler")]
+        fn exception() -> ! {
+            $crate::exit(false)
+        }
+    };
+}

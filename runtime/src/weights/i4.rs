@@ -1,0 +1,59 @@
+//! 4 bits: byte `j` of a group holds weight `j` in its low and weight `j + 8` in its high nibble, both two's complement.
+
+use super::{GROUP, PANEL};
+
+/// In the container.
+pub const CODE: u32 = 4;
+/// In reports.
+pub const NAME: &str = "i4";
+/// Bits per weight.
+pub const BITS: u32 = 4;
+/// Bytes of a group of one channel.
+pub const GROUP_BYTES: usize = GROUP / 2;
+/// Largest magnitude of a weight that the converter rounds to.
+pub const LARGEST: i32 = 7;
+/// Kernels that compute with bytes unpack panels.
+pub const IS_UNPACKED: bool = false;
+
+/// Widens a panel to the 8-bit layout. Eight weights of a word take eight operations.
+pub fn unpack(panel: &[u8], to: &mut [u8]) {
+    // A nibble x is a value in -8..8 as ((x ^ 8) + 0x78) ^ 0x80 in its byte: no carry leaves a byte.
+    let widen = |nibbles: u32| ((nibbles & 0x0f0f_0f0f) ^ 0x0808_0808).wrapping_add(0x7878_7878) ^ 0x8080_8080;
+    let groups = panel.as_chunks::<GROUP_BYTES>().0.iter().zip(to.as_chunks_mut::<GROUP>().0);
+    for ([a, b, c, d, e, f, g, h], to) in groups {
+        let words = [u32::from_le_bytes([*a, *b, *c, *d]), u32::from_le_bytes([*e, *f, *g, *h])];
+        let [low, high] = [words, words.map(|word| word >> 4)];
+        let words = to.as_chunks_mut::<4>().0.iter_mut().zip(low.into_iter().chain(high));
+        words.for_each(|(to, nibbles)| *to = widen(nibbles).to_le_bytes());
+    }
+}
+
+/// Sums of the positive weights of a group of one channel, and of the magnitudes of the negative ones.
+pub fn magnitudes(group: &[u8]) -> (i64, i64) {
+    super::magnitudes(group.iter().flat_map(|&byte| [low(byte), high(byte)]))
+}
+
+/// `bias[ch] + sum_k x[k] * w[ch][k]`: the definition.
+#[inline(always)]
+pub fn dot_panel(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
+    let mut acc = bias;
+    for (x, w) in x.chunks(GROUP).zip(panel.as_chunks::<{ PANEL * GROUP_BYTES }>().0) {
+        let (channels, _) = w.as_chunks::<GROUP_BYTES>();
+        for (acc, w) in acc.iter_mut().zip(channels) {
+            let weights = w.iter().map(|&byte| low(byte)).chain(w.iter().map(|&byte| high(byte)));
+            let sum: i32 = x.iter().zip(weights).map(|(&x, w)| i32::from(x) * i32::from(w)).sum();
+            *acc += sum;
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn low(byte: u8) -> i8 {
+    ((byte << 4) as i8) >> 4
+}
+
+#[inline(always)]
+fn high(byte: u8) -> i8 {
+    (byte as i8) >> 4
+}

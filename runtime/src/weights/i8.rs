@@ -1,0 +1,61 @@
+//! 8 bits: one byte per weight, two's complement. The layout that all kernels compute with.
+
+use super::{GROUP, PANEL};
+
+/// In the container.
+pub const CODE: u32 = 8;
+/// In reports.
+pub const NAME: &str = "i8";
+/// Bits per weight.
+pub const BITS: u32 = 8;
+/// Bytes of a group of one channel.
+pub const GROUP_BYTES: usize = GROUP;
+/// Largest magnitude of a weight that the converter rounds to.
+pub const LARGEST: i32 = 127;
+/// Panels are what kernels compute with: they need not be unpacked.
+pub const IS_UNPACKED: bool = true;
+
+/// `to = panel`.
+pub fn unpack(panel: &[u8], to: &mut [u8]) {
+    to.iter_mut().zip(panel).for_each(|(to, &from)| *to = from);
+}
+
+/// Sums of the positive weights of a group of one channel, and of the magnitudes of the negative ones.
+pub fn magnitudes(group: &[u8]) -> (i64, i64) {
+    super::magnitudes(group.iter().map(|&w| w as i8))
+}
+
+/// `bias[ch] + sum_k x[k] * w[ch][k]`: the definition.
+#[inline(always)]
+pub fn dot_panel(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
+    let mut acc = bias;
+    let (groups, tail) = x.as_chunks::<GROUP>();
+    let mut weights = panel.as_chunks::<{ PANEL * GROUP_BYTES }>().0.iter();
+    for (x, w) in groups.iter().zip(&mut weights) {
+        let (channels, _) = w.as_chunks::<GROUP>();
+        for (acc, w) in acc.iter_mut().zip(channels) {
+            *acc += dot_group(x, w);
+        }
+    }
+    if let (false, Some(w)) = (tail.is_empty(), weights.next()) {
+        let (channels, _) = w.as_chunks::<GROUP>();
+        for (acc, w) in acc.iter_mut().zip(channels) {
+            *acc += dot_tail(tail, w);
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn dot_group(x: &[i8; GROUP], w: &[u8; GROUP]) -> i32 {
+    let mut sum = 0;
+    for (&x, &w) in x.iter().zip(w) {
+        sum += i32::from(x) * i32::from(w as i8);
+    }
+    sum
+}
+
+#[inline(always)]
+fn dot_tail(x: &[i8], w: &[u8; GROUP]) -> i32 {
+    x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w as i8)).sum()
+}
