@@ -52,7 +52,15 @@
 //! - [`kernels`]: the inner loops per instruction set; [`kernels::Portable`] defines the right answer.
 //! - [`weights`]: the formats of packed weights, one file each.
 //! - [`arith`]: the integer arithmetic with its error bounds.
+//!
+//! # Stability
+//!
+//! [`Model`], [`Session`], the errors and the container follow semantic versioning; error lists may grow and are
+//! `#[non_exhaustive]`. The lists of operators, element types and weight formats are exhaustive on purpose, so that tools
+//! that must handle each of them do not compile when one is missing: a new one is a new minor version before 1.0 and a
+//! major version after. Jobs of [`kernels`] and parameters of [`ops`] are for tools built with the same version.
 #![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -39,8 +39,10 @@ fn steps_end_where_a_run_ends_and_a_cancelled_run_starts_anew() {
     session.run().unwrap();
     let whole = session.output(0).unwrap().to_vec();
     session.input_mut(0).unwrap().copy_from_slice(&image);
+    assert_eq!(session.output(0), None, "inputs were handed out: the memory of the outputs may be theirs");
     for _ in 0..7 {
         assert!(matches!(session.step().unwrap(), Progress::Running { .. }));
+        assert_eq!((session.output(0), session.output_as::<i16>(0)), (None, None), "the run has not finished");
     }
     session.cancel();
     session.input_mut(0).unwrap().copy_from_slice(&image);

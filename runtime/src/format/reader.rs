@@ -7,6 +7,7 @@ use core::fmt;
 /// Why a file is not a model this reader can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum FormatError {
     /// The bytes do not begin with the magic of a model file.
     NotAModel,

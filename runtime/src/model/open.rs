@@ -9,6 +9,7 @@ use core::fmt;
 /// Why a model cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum ModelError {
     /// The frame of the file is at fault.
     Format(FormatError),
@@ -34,6 +35,7 @@ pub enum ModelError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum SectionName {
     Ops,
     Tensors,
@@ -57,6 +59,17 @@ impl fmt::Display for ModelError {
                 write!(f, "the {name} section is invalid; convert the model again")
             }
             Self::Tensor { tensor } => write!(f, "tensor {tensor} is invalid; convert the model again"),
+            Self::Op { op, kind, fault: OpFault::Kind } => match OpKind::from_code(*kind) {
+                Some(kind) => write!(
+                    f,
+                    "operator {op} ({}) is not in the operator table of this program; generate the table again with \
+                     `shiftformer codegen`",
+                    kind.name()
+                ),
+                None => {
+                    write!(f, "operator {op} has kind {kind}, which this version does not know; update shiftformer")
+                }
+            },
             Self::Op { op, kind, fault } => {
                 let name = OpKind::from_code(*kind).map_or("unknown", OpKind::name);
                 write!(f, "operator {op} ({name}): {fault}; convert the model again")
@@ -140,7 +153,8 @@ impl<'m, B: Kernels> Model<'m, B> {
         let end = (tensor.offset as usize).checked_add(tensor.held_bytes())?;
         let windowed = tensor.window > 0;
         // Parts of a digest start at whole words.
-        let whole_words = (usize::from(tensor.window) * tensor.row() * tensor.dtype.bytes()).is_multiple_of(4);
+        let row_bytes = tensor.row() as u64 * tensor.dtype.bytes() as u64;
+        let whole_words = (u64::from(tensor.window) * row_bytes).is_multiple_of(4);
         let fits = tensor.offset.is_multiple_of(16) && end <= room && !tensor.is_empty();
         (fits && (!windowed || tensor.place == Place::Arena && whole_words)).then_some(())
     }
@@ -153,13 +167,10 @@ impl<'m, B: Kernels> Model<'m, B> {
         let weights = self.sections.get(SectionKind::Weights);
         let io = Io { record, tensors, weights };
         let needs = entry.check(words, &io, &cert)?;
-        let scratch = record.scratch_offset as usize..record.scratch_offset as usize + record.scratch_bytes as usize;
-        let scratch_fits = record.scratch_bytes >= needs.scratch_bytes
-            && record.scratch_offset.is_multiple_of(16)
-            && scratch.end <= self.sections.arena_bytes;
-        if !scratch_fits {
-            return Err(OpFault::Scratch);
-        }
+        let scratch_end = (record.scratch_offset as usize).checked_add(record.scratch_bytes as usize);
+        let scratch_fits = record.scratch_bytes >= needs.scratch_bytes && record.scratch_offset.is_multiple_of(16);
+        let scratch_end = scratch_end.filter(|&end| scratch_fits && end <= self.sections.arena_bytes);
+        let scratch = record.scratch_offset as usize..scratch_end.ok_or(OpFault::Scratch)?;
         let output = io.output()?;
         let out = arena_range(&output);
         if overlap(&out, &scratch) {

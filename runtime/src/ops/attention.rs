@@ -158,6 +158,8 @@ struct Unit {
 pub const MAX_WIDE_ROW: u32 = 514;
 /// Longest row with 8-bit exponentials: `65535 * 255 * 128 < 2^31`.
 pub const MAX_ROW: u32 = 65535;
+/// Largest scratch area, in bytes.
+const MAX_SCRATCH: u64 = 1 << 28;
 /// Greatest size of a dimension of attention.
 const MAX_DIM: u32 = 1 << 16;
 
@@ -226,7 +228,15 @@ impl AttentionParams {
         let kv_heads = self.heads / self.kv_group.max(1);
         io.need_input(2, &[Dtype::I8], self.v.end(self.batch, kv_heads, self.n_k, self.v_dim))?;
         io.need_output(&[Dtype::I8], self.out.end(self.batch, self.heads, self.n_q, self.v_dim))?;
-        require(self.v.row >= self.v_dim && self.out.row >= self.v_dim, OpFault::Range)
+        require(self.v.row >= self.v_dim && self.out.row >= self.v_dim, OpFault::Range)?;
+        // Rows that overlap would keep what was computed last, which depends on the pieces of a run.
+        let axes = [(self.out.batch, self.batch), (self.out.head, self.heads), (self.out.row, self.n_q)];
+        let axes = axes.map(|(stride, count)| (u64::from(stride), u64::from(count)));
+        require(super::is_injective(axes, self.v_dim.into()), OpFault::Alias)?;
+        // The scratch areas, in numbers of 64 bits: beyond `usize` they are beyond this bound as well.
+        let (keys, block) = (u64::from(self.n_k).next_multiple_of(16), ROW_BLOCK as u64);
+        let largest = (keys * u64::from(self.v_dim)).max(4 * block * keys).max(4 * block * u64::from(self.v_dim));
+        require(largest < MAX_SCRATCH, OpFault::Range)
     }
 
     fn score_len(&self) -> u64 {
@@ -556,7 +566,6 @@ impl Operator for Attention {
         p.check()?;
         p.check_qk(io)?;
         p.check_v(io)?;
-        require(Scratch::sizes(p).iter().all(|&s| s < 1 << 28), OpFault::Range)?;
         Ok(p.prove_dots().and(p.prove_values()))
     }
 

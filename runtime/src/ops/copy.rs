@@ -33,6 +33,8 @@ impl Operator for Copy {
         require(self.flip == 0 || size == 1, OpFault::Range)?;
         let len = super::product(&self.dims);
         require(len > 0 && len < 1 << 31, OpFault::Range)?;
+        // So the work is bounded by the output, and the order of the elements does not matter.
+        require(self.to.is_injective(&self.dims), OpFault::Alias)?;
         require(self.from.fits(&self.dims, input.len()) && self.to.fits(&self.dims, out.len()), OpFault::Operand)?;
         Ok(Proof::NONE)
     }
@@ -120,5 +122,32 @@ impl Copy {
                 to = to.wrapping_add_signed(step_to as isize);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Weights, run};
+    use super::*;
+    use crate::tensor::Dtype;
+
+    fn copy(dims: Dims, from: [i32; 6], to: [i32; 6]) -> Copy {
+        let view = |strides| Extent { offset: 0, strides };
+        Copy { dims, from: view(from), to: view(to), flip: 0, partial: false }
+    }
+
+    #[test]
+    fn an_element_is_written_once() {
+        let x: [i32; 6] = core::array::from_fn(|i| i as i32);
+        let at = |op: &Copy| run(op, &Weights::default(), &[(Dtype::I8, &x)], (Dtype::I8, 6)).map(|(_, y)| y);
+        let dims = [1, 1, 1, 1, 3, 2];
+        let transposed = copy(dims, [0, 0, 0, 0, 1, 3], [0, 0, 0, 0, 2, 1]);
+        assert_eq!(at(&transposed), Ok(std::vec![0, 3, 1, 4, 2, 5]));
+        let repeated = copy(dims, [0; 6], [0, 0, 0, 0, 2, 1]);
+        assert_eq!(at(&repeated), Ok(std::vec![0; 6]));
+        // 2^26 elements, in one step, to one place.
+        let long = copy([1 << 13, 1 << 13, 1, 1, 1, 1], [0; 6], [0; 6]);
+        assert_eq!(at(&long), Err(OpFault::Alias));
+        assert_eq!(at(&copy(dims, [0, 0, 0, 0, 2, 1], [0, 0, 0, 0, 1, 1])), Err(OpFault::Alias));
     }
 }

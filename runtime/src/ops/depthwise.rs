@@ -38,9 +38,9 @@ impl Operator for DepthwiseConv2d {
             self.dense.format == WeightFormat::I8 && self.dense.zero_point.unsigned_abs() <= 32768,
             OpFault::Range,
         )?;
-        let taps = self.window.kernel_h as usize * self.window.kernel_w as usize;
+        let taps = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w);
         let channels = self.channels as usize;
-        let weights = io.need_blob(self.dense.weights, (taps * channels) as u64)?;
+        let weights = io.need_blob(self.dense.weights, taps.saturating_mul(u64::from(self.channels)))?;
         let padded = (channels.next_multiple_of(4) * 4) as u64;
         let bias = io.need_blob(self.dense.bias, padded)?;
         let multipliers = io.need_blob(self.dense.multipliers, padded)?;

@@ -46,10 +46,13 @@ op_params! {
     }
 }
 
+/// Longest sum: keeps the sizes of scratch memory inside 32 bits.
+const MAX_K: u32 = 1 << 24;
+
 impl Dense {
     /// Checks the blobs of an `[n, k]` layer and, from the weights, that no accumulator leaves the certificate.
     pub(super) fn check(&self, io: &Io<'_>, n: u32, k: u32, out: Dtype) -> Result<Proof, OpFault> {
-        require(n > 0 && k > 0, OpFault::Range)?;
+        require(n > 0 && k > 0 && k <= MAX_K, OpFault::Range)?;
         require(self.zero_point >= -32768 && self.zero_point <= 32767, OpFault::Range)?;
         let bytes = io.need_blob(self.weights, self.format.bytes(n, k))?;
         let channels = u64::from(n).next_multiple_of(PANEL as u64) * size_of::<i32>() as u64;

@@ -120,7 +120,9 @@ impl Operator for MatMul {
         io.need_input(1, &[Dtype::I8], reach(self.b_batch, b_rows, self.b_row, b_width))?;
         let len = batches.saturating_mul(u64::from(self.m) * u64::from(self.n));
         let out = io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], len)?;
-        require(self.column_bytes() < 1 << 28, OpFault::Range)?;
+        // In numbers of 64 bits: what is beyond `usize` is beyond this bound as well.
+        let columns = u64::from(self.n) * u64::from(self.k).next_multiple_of(16);
+        require(self.b_transposed || columns < 1 << 28, OpFault::Range)?;
         let (least, greatest) = if a.dtype == Dtype::U16 { (0, i64::from(MAX_PROBABILITY)) } else { (-128, 127) };
         let k = i64::from(self.k);
         let dots = (-128 * greatest * k, (127 * greatest).max(-128 * least) * k);

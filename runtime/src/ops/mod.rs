@@ -51,8 +51,8 @@ pub use proof::{OpFault, Proof, RunFault};
 pub(crate) use proof::{require, signed_bits};
 pub use registry::{Op, OpKind, OpTable};
 pub use rows::{Division, RowAccess, RowRead};
-pub(crate) use strides::product;
 pub use strides::{Dims, Extent, Strides, Walk};
+pub(crate) use strides::{is_injective, product};
 
 /// One operator: its parameters implement this.
 pub trait Operator: Word + Sync {

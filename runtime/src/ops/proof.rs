@@ -6,6 +6,7 @@ use core::fmt;
 /// Why an operator record cannot be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum OpFault {
     /// The kind is unknown to this reader or left out of its operator table.
     Kind,
@@ -46,6 +47,7 @@ impl fmt::Display for OpFault {
 /// Why a run stopped: the data, not the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum RunFault {
     /// An index (a token id) is not in `-limit..limit`; negative ones count from the end.
     Index {
@@ -54,7 +56,7 @@ pub enum RunFault {
         /// Rows of the table: one more than the maximum.
         limit: u32,
     },
-    /// An operand could not be had although the model was checked: memory was exchanged in between.
+    /// An operand is out of bounds; impossible unless the file changed after it was opened.
     Memory,
 }
 

@@ -11,9 +11,10 @@ use crate::kernels::Kernels;
 /// The operators a session can run.
 pub struct OpTable<B>(core::marker::PhantomData<fn() -> B>);
 
-/// Declares the kinds, in the order of their codes.
+/// Declares the kinds, in the order of their codes: code, kind, name, parameters, and the minor version of the container
+/// that added it. Codes are never reused.
 macro_rules! operators {
-    ($($code:literal $kind:ident $name:literal $params:ty;)*) => {
+    ($($code:literal $kind:ident $name:literal $params:ty, since $since:literal;)*) => {
         /// Which operator a record holds.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -35,6 +36,11 @@ macro_rules! operators {
             /// Name in reports.
             pub const fn name(self) -> &'static str {
                 match self { $(OpKind::$kind => $name,)* }
+            }
+
+            /// The minor version of the container that added this kind: older readers do not know it.
+            pub const fn since(self) -> u16 {
+                match self { $(OpKind::$kind => $since,)* }
             }
 
             /// Path of its parameter type in this module, for generated code.
@@ -113,26 +119,38 @@ macro_rules! operators {
 }
 
 operators! {
-    1 Linear "linear" linear::Linear;
-    2 Conv2d "conv2d" conv2d::Conv2d;
-    3 DepthwiseConv2d "depthwise_conv2d" depthwise::DepthwiseConv2d;
-    4 MatMul "matmul" matmul::MatMul;
-    5 Attention "attention" attention::Attention;
-    6 AttentionScores "attention_scores" attention::AttentionScores;
-    7 AttentionExp "attention_exp" attention::AttentionExp;
-    8 AttentionValues "attention_values" attention::AttentionValues;
-    9 Softmax "softmax" softmax::Softmax;
-    10 LayerNorm "layer_norm" layer_norm::LayerNorm;
-    11 Add "add" add::Add;
-    12 Mul "mul" mul::Mul;
-    13 Lut "lut" lut::Lut;
-    14 Requant "requant" requant::Requant;
-    15 Copy "copy" copy::Copy;
-    16 Gather "gather" gather::Gather;
-    17 ReduceMean "reduce_mean" reduce_mean::ReduceMean;
-    18 Pool2d "pool2d" pool::Pool2d;
-    19 DyadicRequant "dyadic_requant" dyadic_requant::DyadicRequant;
-    20 Shiftmax "shiftmax" shiftmax::Shiftmax;
-    21 ShiftGelu "shiftgelu" shiftgelu::ShiftGelu;
-    22 ILayerNorm "i_layer_norm" i_layer_norm::ILayerNorm;
+    1 Linear "linear" linear::Linear, since 0;
+    2 Conv2d "conv2d" conv2d::Conv2d, since 0;
+    3 DepthwiseConv2d "depthwise_conv2d" depthwise::DepthwiseConv2d, since 0;
+    4 MatMul "matmul" matmul::MatMul, since 0;
+    5 Attention "attention" attention::Attention, since 0;
+    6 AttentionScores "attention_scores" attention::AttentionScores, since 0;
+    7 AttentionExp "attention_exp" attention::AttentionExp, since 0;
+    8 AttentionValues "attention_values" attention::AttentionValues, since 0;
+    9 Softmax "softmax" softmax::Softmax, since 0;
+    10 LayerNorm "layer_norm" layer_norm::LayerNorm, since 0;
+    11 Add "add" add::Add, since 0;
+    12 Mul "mul" mul::Mul, since 0;
+    13 Lut "lut" lut::Lut, since 0;
+    14 Requant "requant" requant::Requant, since 0;
+    15 Copy "copy" copy::Copy, since 0;
+    16 Gather "gather" gather::Gather, since 0;
+    17 ReduceMean "reduce_mean" reduce_mean::ReduceMean, since 0;
+    18 Pool2d "pool2d" pool::Pool2d, since 0;
+    19 DyadicRequant "dyadic_requant" dyadic_requant::DyadicRequant, since 0;
+    20 Shiftmax "shiftmax" shiftmax::Shiftmax, since 0;
+    21 ShiftGelu "shiftgelu" shiftgelu::ShiftGelu, since 0;
+    22 ILayerNorm "i_layer_norm" i_layer_norm::ILayerNorm, since 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::VERSION_MINOR;
+
+    #[test]
+    fn the_reader_knows_every_kind_it_lists() {
+        assert!(OpKind::ALL.iter().all(|kind| kind.since() <= VERSION_MINOR));
+        assert!(OpKind::ALL.iter().all(|&kind| OpKind::from_code(kind as u16) == Some(kind)));
+    }
 }

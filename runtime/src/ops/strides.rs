@@ -13,6 +13,22 @@ pub(crate) fn product(dims: &[u32]) -> u64 {
     dims.iter().fold(1u64, |n, &d| n.saturating_mul(u64::from(d)))
 }
 
+/// Whether axes of `(stride, count)` over elements of `width` values reach no value twice: each stride, in ascending
+/// order, is beyond what the axes below it reach.
+pub(crate) fn is_injective<const N: usize>(axes: [(u64, u64); N], width: u64) -> bool {
+    let (mut extent, mut done) = (width, 0u32);
+    for _ in 0..N {
+        let left = axes.iter().enumerate().filter(|(axis, (_, count))| *count > 1 && done >> axis & 1 == 0);
+        let Some((axis, &(stride, count))) = left.min_by_key(|(_, (stride, _))| *stride) else { return true };
+        if stride < extent {
+            return false;
+        }
+        extent = stride.saturating_mul(count - 1).saturating_add(extent);
+        done |= 1 << axis;
+    }
+    true
+}
+
 /// Where a strided view begins and how it moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -55,6 +71,13 @@ impl Extent {
             follows
         });
         follows && self.offset == 0
+    }
+
+    /// Whether no two indices of `dims` are the same element.
+    pub fn is_injective(&self, dims: &Dims) -> bool {
+        let [a, b, c, d, e, f] = self.strides.map(|stride| u64::from(stride.unsigned_abs()));
+        let [i, j, k, l, m, n] = dims.map(u64::from);
+        is_injective([(a, i), (b, j), (c, k), (d, l), (e, m), (f, n)], 1)
     }
 
     /// Whether every element of the view over `dims` lies in `0..len`.
@@ -139,6 +162,18 @@ mod tests {
         let view = Extent { offset: 3, strides: [0, 0, 0, 0, 0, -1] };
         assert!(view.fits(&dims, 4));
         assert!(!Extent { offset: 2, ..view }.fits(&dims, 4));
+    }
+
+    #[test]
+    fn views_that_write_an_element_twice_are_known() {
+        let dims = [1, 1, 1, 2, 3, 4];
+        let view = |strides| Extent { offset: 5, strides };
+        assert!(Extent::contiguous(dims).is_injective(&dims));
+        assert!(view([0, 0, 0, 1, -2, 6]).is_injective(&dims));
+        for strides in [[0, 0, 0, 12, 4, 0], [0, 0, 0, 11, 4, 1], [0, 0, 0, 12, -3, 1], [0, 0, 0, 4, 4, 1]] {
+            assert!(!view(strides).is_injective(&dims), "{strides:?}");
+        }
+        assert!(view([7, 7, 0, 0, 0, 0]).is_injective(&[1; 6]));
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Session<'m, 'a, B: Kernels = Portable> {
     model: Model<'m, B>,
     arena: &'a mut [u8],
     next: Position,
+    /// The outputs are those of the inputs last written.
+    finished: bool,
 }
 
 /// All pieces of an operator, however many it has.
@@ -35,6 +37,7 @@ struct Position {
 /// Why an arena cannot hold a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum ArenaError {
     /// Fewer bytes than the model needs.
     TooSmall {
@@ -88,7 +91,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         if !(arena.as_ptr() as usize).is_multiple_of(crate::format::SECTION_ALIGN) {
             return Err(ArenaError::Misaligned);
         }
-        Ok(Self { model: *model, arena, next: Position::default() })
+        Ok(Self { model: *model, arena, next: Position::default(), finished: false })
     }
 
     /// The model.
@@ -110,9 +113,9 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         if size_of::<T>() == size { bytemuck::try_cast_slice_mut(bytes).ok() } else { None }
     }
 
-    /// Bytes of output `index` after a run.
+    /// Bytes of output `index`. `None` also unless a run has finished since inputs were last handed out.
     pub fn output(&self, index: usize) -> Option<&[u8]> {
-        self.bytes(&self.model.output(index)?)
+        if self.finished { self.bytes(&self.model.output(index)?) } else { None }
     }
 
     /// [`output`](Self::output) as elements of `T`; `None` also when `T` has not the size of the element type.
@@ -154,6 +157,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
                 op += 1;
             }
         }
+        self.finished = true;
         Ok(())
     }
 
@@ -213,7 +217,10 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
     pub fn step(&mut self) -> Result<Progress, RunFault> {
         let at = self.next;
         self.cancel();
-        let Some(record) = self.model.op_record(at.op) else { return Ok(Progress::Done) };
+        let Some(record) = self.model.op_record(at.op) else {
+            self.finished = true;
+            return Ok(Progress::Done);
+        };
         let chain = self.model.chain(at.op).ok_or(RunFault::Memory)?;
         let step = self.model.needs(&record).ok_or(RunFault::Memory)?.step;
         let block = chain.pieces(at.block);
@@ -230,6 +237,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
             Position { op: chain.ops.end, block: 0, piece: 0 }
         };
         if next.op == self.model.n_ops() {
+            self.finished = true;
             return Ok(Progress::Done);
         }
         self.next = next;
@@ -239,6 +247,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
     /// Forgets a run that is under way; the next [`step`](Self::step) starts from the inputs.
     pub fn cancel(&mut self) {
         self.next = Position::default();
+        self.finished = false;
     }
 
     // Calls of their own so that none keeps its records on the stack while an operator runs.

@@ -147,7 +147,7 @@ impl Parts {
             n_ops: self.ops.len(),
             n_tensors: self.tensors.len(),
             profile: self.profile as u8,
-            minor: minor_version(self.records.iter().any(|record| record.chained)),
+            minor: minor_version(self.ops.iter().zip(&self.records).map(|(op, record)| (op.kind(), record.chained))),
         };
         assemble(&frame, &sections)
     }

@@ -167,14 +167,15 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
         n_ops: program.ops.len(),
         n_tensors: program.tensors.len(),
         profile: program.profile as u8,
-        minor: minor_version(program.ops.iter().any(|op| op.chained)),
+        minor: minor_version(program.ops.iter().map(|op| (op.op.kind(), op.chained))),
     };
     assemble(&frame, &sections)
 }
 
-/// The lowest minor version that a reader must know for a model with or without chains.
-pub(crate) fn minor_version(chains: bool) -> u16 {
-    if chains { VERSION_MINOR_CHAINS } else { 0 }
+/// The lowest minor version that a reader must know for operators of these kinds, chained or not.
+pub(crate) fn minor_version(ops: impl Iterator<Item = (OpKind, bool)>) -> u16 {
+    let of = |(kind, chained): (OpKind, bool)| kind.since().max(if chained { VERSION_MINOR_CHAINS } else { 0 });
+    ops.map(of).max().unwrap_or(0)
 }
 
 /// What can be proven about an operator.
