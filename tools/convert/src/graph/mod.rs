@@ -427,13 +427,8 @@ impl Graph {
     }
 
     /// The operator of the source model that a node with this name stands for, or is a part of.
-    pub fn origin(&self, mut name: &str) -> Option<&str> {
-        loop {
-            if let Some(operator) = self.origins.get(name) {
-                return Some(operator);
-            }
-            name = &name[..name.rfind('/')?];
-        }
+    pub fn origin(&self, name: &str) -> Option<&str> {
+        origin(&self.origins, name)
     }
 
     /// Shape of a tensor.
@@ -480,6 +475,17 @@ impl fmt::Display for Op {
         // The name of the variant.
         let text = format!("{self:?}");
         f.write_str(text.split([' ', '{', '(']).next().unwrap_or(&text))
+    }
+}
+
+/// The operator of the source model that a node called `name` stands for, or is a part of: parts have names with further
+/// steps behind a slash.
+pub fn origin<'o>(origins: &'o HashMap<String, String>, mut name: &str) -> Option<&'o str> {
+    loop {
+        if let Some(operator) = origins.get(name) {
+            return Some(operator);
+        }
+        name = &name[..name.rfind('/')?];
     }
 }
 

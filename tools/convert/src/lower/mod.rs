@@ -23,6 +23,7 @@ use shiftformer::ops::{self, copy::Copy};
 use shiftformer::tensor::Dtype;
 use shiftformer::weights::WeightFormat;
 use std::collections::HashMap;
+use std::sync::Arc;
 use view::{View, collapse};
 
 /// How a model is quantized.
@@ -178,6 +179,7 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
     lowering.find_residuals();
     lowering.spread_wants();
     lowering.add_inputs();
+    lowering.program.origins = Arc::clone(&graph.origins);
     let mut unsupported = Vec::new();
     for index in 0..graph.nodes.len() {
         match lowering.node(index) {
@@ -214,7 +216,9 @@ fn whole_scale(scale: f64) -> f64 {
 
 impl<'g> Lowering<'g> {
     fn unsupported(&self, node: &Node, why: &str) -> LowerError {
-        LowerError::Unsupported(vec![format!("`{}` ({}): {why}", node.name, node.op)])
+        // The operator of the model says more than that of the float graph.
+        let operator = self.graph.origin(&node.name).map_or_else(|| node.op.to_string(), str::to_owned);
+        LowerError::Unsupported(vec![format!("`{}` ({operator}): {why}", node.name)])
     }
 
     fn name(&self, id: TensorId) -> String {

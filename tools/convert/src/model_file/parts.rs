@@ -154,7 +154,7 @@ impl Parts {
 
     fn fault(&self, op: usize, fault: OpFault) -> PackError {
         let name = self.human.as_ref().and_then(|h| h.ops.get(op)).cloned().unwrap_or_default();
-        PackError::Op { name, kind: self.ops[op].kind().name(), fault, remedy: "" }
+        PackError::Op { name, origin: None, kind: self.ops[op].kind().name(), fault, remedy: "" }
     }
 
     /// Appends a blob of `i32` values to the weights.

@@ -1,5 +1,6 @@
 //! Writes a program as `.sfm` bytes.
 
+use crate::graph::origin;
 use crate::program::plan::Plan;
 use crate::program::{Endpoint, Program};
 use serde::{Deserialize, Serialize};
@@ -54,10 +55,12 @@ pub struct HumanTensor {
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// An operator cannot be proven safe.
-    #[error("operator `{name}` ({kind}): {fault}{remedy}")]
+    #[error("operator `{name}` ({}{kind}): {fault}{remedy}", .origin.as_ref().map_or(String::new(), |op| format!("{op}, as ")))]
     Op {
         /// Name of the operator.
         name: String,
+        /// The operator of the source model that it is a part of.
+        origin: Option<String>,
         /// Its kind.
         kind: &'static str,
         /// What is wrong.
@@ -138,6 +141,7 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
         let io = Io { record, tensors: &tensors, weights: program.weights.bytes() };
         let fault = |fault| PackError::Op {
             name: op.name.clone(),
+            origin: origin(&program.origins, &op.name).map(str::to_owned),
             kind: op.op.kind().name(),
             fault,
             remedy: if fault == OpFault::Overflow { remedy(op.op.kind()) } else { "" },
@@ -190,8 +194,9 @@ pub(crate) fn prove(kind: OpKind, words: &[u8], io: &Io<'_>) -> Result<CertRecor
 /// What makes the sums of such an operator smaller.
 fn remedy(kind: OpKind) -> &'static str {
     use OpKind::{
-        Attention, AttentionExp, AttentionScores, AttentionValues, Conv2d, DepthwiseConv2d, ILayerNorm, Linear, MatMul,
-        Pool2d, ReduceMean,
+        Add, Attention, AttentionExp, AttentionScores, AttentionValues, Conv2d, Copy, DepthwiseConv2d, DyadicRequant,
+        Gather, ILayerNorm, LayerNorm, Linear, Lut, MatMul, Mul, Pool2d, ReduceMean, Requant, ShiftGelu, Shiftmax,
+        Softmax,
     };
     match kind {
         Linear | Conv2d | DepthwiseConv2d => "; use fewer input channels per layer, a smaller bias or `--weights 4`",
@@ -199,7 +204,11 @@ fn remedy(kind: OpKind) -> &'static str {
         Attention | AttentionScores | AttentionExp | AttentionValues => "; use narrower heads or fewer keys",
         ReduceMean | Pool2d => "; average in two steps",
         ILayerNorm => "; use a smaller beta, a greater gamma or the profile `shift`",
-        _ => "; scale its inputs closer to each other",
+        Softmax | Shiftmax => "; its operand spans too wide a range: mask with -1e4 or Where instead of larger numbers",
+        Add | Mul | Requant | DyadicRequant => {
+            "; its operands and its result are too far apart in size: scale one of them, or clip it"
+        }
+        Copy | Gather | LayerNorm | Lut | ShiftGelu => "; scale its operand closer to 1",
     }
 }
 

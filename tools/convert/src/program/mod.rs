@@ -8,6 +8,7 @@ use shiftformer::format::{Blob, Profile, align_up};
 use shiftformer::ops::Op;
 use shiftformer::tensor::Dtype;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Index into [`Program::tensors`].
 pub type TensorIndex = usize;
@@ -27,6 +28,8 @@ pub struct Program {
     pub outputs: Vec<Endpoint>,
     /// Numeric profile.
     pub profile: Profile,
+    /// Operators of the source model by the names of its nodes, see [`origin`](crate::graph::origin).
+    pub origins: Arc<HashMap<String, String>>,
 }
 
 /// A quantized tensor: `real = scale * (q - zero)`.
@@ -166,6 +169,7 @@ impl Program {
             inputs: Vec::new(),
             outputs: Vec::new(),
             profile,
+            origins: Arc::default(),
         }
     }
 
