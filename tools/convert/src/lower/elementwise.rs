@@ -326,7 +326,13 @@ impl Lowering<'_> {
         if swap && !(self.is_constant(second) || self.graph.shape(second) != shape) {
             std::mem::swap(&mut first, &mut second);
         }
-        let (a, b) = (self.get(first, Form::Any)?, self.get(second, Form::Any)?);
+        // A product of two whole numbers of 16 bits has no room for its rounding.
+        let form = |this: &Self, id| match kind == Binary::Mul && this.fits_narrow(id) {
+            true => Form::Narrow,
+            false => Form::Any,
+        };
+        let (first_form, second_form) = (form(self, first), form(self, second));
+        let (a, b) = (self.get(first, first_form)?, self.get(second, second_form)?);
         if kind == Binary::Add && self.quant_add(node, &a, &b)? {
             return Ok(());
         }

@@ -19,6 +19,12 @@ impl Lowering<'_> {
         stats.count > 0 && stats.min >= -1.0 && stats.max <= 1.0
     }
 
+    /// Whether `id` holds whole numbers that 8 bits hold exactly.
+    pub(super) fn fits_narrow(&self, id: TensorId) -> bool {
+        let (min, max) = self.useful_range(id);
+        self.is_integer(id) && !self.is_constant(id) && min >= -128.0 && max <= 127.0
+    }
+
     /// Scale and zero point of whole numbers in 8 bits: steps of 1 where the range allows it.
     pub(super) fn narrow_integer_units(&self, id: TensorId) -> (f64, f64) {
         let (min, max) = self.useful_range(id);

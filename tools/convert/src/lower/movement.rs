@@ -7,6 +7,9 @@ use crate::quantize::multiplier::multiplier;
 use shiftformer::ops;
 use shiftformer::tensor::Dtype;
 
+/// Most elements or rows that are copied one by one.
+const MAX_COPIES: usize = 8;
+
 impl Lowering<'_> {
     /// Applies a movement to a view; copies first where strides cannot express a reshape.
     pub(super) fn moved(&mut self, node: &Node, view: &View) -> Result<View, LowerError> {
@@ -187,11 +190,17 @@ impl Lowering<'_> {
         if let Some(Data::Int(values)) = self.graph.constant(indices) {
             return self.gather_constant(node, axis, &values.clone());
         }
-        let Some(ids) = self.forms[indices].ids.clone() else {
-            return Err(self.unsupported(node, "indices must be an integer input of the model"));
-        };
         if axis != 0 {
             return Err(self.unsupported(node, "indices computed at run time are supported along the first dimension"));
+        }
+        let ids = match self.forms[indices].ids.clone() {
+            Some(ids) => ids,
+            // Whole numbers that the model computes.
+            None if self.is_integer(indices) => self.get(indices, Form::Any)?,
+            None => return Err(self.unsupported(node, "indices must be integers")),
+        };
+        if ids.scale != 1.0 || ids.zero != 0.0 {
+            return Err(self.unsupported(node, "computed indices beyond 16 bits; give them as an input of the model"));
         }
         let ids = self.contiguous(&ids, &node.name)?;
         let table = self.get(table, Form::Symmetric)?;
@@ -232,6 +241,9 @@ impl Lowering<'_> {
             self.set(node.output, moved);
             return Ok(());
         }
+        if indices.len() > MAX_COPIES {
+            return self.gather_many(node, axis, &indices, &view);
+        }
         let dtype = self.program.tensors[view.tensor].dtype;
         let mut shape = view.shape.clone();
         shape[axis] = indices.len();
@@ -245,6 +257,39 @@ impl Lowering<'_> {
             self.copy(&node.name, &from, &target, 0, position + 1 < indices.len())?;
         }
         let moved = whole.reshape(&out_shape).ok_or_else(|| LowerError::Rank(node.name.clone()))?;
+        self.set(node.output, moved);
+        Ok(())
+    }
+
+    /// Many known indices without order: one lookup in a table that is computed.
+    fn gather_many(&mut self, node: &Node, axis: usize, indices: &[usize], view: &View) -> Result<(), LowerError> {
+        let rank = view.shape.len();
+        let front: Vec<usize> = std::iter::once(axis).chain((0..rank).filter(|&d| d != axis)).collect();
+        let table = self.contiguous(&view.transpose(&front), &node.name)?;
+        let dtype = self.program.tensors[table.tensor].dtype;
+        let ids: Vec<i32> = indices.iter().map(|&index| index as i32).collect();
+        let blob = self.program.weights.add_i32(&ids);
+        let name = format!("{}/indices", node.name);
+        let ids = self.new_tensor(&name, Dtype::I32, &[indices.len()], 1.0, 0.0, None);
+        self.program.tensors[ids].constant = Some(blob);
+        let mut shape = table.shape.clone();
+        shape[0] = indices.len();
+        let to = self.new_tensor(&node.name, dtype, &shape, view.scale, view.zero, None);
+        let width = table.shape[1..].iter().product::<usize>();
+        let op = ops::gather::Gather { rows: table.shape[0] as u32, width: width as u32, n: indices.len() as u32 };
+        self.push(&node.name, ops::Op::Gather(op), &[Some(table.tensor), Some(ids)], to);
+        let mut back: Vec<usize> = (1..=axis).collect();
+        back.push(0);
+        back.extend(axis + 1..rank);
+        let moved = View::whole(to, &shape, view.scale, view.zero).transpose(&back);
+        let out = self.graph.shape(node.output).to_vec();
+        let moved = match moved.reshape(&out) {
+            Some(view) => view,
+            None => {
+                let flat = self.contiguous(&moved, &node.name)?;
+                flat.reshape(&out).ok_or_else(|| LowerError::Rank(node.name.clone()))?
+            }
+        };
         self.set(node.output, moved);
         Ok(())
     }
