@@ -9,6 +9,9 @@ pub enum GpuError {
     /// No adapter has this index or name.
     #[error("no GPU adapter is called `{0}`; `shiftformer adapters` lists them")]
     UnknownAdapter(String),
+    /// The environment names a route that does not exist.
+    #[error("SHIFTFORMER_GPU_ROUTE is `{0}`; it can be fastest, packed or checked")]
+    Route(String),
     /// The adapter exists, but gives no device.
     #[error("the GPU adapter `{adapter}` cannot be opened: {reason}")]
     Device {

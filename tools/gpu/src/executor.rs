@@ -2,7 +2,7 @@
 
 use crate::digest;
 use crate::error::GpuError;
-use crate::gpu::Gpu;
+use crate::gpu::{Abilities, Gpu};
 use crate::layout::{Layout, Region, decode};
 use crate::ops::Builder;
 use crate::step::{Buffer, Step, Tensor, Work};
@@ -97,7 +97,7 @@ impl GpuModel {
     /// [`GpuError::Driver`].
     pub fn upload(gpu: &Arc<Gpu>, model: &Model<'_>, batch: usize) -> Result<Self, GpuError> {
         let layout = Layout::new(model)?;
-        let (_, sample_words) = build_steps(model, &layout, 1)?;
+        let (_, sample_words) = build_steps(model, &layout, 1, gpu.abilities())?;
         let limit = gpu.max_binding_bytes();
         let fits = limit / (sample_words * 4);
         if fits == 0 {
@@ -105,7 +105,7 @@ impl GpuModel {
             return Err(GpuError::TooLarge { adapter, needed: sample_words * 4, limit });
         }
         let capacity = fits.min(batch.max(1) as u64).min(MAX_BATCH);
-        let (mut steps, _) = build_steps(model, &layout, capacity)?;
+        let (mut steps, _) = build_steps(model, &layout, capacity, gpu.abilities())?;
         let mut weights = model.sections().get(SectionKind::Weights).to_vec();
         weights.resize(weights.len().next_multiple_of(16), 0);
         let table = (weights.len() / 4) as u32;
@@ -126,7 +126,7 @@ impl GpuModel {
             params.extend(step.params.iter().flat_map(|w| w.to_le_bytes()));
             params.resize(params_offset as usize + PARAM_BYTES as usize, 0);
         }
-        let gathers = gathers(model, &layout, capacity);
+        let gathers = gathers(model, &layout, capacity, gpu.abilities());
         let weights = constant_buffer(gpu, &weights)?;
         let params = constant_buffer(gpu, &params)?;
         let slots = Vec::new();
@@ -365,11 +365,16 @@ impl Slot {
 }
 
 /// All dispatches of `model` but that of the digests, and the words per sample they need.
-fn build_steps(model: &Model<'_>, layout: &Layout, capacity: u64) -> Result<(Vec<Step>, u64), GpuError> {
+fn build_steps(
+    model: &Model<'_>,
+    layout: &Layout,
+    capacity: u64,
+    abilities: Abilities,
+) -> Result<(Vec<Step>, u64), GpuError> {
     let (mut steps, mut words) = (Vec::new(), layout.words);
     for (index, operands) in layout.ops.iter().enumerate() {
         let op = decode(model, index).ok_or(GpuError::Op { op: index, reason: "its parameters do not decode" })?;
-        let mut build = Builder::new(index, operands, layout.fault, capacity, layout.words);
+        let mut build = Builder::new(index, operands, layout, capacity, abilities);
         build.add(&op)?;
         let (more, end) = build.finish();
         steps.extend(more);
@@ -378,10 +383,10 @@ fn build_steps(model: &Model<'_>, layout: &Layout, capacity: u64) -> Result<(Vec
     Ok((steps, words))
 }
 
-fn gathers(model: &Model<'_>, layout: &Layout, capacity: u64) -> Vec<Option<Gather>> {
+fn gathers(model: &Model<'_>, layout: &Layout, capacity: u64, abilities: Abilities) -> Vec<Option<Gather>> {
     let of = |(index, operands)| match decode(model, index) {
         Some(Op::Gather(op)) => {
-            let ids = Builder::new(index, operands, layout.fault, capacity, 0).input(1);
+            let ids = Builder::new(index, operands, layout, capacity, abilities).input(1);
             Some(Gather { ids, n: op.n as usize, rows: op.rows })
         }
         _ => None,

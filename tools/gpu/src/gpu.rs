@@ -1,7 +1,8 @@
 //! Adapters, the device, and the cache of pipelines.
 
 use crate::error::GpuError;
-use crate::step::{Constants, Products, Shader};
+use crate::matrix;
+use crate::step::{Constants, Products, Shader, Source};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,36 @@ impl Selection {
     }
 }
 
+/// Which of the shaders that give the same bytes are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// Cooperative matrices where the adapter has them, else packed products.
+    #[default]
+    Fastest,
+    /// Packed products of bytes, in WGSL alone.
+    Packed,
+    /// [`Packed`](Self::Packed), with the runtime checks of indices and loops that all other routes leave out.
+    Checked,
+}
+
+impl Route {
+    /// The variable that names a route; [`Gpu::new`] looks at it.
+    pub const VARIABLE: &'static str = "SHIFTFORMER_GPU_ROUTE";
+
+    /// The route that the environment names.
+    ///
+    /// # Errors
+    /// [`GpuError::Route`].
+    pub fn from_environment() -> Result<Self, GpuError> {
+        match std::env::var(Self::VARIABLE).as_deref() {
+            Err(_) | Ok("fastest") => Ok(Self::Fastest),
+            Ok("packed") => Ok(Self::Packed),
+            Ok("checked") => Ok(Self::Checked),
+            Ok(other) => Err(GpuError::Route(other.to_owned())),
+        }
+    }
+}
+
 /// What matters about an adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterSummary {
@@ -43,6 +74,8 @@ pub struct AdapterSummary {
     pub dot4: bool,
     /// Subgroup operations, with the least and greatest size.
     pub subgroups: Option<(u32, u32)>,
+    /// Whether dense layers and attention run on cooperative matrices of signed bytes, or why not.
+    pub matrices: Result<(), &'static str>,
     /// Bytes one binding can hold: bounds the batch.
     pub max_binding_bytes: u64,
     /// Invocations of a workgroup.
@@ -70,6 +103,7 @@ impl AdapterSummary {
             subgroups: features
                 .contains(wgpu::Features::SUBGROUP)
                 .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            matrices: matrix::available(adapter),
             max_binding_bytes: binding_bytes(&limits),
             max_workgroup: limits.max_compute_invocations_per_workgroup,
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -103,6 +137,15 @@ pub fn adapters() -> Vec<AdapterSummary> {
     enumerate().into_iter().map(|(summary, _)| summary).collect()
 }
 
+/// What shaders a device can run.
+#[derive(Clone, Copy, Debug)]
+pub struct Abilities {
+    /// Cooperative matrices of signed bytes.
+    pub matrices: bool,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+}
+
 /// A fault put into one shader on purpose, so that whoever compares with a GPU can see that it is found.
 #[derive(Clone, Copy, Debug)]
 pub struct Damage {
@@ -129,6 +172,8 @@ pub struct Gpu {
     pub(crate) bindings: wgpu::BindGroupLayout,
     layout: wgpu::PipelineLayout,
     products: Products,
+    checks: bool,
+    matrices: bool,
     damage: Option<Damage>,
     pipelines: Mutex<HashMap<(&'static str, Constants), Arc<wgpu::ComputePipeline>>>,
 }
@@ -137,19 +182,27 @@ impl Gpu {
     /// Opens an adapter. 64-bit products use its 64-bit integers where it has them.
     ///
     /// # Errors
-    /// [`GpuError::NoAdapter`], [`GpuError::UnknownAdapter`], [`GpuError::Device`].
+    /// [`GpuError::NoAdapter`], [`GpuError::UnknownAdapter`], [`GpuError::Device`], [`GpuError::Route`].
     pub fn new(selection: &Selection) -> Result<Self, GpuError> {
-        let (summary, adapter) = Self::select(selection)?;
-        let products = if summary.int64 { Products::Native } else { Products::Halves };
-        Self::open(summary, &adapter, products)
+        Self::on_route(selection, Route::from_environment()?)
     }
 
-    /// [`new`](Self::new) with a fault in one shader: for tests of comparisons.
+    /// [`new`](Self::new) with a route of the caller's choice.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// [`GpuError::NoAdapter`], [`GpuError::UnknownAdapter`], [`GpuError::Device`].
+    pub fn on_route(selection: &Selection, route: Route) -> Result<Self, GpuError> {
+        let (summary, adapter) = Self::select(selection)?;
+        let products = if summary.int64 { Products::Native } else { Products::Halves };
+        Self::open(summary, &adapter, products, route)
+    }
+
+    /// On packed products, with a fault in one shader: for tests of comparisons.
+    ///
+    /// # Errors
+    /// As [`on_route`](Self::on_route).
     pub fn damaged(selection: &Selection, damage: Damage) -> Result<Self, GpuError> {
-        Ok(Self { damage: Some(damage), ..Self::new(selection)? })
+        Ok(Self { damage: Some(damage), ..Self::on_route(selection, Route::Packed)? })
     }
 
     /// The adapter of a selection.
@@ -175,20 +228,31 @@ impl Gpu {
     }
 
     /// Opens an adapter with one form of products, which it must have.
-    pub(crate) fn open(summary: AdapterSummary, adapter: &wgpu::Adapter, products: Products) -> Result<Self, GpuError> {
+    pub(crate) fn open(
+        summary: AdapterSummary,
+        adapter: &wgpu::Adapter,
+        products: Products,
+        route: Route,
+    ) -> Result<Self, GpuError> {
         let offered = adapter.limits();
-        let timestamps = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        let matrices = route == Route::Fastest && summary.matrices.is_ok();
+        let mut required_features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        if products == Products::Native {
+            required_features |= wgpu::Features::SHADER_INT64;
+        }
+        if matrices {
+            required_features |= matrix::FEATURES;
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("shiftformer"),
-            required_features: match products {
-                Products::Halves => timestamps,
-                Products::Native => timestamps | wgpu::Features::SHADER_INT64,
-            },
+            required_features,
             required_limits: wgpu::Limits {
                 max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
                 max_buffer_size: offered.max_buffer_size,
+                max_compute_workgroup_storage_size: offered.max_compute_workgroup_storage_size,
                 ..wgpu::Limits::downlevel_defaults()
             },
+            experimental_features: if matrices { matrix::experimental() } else { Default::default() },
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
@@ -211,12 +275,28 @@ impl Gpu {
             bind_group_layouts: &[Some(&bindings)],
             ..Default::default()
         });
-        Ok(Self { device, queue, summary, bindings, layout, products, damage: None, pipelines: Mutex::default() })
+        Ok(Self {
+            device,
+            queue,
+            summary,
+            bindings,
+            layout,
+            products,
+            checks: route == Route::Checked,
+            matrices,
+            damage: None,
+            pipelines: Mutex::default(),
+        })
     }
 
     /// The adapter in use.
     pub fn adapter(&self) -> &AdapterSummary {
         &self.summary
+    }
+
+    /// What shaders it can run.
+    pub(crate) fn abilities(&self) -> Abilities {
+        Abilities { matrices: self.matrices, workgroup_bytes: self.summary.workgroup_bytes }
     }
 
     /// Bytes one binding can hold.
@@ -236,15 +316,8 @@ impl Gpu {
             return Ok(pipeline.clone());
         }
         let values: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
-        let own = self.damage.map_or_else(|| shader.source.to_owned(), |d| d.apply(shader.name, shader.source));
-        let source = format!("{}{own}", self.products.source());
-        #[cfg(test)]
-        assert_eq!(crate::testing::floats(&source), None, "{}", shader.name);
         let pipeline = self.checked(|device| {
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(shader.name),
-                source: wgpu::ShaderSource::Wgsl(source.into()),
-            });
+            let module = self.module(device, shader);
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(shader.name),
                 layout: Some(&self.layout),
@@ -261,6 +334,35 @@ impl Gpu {
         let pipeline = Arc::new(pipeline);
         cache.insert(key, pipeline.clone());
         Ok(pipeline)
+    }
+
+    fn module(&self, device: &wgpu::Device, shader: &Shader) -> wgpu::ShaderModule {
+        let text = match shader.source {
+            Source::SpirV { binary, invocations } => return matrix::module(device, shader.name, binary, invocations),
+            Source::Wgsl(text) => text,
+        };
+        let own = self.damage.map_or_else(|| text.to_owned(), |d| d.apply(shader.name, text));
+        let source = format!("{}{own}", self.products.source());
+        #[cfg(test)]
+        assert_eq!(crate::testing::floats(&source), None, "{}", shader.name);
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(shader.name), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        if self.checks {
+            return device.create_shader_module(descriptor);
+        }
+        let mut checks = wgpu::ShaderRuntimeChecks::checked();
+        checks.bounds_checks = false;
+        checks.force_loop_bounding = false;
+        // SAFETY: no shader of this crate relies on a check, and division keeps its own.
+        // - Indices into buffers are those of the operator's views, which the reader of the file has proven to lie inside
+        //   their tensors, inside the regions of `Layout`; indices that come from data are compared with their limit (the
+        //   rows of `gather`). The driver's own limits on buffers stay on beside.
+        // - Indices into workgroup memory and vectors are made of the invocation's number and constants of the shader,
+        //   below the array's length, which stands beside.
+        // - Every loop runs from a start to a bound by a constant step; none of the bounds is near 2^32, for all are
+        //   numbers of elements in memory.
+        // `Route::Checked` runs the same tests with the checks.
+        unsafe { device.create_shader_module_trusted(descriptor, checks) }
     }
 
     /// Runs `work` and turns what the driver reports into an error.

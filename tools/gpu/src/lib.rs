@@ -15,6 +15,7 @@ mod error;
 mod executor;
 mod gpu;
 mod layout;
+mod matrix;
 mod ops;
 mod profile;
 mod step;
@@ -25,5 +26,5 @@ mod tests;
 
 pub use error::GpuError;
 pub use executor::{GpuModel, Sample, Trace};
-pub use gpu::{AdapterSummary, Damage, Gpu, Selection, adapters};
+pub use gpu::{AdapterSummary, Damage, Gpu, Route, Selection, adapters};
 pub use profile::DispatchTime;

@@ -7,8 +7,21 @@ use shiftformer::format::Word;
 pub struct Shader {
     /// Unique name.
     pub name: &'static str,
+    /// What it is made of.
+    pub source: Source,
+}
+
+/// The forms of shaders.
+pub enum Source {
     /// WGSL, but for the product of two words: see [`Products`].
-    pub source: &'static str,
+    Wgsl(&'static str),
+    /// SPIR-V for cooperative matrices, made from the GLSL beside it by `tools/gpu/matrices.py`.
+    SpirV {
+        /// The module.
+        binary: &'static [u8],
+        /// Invocations of a workgroup.
+        invocations: u32,
+    },
 }
 
 /// How shaders form the 64-bit product of two words: the same bits either way.
@@ -35,11 +48,25 @@ macro_rules! shader {
     ($name:literal, [$($piece:literal),*], $file:literal) => {
         $crate::step::Shader {
             name: $name,
-            source: concat!($(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/wgsl/", $piece, ".wgsl")),)* include_str!($file)),
+            source: $crate::step::Source::Wgsl(concat!(
+                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/wgsl/", $piece, ".wgsl")),)*
+                include_str!($file)
+            )),
         }
     };
 }
 pub(crate) use shader;
+
+/// A shader on cooperative matrices, whose workgroups have so many invocations.
+macro_rules! matrix_shader {
+    ($name:literal, $file:literal, $invocations:literal) => {
+        $crate::step::Shader {
+            name: $name,
+            source: $crate::step::Source::SpirV { binary: include_bytes!($file), invocations: $invocations },
+        }
+    };
+}
+pub(crate) use matrix_shader;
 
 /// Workgroups along one dimension of a dispatch.
 const MAX_GROUPS: u64 = 65535;
@@ -117,6 +144,16 @@ pub struct Tensor {
     pub dtype: shiftformer::tensor::Dtype,
     /// Which buffer.
     pub buffer: Buffer,
+}
+
+impl Tensor {
+    /// Words from one of its `rows` rows of `words` words to the next, where the rows of all samples lie one behind the
+    /// other in the memory of the batch, so that they are the rows of one matrix.
+    pub fn row_step(&self, rows: u32, words: u32) -> Option<u32> {
+        let step = if rows == 1 { self.stride } else { words };
+        let contiguous = u64::from(rows) * u64::from(step) == u64::from(self.stride);
+        (self.buffer == Buffer::Data && contiguous).then_some(step)
+    }
 }
 
 /// Where a tensor lies; the codes of `Tensor.constant` in `memory.wgsl`.

@@ -2,7 +2,7 @@
 
 use crate::step::Products;
 use crate::testing::{Random, TestModel, gpu};
-use crate::{Gpu, GpuError, GpuModel, Selection};
+use crate::{Gpu, GpuError, GpuModel, Route, Selection};
 use shiftformer::Model;
 use shiftformer::ops::{Extent, Op, copy::Copy, dyadic_requant::DyadicRequant, requant::Requant};
 use shiftformer::tensor::Dtype;
@@ -116,7 +116,7 @@ fn products_are_exact_in_both_forms() {
     let expected = crate::testing::portable(&model, &sample).expect("the runtime runs");
     let forms = if summary.int64 { &[Products::Halves, Products::Native][..] } else { &[Products::Halves] };
     for &products in forms {
-        let gpu = Arc::new(Gpu::open(summary.clone(), &adapter, products).expect("the adapter opens"));
+        let gpu = Arc::new(Gpu::open(summary.clone(), &adapter, products, Route::Packed).expect("the adapter opens"));
         let mut uploaded = GpuModel::upload(&gpu, &model, 1).expect("the model fits the device");
         assert_eq!(uploaded.op_output(&sample, 0).expect("the device runs"), expected[0], "{products:?}");
     }

@@ -3,7 +3,8 @@
 //! in the order of the file format.
 
 use crate::error::GpuError;
-use crate::layout::{Operands, Region, Source};
+use crate::gpu::Abilities;
+use crate::layout::{Layout, Operands, Region, Source};
 use crate::step::{self, Buffer, Params, Shader, Step, Tensor, Work};
 use shiftformer::ops::Op;
 use shiftformer::tensor::Dtype;
@@ -38,14 +39,17 @@ pub struct Builder<'l> {
     operands: &'l Operands,
     fault: Region,
     capacity: u64,
+    abilities: Abilities,
     scratch_words: u64,
     steps: Vec<Step>,
 }
 
 impl<'l> Builder<'l> {
-    /// For operator `op` in a batch of `capacity` samples; scratch memory starts `scratch_from` words into a sample.
-    pub fn new(op: usize, operands: &'l Operands, fault: Region, capacity: u64, scratch_from: u64) -> Self {
-        Self { op, operands, fault, capacity, scratch_words: scratch_from, steps: Vec::new() }
+    /// For operator `op` in a batch of `capacity` samples on a device of these abilities; scratch memory starts behind
+    /// what `layout` holds.
+    pub fn new(op: usize, operands: &'l Operands, layout: &Layout, capacity: u64, abilities: Abilities) -> Self {
+        let (fault, scratch_words) = (layout.fault, layout.words);
+        Self { op, operands, fault, capacity, abilities, scratch_words, steps: Vec::new() }
     }
 
     /// Appends the dispatches of `op`.

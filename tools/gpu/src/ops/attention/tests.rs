@@ -194,3 +194,15 @@ fn exponentials_beyond_one_count_as_one() {
     let sample = |x| vec![fill(x, Dtype::U16, rows as usize), fill(x, Dtype::I8, values as usize)];
     assert_equal(&test, &[sample(Fill::Greatest), sample(Fill::Least), sample(Fill::Random(9))]);
 }
+
+/// Shapes that cooperative matrices take where the device has them, and blocks of rows elsewhere.
+#[test]
+fn heads_of_whole_words_are_exact() {
+    for wide in [false, true] {
+        let case = Case { wide, acc_shift: 4, head_dim: 64, v_dim: 64, ..BASE };
+        check(Case { n_q: 197, n_k: 197, ..case });
+        check(Case { n_q: 113, n_k: 208, kv_heads: 1, kv_group: 2, head_dim: 48, v_dim: 32, ..case });
+        check(Case { n_q: 16, n_k: 33, batch: 2, head_dim: 32, v_dim: 16, ..case });
+        check(Case { n_q: 70, n_k: 209, biases: 2, ..case });
+    }
+}

@@ -1,4 +1,5 @@
-//! Dense layers: in tiles over the rows of the whole batch where output rows are whole words, else word by word.
+//! Dense layers: in tiles over the rows of the whole batch where output rows are whole words, on cooperative matrices
+//! where the device has them, else word by word.
 
 use super::{Builder, product};
 use crate::error::GpuError;
@@ -8,6 +9,8 @@ use shiftformer::ops::linear::{Dense, Linear};
 static SHADER: Shader =
     shader!("linear", ["tensor", "memory", "arith", "dense", "entry", "elementwise"], "shader.wgsl");
 static TILE: Shader = shader!("linear tile", ["tensor", "memory", "arith", "packed", "dense", "entry"], "tile.wgsl");
+
+mod matrix;
 
 /// Rows and channels of a tile.
 const TILE_SIZE: u64 = 64;
@@ -45,6 +48,9 @@ pub(super) fn tiles(
     size: Matrix,
     dense: Dense,
 ) -> Result<(), GpuError> {
+    if build.abilities.matrices && matrix::fits([x, residual, out], size, &dense) {
+        return matrix::steps(build, [x, residual, out], size, dense);
+    }
     let Matrix { rows, x_stride, k, n, residual_shift } = size;
     let params = build.params(&[x, residual, out]);
     let params = params.with(rows).with(build.capacity as u32).with(x_stride).with(k).with(n).with(residual_shift);
