@@ -3,13 +3,15 @@
 use crate::digest;
 use crate::error::GpuError;
 use crate::gpu::{Abilities, Gpu};
-use crate::layout::{Layout, Region, decode};
+use crate::layout::{Layout, Operands, Region, Source, decode};
 use crate::ops::Builder;
 use crate::step::{Buffer, Step, Tensor, Work};
 use shiftformer::format::SectionKind;
 use shiftformer::ops::Op;
 use shiftformer::{Model, RunFault};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::available_parallelism;
 
 /// Bytes of a sample's inputs, in the order of the model's inputs.
 pub type Sample = Vec<Vec<u8>>;
@@ -28,6 +30,8 @@ const PARAM_BYTES: u64 = 512;
 /// Samples are the z dimension of a dispatch.
 const MAX_BATCH: u64 = 65535;
 const DIGEST_WORDS: usize = 2;
+/// Bytes of inputs above which several threads copy them: starting threads takes as long as copying some 100 KB.
+const PARALLEL_BYTES: usize = 4 << 20;
 
 /// A model uploaded to a device.
 pub struct GpuModel {
@@ -77,6 +81,8 @@ struct Gather {
 /// Memory of one batch. Two of them let one batch be prepared while the other runs.
 struct Slot {
     data: wgpu::Buffer,
+    /// The inputs of a batch, written in place.
+    upload: wgpu::Buffer,
     readback: wgpu::Buffer,
     bindings: wgpu::BindGroup,
 }
@@ -142,6 +148,24 @@ impl GpuModel {
     /// Bytes on the device per sample of a batch.
     pub fn sample_bytes(&self) -> u64 {
         self.sample_words * 4
+    }
+
+    /// Bytes that each operator of a batch of `samples` must move: its operands and its output once, constants once for
+    /// the batch; last, those of the digests, which read every output.
+    pub fn traffic(&self, samples: usize) -> Vec<u64> {
+        let samples = samples.min(self.batch()) as u64;
+        let of = |operands: &Operands| {
+            let (mut per_sample, mut once) = (operands.output.bytes as u64, 0);
+            for source in operands.inputs.iter().flatten() {
+                match source {
+                    Source::Region(region) => per_sample += region.bytes as u64,
+                    Source::Weights(record) => once += record.bytes() as u64,
+                }
+            }
+            per_sample * samples + once + operands.packed_bytes
+        };
+        let outputs: u64 = self.layout.ops.iter().map(|op| op.output.bytes as u64).sum();
+        self.layout.ops.iter().map(of).chain([outputs * samples]).collect()
     }
 
     /// The device.
@@ -222,14 +246,17 @@ impl GpuModel {
 
     fn submit(&mut self, slot: usize, first: usize, batch: &[Sample]) -> Result<Pending, GpuError> {
         self.slot(slot)?;
-        let Slot { data, readback, bindings } = &self.slots[slot];
-        for (input, region) in self.layout.inputs.iter().enumerate() {
-            self.gpu.queue.write_buffer(data, region.byte_offset(self.capacity), &side_by_side(batch, input, region));
-        }
-        let no_fault = vec![0; batch.len() * self.layout.fault.words() as usize * 4];
-        self.gpu.queue.write_buffer(data, self.layout.fault.byte_offset(self.capacity), &no_fault);
+        let Slot { data, upload, readback, bindings } = &self.slots[slot];
+        self.write_inputs(upload, batch)?;
+        let fault = &self.layout.fault;
         let submission = self.gpu.checked(|device| {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            for (region, at) in self.input_regions() {
+                let bytes = region.words() * 4 * batch.len() as u64;
+                encoder.copy_buffer_to_buffer(upload, at, data, region.byte_offset(self.capacity), bytes);
+            }
+            let bytes = fault.words() * 4 * batch.len() as u64;
+            encoder.clear_buffer(data, fault.byte_offset(self.capacity), Some(bytes));
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                 for dispatch in &self.dispatches {
@@ -245,23 +272,48 @@ impl GpuModel {
         Ok(Pending { slot, first, samples: batch.len(), submission })
     }
 
+    /// The inputs of all samples of a batch, each padded to its region, into the mapped buffer.
+    fn write_inputs(&self, upload: &wgpu::Buffer, batch: &[Sample]) -> Result<(), GpuError> {
+        let ready = self.start_map(upload, wgpu::MapMode::Write);
+        // The batch that last used the buffer has been collected: a look at the device is enough, waiting for all of its
+        // work would keep the other batch from running on.
+        self.gpu.device.poll(wgpu::PollType::Poll).map_err(|e| driver(&e))?;
+        let mapped = match ready.try_recv() {
+            Ok(mapped) => mapped,
+            Err(_) => {
+                self.gpu.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| driver(&e))?;
+                ready.recv().map_err(|e| driver(&e))?
+            }
+        };
+        mapped.map_err(|e| driver(&e))?;
+        for (input, (region, at)) in self.input_regions().enumerate() {
+            let inputs: Vec<&[u8]> = batch.iter().map(|sample| sample[input].as_slice()).collect();
+            let stride = region.words() as usize * 4;
+            write_side_by_side(upload, at, stride, &inputs).map_err(|e| driver(&e))?;
+        }
+        upload.unmap();
+        Ok(())
+    }
+
+    /// The inputs of a batch, each with its place in the upload buffer.
+    fn input_regions(&self) -> impl Iterator<Item = (&Region, u64)> {
+        placed(self.layout.inputs.iter(), self.capacity)
+    }
+
     /// What comes back from every batch, each with its place in the readback buffer.
     fn readback_regions(&self) -> impl Iterator<Item = (&Region, u64)> {
         let regions = [&self.layout.fault, &self.layout.digests].into_iter().chain(&self.layout.outputs);
-        regions.scan(0, |next, region| {
-            let at = *next;
-            *next += region.words() * 4 * self.capacity;
-            Some((region, at))
-        })
+        placed(regions, self.capacity)
     }
 
-    fn readback_bytes(&self) -> u64 {
-        self.readback_regions().last().map_or(0, |(region, at)| at + region.words() * 4 * self.capacity)
+    /// Bytes of the buffer that holds `regions`.
+    fn bytes_of<'r>(&self, regions: impl Iterator<Item = (&'r Region, u64)>) -> u64 {
+        regions.last().map_or(0, |(region, at)| at + region.words() * 4 * self.capacity)
     }
 
     fn collect(&self, pending: &Pending, traces: &mut Vec<Trace>) -> Result<(), GpuError> {
         let readback = &self.slots[pending.slot].readback;
-        let bytes = self.map(readback, self.readback_bytes(), Some(pending.submission.clone()))?;
+        let bytes = self.map(readback, self.bytes_of(self.readback_regions()), Some(pending.submission.clone()))?;
         let of = |index: usize, sample: usize| {
             let (region, at) = self.readback_regions().nth(index)?;
             let from = at as usize + sample * region.words() as usize * 4;
@@ -319,21 +371,26 @@ impl GpuModel {
         self.map(&readback, bytes, None)
     }
 
+    /// Asks for a whole buffer; the answer comes while the device is polled.
+    fn start_map(&self, buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Receiver<Result<(), wgpu::BufferAsyncError>> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        buffer.map_async(mode, .., move |result| {
+            // A receiver that is gone has stopped waiting.
+            let _ = sender.send(result);
+        });
+        receiver
+    }
+
     fn map(
         &self,
         buffer: &wgpu::Buffer,
         bytes: u64,
         submission_index: Option<wgpu::SubmissionIndex>,
     ) -> Result<Vec<u8>, GpuError> {
-        let driver = |e: &dyn std::fmt::Display| GpuError::Driver(e.to_string());
-        let (sender, receiver) = std::sync::mpsc::channel();
-        buffer.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
-            // A receiver that is gone has stopped waiting.
-            let _ = sender.send(result);
-        });
+        let ready = self.start_map(buffer, wgpu::MapMode::Read);
         let wait = wgpu::PollType::Wait { submission_index, timeout: None };
         self.gpu.device.poll(wait).map_err(|e| driver(&e))?;
-        receiver.recv().map_err(|e| driver(&e))?.map_err(|e| driver(&e))?;
+        ready.recv().map_err(|e| driver(&e))?.map_err(|e| driver(&e))?;
         let copy = buffer.get_mapped_range(0..bytes).map_err(|e| driver(&e))?.to_vec();
         buffer.unmap();
         Ok(copy)
@@ -359,7 +416,14 @@ impl Slot {
                     wgpu::BindGroupEntry { binding: 2, resource: wgpu::BindingResource::Buffer(params) },
                 ],
             });
-            Slot { data, readback: readback_buffer(device, model.readback_bytes()), bindings }
+            let upload = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("inputs"),
+                size: model.bytes_of(model.input_regions()),
+                usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            let readback = readback_buffer(device, model.bytes_of(model.readback_regions()));
+            Slot { data, upload, readback, bindings }
         })
     }
 }
@@ -394,15 +458,43 @@ fn gathers(model: &Model<'_>, layout: &Layout, capacity: u64, abilities: Abiliti
     layout.ops.iter().enumerate().map(of).collect()
 }
 
-/// The bytes of input `input` of all samples of a batch, each padded to its region.
-fn side_by_side(batch: &[Sample], input: usize, region: &Region) -> Vec<u8> {
-    let stride = region.words() as usize * 4;
-    let mut bytes = Vec::with_capacity(batch.len() * stride);
-    for (index, sample) in batch.iter().enumerate() {
-        bytes.extend_from_slice(&sample[input]);
-        bytes.resize((index + 1) * stride, 0);
+/// Each of `regions` with its place in a buffer that holds them for `capacity` samples, one behind the other.
+fn placed<'r>(regions: impl Iterator<Item = &'r Region>, capacity: u64) -> impl Iterator<Item = (&'r Region, u64)> {
+    regions.scan(0, move |next, region| {
+        let at = *next;
+        *next += region.words() * 4 * capacity;
+        Some((region, at))
+    })
+}
+
+/// Copies the bytes of every sample into the mapped buffer from byte `at`, `stride` bytes apart, on all processors where
+/// they are many.
+fn write_side_by_side(to: &wgpu::Buffer, at: u64, stride: usize, inputs: &[&[u8]]) -> Result<(), wgpu::MapRangeError> {
+    let threads =
+        if inputs.len() * stride < PARALLEL_BYTES { 1 } else { available_parallelism().map_or(1, usize::from) };
+    let share = inputs.len().div_ceil(threads).max(1);
+    let copy = |(index, inputs): (usize, &[&[u8]])| {
+        let first = at + (index * share * stride) as u64;
+        let mut view = to.get_mapped_range_mut(first..first + (inputs.len() * stride) as u64)?;
+        for (index, bytes) in inputs.iter().enumerate() {
+            view.slice(index * stride..index * stride + bytes.len()).copy_from_slice(bytes);
+        }
+        Ok(())
+    };
+    if threads == 1 {
+        return inputs.chunks(share).enumerate().try_for_each(copy);
     }
-    bytes
+    std::thread::scope(|scope| {
+        let started: Vec<_> = inputs.chunks(share).enumerate().map(|part| scope.spawn(move || copy(part))).collect();
+        // A thread that panics has met a fault of this program: it goes on.
+        started
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+fn driver(error: &dyn std::fmt::Display) -> GpuError {
+    GpuError::Driver(error.to_string())
 }
 
 fn constant_buffer(gpu: &Gpu, bytes: &[u8]) -> Result<wgpu::Buffer, GpuError> {

@@ -76,6 +76,8 @@ pub struct AdapterSummary {
     pub subgroups: Option<(u32, u32)>,
     /// Whether dense layers and attention run on cooperative matrices of signed bytes, or why not.
     pub matrices: Result<(), &'static str>,
+    /// The device can take times.
+    pub timestamps: bool,
     /// Bytes one binding can hold: bounds the batch.
     pub max_binding_bytes: u64,
     /// Invocations of a workgroup.
@@ -104,6 +106,7 @@ impl AdapterSummary {
                 .contains(wgpu::Features::SUBGROUP)
                 .then_some((info.subgroup_min_size, info.subgroup_max_size)),
             matrices: matrix::available(adapter),
+            timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             max_binding_bytes: binding_bytes(&limits),
             max_workgroup: limits.max_compute_invocations_per_workgroup,
             workgroup_bytes: limits.max_compute_workgroup_storage_size,

@@ -52,6 +52,8 @@ pub struct Operands {
     pub output: Region,
     /// Record of the output.
     pub record: TensorRecord,
+    /// Bytes of its packed weights.
+    pub packed_bytes: u64,
     /// Whether the output is whole after this operator.
     pub complete: bool,
 }
@@ -129,7 +131,13 @@ impl Layout {
             };
             current[out] = Some(output);
             open[out] = !op.completes_output();
-            ops.push(Operands { inputs: sources, output, record: out_record, complete: op.completes_output() });
+            ops.push(Operands {
+                inputs: sources,
+                output,
+                record: out_record,
+                packed_bytes: packed_bytes(&op),
+                complete: op.completes_output(),
+            });
         }
         let outputs = (0..model.n_outputs())
             .filter_map(|i| model.output_tensor(i))
@@ -139,6 +147,35 @@ impl Layout {
         let digests = memory.region(model.n_ops() * 8, Dtype::I32);
         Ok(Self { ops, inputs, outputs, fault, digests, words: memory.words })
     }
+}
+
+/// Bytes of the packed weights of `op`, if it has any.
+fn packed_bytes(op: &Op) -> u64 {
+    let dense = match op {
+        Op::Linear(layer) => Some(layer.dense),
+        Op::Conv2d(layer) => Some(layer.dense),
+        Op::DepthwiseConv2d(layer) => Some(layer.dense),
+        Op::MatMul(_)
+        | Op::Attention(_)
+        | Op::AttentionScores(_)
+        | Op::AttentionExp(_)
+        | Op::AttentionValues(_)
+        | Op::Softmax(_)
+        | Op::LayerNorm(_)
+        | Op::Add(_)
+        | Op::Mul(_)
+        | Op::Lut(_)
+        | Op::Requant(_)
+        | Op::Copy(_)
+        | Op::Gather(_)
+        | Op::ReduceMean(_)
+        | Op::Pool2d(_)
+        | Op::DyadicRequant(_)
+        | Op::Shiftmax(_)
+        | Op::ShiftGelu(_)
+        | Op::ILayerNorm(_) => None,
+    };
+    dense.map_or(0, |dense| u64::from(dense.weights.bytes))
 }
 
 /// Operator `index` with its parameters.

@@ -26,6 +26,11 @@ struct Adapter {
     driver: String,
     int64: bool,
     dot4: bool,
+    /// Dense layers and attention run on cooperative matrices of signed bytes.
+    matrices: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_matrices_because: Option<&'static str>,
     subgroup_sizes: Option<(u32, u32)>,
     max_binding_bytes: u64,
     max_workgroup: u32,
@@ -43,7 +48,8 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         output::json(&AdaptersOutput { adapters })?;
         return Ok(Verdict::Passed);
     }
-    let mut table = text::table(&["#>", "name", "kind", "API", "driver", "i64", "dot4", "subgroups", "binding>"]);
+    let mut table =
+        text::table(&["#>", "name", "kind", "API", "driver", "i64", "dot4", "matrices", "subgroups", "binding>"]);
     for a in adapters {
         let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
         let subgroups = a.subgroup_sizes.map_or_else(|| "no".to_owned(), |(low, high)| format!("{low}..{high}"));
@@ -56,6 +62,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             a.driver,
             yes(a.int64),
             yes(a.dot4),
+            a.no_matrices_because.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}")),
             subgroups,
             binding,
         ]);
@@ -73,6 +80,8 @@ fn adapter((index, summary): (usize, AdapterSummary)) -> Adapter {
         driver: summary.driver,
         int64: summary.int64,
         dot4: summary.dot4,
+        matrices: summary.matrices.is_ok(),
+        no_matrices_because: summary.matrices.err(),
         subgroup_sizes: summary.subgroups,
         max_binding_bytes: summary.max_binding_bytes,
         max_workgroup: summary.max_workgroup,

@@ -34,6 +34,15 @@ pub struct Args {
     /// Samples per batch on a GPU.
     #[arg(long, default_value_t = 64)]
     batch: usize,
+    /// Device time of each operator on a GPU, beside its bytes and operations.
+    #[arg(long)]
+    per_op: bool,
+    /// What the card moves at the most, in GB/s: with --peak-tops, operators show their share of the roofline.
+    #[arg(long, value_name = "GB/S", requires = "per_op")]
+    peak_gbs: Option<f64>,
+    /// What the card multiplies at the most, in 10^12 integer operations a second.
+    #[arg(long, value_name = "TOPS", requires = "per_op")]
+    peak_tops: Option<f64>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -115,9 +124,28 @@ struct BatchOutput {
     samples_per_s: f64,
     /// The next batch is uploaded while one runs, as in `eval` and `parity`.
     streamed_samples_per_s: f64,
+    /// By the device's own clock: inputs lie on the device, digests are made, outputs stay there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_samples_per_s: Option<f64>,
     macs: u64,
     /// Two operations per multiplication with accumulation, at `samples_per_s`.
     integer_tops: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ops: Vec<DeviceOp>,
+}
+
+/// An operator of a batch, or the digests of all.
+#[derive(Serialize)]
+struct DeviceOp {
+    name: String,
+    kind: &'static str,
+    shaders: Vec<&'static str>,
+    microseconds: f64,
+    bytes: u64,
+    operations: u64,
+    /// Time at the peaks of --peak-gbs and --peak-tops over the time it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roofline: Option<f64>,
 }
 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
@@ -341,7 +369,16 @@ fn batches(args: &Args, file: &ModelFile, backend: &mut dyn Backend, samples: &[
     let (runs, samples_per_s) = (times.len(), batch as f64 / median(&times));
     let streams = [time(&inputs)?, time(&inputs)?, time(&inputs)?];
     let streamed_samples_per_s = inputs.len() as f64 / median(&streams);
-    let macs: u64 = summaries(file)?.iter().map(|op| op.macs).sum();
+    let summaries = summaries(file)?;
+    let macs: u64 = summaries.iter().map(|op| op.macs).sum();
+    let times = backend.device_times(&inputs[..batch])?;
+    if args.per_op && times.is_none() {
+        return Err(Failure::Usage(format!("--per-op: {} has no clock of its own", args.backend)));
+    }
+    let ops = match &times {
+        Some(times) if args.per_op => device_ops(args, &summaries, times, batch as u64),
+        _ => Vec::new(),
+    };
     let result = BatchOutput {
         backend: args.backend.clone(),
         adapter: backend.device().unwrap_or_default(),
@@ -350,23 +387,70 @@ fn batches(args: &Args, file: &ModelFile, backend: &mut dyn Backend, samples: &[
         median_ms: 1e3 / samples_per_s,
         samples_per_s,
         streamed_samples_per_s,
+        device_samples_per_s: times.map(|times| batch as f64 / times.batch.as_secs_f64().max(1e-9)),
         macs,
         integer_tops: samples_per_s * macs as f64 * 2.0 / 1e12,
+        ops,
     };
     if args.json {
         output::json(&result)?;
     } else {
-        output::print(&format!(
-            "{} ({}): {:.1} samples/s in batches of {}, {:.4} integer TOPS; {:.1} samples/s in a stream of batches\n",
-            result.backend,
-            result.adapter,
-            result.samples_per_s,
-            result.batch,
-            result.integer_tops,
-            result.streamed_samples_per_s
-        ));
+        output::print(&result.text());
     }
     Ok(Verdict::Passed)
+}
+
+/// What is known of each operator of a batch, and of the digests behind them.
+fn device_ops(args: &Args, summaries: &[OpSummary], times: &backend::DeviceTimes, batch: u64) -> Vec<DeviceOp> {
+    let peaks = args.peak_gbs.zip(args.peak_tops);
+    let row = |(index, op): (usize, &backend::DeviceOpTime)| {
+        let summary = summaries.get(index);
+        let operations = summary.map_or(0, |s| 2 * s.macs * batch);
+        let seconds = op.time.as_secs_f64();
+        let at_peak = |(gbs, tops): (f64, f64)| (op.bytes as f64 / gbs / 1e9).max(operations as f64 / tops / 1e12);
+        DeviceOp {
+            name: summary.map_or_else(|| "digests".to_owned(), |s| s.name.clone()),
+            kind: summary.map_or("digests", |s| s.kind),
+            shaders: op.shaders.clone(),
+            microseconds: seconds * 1e6,
+            bytes: op.bytes,
+            operations,
+            roofline: peaks.map(|peaks| at_peak(peaks) / seconds.max(1e-9)),
+        }
+    };
+    times.ops.iter().enumerate().map(row).collect()
+}
+
+impl BatchOutput {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if !self.ops.is_empty() {
+            let mut table =
+                text::table(&["op>", "kind", "name", "shaders", "time us>", "bytes>", "GB/s>", "TOPS>", "roofline>"]);
+            for (index, op) in self.ops.iter().enumerate() {
+                let per_s = |n: u64, unit: f64| n as f64 / unit / (op.microseconds / 1e6).max(1e-12);
+                table.add_row([
+                    index.to_string(),
+                    op.kind.to_owned(),
+                    text::tail(&op.name, 32),
+                    op.shaders.join(", "),
+                    format!("{:.1}", op.microseconds),
+                    text::bytes(op.bytes as f64),
+                    format!("{:.0}", per_s(op.bytes, 1e9)),
+                    format!("{:.2}", per_s(op.operations, 1e12)),
+                    op.roofline.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", share * 100.0)),
+                ]);
+            }
+            text = format!("{table}\n\n");
+        }
+        let device = self
+            .device_samples_per_s
+            .map_or_else(String::new, |rate| format!("; {rate:.1} samples/s on the device alone"));
+        format!(
+            "{text}{} ({}): {:.1} samples/s in batches of {}, {:.4} integer TOPS; {:.1} samples/s in a stream of batches{device}\n",
+            self.backend, self.adapter, self.samples_per_s, self.batch, self.integer_tops, self.streamed_samples_per_s
+        )
+    }
 }
 
 impl HostOutput {

@@ -4,6 +4,7 @@ mod host;
 
 pub use host::Host;
 use shiftformer::ModelError;
+use std::time::Duration;
 
 /// The bytes of every input of one sample, in the order of the model's inputs.
 pub type Sample = Vec<Vec<u8>>;
@@ -55,6 +56,26 @@ pub enum BackendError {
     },
 }
 
+/// Times of one batch on a device.
+#[derive(Clone, Debug)]
+pub struct DeviceTimes {
+    /// All of it in one go, digests included.
+    pub batch: Duration,
+    /// Per operator, each waiting for the one before; the digests of all come last.
+    pub ops: Vec<DeviceOpTime>,
+}
+
+/// Time of one operator, or of the digests, on a device.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOpTime {
+    /// Time.
+    pub time: Duration,
+    /// Bytes of operands and output of the whole batch, and of constants once.
+    pub bytes: u64,
+    /// What ran.
+    pub shaders: Vec<&'static str>,
+}
+
 /// Something that runs one model.
 pub trait Backend {
     /// The name it was opened by.
@@ -85,6 +106,15 @@ pub trait Backend {
     /// # Errors
     /// As [`run`](Self::run).
     fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, BackendError>;
+
+    /// Times of one batch by the device's own clock, where it has one: inputs lie on the device, outputs stay there.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn device_times(&mut self, samples: &[Sample]) -> Result<Option<DeviceTimes>, BackendError> {
+        let _ = samples;
+        Ok(None)
+    }
 
     /// Instructions of one inference, where the backend counts them exactly.
     ///

@@ -6,7 +6,7 @@ const SEED_LOW: u32 = 0x2545f491u;
 const SEED_HIGH: u32 = 0x8f1bbcdcu;
 const INDEX: u32 = 0x9e3779b1u;
 
-const INVOCATIONS: u32 = 256u;
+const INVOCATIONS: u32 = 64u;
 const SPAN: u32 = INVOCATIONS;
 
 struct Params {
@@ -23,6 +23,14 @@ fn scrambled(value: u32) -> u32 {
     return b ^ (b >> 16u);
 }
 
+fn scrambled4(value: vec4<u32>) -> vec4<u32> {
+    return vec4(scrambled(value.x), scrambled(value.y), scrambled(value.z), scrambled(value.w));
+}
+
+fn sum_of(v: vec4<u32>) -> u32 {
+    return v.x + v.y + v.z + v.w;
+}
+
 fn run(sample: u32, group: u32, invocation: u32) {
     if group >= p.ops {
         return;
@@ -32,7 +40,21 @@ fn run(sample: u32, group: u32, invocation: u32) {
     let source = Tensor(weights[entry], weights[entry + 1u], U8, 0u);
     var low = 0u;
     var high = 0u;
-    for (var i = invocation; i < ((bytes + 3u) >> 2u); i += INVOCATIONS) {
+    let words = (bytes + 3u) >> 2u;
+    // Four at a time: loads that wait together.
+    var i = invocation;
+    for (; i + 3u * INVOCATIONS < words; i += 4u * INVOCATIONS) {
+        let at = vec4(i, i + INVOCATIONS, i + 2u * INVOCATIONS, i + 3u * INVOCATIONS);
+        let value = vec4(
+            word(source, sample, at.x),
+            word(source, sample, at.y),
+            word(source, sample, at.z),
+            word(source, sample, at.w),
+        );
+        low += sum_of(scrambled4(value ^ (at * INDEX + vec4(SEED_LOW))));
+        high += sum_of(scrambled4(value ^ (at * INDEX + vec4(SEED_HIGH))));
+    }
+    for (; i < words; i += INVOCATIONS) {
         let value = word(source, sample, i);
         low += scrambled(value ^ (i * INDEX + SEED_LOW));
         high += scrambled(value ^ (i * INDEX + SEED_HIGH));

@@ -1,7 +1,7 @@
-// Packed weights of dense layers, one function per format: see `wgsl/dense.wgsl`.
+// Packed weights of dense layers, one reader per weight format: see `wgsl/dense.wgsl`.
 
 struct Dense {
-    uint weight_bits;
+    uint format;
     uint acc_shift;
     int zero_point;
     Blob weights;
@@ -15,10 +15,17 @@ uint widened(uint low) {
     return nibbles | (nibbles & 0x08080808u) * 0x1eu;
 }
 
-// The sixteen weights of `channel` in group `group` of K, of `groups`.
+uvec4 weights_i8(uint offset, uint at) {
+    return weights4[(offset >> 4) + at];
+}
+
+uvec4 weights_i4(uint offset, uint at) {
+    const uvec2 packed = weights2[(offset >> 3) + at];
+    return uvec4(widened(packed.x), widened(packed.y), widened(packed.x >> 4), widened(packed.y >> 4));
+}
+
+// The sixteen weights of `channel` in group `group` of K, of `groups`. The host picks this shader for these formats only.
 uvec4 sixteen_weights(Dense dense, uint groups, uint channel, uint group) {
     const uint at = ((channel >> 2) * groups + group) * 4 + (channel & 3);
-    if (dense.weight_bits == 8) return weights4[(dense.weights.offset >> 4) + at];
-    const uvec2 packed = weights2[(dense.weights.offset >> 3) + at];
-    return uvec4(widened(packed.x), widened(packed.y), widened(packed.x >> 4), widened(packed.y >> 4));
+    return dense.format == 8 ? weights_i8(dense.weights.offset, at) : weights_i4(dense.weights.offset, at);
 }

@@ -126,10 +126,19 @@ impl<'l> Builder<'l> {
         self.groups(shader, params, step::word_groups(len, out.dtype))
     }
 
-    /// A shader built on `rows.wgsl`: statistics of each of `rows` rows of `n` elements, then their elements; `params`
-    /// holds the operands, `rows` and `n` first.
-    fn row_stats(&mut self, shader: &'static Shader, params: Params, rows: u64, n: u32) -> Result<(), GpuError> {
+    /// A shader built on `rows.wgsl`: statistics of each of `rows` rows of `n` elements of `x`, then the elements of `out`;
+    /// `params` starts with both, `rows` and `n`.
+    fn row_stats(
+        &mut self,
+        shader: &'static Shader,
+        [x, out]: [Tensor; 2],
+        params: Params,
+        rows: u64,
+        n: u32,
+    ) -> Result<(), GpuError> {
         self.check_terms(u64::from(n) / step::ROW_INVOCATIONS)?;
+        let params = params.constant("FROM", x.dtype as u32).constant("TO", out.dtype as u32);
+        let params = params.constant("FOURS", n.is_multiple_of(4));
         self.groups(shader, params, rows.div_ceil(step::ROWS_OF_GROUP))
     }
 

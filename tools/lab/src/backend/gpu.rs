@@ -1,6 +1,6 @@
 //! A GPU, by the shaders of `shiftformer-gpu`.
 
-use super::{Backend, BackendError, Sample, Trace};
+use super::{Backend, BackendError, DeviceOpTime, DeviceTimes, Sample, Trace};
 use shiftformer::kernels::Portable;
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_gpu::{Gpu as Device, GpuError, GpuModel, Selection};
@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 /// Most samples of a batch unless another number is set; the device's memory may allow fewer.
 const MAX_BATCH: usize = 256;
+
+/// Batches of which the device's median time is taken.
+const TIMED_BATCHES: usize = 7;
 
 /// Runs a model on a GPU, a batch of samples in each submission.
 pub struct Gpu {
@@ -73,6 +76,32 @@ impl Backend for Gpu {
         self.max_batch = samples.max(1);
         self.uploaded = None;
         Ok(self.model(samples)?.batch())
+    }
+
+    fn device_times(&mut self, samples: &[Sample]) -> Result<Option<DeviceTimes>, BackendError> {
+        if !self.device.adapter().timestamps {
+            return Ok(None);
+        }
+        let name = self.name.clone();
+        let fault = |e: GpuError| BackendError::Run { backend: name.clone(), why: e.to_string() };
+        let model = self.model(samples.len())?;
+        let mut batches = Vec::with_capacity(TIMED_BATCHES);
+        for _ in 0..TIMED_BATCHES {
+            batches.push(model.device_time(samples).map_err(&fault)?);
+        }
+        batches.sort_unstable();
+        let mut ops: Vec<DeviceOpTime> = model
+            .traffic(samples.len())
+            .into_iter()
+            .map(|bytes| DeviceOpTime { bytes, ..Default::default() })
+            .collect();
+        for dispatch in model.profile(samples).map_err(&fault)? {
+            if let Some(op) = ops.get_mut(dispatch.op) {
+                op.time += dispatch.time;
+                op.shaders.push(dispatch.shader);
+            }
+        }
+        Ok(Some(DeviceTimes { batch: batches[TIMED_BATCHES / 2], ops }))
     }
 
     fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, BackendError> {

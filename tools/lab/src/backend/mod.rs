@@ -6,7 +6,7 @@ mod qemu;
 pub use gpu::Gpu;
 pub use qemu::Qemu;
 use shiftformer::kernels::{Native, Portable};
-pub use shiftformer_convert::backend::{Backend, BackendError, Counts, Host, Sample, Trace};
+pub use shiftformer_convert::backend::{Backend, BackendError, Counts, DeviceOpTime, DeviceTimes, Host, Sample, Trace};
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_convert::model_file::unchain::{UnchainError, unchain};
 use shiftformer_link::Machine;

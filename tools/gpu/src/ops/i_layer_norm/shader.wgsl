@@ -52,18 +52,24 @@ fn mean_half_even(sum: i32, n: i32) -> i32 {
 // cannot overflow.
 fn gathered(sample: u32, row: u32, invocation: u32) -> vec4<u32> {
     var sum = 0i;
-    for (var i = lane_of(invocation); i < p.rows.n; i += SPAN) {
-        sum += element(p.rows.x, sample, row * p.rows.n + i);
+    for (var four = lane_of(invocation); four < fours(); four += SPAN) {
+        let x = four_of(sample, row, four);
+        for (var i = 0u; i < elements_of(four); i++) {
+            sum += x[i];
+        }
     }
     sum = bitcast<i32>(reduced(SUM, invocation, vec4(bitcast<u32>(sum))).x);
     let mean = mean_half_even(sum, bitcast<i32>(p.rows.n));
     var low = 0u;
     var high = 0u;
-    for (var i = lane_of(invocation); i < p.rows.n; i += SPAN) {
-        let distance = bitcast<u32>(abs(element(p.rows.x, sample, row * p.rows.n + i) - mean));
-        let square = distance * distance;
-        low += square & 0xffffu;
-        high += square >> 16u;
+    for (var four = lane_of(invocation); four < fours(); four += SPAN) {
+        let x = four_of(sample, row, four);
+        for (var i = 0u; i < elements_of(four); i++) {
+            let distance = bitcast<u32>(abs(x[i] - mean));
+            let square = distance * distance;
+            low += square & 0xffffu;
+            high += square >> 16u;
+        }
     }
     let sums = reduced(SUM, invocation, vec4(low, high, 0u, 0u));
     return vec4(bitcast<u32>(mean), sums.xy, 0u);
@@ -75,8 +81,8 @@ fn statistics(stats: vec4<u32>) -> vec4<u32> {
     return vec4(stats.x, 0x7fffffffu / published_sqrt(variance), 0u, 0u);
 }
 
-fn value(sample: u32, index: u32, column: u32, stats: vec4<u32>) -> i32 {
-    let distance = element(p.rows.x, sample, index) - bitcast<i32>(stats.x);
+fn value(x: i32, column: u32, stats: vec4<u32>) -> i32 {
+    let distance = x - bitcast<i32>(stats.x);
     let normalized = halved64(mul_i32(distance, bitcast<i32>(stats.y)));
     let bias = vec2(bitcast<u32>(blob_i32(p.bias, 2u * column)), bitcast<u32>(blob_i32(p.bias, 2u * column + 1u)));
     let ratio = blob_ratio(p.ratios, column);

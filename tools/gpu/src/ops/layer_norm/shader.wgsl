@@ -37,12 +37,14 @@ fn gathered(sample: u32, row: u32, invocation: u32) -> vec4<u32> {
     var sum = 0i;
     var low = 0u;
     var high = 0u;
-    for (var i = lane_of(invocation); i < p.rows.n; i += SPAN) {
-        let x = element(p.rows.x, sample, row * p.rows.n + i);
-        let square = bitcast<u32>(x * x);
-        sum += x;
-        low += square & 0xffffu;
-        high += square >> 16u;
+    for (var four = lane_of(invocation); four < fours(); four += SPAN) {
+        let x = four_of(sample, row, four);
+        for (var i = 0u; i < elements_of(four); i++) {
+            let square = bitcast<u32>(x[i] * x[i]);
+            sum += x[i];
+            low += square & 0xffffu;
+            high += square >> 16u;
+        }
     }
     return reduced(SUM, invocation, vec4(bitcast<u32>(sum), low, high, 0u));
 }
@@ -67,9 +69,9 @@ fn statistics(stats: vec4<u32>) -> vec4<u32> {
     return vec4(bitcast<u32>(sum), reciprocal_sqrt(m), bitcast<u32>(8 - e), 0u);
 }
 
-fn value(sample: u32, index: u32, column: u32, stats: vec4<u32>) -> i32 {
+fn value(x: i32, column: u32, stats: vec4<u32>) -> i32 {
     let shift = bitcast<i32>(stats.z);
-    let centred = bitcast<i32>(p.rows.n) * element(p.rows.x, sample, index) - bitcast<i32>(stats.x);
+    let centred = bitcast<i32>(p.rows.n) * x - bitcast<i32>(stats.x);
     var scaled = 0i;
     if shift >= 0 {
         scaled = centred << bitcast<u32>(shift);
@@ -79,5 +81,5 @@ fn value(sample: u32, index: u32, column: u32, stats: vec4<u32>) -> i32 {
     let normalized = mulhi_round(scaled, bitcast<i32>(stats.y));
     let y = mulhi_round(normalized, blob_i32(p.gamma, column)) + blob_i32(p.beta, column);
     // Fractional bits of gamma and beta for each output width.
-    return y >> select(4u, 8u, p.rows.out.dtype == I8);
+    return y >> select(4u, 8u, TO == I8);
 }

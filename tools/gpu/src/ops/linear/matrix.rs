@@ -6,6 +6,7 @@ use crate::ops::Builder;
 use crate::step::{Buffer, Shader, Tensor, matrix_shader};
 use shiftformer::ops::linear::Dense;
 use shiftformer::tensor::Dtype;
+use shiftformer::weights::WeightFormat;
 
 /// One size of tile.
 struct Tile {
@@ -60,7 +61,12 @@ pub(super) fn fits([x, residual, out]: [Tensor; 3], size: Matrix, dense: &Dense)
     let bytes = [dense.weights.offset, dense.bias.offset, x_stride];
     let multipliers = if out.dtype == Dtype::I32 { 0 } else { dense.multipliers.offset };
     let residual_fits = residual == Tensor::ABSENT || residual.row_step(rows, n / 2).is_some();
-    bytes.iter().chain([&multipliers]).all(|b| b.is_multiple_of(16))
+    // The formats that `weights.glsl` reads.
+    let readable = match dense.format {
+        WeightFormat::I8 | WeightFormat::I4 => true,
+    };
+    readable
+        && bytes.iter().chain([&multipliers]).all(|b| b.is_multiple_of(16))
         && n.is_multiple_of(8)
         && matches!(out.dtype, Dtype::I8 | Dtype::I16 | Dtype::I32)
         && x.row_step(rows, x_stride / 4).is_some()

@@ -175,11 +175,12 @@ fn sums_that_fill_the_word_are_exact() {
 #[test]
 fn layers_of_whole_words_are_exact() {
     let case = Case { x: Fill::Random(2), weights: Fill::Random(3), largest_multiplier: 1 << 26, ..BASE };
-    for bits in [4, 8] {
+    for &format in WeightFormat::ALL {
+        let residual = Some(if format == WeightFormat::I8 { 4 } else { 0 });
         for (rows, k, n) in [(65, 64, 192), (130, 208, 136), (1, 96, 1000), (50, 768, 64)] {
-            check(Case { rows, k, n, bits, lut: true, ..case });
-            check(Case { rows, k, n, bits, out: Dtype::I32, ..case });
-            check(Case { rows, k, n, bits, out: Dtype::I16, residual: Some(bits - 4), ..case });
+            check(Case { rows, k, n, format, lut: true, ..case });
+            check(Case { rows, k, n, format, out: Dtype::I32, ..case });
+            check(Case { rows, k, n, format, out: Dtype::I16, residual, ..case });
         }
     }
 }

@@ -16,8 +16,7 @@ fn statistics(stats: vec4<u32>) -> vec4<u32> {
     return vec4(stats.x, clamped_to_one(shift_exp(p.period, p.halvings, -bitcast<i32>(stats.x))), 0u, 0u);
 }
 
-fn value(sample: u32, index: u32, column: u32, stats: vec4<u32>) -> i32 {
-    let x = element(p.rows.x, sample, index);
+fn value(x: i32, column: u32, stats: vec4<u32>) -> i32 {
     let e = shift_exp(p.period, p.halvings, x - bitcast<i32>(stats.x));
     let sum = min(clamped_to_one(e) + stats.y, IVIT_ONE);
     // The certificate bounds the product with the sigmoid to 32 bits.

@@ -6,11 +6,12 @@ use crate::step::{Shader, shader};
 use shiftformer::ops::shiftmax::Shiftmax;
 
 static SHADER: Shader =
-    shader!("shiftmax", ["tensor", "memory", "arith", "ivit", "reduce", "rows", "entry"], "shader.wgsl");
+    shader!("shiftmax", ["tensor", "memory", "packed", "arith", "ivit", "reduce", "rows", "entry"], "shader.wgsl");
 
 pub(super) fn steps(build: &mut Builder<'_>, op: &Shiftmax) -> Result<(), GpuError> {
-    let params = build.params(&[build.input(0), build.output()]).with(*op);
-    build.row_stats(&SHADER, params, u64::from(op.rows), op.n)
+    let rows = [build.input(0), build.output()];
+    let params = build.params(&rows).with(*op);
+    build.row_stats(&SHADER, rows, params, u64::from(op.rows), op.n)
 }
 
 #[cfg(test)]

@@ -7,17 +7,20 @@ struct Params {
 }
 @group(0) @binding(2) var<storage, read> p: Params;
 
-fn score(sample: u32, index: u32) -> i32 {
-    return mulhi_round(element(p.rows.x, sample, index) << p.acc_shift, p.multiplier);
+fn score(x: i32) -> i32 {
+    return mulhi_round(x << p.acc_shift, p.multiplier);
 }
 
 // The maximum score and the sum of exponentials.
 fn gathered(sample: u32, row: u32, invocation: u32) -> vec4<u32> {
     // Scores grow with their elements: the multiplier is positive.
-    let largest = mulhi_round(row_maximum(sample, row, invocation) << p.acc_shift, p.multiplier);
+    let largest = score(row_maximum(sample, row, invocation));
     var sum = 0u;
-    for (var i = lane_of(invocation); i < p.rows.n; i += SPAN) {
-        sum += exp_u16(bitcast<u32>(largest - score(sample, row * p.rows.n + i)));
+    for (var four = lane_of(invocation); four < fours(); four += SPAN) {
+        let x = four_of(sample, row, four);
+        for (var i = 0u; i < elements_of(four); i++) {
+            sum += exp_u16(bitcast<u32>(largest - score(x[i])));
+        }
     }
     return vec4(bitcast<u32>(largest), reduced(SUM, invocation, vec4(sum)).x, 0u, 0u);
 }
@@ -27,7 +30,7 @@ fn statistics(stats: vec4<u32>) -> vec4<u32> {
     return vec4(stats.x, row_scale(stats.y, 1u << 14u, 14u), 0u);
 }
 
-fn value(sample: u32, index: u32, column: u32, stats: vec4<u32>) -> i32 {
-    let e = bitcast<i32>(exp_u16(stats.x - bitcast<u32>(score(sample, index))));
-    return apply_row_scale(stats.yz, e << select(15u, 7u, p.rows.out.dtype == I8));
+fn value(x: i32, column: u32, stats: vec4<u32>) -> i32 {
+    let e = bitcast<i32>(exp_u16(stats.x - bitcast<u32>(score(x))));
+    return apply_row_scale(stats.yz, e << select(15u, 7u, TO == I8));
 }

@@ -6,12 +6,12 @@ use crate::step::{Shader, shader};
 
 static SHADER: Shader = shader!(
     "attention_exp",
-    ["tensor", "memory", "arith", "exp", "attention", "reduce", "rows", "entry"],
+    ["tensor", "memory", "packed", "arith", "exp", "attention", "reduce", "rows", "entry"],
     "shader.wgsl"
 );
 
 pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Result<(), GpuError> {
     let (scores, out) = (build.input(0), build.output());
     let params = build.params(&[scores, out]).with(rows(op) as u32).with(op.n_k).with(*op);
-    build.row_stats(&SHADER, params, rows(op), op.n_k)
+    build.row_stats(&SHADER, [scores, out], params, rows(op), op.n_k)
 }

@@ -14,6 +14,6 @@ fn statistics(stats: vec4<u32>) -> vec4<u32> {
     return stats;
 }
 
-fn value(sample: u32, index: u32, column: u32, stats: vec4<u32>) -> i32 {
-    return bitcast<i32>(exponential(p.a, stats.x - bitcast<u32>(element(p.rows.x, sample, index))));
+fn value(x: i32, column: u32, stats: vec4<u32>) -> i32 {
+    return bitcast<i32>(exponential(p.a, stats.x - bitcast<u32>(x)));
 }

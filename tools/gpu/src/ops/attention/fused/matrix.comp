@@ -24,7 +24,7 @@ struct HeadView {
     uint row;
 };
 
-layout(set = 0, binding = 2) readonly buffer Parameters {
+layout(set = 0, binding = 2) restrict readonly buffer Parameters {
     Tensor q;
     Tensor k;
     Tensor v;
@@ -74,8 +74,14 @@ uint exp_u16(uint distance) {
     return 32640u - (f * (21926u - f * 22u) >> 8) >> min(distance >> 8, 31u);
 }
 
-int score(int sum) {
-    return mulhi_round(sum << p.acc_shift, p.score_multiplier);
+// What each score needs, read once.
+struct Scale {
+    uint shift;
+    int multiplier;
+};
+
+int score(Scale scale, int sum) {
+    return mulhi_round(sum << scale.shift, scale.multiplier);
 }
 
 // Four words of four columns, one for each of four keys, as four words of four keys.
@@ -149,6 +155,10 @@ uvec2 row_scale(uint sum) {
 
 void attend(uint sample_index, uint batch, uint head, uint first_row, uint own, uint lane) {
     const uint row = lane >> 1, part = lane & 1;
+    const int zero_point = p.zero_point;
+    const uint n_k = p.n_k, v_dim = p.v_dim;
+    const bool wide = p.wide_exp != 0;
+    const Scale scale = Scale(p.acc_shift, p.score_multiplier);
     const uint q_base = p.q.base + sample_index * p.q.stride >> 2;
     [[unroll]] for (uint i = 0; i < 2; i++) {
         const uint at = lane + 32 * i, chunk = at & 3;
@@ -163,7 +173,7 @@ void attend(uint sample_index, uint batch, uint head, uint first_row, uint own, 
     subgroup_barrier();
 
     SUMS largest = SUMS(-2147483647 - 1);
-    for (uint key = 0; key < p.n_k; key += 16) {
+    for (uint key = 0; key < n_k; key += 16) {
         SUMS sums = scores(q, key);
         [[unroll]] for (uint i = 0; i < largest.length(); i++) largest[i] = max(largest[i], sums[i]);
     }
@@ -171,17 +181,13 @@ void attend(uint sample_index, uint batch, uint head, uint first_row, uint own, 
     subgroup_barrier();
     const ivec4 of = max(ivec4(mem[own + row * K_PITCH + 2 * part]), ivec4(mem[own + row * K_PITCH + 2 * part + 1]));
     int row_max = max(max(of.x, of.y), max(of.z, of.w));
-    row_max = score(max(row_max, subgroupShuffleXor(row_max, 1)));
+    row_max = score(scale, max(row_max, subgroupShuffleXor(row_max, 1)));
     subgroup_barrier();
 
-    SUMS low[4];
-    SUMS high[4];
-    [[unroll]] for (uint j = 0; j < 4; j++) {
-        low[j] = SUMS(0);
-        high[j] = SUMS(0);
-    }
+    SUMS total[4];
+    [[unroll]] for (uint j = 0; j < 4; j++) total[j] = SUMS(0);
     uint sum = 0;
-    for (uint key = 0; key < p.n_k; key += 32) {
+    for (uint key = 0; key < n_k; key += 32) {
         [[unroll]] for (uint i = 0; i < 2; i++)
             coopMatStore(scores(q, key + 16 * i), mem, own + 4 * i, SUM_PITCH, gl_CooperativeMatrixLayoutRowMajor);
         subgroup_barrier();
@@ -192,9 +198,9 @@ void attend(uint sample_index, uint batch, uint head, uint first_row, uint own, 
         [[unroll]] for (uint i = 0; i < 4; i++) {
             uvec4 e;
             [[unroll]] for (uint j = 0; j < 4; j++) {
-                e[j] = exp_u16(uint(row_max - score(sums[i][j])));
-                if (p.wide_exp == 0) e[j] = e[j] + 64 >> 7;
-                if (key + 16 * part + 4 * i + j >= p.n_k) e[j] = 0;
+                e[j] = exp_u16(uint(row_max - score(scale, sums[i][j])));
+                if (!wide) e[j] = e[j] + 64 >> 7;
+                if (key + 16 * part + 4 * i + j >= n_k) e[j] = 0;
             }
             sum += e.x + e.y + e.z + e.w;
             const uvec4 l = e & 0xffu, h = e >> 8;
@@ -210,24 +216,24 @@ void attend(uint sample_index, uint batch, uint head, uint first_row, uint own, 
         coopMatLoad(h, mem, own + 16 * EXP_PITCH, EXP_PITCH, gl_CooperativeMatrixLayoutRowMajor);
         subgroup_barrier();
         [[unroll]] for (uint j = 0; j < 4; j++)
-            if (16 * j < p.v_dim) {
+            if (16 * j < v_dim) {
                 RIGHT v;
                 const uint at = VALUES + 16 * j * V_PITCH + (key >> 4);
                 coopMatLoad(v, mem, at, V_PITCH, gl_CooperativeMatrixLayoutColumnMajor);
-                low[j] = coopMatMulAdd(l, v, low[j]);
-                if (p.wide_exp != 0) high[j] = coopMatMulAdd(h, v, high[j]);
+                if (wide) {
+                    SUMS high = coopMatMulAdd(h, v, SUMS(0));
+                    [[unroll]] for (uint i = 0; i < high.length(); i++) total[j][i] += high[i] << 8;
+                }
+                total[j] = coopMatMulAdd(l, v, total[j]);
             }
     }
-    const uvec2 scale = row_scale(sum + subgroupShuffleXor(sum, 1));
+    const uvec2 divisor = row_scale(sum + subgroupShuffleXor(sum, 1));
 
     const uint to = p.out_.base + sample_index * p.out_.stride >> 2;
     const uint written = to + (row_start(p.out_view, batch, head, first_row + row) >> 4);
     [[unroll]] for (uint pair = 0; pair < 2; pair++) {
-        [[unroll]] for (uint i = 0; i < 2; i++) {
-            SUMS total = low[2 * pair + i];
-            [[unroll]] for (uint x = 0; x < total.length(); x++) total[x] += high[2 * pair + i][x] << 8;
-            coopMatStore(total, mem, own + 4 * i, SUM_PITCH, gl_CooperativeMatrixLayoutRowMajor);
-        }
+        [[unroll]] for (uint i = 0; i < 2; i++)
+            coopMatStore(total[2 * pair + i], mem, own + 4 * i, SUM_PITCH, gl_CooperativeMatrixLayoutRowMajor);
         subgroup_barrier();
         const uint column = 32 * pair + 16 * part;
         uvec4 packed;
@@ -236,12 +242,12 @@ void attend(uint sample_index, uint batch, uint head, uint first_row, uint own, 
             ivec4 y;
             [[unroll]] for (uint j = 0; j < 4; j++) {
                 int above, below;
-                imulExtended(sums[j] + value_sums[column + 4 * i + j], int(scale.x), above, below);
-                y[j] = p.zero_point + (above + (1 << scale.y - 1) >> scale.y);
+                imulExtended(sums[j] + value_sums[column + 4 * i + j], int(divisor.x), above, below);
+                y[j] = zero_point + (above + (1 << divisor.y - 1) >> divisor.y);
             }
             packed[i] = packed_i8(y);
         }
-        if (first_row + row < p.n_q && column < p.v_dim) data4[written + (column >> 4)] = packed;
+        if (first_row + row < p.n_q && column < v_dim) data4[written + (column >> 4)] = packed;
         subgroup_barrier();
     }
 }
