@@ -6,8 +6,8 @@
 
 use crate::arith::exp::{MASKED, RowScale};
 use crate::kernels::{
-    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, Portable, ROW_BLOCK,
-    ScoreBias, ScoreScale, dense_scratch_bytes, linear_scratch_bytes,
+    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow,
+    PoolJob, PoolMean, Portable, ROW_BLOCK, ScoreBias, ScoreScale, Windows, dense_scratch_bytes, linear_scratch_bytes,
 };
 use crate::weights::WeightFormat::{I4, I8};
 use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
@@ -618,6 +618,109 @@ fn attention_by_parts(
     }
 }
 
+/// Windows over an image to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowCase {
+    /// Pixels and channels.
+    pub size: [usize; 2],
+    /// Rows and columns of a window.
+    pub kernel: [usize; 2],
+    /// First row and column inside the image, and how many rows and columns are missing at the other end.
+    pub missing: [[usize; 2]; 2],
+    /// Columns of the image from a window to the next, and from a tap to the next.
+    pub steps: [usize; 2],
+    /// Channels of the image beyond those of the windows.
+    pub gap: usize,
+    /// The columns of a channel are neighbours, not the channels of a column.
+    pub planar: bool,
+    /// Left shift of the sums.
+    pub acc_shift: u32,
+}
+
+impl WindowCase {
+    const fn new(size: [usize; 2], kernel: [usize; 2]) -> Self {
+        Self { size, kernel, missing: [[0; 2]; 2], steps: [1, 1], gap: 0, planar: false, acc_shift: 0 }
+    }
+}
+
+/// Windows that every instruction set is checked with.
+pub const WINDOW_CASES: &[WindowCase] = &[
+    WindowCase::new([1, 1], [1, 1]),
+    WindowCase::new([3, 3], [3, 3]),
+    WindowCase::new([4, 16], [3, 3]),
+    WindowCase { missing: [[1, 1], [0, 0]], ..WindowCase::new([1, 24], [3, 3]) },
+    WindowCase { missing: [[0, 0], [1, 2]], acc_shift: 3, ..WindowCase::new([1, 33], [5, 5]) },
+    WindowCase { steps: [2, 1], ..WindowCase::new([5, 20], [3, 3]) },
+    WindowCase { steps: [1, 2], gap: 3, ..WindowCase::new([2, 17], [2, 3]) },
+    WindowCase { planar: true, missing: [[0, 2], [1, 0]], ..WindowCase::new([2, 18], [3, 5]) },
+    WindowCase { missing: [[2, 0], [1, 0]], ..WindowCase::new([2, 5], [3, 1]) },
+    WindowCase { steps: [3, 1], ..WindowCase::new([2, 8], [7, 7]) },
+    WindowCase { acc_shift: 5, ..WindowCase::new([3, 12], [1, 4]) },
+];
+
+/// Compares a depthwise convolution and the pools over the same windows.
+///
+/// # Errors
+/// [`Difference`].
+///
+/// # Panics
+/// When `memory` is too small.
+pub fn windows<B: Kernels>(index: usize, case: &WindowCase, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    let WindowCase { size: [pixels, channels], kernel, missing: [first, last], steps, gap, planar, acc_shift } = *case;
+    let mut numbers = Numbers::new(index as u64 + 4000);
+    let mut arena = Arena(memory);
+    let inside = [0, 1].map(|axis| kernel[axis] - first[axis] - last[axis]);
+    let columns = (pixels - 1) * steps[0] + (kernel[1] - 1) * steps[1] + 1;
+    // Strides of columns, rows and channels.
+    let [column, row, channel_stride] =
+        if planar { [1, columns, kernel[0] * columns + gap] } else { [channels + gap, columns * (channels + gap), 1] };
+    let len = if planar { channels * channel_stride } else { kernel[0] * row };
+    let x = arena.take::<i8>(len, 1);
+    x.fill_with(|| fill.i8(&mut numbers));
+    let taps = kernel[0] * kernel[1];
+    let weights = arena.take::<i8>(taps * channels, 1);
+    weights.fill_with(|| fill.i8(&mut numbers));
+    let padded = channels.next_multiple_of(4);
+    let (bias, multipliers) = (arena.take::<i32>(padded, 0), arena.take::<i32>(padded, 0));
+    bias.fill_with(|| numbers.within(-10_000, 10_000));
+    let typical = typical_multiplier(taps, true) >> acc_shift;
+    multipliers.fill_with(|| numbers.within(typical / 2, typical));
+    let windows = Windows {
+        pixels,
+        channels,
+        kernel,
+        first,
+        inside,
+        strides: [row, steps[1] * column],
+        pixel_stride: steps[0] * column,
+        channel_stride,
+    };
+    let (x, weights, bias, multipliers) = (&*x, &*weights, &*bias, &*multipliers);
+    let [expected, actual] = [arena.take::<i16>(pixels * channels, 0), arena.take::<i16>(pixels * channels, 0)];
+    for (pad_value, zero_point) in [(-128, -128), (127, 127), (3, 0)] {
+        let job = DepthwiseJob { windows, pad_value, weights, bias, multipliers, acc_shift, zero_point };
+        Portable::depthwise(&job, x, DepthwiseOut::I16(expected));
+        B::depthwise(&job, x, DepthwiseOut::I16(actual));
+        compare("depthwise", index, expected, actual)?;
+        let bytes = |out| &mut bytemuck::cast_slice_mut::<i16, i8>(out)[1..][..pixels * channels];
+        let (expected, actual) = (bytes(expected), bytes(actual));
+        Portable::depthwise(&job, x, DepthwiseOut::I8(expected));
+        B::depthwise(&job, x, DepthwiseOut::I8(actual));
+        compare("depthwise to 8 bits", index, expected, actual)?;
+        let count = (inside[0] * inside[1]).max(1) as i64;
+        let multiplier = ((1i64 << (31 - acc_shift)) / count) as i32;
+        for mean in [None, Some(PoolMean { zero_in: pad_value, acc_shift, multiplier, zero_point })] {
+            let job = PoolJob { windows, mean };
+            expected.fill(1);
+            actual.fill(2);
+            Portable::pool(&job, x, expected);
+            B::pool(&job, x, actual);
+            compare("pool", index, expected, actual)?;
+        }
+    }
+    Ok(())
+}
+
 /// Runs the whole table; returns the number of comparisons. `memory` has [`TABLE_BYTES`].
 ///
 /// # Errors
@@ -638,6 +741,10 @@ pub fn check<B: Kernels>(memory: &mut [u8]) -> Result<usize, Difference> {
         }
         for (index, case) in ATTENTION_CASES.iter().enumerate() {
             attention::<B>(index, case, fill, memory)?;
+            count += 1;
+        }
+        for (index, case) in WINDOW_CASES.iter().enumerate() {
+            windows::<B>(index, case, fill, memory)?;
             count += 1;
         }
         for &n in ROW_CASES {
@@ -663,6 +770,14 @@ pub const LARGE_LINEAR_CASES: &[LinearCase] = &[
     LinearCase { acc_shift: 2, ..LinearCase::new([25, 41, 64], I8, Output::Residual(3)) },
     LinearCase::new([40, 515, 33], I4, Output::Lut),
     LinearCase { fill: Fill::Least, ..LinearCase::new([33, 1040, 36], I8, Output::I16) },
+];
+
+/// Larger windows: many channels, more taps than a kernel keeps.
+pub const LARGE_WINDOW_CASES: &[WindowCase] = &[
+    WindowCase { steps: [2, 1], ..WindowCase::new([20, 100], [5, 5]) },
+    WindowCase { acc_shift: 2, ..WindowCase::new([14, 96], [3, 3]) },
+    WindowCase { missing: [[1, 0], [0, 1]], gap: 7, ..WindowCase::new([1, 200], [9, 9]) },
+    WindowCase::new([3, 40], [8, 8]),
 ];
 
 /// Larger heads, the last ones beyond what a kernel keeps on its stack.
@@ -691,6 +806,9 @@ pub fn check_large<B: Kernels>(memory: &mut [u8]) -> Result<(), Difference> {
     }
     for (index, case) in LARGE_ATTENTION_CASES.iter().enumerate() {
         attention::<B>(1000 + index, case, Fill::Random, memory)?;
+    }
+    for (index, case) in LARGE_WINDOW_CASES.iter().enumerate() {
+        windows::<B>(1000 + index, case, Fill::Random, memory)?;
     }
     Ok(())
 }

@@ -143,6 +143,141 @@ pub struct ScoreBias<'a> {
     pub column: usize,
 }
 
+/// Windows of a run of output pixels in one row, all of which have the same taps inside the image.
+///
+/// The image begins at the first tap inside of the first window. Channels of an output pixel lie one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    /// Output pixels.
+    pub pixels: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Rows and columns of a window.
+    pub kernel: [usize; 2],
+    /// First row and first column inside the image.
+    pub first: [usize; 2],
+    /// Rows and columns inside the image.
+    pub inside: [usize; 2],
+    /// Elements of the image between rows, and between columns, of a window.
+    pub strides: [usize; 2],
+    /// Elements of the image between windows.
+    pub pixel_stride: usize,
+    /// Elements of the image between channels.
+    pub channel_stride: usize,
+}
+
+impl Windows {
+    /// Taps inside the image: number in the window, row by row, and offset in the image.
+    pub fn taps_inside(&self) -> impl Iterator<Item = (usize, usize)> + Clone + use<> {
+        let Self { kernel: [_, width], first: [row, column], inside: [rows, columns], strides: [down, right], .. } =
+            *self;
+        (0..rows).flat_map(move |y| {
+            let tap = (row + y) * width + column;
+            (0..columns).map(move |x| (tap + x, y.wrapping_mul(down).wrapping_add(x.wrapping_mul(right))))
+        })
+    }
+
+    /// Numbers of the taps outside.
+    pub fn taps_outside(&self) -> impl Iterator<Item = usize> + Clone + use<> {
+        let Self { kernel: [height, width], first: [row, column], inside: [rows, columns], .. } = *self;
+        (0..height).flat_map(move |y| {
+            let inside = row <= y && y - row < rows;
+            let all = (0..width).filter(move |&x| !inside || x < column || x - column >= columns);
+            all.map(move |x| y * width + x)
+        })
+    }
+
+    /// Taps of a window.
+    pub fn taps(&self) -> usize {
+        self.kernel.iter().product()
+    }
+
+    /// Pixels that an image of `x_len` and an output of `out_len` elements hold whole: what a kernel may touch. None where
+    /// the taps inside are not taps of the window.
+    pub fn fit(&self, x_len: usize, out_len: usize) -> usize {
+        let Self {
+            kernel: [height, width], first: [row, column], inside: [rows, columns], strides: [down, right], ..
+        } = *self;
+        let has = |extent: usize, first: usize, count: usize| first.checked_add(count).is_some_and(|end| end <= extent);
+        if !has(height, row, rows) || !has(width, column, columns) || height.checked_mul(width).is_none() {
+            return 0;
+        }
+        let pixels = self.pixels.min(out_len.checked_div(self.channels).unwrap_or(0));
+        if rows == 0 || columns == 0 {
+            return pixels;
+        }
+        let reach = |count: usize, stride: usize| count.saturating_sub(1).saturating_mul(stride);
+        let last = reach(rows, down).saturating_add(reach(columns, right));
+        let last = last.saturating_add(reach(self.channels, self.channel_stride));
+        match x_len.checked_sub(last.saturating_add(1)) {
+            Some(spare) => pixels.min(spare.checked_div(self.pixel_stride).map_or(usize::MAX, |n| n.saturating_add(1))),
+            None => 0,
+        }
+    }
+}
+
+/// A depthwise convolution: every channel has its own weights.
+///
+/// `acc[pixel][c] = bias[c] + sum_tap x[pixel][tap][c] * weights[tap][c]`, then requantization.
+#[derive(Clone, Copy)]
+pub struct DepthwiseJob<'a> {
+    /// Where the windows lie.
+    pub windows: Windows,
+    /// Value of the taps outside the image.
+    pub pad_value: i32,
+    /// `[taps, channels]`.
+    pub weights: &'a [i8],
+    /// `[channels]`.
+    pub bias: &'a [i32],
+    /// `[channels]`, each in `0..2^31`.
+    pub multipliers: &'a [i32],
+    /// Left shift of the accumulator before the multiplication.
+    pub acc_shift: u32,
+    /// Added after the multiplication (8-bit output only).
+    pub zero_point: i32,
+}
+
+impl DepthwiseJob<'_> {
+    /// Pixels that all slices hold whole; 0 where the weights do not have every channel of every tap.
+    pub fn fit(&self, x_len: usize, out_len: usize) -> usize {
+        let channels = self.windows.channels;
+        let whole = self.bias.len() >= channels
+            && self.multipliers.len() >= channels
+            && self.windows.taps().checked_mul(channels).is_some_and(|len| self.weights.len() >= len);
+        if whole { self.windows.fit(x_len, out_len) } else { 0 }
+    }
+}
+
+/// Where a depthwise convolution writes: `[pixels, channels]`.
+pub enum DepthwiseOut<'a> {
+    /// `out = sat8(zero_point + requantized)`.
+    I8(&'a mut [i8]),
+    /// `out = sat16(requantized)`.
+    I16(&'a mut [i16]),
+}
+
+/// The maximum or the mean of the taps inside the image, for every channel.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolJob {
+    /// Where the windows lie.
+    pub windows: Windows,
+    /// The mean instead of the maximum.
+    pub mean: Option<PoolMean>,
+}
+
+/// `sat8(zero_point + mulhi_round((sum - taps_inside * zero_in) << acc_shift, multiplier))`.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolMean {
+    /// Zero point of the image.
+    pub zero_in: i32,
+    /// Left shift of the sum.
+    pub acc_shift: u32,
+    /// In `0..2^31`.
+    pub multiplier: i32,
+    /// Zero point of the output.
+    pub zero_point: i32,
+}
+
 /// Exponentials of one row, in the width the operator asks for.
 pub enum ExpRow<'a> {
     /// Largest value 255.

@@ -18,7 +18,8 @@ use signatures::*;
 /// What the signatures of kernel methods are made of: for the modules that have a table or forward every method.
 pub(crate) mod signatures {
     pub use super::super::job::{
-        AttentionJob, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow, ScoreScale,
+        AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow,
+        PoolJob, ScoreScale,
     };
     pub use super::super::portable;
     pub use crate::arith::exp::RowScale;
@@ -178,6 +179,16 @@ kernel_methods! { $
     /// `out = sat16((out * ma + b * mb + bias) >> shift)`: the residual addition, in place.
     fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
         portable::add_i16_in_place(out, b, ma, mb, bias, shift)
+    }
+
+    /// A depthwise convolution over the windows of a run of pixels; see [`DepthwiseJob`].
+    fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
+        portable::depthwise(job, x, out)
+    }
+
+    /// The maximum or the mean of the windows of a run of pixels; see [`PoolJob`]. `i8::MIN` is the maximum of nothing.
+    fn pool(job: &PoolJob, x: &[i8], out: &mut [i8]) {
+        portable::pool(job, x, out)
     }
 }
 

@@ -37,8 +37,8 @@ pub use helium::Helium as Native;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use job::whole_rows;
 pub use job::{
-    AttentionJob, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow, ROW_BLOCK, ScoreBias, ScoreScale,
-    dense_scratch_bytes, linear_scratch_bytes,
+    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow, PoolJob,
+    PoolMean, ROW_BLOCK, ScoreBias, ScoreScale, Windows, dense_scratch_bytes, linear_scratch_bytes,
 };
 pub use list::Kernels;
 #[cfg(target_arch = "aarch64")]

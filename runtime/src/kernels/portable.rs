@@ -4,7 +4,8 @@
 //! instructions the target has.
 
 use super::{
-    AttentionJob, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PANEL, ScoreScale,
+    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow,
+    PANEL, PoolJob, ScoreScale, Windows,
 };
 use crate::arith::{exp, norm, requant};
 use crate::stepwise::stepwise;
@@ -213,5 +214,103 @@ pub fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32,
     for (out, &b) in out.iter_mut().zip(b) {
         let sum = (i32::from(*out) * ma).wrapping_add(i32::from(b) * mb).wrapping_add(bias);
         *out = requant::sat_i16(sum >> shift);
+    }
+}
+
+/// Channels whose sums are kept side by side.
+const CHANNELS: usize = 16;
+
+/// [`super::Kernels::depthwise`].
+#[inline(always)]
+pub fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
+    match out {
+        DepthwiseOut::I8(out) => depthwise_pixels(job, x, out, |acc, multiplier| {
+            requant::requantize_i8(acc, job.acc_shift, multiplier, job.zero_point)
+        }),
+        DepthwiseOut::I16(out) => {
+            depthwise_pixels(job, x, out, |acc, multiplier| requant::requantize_i16(acc, job.acc_shift, multiplier))
+        }
+    }
+}
+
+#[inline(always)]
+fn depthwise_pixels<T>(job: &DepthwiseJob<'_>, x: &[i8], out: &mut [T], requantize: impl Fn(i32, i32) -> T) {
+    let windows = &job.windows;
+    let pixels = job.fit(x.len(), out.len());
+    let weights = |tap: usize, channel: usize| job.weights.get(tap * windows.channels + channel..).unwrap_or(&[]);
+    for (pixel, out) in stepwise(out.chunks_exact_mut(windows.channels.max(1))).take(pixels).enumerate() {
+        let x = x.get(pixel.wrapping_mul(windows.pixel_stride)..).unwrap_or(&[]);
+        let scales = stepwise(job.bias.chunks(CHANNELS)).zip(job.multipliers.chunks(CHANNELS));
+        for (block, (out, (bias, multipliers))) in stepwise(out.chunks_mut(CHANNELS)).zip(scales).enumerate() {
+            let channel = block * CHANNELS;
+            let mut acc = [0; CHANNELS];
+            acc.iter_mut().zip(bias).for_each(|(acc, &bias)| *acc = bias);
+            for tap in windows.taps_outside() {
+                let weights = weights(tap, channel).iter();
+                acc.iter_mut().zip(weights).for_each(|(a, &w)| *a = a.wrapping_add(job.pad_value * i32::from(w)));
+            }
+            for (tap, at) in windows.taps_inside() {
+                add_products(&mut acc, channels_from(windows, x, at, channel), weights(tap, channel), windows);
+            }
+            for ((out, &acc), &multiplier) in out.iter_mut().zip(&acc).zip(multipliers) {
+                *out = requantize(acc, multiplier);
+            }
+        }
+    }
+}
+
+/// The image from channel `channel` of the tap at `at` on.
+#[inline(always)]
+fn channels_from<'a>(windows: &Windows, x: &'a [i8], at: usize, channel: usize) -> &'a [i8] {
+    x.get(at + channel * windows.channel_stride..).unwrap_or(&[])
+}
+
+/// Adds the products of a tap. Sums beyond the last channel are of no use, and nobody looks at them.
+#[inline(always)]
+fn add_products(acc: &mut [i32; CHANNELS], x: &[i8], weights: &[i8], windows: &Windows) {
+    let add = |(acc, (&x, &w)): (&mut i32, (&i8, &i8))| *acc = acc.wrapping_add(i32::from(x) * i32::from(w));
+    match (windows.channel_stride, x.first_chunk::<CHANNELS>(), weights.first_chunk::<CHANNELS>()) {
+        (1, Some(x), Some(weights)) => acc.iter_mut().zip(x.iter().zip(weights)).for_each(add),
+        _ => acc.iter_mut().zip(x.iter().step_by(windows.channel_stride.max(1)).zip(weights)).for_each(add),
+    }
+}
+
+/// [`super::Kernels::pool`].
+#[inline(always)]
+pub fn pool(job: &PoolJob, x: &[i8], out: &mut [i8]) {
+    let windows = &job.windows;
+    let pixels = windows.fit(x.len(), out.len());
+    let start = match job.mean {
+        Some(mean) => (windows.inside.iter().product::<usize>() as i32).wrapping_mul(mean.zero_in).wrapping_neg(),
+        None => i32::from(i8::MIN),
+    };
+    for (pixel, out) in stepwise(out.chunks_exact_mut(windows.channels.max(1))).take(pixels).enumerate() {
+        let x = x.get(pixel.wrapping_mul(windows.pixel_stride)..).unwrap_or(&[]);
+        for (block, out) in stepwise(out.chunks_mut(CHANNELS)).enumerate() {
+            let mut acc = [start; CHANNELS];
+            for (_, at) in windows.taps_inside() {
+                let x = channels_from(windows, x, at, block * CHANNELS);
+                match job.mean {
+                    Some(_) => each_channel(&mut acc, x, windows, |acc, x| acc.wrapping_add(x)),
+                    None => each_channel(&mut acc, x, windows, i32::max),
+                }
+            }
+            for (out, &acc) in out.iter_mut().zip(&acc) {
+                *out = match job.mean {
+                    Some(mean) => requant::requantize_i8(acc, mean.acc_shift, mean.multiplier, mean.zero_point),
+                    None => requant::sat_i8(acc),
+                };
+            }
+        }
+    }
+}
+
+/// `acc = f(acc, x)` for every channel, as [`add_products`].
+#[inline(always)]
+fn each_channel(acc: &mut [i32; CHANNELS], x: &[i8], windows: &Windows, f: impl Fn(i32, i32) -> i32) {
+    let apply = |(acc, &x): (&mut i32, &i8)| *acc = f(*acc, i32::from(x));
+    match (windows.channel_stride, x.first_chunk::<CHANNELS>()) {
+        (1, Some(x)) => acc.iter_mut().zip(x).for_each(apply),
+        _ => acc.iter_mut().zip(x.iter().step_by(windows.channel_stride.max(1))).for_each(apply),
     }
 }

@@ -4,7 +4,7 @@ use super::linear::{Dense, JobSize};
 use super::memory::cast_mut;
 use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
-use crate::kernels::{self, Kernels, LinearOut};
+use crate::kernels::{self, Kernels, LinearOut, Windows};
 use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
 use crate::weights::{PANEL, PackedWeights};
@@ -105,6 +105,118 @@ impl Window {
         let column = pixel.wrapping_sub(row.wrapping_mul(self.out_w));
         let top = (row * self.stride_h) as i32 - self.pad_top as i32;
         (top, (column * self.stride_w) as i32 - self.pad_left as i32)
+    }
+
+    /// The windows of the output pixels of row `row` from column `column` on that miss the same taps, and where the
+    /// image begins for them.
+    pub(super) fn run(&self, channels: u32, [row, column]: [u32; 2]) -> (Windows, usize) {
+        let (top, left) = self.corner(row.wrapping_mul(self.out_w).wrapping_add(column));
+        let inside = |x| Self::taps_inside(x, self.kernel_w, self.dilation_w, self.in_w);
+        let columns = inside(left);
+        let step = |to: u32| left.wrapping_add(((to - column) * self.stride_w) as i32);
+        let end = (column + 1..self.out_w).find(|&to| inside(step(to)) != columns).unwrap_or(self.out_w);
+        let rows = Self::taps_inside(top, self.kernel_h, self.dilation_h, self.in_h);
+        // Products overflow only where there is no second tap or window to reach.
+        let product = |a: u32, b: u32| (a as usize).wrapping_mul(b as usize);
+        let at = |corner: i32, first: u32, dilation: u32, stride: u32| {
+            product(u32::try_from(corner.wrapping_add((first * dilation) as i32)).unwrap_or(0), stride)
+        };
+        let windows = Windows {
+            pixels: end.saturating_sub(column) as usize,
+            channels: channels as usize,
+            kernel: [self.kernel_h as usize, self.kernel_w as usize],
+            first: [rows.start as usize, columns.start as usize],
+            inside: [rows.len(), columns.len()],
+            strides: [product(self.dilation_h, self.row_stride), product(self.dilation_w, self.column_stride)],
+            pixel_stride: product(self.stride_w, self.column_stride),
+            channel_stride: self.channel_stride as usize,
+        };
+        let first = at(top, rows.start, self.dilation_h, self.row_stride);
+        (windows, first.wrapping_add(at(left, columns.start, self.dilation_w, self.column_stride)))
+    }
+
+    /// Calls `run` for every run of windows of the output rows `rows`: with the windows, the image from the first tap inside
+    /// on, and the number of the first output pixel.
+    ///
+    /// # Errors
+    /// Those of `run`.
+    pub(super) fn runs<B: Kernels>(
+        &self,
+        channels: u32,
+        x: &[i8],
+        rows: Range<u32>,
+        mut run: impl FnMut(Windows, &[i8], u32) -> Result<(), RunFault>,
+    ) -> Result<(), RunFault> {
+        #[cfg(feature = "std")]
+        if B::INTERLEAVES && self.is_planar() {
+            return self.interleaved::<B>(channels, x, rows, run);
+        }
+        self.each_run(channels, x, 0, rows, &mut run)
+    }
+
+    /// [`runs`](Self::runs) over an image of which `x` has all but the first `skipped` elements.
+    fn each_run(
+        &self,
+        channels: u32,
+        x: &[i8],
+        skipped: usize,
+        rows: Range<u32>,
+        run: &mut impl FnMut(Windows, &[i8], u32) -> Result<(), RunFault>,
+    ) -> Result<(), RunFault> {
+        for row in rows {
+            let mut column = 0;
+            while column < self.out_w {
+                let (windows, at) = self.run(channels, [row, column]);
+                let x = at.checked_sub(skipped).and_then(|at| x.get(at..)).unwrap_or(&[]);
+                run(windows, x, row.wrapping_mul(self.out_w).wrapping_add(column))?;
+                column = column.saturating_add((windows.pixels as u32).max(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every channel is an image of its own.
+    #[cfg(feature = "std")]
+    fn is_planar(&self) -> bool {
+        self.column_stride == 1 && self.channel_stride != 1 && self.channel_stride >= self.in_w
+    }
+
+    /// [`runs`](Self::runs) over a copy of the image rows they need with the channels last: kernels take many channels at a
+    /// time.
+    #[cfg(feature = "std")]
+    fn interleaved<B: Kernels>(
+        &self,
+        channels: u32,
+        x: &[i8],
+        rows: Range<u32>,
+        mut run: impl FnMut(Windows, &[i8], u32) -> Result<(), RunFault>,
+    ) -> Result<(), RunFault> {
+        let (width, count) = (self.in_w as usize, channels as usize);
+        let top = |row: u32| i64::from(row) * i64::from(self.stride_h) - i64::from(self.pad_top);
+        let bottom = top(rows.end.saturating_sub(1)) + i64::from((self.kernel_h - 1) * self.dilation_h) + 1;
+        let [first, end] = [top(rows.start), bottom].map(|row| row.clamp(0, i64::from(self.in_h)) as usize);
+        let row_elements = width * count;
+        kernels::with_scratch(end.saturating_sub(first) * row_elements, |copy| {
+            let copy = cast_mut::<i8>(copy)?;
+            for (y, copy) in (first..end).zip(copy.chunks_exact_mut(row_elements.max(1))) {
+                let x = x.get(y * self.row_stride as usize..).unwrap_or(&[]);
+                B::transpose(x, self.channel_stride as usize, count, width, copy, count);
+            }
+            // The same windows over the rows of the copy.
+            let image = Self { channel_stride: 1, column_stride: channels, row_stride: row_elements as u32, ..*self };
+            image.each_run(channels, copy, first * row_elements, rows, &mut run)
+        })
+    }
+
+    /// Which of `count` taps, `dilation` apart from `corner` on, lie in `0..extent`.
+    fn taps_inside(corner: i32, count: u32, dilation: u32, extent: u32) -> Range<u32> {
+        // Taps before `limit`: the first one there or beyond it.
+        let before = |limit: i32| {
+            let distance = u32::try_from(limit.saturating_sub(corner)).unwrap_or(0);
+            distance.saturating_add(dilation.saturating_sub(1)).checked_div(dilation).unwrap_or(0).min(count)
+        };
+        let end = before(extent as i32);
+        before(0).min(end)..end
     }
 
     /// What an output pixel reads of the image.

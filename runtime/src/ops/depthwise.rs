@@ -3,9 +3,8 @@
 use super::conv2d::Window;
 use super::linear::Dense;
 use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
-use crate::arith::requant;
 use crate::format::op_params;
-use crate::kernels::Kernels;
+use crate::kernels::{DepthwiseJob, DepthwiseOut, Kernels};
 use crate::tensor::Dtype;
 use crate::weights::WeightFormat;
 use core::ops::Range;
@@ -26,7 +25,7 @@ op_params! {
 }
 
 /// Work of a tap of one channel, see [`Division`].
-const TAP_WORK: u64 = 300;
+const TAP_WORK: u64 = 4;
 
 impl Operator for DepthwiseConv2d {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -59,39 +58,26 @@ impl Operator for DepthwiseConv2d {
         let bias = memory.inputs.blob::<i32>(self.dense.bias)?;
         let multipliers = memory.inputs.blob::<i32>(self.dense.multipliers)?;
         let lut = self.dense.table(&memory.inputs)?;
-        let channels = (self.channels as usize).max(1);
+        let Dense { acc_shift, zero_point, .. } = self.dense;
         let wide = memory.output.dtype == Dtype::I16;
-        let pixels = pieces.start * self.window.out_w..pieces.end * self.window.out_w;
-        for pixel in pixels {
-            let taps = self.window.taps(pixel);
+        let channels = self.channels as usize;
+        self.window.runs::<B>(self.channels, x, pieces, |windows, x, pixel| {
+            let pad_value = self.window.pad_value;
+            let job = DepthwiseJob { windows, pad_value, weights, bias, multipliers, acc_shift, zero_point };
             let first = memory.index(pixel as usize * channels);
-            let at = |channel: usize| channel * self.window.channel_stride as usize;
-            let sum = |channel: usize, bias: i32| {
-                let values = taps.clone().map(|tap| match tap {
-                    Some(offset) => x.get(offset + at(channel)).copied().unwrap_or(0).into(),
-                    None => self.window.pad_value,
-                });
-                let column = weights.get(channel..).unwrap_or(&[]).iter().step_by(channels.max(1));
-                values.zip(column).fold(bias, |acc, (x, &w): (i32, _)| acc.wrapping_add(x * i32::from(w)))
-            };
-            let scales = bias.iter().zip(multipliers).enumerate();
+            let part = first..first + windows.pixels * channels;
             if wide {
-                let out = memory.out::<i16>()?.0.get_mut(first..first + channels).ok_or(RunFault::Memory)?;
-                for (out, (channel, (&bias, &multiplier))) in out.iter_mut().zip(scales) {
-                    *out = requant::requantize_i16(sum(channel, bias), self.dense.acc_shift, multiplier);
-                }
+                let out = memory.out::<i16>()?.0.get_mut(part).ok_or(RunFault::Memory)?;
+                B::depthwise(&job, x, DepthwiseOut::I16(out));
             } else {
-                let out = memory.out::<i8>()?.0.get_mut(first..first + channels).ok_or(RunFault::Memory)?;
-                for (out, (channel, (&bias, &multiplier))) in out.iter_mut().zip(scales) {
-                    let acc = sum(channel, bias);
-                    *out = requant::requantize_i8(acc, self.dense.acc_shift, multiplier, self.dense.zero_point);
-                }
+                let out = memory.out::<i8>()?.0.get_mut(part).ok_or(RunFault::Memory)?;
+                B::depthwise(&job, x, DepthwiseOut::I8(&mut *out));
                 if let Some(table) = lut {
                     B::lut_in_place(out, table);
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn macs(&self) -> u64 {

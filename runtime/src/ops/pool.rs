@@ -2,9 +2,8 @@
 
 use super::conv2d::Window;
 use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
-use crate::arith::requant::requantize_i8;
 use crate::format::{Blob, op_params};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, PoolJob, PoolMean};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -29,7 +28,7 @@ op_params! {
 }
 
 /// Work of a tap of one channel, see [`Division`].
-const TAP_WORK: u64 = 300;
+const TAP_WORK: u64 = 4;
 
 impl Operator for Pool2d {
     fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
@@ -52,25 +51,20 @@ impl Operator for Pool2d {
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
         let x = memory.inputs.get::<i8>(0)?;
         let multipliers = memory.inputs.blob::<i32>(self.multipliers)?;
-        let channels = (self.channels as usize).max(1);
-        for pixel in pieces.start * self.window.out_w..pieces.end * self.window.out_w {
-            let taps = self.window.taps(pixel);
-            let start = memory.index(pixel as usize * channels);
-            let out = memory.out::<i8>()?.0.get_mut(start..start + channels).ok_or(RunFault::Memory)?;
-            for (channel, out) in out.iter_mut().enumerate() {
-                let at = channel * self.window.channel_stride as usize;
-                let inside = taps.clone().flatten().map(|tap| x.get(tap + at).copied().unwrap_or(0));
-                *out = if multipliers.is_empty() {
-                    inside.max().unwrap_or(i8::MIN)
-                } else {
-                    let zero = self.window.pad_value;
-                    let (sum, count) = inside.fold((0, 0), |(sum, n), v| (sum + i32::from(v) - zero, n + 1usize));
-                    let multiplier = multipliers.get(count.saturating_sub(1)).copied().unwrap_or(0);
-                    requantize_i8(sum, self.acc_shift, multiplier, self.zero_point)
-                };
-            }
-        }
-        Ok(())
+        let channels = self.channels as usize;
+        self.window.runs::<B>(self.channels, x, pieces, |windows, x, pixel| {
+            let count: usize = windows.inside.iter().product();
+            let mean = (!multipliers.is_empty()).then(|| PoolMean {
+                zero_in: self.window.pad_value,
+                acc_shift: self.acc_shift,
+                multiplier: multipliers.get(count.saturating_sub(1)).copied().unwrap_or(0),
+                zero_point: self.zero_point,
+            });
+            let first = memory.index(pixel as usize * channels);
+            let out = memory.out::<i8>()?.0.get_mut(first..first + windows.pixels * channels);
+            B::pool(&PoolJob { windows, mean }, x, out.ok_or(RunFault::Memory)?);
+            Ok(())
+        })
     }
 
     fn division(&self) -> Option<Division> {

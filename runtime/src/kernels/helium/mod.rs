@@ -38,4 +38,6 @@ kernels! {
     norm_rows => portable,
     lut_in_place => bytes::lut_in_place,
     add_i16_in_place => norm::add_i16_in_place,
+    depthwise => portable,
+    pool => portable,
 }

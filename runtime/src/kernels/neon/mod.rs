@@ -85,6 +85,8 @@ kernels! {
     norm_rows => rows::norm_rows,
     lut_in_place => rows::lut_in_place,
     add_i16_in_place => rows::add_i16_in_place,
+    depthwise => portable,
+    pool => portable,
 }
 
 kernels! {
@@ -109,6 +111,8 @@ kernels! {
     norm_rows => Neon::norm_rows,
     lut_in_place => Neon::lut_in_place,
     add_i16_in_place => Neon::add_i16_in_place,
+    depthwise => Neon::depthwise,
+    pool => Neon::pool,
 }
 
 kernels! {
@@ -133,6 +137,8 @@ kernels! {
     norm_rows => NeonDot::norm_rows,
     lut_in_place => NeonDot::lut_in_place,
     add_i16_in_place => NeonDot::add_i16_in_place,
+    depthwise => NeonDot::depthwise,
+    pool => NeonDot::pool,
 }
 
 /// Products by SMULL and SADALP.

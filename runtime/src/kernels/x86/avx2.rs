@@ -10,6 +10,8 @@
 //! Rows are not rearranged and nothing is kept between panels: the sums of a tile go through a small buffer to one
 //! epilogue.
 
+pub mod windows;
+
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, WeightFormat};
 use core::arch::x86_64::*;
 

@@ -120,6 +120,8 @@ kernels! {
     norm_rows => available!(Avx512, avx512::rows::norm_rows),
     lut_in_place => lut_in_place,
     add_i16_in_place => available!(Avx512, avx512::rows::add_i16_in_place),
+    depthwise => available!(Avx512, avx512::windows::depthwise),
+    pool => available!(Avx512, avx512::windows::pool),
 }
 
 /// Transpositions of few rows without padding by byte permutations, the others compiled for the level.
@@ -173,6 +175,8 @@ macro_rules! level_256 {
             norm_rows => portable,
             lut_in_place => portable,
             add_i16_in_place => compiled!($level, "avx2"),
+            depthwise => available!($level, avx2::windows::depthwise),
+            pool => compiled!($level, "avx2"),
         }
     };
 }

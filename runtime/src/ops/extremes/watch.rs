@@ -101,8 +101,10 @@ kernels! {
     norm_row => norm_row,
     norm_rows => portable,
     lut_in_place => portable,
-    // Its sums are seen by the operator's reference.
+    // Their sums are seen by the operator's reference.
     add_i16_in_place => portable,
+    depthwise => portable,
+    pool => portable,
 }
 
 fn note_sums(job: &DotJob, out: &[i32]) {

@@ -7,6 +7,7 @@ use core::arch::x86_64::*;
 pub mod attention;
 pub mod linear;
 pub mod rows;
+pub mod windows;
 
 /// Lanes of `i32`.
 const LANES: usize = 16;
