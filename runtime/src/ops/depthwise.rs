@@ -110,3 +110,97 @@ pub fn acc_bounds(weights: &[u8], bias: &[u8], channels: usize) -> (i64, i64) {
     }
     bounds
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::testing::{Random, Weights, run, run_with};
+    use super::*;
+    use crate::arith::requant::requantize_i8;
+    use crate::format::Blob;
+    use crate::kernels::Native;
+    use std::vec::Vec;
+
+    /// Windows over an image of 9 x 11 pixels, by planes or with the channels last.
+    pub(crate) fn windows() -> Vec<(u32, Window)> {
+        let mut windows = Vec::new();
+        for (channels, kernel, stride, pads, dilation) in [
+            (1, [3, 3], [1, 1], [1, 1], [1, 1]),
+            (20, [3, 3], [2, 1], [0, 1], [1, 1]),
+            (17, [5, 5], [1, 2], [2, 2], [1, 1]),
+            (32, [3, 2], [1, 1], [2, 3], [2, 3]),
+            (16, [9, 11], [3, 3], [8, 10], [1, 1]),
+            (4, [2, 2], [5, 4], [0, 0], [1, 2]),
+            // The first windows lie outside.
+            (3, [2, 2], [1, 1], [3, 3], [1, 1]),
+        ] {
+            for planar in [false, true] {
+                let out = |axis: usize, extent: u32| {
+                    (extent + 2 * pads[axis] - dilation[axis] * (kernel[axis] - 1) - 1) / stride[axis] + 1
+                };
+                let [column_stride, row_stride, channel_stride] =
+                    if planar { [1, 11, 99] } else { [channels, 11 * channels, 1] };
+                let window = Window {
+                    in_h: 9,
+                    in_w: 11,
+                    out_h: out(0, 9),
+                    out_w: out(1, 11),
+                    kernel_h: kernel[0],
+                    kernel_w: kernel[1],
+                    stride_h: stride[0],
+                    stride_w: stride[1],
+                    pad_top: pads[0],
+                    pad_left: pads[1],
+                    dilation_h: dilation[0],
+                    dilation_w: dilation[1],
+                    channel_stride,
+                    row_stride,
+                    column_stride,
+                    pad_value: -7,
+                };
+                windows.push((channels, window));
+            }
+        }
+        windows
+    }
+
+    #[test]
+    fn every_output_is_the_sum_over_its_window() {
+        for (channels, window) in windows() {
+            let (taps, n) = ((window.kernel_h * window.kernel_w) as usize, channels as usize);
+            let mut random = Random(u64::from(channels));
+            let x = random.values(Dtype::I8, 99 * n);
+            let w: Vec<i8> = random.values(Dtype::I8, taps * n).iter().map(|&w| w as i8).collect();
+            let bias: Vec<i32> = (0..n.next_multiple_of(4)).map(|_| random.below(2000) as i32 - 1000).collect();
+            let mut blobs = Weights::default();
+            let dense = Dense {
+                format: WeightFormat::I8,
+                acc_shift: 1,
+                zero_point: -3,
+                weights: blobs.add(&w),
+                bias: blobs.add(&bias),
+                multipliers: blobs.add(&std::vec![1 << 23; n.next_multiple_of(4)]),
+                lut: Blob::NONE,
+            };
+            let op = DepthwiseConv2d { window, channels, dense };
+            let output = (Dtype::I8, window.pixels() as usize * n);
+            let expected: Vec<i32> = (0..window.pixels())
+                .flat_map(|pixel| (0..n).map(move |channel| (pixel, channel)))
+                .map(|(pixel, channel)| {
+                    let at = |tap: usize| x[tap + channel * window.channel_stride as usize];
+                    let products = window
+                        .taps(pixel)
+                        .enumerate()
+                        .map(|(index, tap)| tap.map_or(window.pad_value, at) * i32::from(w[index * n + channel]));
+                    requantize_i8(bias[channel] + products.sum::<i32>(), 1, 1 << 23, -3).into()
+                })
+                .collect();
+            let inputs = [(Dtype::I8, &x[..])];
+            assert_eq!(run(&op, &blobs, &inputs, output).expect("runs").1, expected, "{window:?}");
+            assert_eq!(
+                run_with::<Native>(&op, &blobs, &inputs, output).expect("runs").1,
+                expected,
+                "native {window:?}"
+            );
+        }
+    }
+}

@@ -77,3 +77,44 @@ impl Operator for Pool2d {
         self.window.out_h
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::depthwise::tests::windows;
+    use super::super::testing::{Random, Weights, run, run_with};
+    use super::*;
+    use crate::arith::requant::requantize_i8;
+    use crate::kernels::Native;
+    use std::vec::Vec;
+
+    #[test]
+    fn every_output_is_the_maximum_or_the_mean_of_its_window() {
+        for (channels, window) in windows() {
+            let (taps, n) = ((window.kernel_h * window.kernel_w) as usize, channels as usize);
+            let x = Random(u64::from(channels)).values(Dtype::I8, 99 * n);
+            let mut blobs = Weights::default();
+            let multipliers: Vec<i32> = (1..=taps as i32).map(|count| (1 << 30) / count).collect();
+            let mean = blobs.add(&multipliers);
+            for multipliers in [Blob::NONE, mean] {
+                let op = Pool2d { window, channels, acc_shift: 2, zero_point: 5, multipliers };
+                let output = (Dtype::I8, window.pixels() as usize * n);
+                let expected = |pixel: u32, channel: usize| {
+                    let at = |tap: usize| x[tap + channel * window.channel_stride as usize];
+                    let inside: Vec<i32> = window.taps(pixel).flatten().map(at).collect();
+                    if !multipliers.is_some() {
+                        return inside.iter().copied().max().unwrap_or(-128);
+                    }
+                    let sum = inside.iter().map(|x| x - window.pad_value).sum();
+                    requantize_i8(sum, 2, (1 << 30) / inside.len().max(1) as i32, 5).into()
+                };
+                let expected: Vec<i32> = (0..window.pixels())
+                    .flat_map(|pixel| (0..n).map(move |c| (pixel, c)))
+                    .map(|(pixel, c)| expected(pixel, c))
+                    .collect();
+                let inputs = [(Dtype::I8, &x[..])];
+                assert_eq!(run(&op, &blobs, &inputs, output).expect("runs").1, expected, "{window:?}");
+                assert_eq!(run_with::<Native>(&op, &blobs, &inputs, output).expect("runs").1, expected, "{window:?}");
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@
 
 mod avx2;
 mod avx512;
+mod transpose;
 
 use super::list::signatures::*;
 use super::list::{each_kernel, kernels};
@@ -124,23 +125,30 @@ kernels! {
     pool => available!(Avx512, avx512::windows::pool),
 }
 
-/// Transpositions of few rows without padding by byte permutations, the others compiled for the level.
-fn transpose_512(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
-    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+/// Transpositions by tiles of 16 x 16; smaller ones compiled for AVX2.
+fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+    #[target_feature(enable = "avx2")]
     fn compiled(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
-        portable::transpose(x, x_stride, rows, cols, out, out_stride);
+        if !transpose::tiles(x, x_stride, rows, cols, out, out_stride) {
+            portable::transpose(x, x_stride, rows, cols, out, out_stride);
+        }
     }
-    let interleaves = out_stride == rows && features!("avx512bw", "avx512vl", "avx512vbmi");
-    // SAFETY: the processor has the features of the function.
-    if interleaves && unsafe { avx512::rows::interleave(x, x_stride, rows, cols, out) } {
-        return;
-    }
-    if Avx512::is_available() {
+    if Avx2::is_available() {
         // SAFETY: the processor has the features of the function.
         unsafe { compiled(x, x_stride, rows, cols, out, out_stride) }
     } else {
         portable::transpose(x, x_stride, rows, cols, out, out_stride);
     }
+}
+
+/// Transpositions of few rows without padding by byte permutations, the others by tiles.
+fn transpose_512(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
+    let interleaves = out_stride == rows && features!("avx512bw", "avx512vl", "avx512vbmi");
+    // SAFETY: the processor has the features of the function.
+    if interleaves && unsafe { avx512::rows::interleave(x, x_stride, rows, cols, out) } {
+        return;
+    }
+    transpose(x, x_stride, rows, cols, out, out_stride);
 }
 
 /// Table look-ups: byte permutations where the processor has them, which not every AVX-512 has.
@@ -169,7 +177,7 @@ macro_rules! level_256 {
             scale_scores => compiled!($level, "avx2"),
             exp_row => compiled!($level, "avx2"),
             scale_row => compiled!($level, "avx2"),
-            transpose => compiled!($level, "avx2"),
+            transpose => transpose,
             attention => portable,
             norm_row => compiled!($level, "avx2"),
             norm_rows => portable,
