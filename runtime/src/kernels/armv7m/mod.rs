@@ -33,4 +33,6 @@ kernels! {
     norm_rows => portable,
     lut_in_place => portable,
     add_i16_in_place => portable,
+    depthwise => portable,
+    pool => portable,
 }
