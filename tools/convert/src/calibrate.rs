@@ -2,9 +2,9 @@
 
 use crate::graph::exec::{self, ExecError};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
+use crate::parallel;
 use crate::quantize::range::{BINS, TensorStats};
 use crate::quantize::sequential::Rounded;
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -65,16 +65,14 @@ impl Calibration {
             sums: HashMap::new(),
             rows: HashMap::new(),
         };
-        let first = samples
-            .par_iter()
-            .enumerate()
-            .try_fold(empty, |first, (index, sample)| first_pass(graph, &readers, &arguments, first, index, sample))
-            .try_reduce(empty, |a, b| Ok(a.merge(b)))?;
+        let numbered: Vec<(usize, &Vec<Data>)> = samples.iter().enumerate().collect();
+        let pass = |first, &(index, sample): &(usize, &Vec<Data>)| {
+            first_pass(graph, &readers, &arguments, first, index, sample)
+        };
+        let first = parallel::try_fold(&numbered, empty, pass, First::merge)?;
         let mut stats = first.stats;
-        let histograms = samples
-            .par_iter()
-            .try_fold(HashMap::new, |part, sample| second_pass(graph, &stats, part, sample))
-            .try_reduce(HashMap::new, |a, b| Ok(merge_histograms(a, b)))?;
+        let pass = |part, sample: &Vec<Data>| second_pass(graph, &stats, part, sample);
+        let histograms = parallel::try_fold(samples, HashMap::new, pass, merge_histograms)?;
         for (id, histogram) in histograms {
             stats[id].histogram = histogram;
         }

@@ -11,5 +11,6 @@ pub mod import;
 pub mod lower;
 pub mod model_file;
 pub mod pack;
+mod parallel;
 pub mod program;
 pub mod quantize;

@@ -13,6 +13,7 @@ mod gains;
 mod golden;
 mod growth;
 mod process;
+mod proto;
 mod setup;
 mod size;
 mod toolchain;
@@ -100,6 +101,11 @@ enum Task {
     },
     /// Measure what an encoder costs against tokens, width and depth; writes docs/growth.md and docs/growth.svg.
     Growth,
+    /// Generate the types of ONNX files from `onnx.proto` of the Python package `onnx`.
+    Proto {
+        /// The definition.
+        definition: PathBuf,
+    },
     /// Compare golden vectors (index.json and .npz files) with the integer operators.
     Golden {
         /// Folder that holds index.json.
@@ -125,6 +131,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Aarch64 => aarch64::run_all()?,
         Task::Gains { models } => gains::gains(&models)?,
         Task::Growth => growth::growth()?,
+        Task::Proto { definition } => proto::run(&definition)?,
         Task::Golden { folder } => return Ok(golden::run(&folder)),
     }
     Ok(ExitCode::SUCCESS)

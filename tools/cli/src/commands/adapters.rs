@@ -2,6 +2,7 @@
 
 use super::{Failure, Verdict, output};
 use serde::Serialize;
+#[cfg(feature = "gpu")]
 use shiftformer_gpu::AdapterSummary;
 use shiftformer_lab::text;
 
@@ -38,7 +39,7 @@ struct Adapter {
 }
 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
-    let adapters: Vec<Adapter> = shiftformer_gpu::adapters().into_iter().enumerate().map(adapter).collect();
+    let adapters = adapters()?;
     if adapters.is_empty() {
         return Err(Failure::Usage(
             "no Vulkan, Metal or DirectX 12 adapter found; install a driver, or Mesa's software Vulkan (mesa-vulkan-drivers)".to_owned(),
@@ -71,6 +72,17 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(Verdict::Passed)
 }
 
+#[cfg(not(feature = "gpu"))]
+fn adapters() -> Result<Vec<Adapter>, Failure> {
+    Err(Failure::Usage("this program was built without the feature `gpu`".to_owned()))
+}
+
+#[cfg(feature = "gpu")]
+fn adapters() -> Result<Vec<Adapter>, Failure> {
+    Ok(shiftformer_gpu::adapters().into_iter().enumerate().map(adapter).collect())
+}
+
+#[cfg(feature = "gpu")]
 fn adapter((index, summary): (usize, AdapterSummary)) -> Adapter {
     Adapter {
         index,

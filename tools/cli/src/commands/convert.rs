@@ -42,8 +42,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = ProfileArg::Shift)]
     profile: ProfileArg,
     /// How the ranges of activations are chosen.
-    #[arg(long, value_enum, default_value_t = RangeMethod::Auto)]
-    range: RangeMethod,
+    #[arg(long, value_enum, default_value_t = RangeArg::Auto)]
+    range: RangeArg,
     /// Bits of the weights.
     #[arg(long, value_enum, default_value_t = WeightsArg::Eight)]
     weights: WeightsArg,
@@ -94,6 +94,32 @@ enum ProfileArg {
     Ivit,
     /// Tables of the correctly rounded functions.
     Lut,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RangeArg {
+    /// Everything that was seen.
+    Minmax,
+    /// All but 0.01 % of the values.
+    Percentile,
+    /// Least mean square error (rounding and clipping together).
+    Mse,
+    /// Least Kullback-Leibler divergence of the quantized distribution.
+    Entropy,
+    /// The one with the best measured SQNR of the whole model.
+    Auto,
+}
+
+impl From<RangeArg> for RangeMethod {
+    fn from(range: RangeArg) -> Self {
+        match range {
+            RangeArg::Minmax => RangeMethod::Minmax,
+            RangeArg::Percentile => RangeMethod::Percentile,
+            RangeArg::Mse => RangeMethod::Mse,
+            RangeArg::Entropy => RangeMethod::Entropy,
+            RangeArg::Auto => RangeMethod::Auto,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -156,7 +182,7 @@ impl Args {
                 ProfileArg::Ivit => Profile::Ivit,
                 ProfileArg::Lut => Profile::Lut,
             },
-            range: self.range,
+            range: self.range.into(),
             weights: match (self.weights, self.flash_budget) {
                 (WeightsArg::Eight, _) | (WeightsArg::Mixed, None) => WeightBits::Eight,
                 (WeightsArg::Four, _) => WeightBits::Four,

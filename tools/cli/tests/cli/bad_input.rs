@@ -1,9 +1,9 @@
 //! Whatever is wrong with the input: exit code 2, one line that says what to do, no file left behind.
 
 use crate::harness::{Ended, Folder, bundled, changed_onnx, digits, digits_arg, npz, shiftformer};
+use shiftformer_convert::import::onnx::tensor_shape_proto::{Dimension, dimension};
+use shiftformer_convert::import::onnx::type_proto::Value;
 use shiftformer_convert::model_file::ModelFile;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::type_proto::Value;
 
 /// Converts `model` in a fresh folder; afterwards only the inputs are in it.
 fn convert(folder: &Folder, model: &str, calib: Option<&str>, more: &[&str]) -> Ended {

@@ -2,12 +2,12 @@
 
 use npyz::WriterBuilder;
 use prost::Message;
+use shiftformer_convert::import::onnx::ModelProto;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use tempfile::TempDir;
-use tract_onnx::pb::ModelProto;
 
 /// How a run ended.
 pub struct Ended {

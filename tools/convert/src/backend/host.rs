@@ -3,9 +3,11 @@
 use super::{Backend, BackendError, Sample, Trace};
 use crate::model_file::ModelFile;
 use crate::model_file::whole::Whole;
-use rayon::prelude::*;
+use crate::parallel;
 use shiftformer::arith::digest;
-use shiftformer::kernels::{Kernels, Parallel};
+use shiftformer::kernels::Kernels;
+#[cfg(feature = "parallel")]
+use shiftformer::kernels::Parallel;
 use shiftformer::{Model, Observer, Part, RunFault, Session};
 use std::marker::PhantomData;
 
@@ -78,13 +80,14 @@ impl<B: Kernels + Sync + Send> Backend for Host<B> {
     }
 
     fn run(&mut self, samples: &[Sample]) -> Result<Vec<Trace>, BackendError> {
+        #[cfg(feature = "parallel")]
         if samples.len() < rayon::current_num_threads() {
             let model = self.model.open::<Parallel<B>>()?;
             // On a thread of the pool: another one would wait for the pool at every operator.
             return rayon::scope(|_| samples.iter().map(|sample| self.trace(&model, sample)).collect());
         }
         let model = self.model.open::<B>()?;
-        samples.par_iter().map(|sample| self.trace(&model, sample)).collect()
+        parallel::try_map(samples.iter().collect(), |sample| self.trace(&model, sample))
     }
 
     fn op_output(&mut self, sample: &Sample, op: usize) -> Result<Vec<u8>, BackendError> {

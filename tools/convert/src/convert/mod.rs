@@ -14,6 +14,7 @@ use crate::graph::{Data, DataType, Graph, Op, TensorId};
 use crate::lower::{LowerError, LowerOptions, Lowered, lower};
 use crate::model_file::{ModelFile, ModelFileError, Values};
 use crate::pack::{Human, HumanTensor, PackError, ReceiptData, pack};
+use crate::parallel;
 use crate::program::Program;
 use crate::program::chain;
 use crate::program::plan::{Plan, plan, plan_quickly};
@@ -22,7 +23,6 @@ use crate::quantize::qdq;
 use crate::quantize::range::{BINS, RangeMethod};
 use crate::quantize::sequential;
 use quality::OutputQuality;
-use rayon::prelude::*;
 use shiftformer::arith::exp::sum_error;
 use shiftformer::format::Profile;
 use shiftformer::kernels::{Native, Portable};
@@ -415,8 +415,8 @@ impl<'a> Trials<'a> {
         let count = TRIAL_SAMPLES.min((TRIAL_MACS / macs.max(1)) as usize).max(FEW_SAMPLES);
         let stride = data.len().div_ceil(count).max(1);
         let picks: Vec<usize> = (0..data.len()).step_by(stride).collect();
-        let run = |&pick: &usize| exec::run(&site.graph, &data[pick], &mut |_, _| {});
-        let reference = picks.par_iter().map(run).collect::<Result<_, _>>()?;
+        let run = |pick: usize| exec::run(&site.graph, &data[pick], &mut |_, _| {});
+        let reference = parallel::try_map(picks.clone(), run)?;
         Ok(Self { samples, picks, stride, reference })
     }
 

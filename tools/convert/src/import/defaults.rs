@@ -1,10 +1,10 @@
 //! Default attributes of local functions: a field of `FunctionProto` that the parsed form leaves out.
 
 use super::ImportError;
+use crate::import::onnx::AttributeProto;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use std::collections::HashMap;
-use tract_onnx::pb::AttributeProto;
 
 /// Field numbers of the ONNX protobuf.
 const MODEL_FUNCTIONS: u32 = 25;

@@ -11,6 +11,8 @@ mod builder;
 mod defaults;
 mod isolate;
 mod node;
+#[allow(missing_docs, clippy::all)]
+pub mod onnx;
 mod ops;
 mod order;
 mod signature;
@@ -21,11 +23,11 @@ mod walk;
 
 use crate::files;
 use crate::graph::Graph;
+use crate::import::onnx::ModelProto;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use tract_onnx::pb::ModelProto;
 
 /// Longest model file that is read: protobuf's own limit.
 const MAX_FILE_BYTES: u64 = (1 << 31) - 1;

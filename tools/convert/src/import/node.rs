@@ -1,9 +1,9 @@
 //! What a handler sees of its ONNX node: operands, attributes, and the ways to fail.
 
 use crate::graph::TensorId;
+use crate::import::onnx::attribute_proto::AttributeType;
+use crate::import::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use std::cell::RefCell;
-use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
 /// Why a node gives no graph nodes.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Which nodes of a node list are needed, and an order in which they can be computed.
 
 use super::ImportError;
+use crate::import::onnx::{GraphProto, NodeProto};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use tract_onnx::pb::{GraphProto, NodeProto};
 
 /// How deep subgraphs may lie in one another.
 const MAX_DEPTH: usize = 16;

@@ -2,10 +2,10 @@
 
 use super::tensor::{Elem, data_type, elem_of};
 use super::{ImportError, ImportOptions};
+use crate::import::onnx::tensor_shape_proto::dimension::Value;
+use crate::import::onnx::type_proto::{self, Tensor};
+use crate::import::onnx::{GraphProto, TensorShapeProto, ValueInfoProto};
 use std::collections::{BTreeMap, BTreeSet};
-use tract_onnx::pb::tensor_shape_proto::dimension::Value;
-use tract_onnx::pb::type_proto::{self, Tensor};
-use tract_onnx::pb::{GraphProto, TensorShapeProto, ValueInfoProto};
 
 /// One input of the model.
 pub struct Input {
@@ -26,6 +26,11 @@ enum Dim {
 fn declared(value: &ValueInfoProto) -> Option<&Tensor> {
     match value.r#type.as_ref()?.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => Some(tensor),
+        type_proto::Value::SequenceType(_)
+        | type_proto::Value::MapType(_)
+        | type_proto::Value::OptionalType(_)
+        | type_proto::Value::SparseTensorType(_)
+        | type_proto::Value::OpaqueType(_) => None,
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::ImportError;
 use crate::graph::{Data, DataType};
+use crate::import::onnx::TensorProto;
+use crate::import::onnx::tensor_proto::DataLocation;
+pub use crate::import::onnx::tensor_proto::DataType as Elem;
 use half::{bf16, f16};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
-use tract_onnx::pb::TensorProto;
-use tract_onnx::pb::tensor_proto::DataLocation;
-pub use tract_onnx::pb::tensor_proto::DataType as Elem;
 
 /// Most elements a stored tensor may have.
 const MAX_STORED: usize = 1 << 30;
@@ -72,7 +72,7 @@ pub fn decode(proto: &TensorProto, folder: Option<&Path>) -> Result<Stored, Impo
     }
     let shape = dims(&proto.dims).map_err(&fail)?;
     let count: usize = shape.iter().product();
-    let external = proto.data_location == Some(DataLocation::External as i32);
+    let external = proto.data_location == DataLocation::External as i32;
     let loaded =
         if external { Some(external_bytes(proto, folder, byte_length(elem, count)).map_err(&fail)?) } else { None };
     let raw = loaded.as_deref().unwrap_or(&proto.raw_data);
@@ -206,7 +206,7 @@ fn external_bytes(proto: &TensorProto, folder: Option<&Path>, expected: usize) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tract_onnx::pb::StringStringEntryProto;
+    use crate::import::onnx::StringStringEntryProto;
 
     fn proto(elem: Elem, dims: &[i64]) -> TensorProto {
         TensorProto { name: "w".into(), data_type: elem as i32, dims: dims.to_vec(), ..TensorProto::default() }
@@ -215,7 +215,7 @@ mod tests {
     fn external(location: &str) -> TensorProto {
         let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
         TensorProto {
-            data_location: Some(DataLocation::External as i32),
+            data_location: DataLocation::External as i32,
             external_data: vec![entry("location", location), entry("offset", "4"), entry("length", "8")],
             ..proto(Elem::Float, &[2])
         }

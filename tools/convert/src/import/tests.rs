@@ -3,14 +3,14 @@
 use super::*;
 use crate::graph::exec;
 use crate::graph::{Data, Op};
-use prost::Message;
-use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::tensor_proto::DataType as Elem;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::{
+use crate::import::onnx::attribute_proto::AttributeType;
+use crate::import::onnx::tensor_proto::DataType as Elem;
+use crate::import::onnx::tensor_shape_proto::{Dimension, dimension};
+use crate::import::onnx::{
     AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
+use prost::Message;
 
 fn names(list: &[&str]) -> Vec<String> {
     list.iter().map(|&name| name.to_owned()).collect()
@@ -209,8 +209,8 @@ fn functions_are_inlined_with_their_attributes() {
         },
     );
     let function = |nodes: Vec<NodeProto>| FunctionProto {
-        name: Some("Leaky".into()),
-        domain: Some("local".into()),
+        name: "Leaky".into(),
+        domain: "local".into(),
         input: names(&["a"]),
         output: names(&["b"]),
         node: nodes,
@@ -235,8 +235,8 @@ fn functions_are_inlined_with_their_attributes() {
 #[test]
 fn functions_that_double_at_each_level_end() {
     let level = |i: usize| FunctionProto {
-        name: Some(format!("f{i}")),
-        domain: Some("local".into()),
+        name: format!("f{i}"),
+        domain: "local".into(),
         input: names(&["a"]),
         output: names(&["c"]),
         node: (0..2)
@@ -318,11 +318,8 @@ fn softmax_before_opset_13_spans_several_dimensions() {
 fn weights_may_lie_beside_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
-    let weights = TensorProto {
-        data_location: Some(1),
-        external_data: vec![entry("location", "w.bin")],
-        ..floats("w", &[2, 1], &[])
-    };
+    let weights =
+        TensorProto { data_location: 1, external_data: vec![entry("location", "w.bin")], ..floats("w", &[2, 1], &[]) };
     let beside = model(&["1", "2"], vec![node("MatMul", &["x", "w"], &["y"])], vec![weights]);
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, beside.encode_to_vec()).unwrap();

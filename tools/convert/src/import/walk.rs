@@ -6,12 +6,12 @@ use super::node::{Call, OpError, OpResult, Outputs};
 use super::tensor::{self, data_type};
 use super::{ImportError, ImportOptions, OPSETS, UnsupportedNode, ops, order, signature};
 use crate::graph::{Data, Graph, TensorId};
+use crate::import::onnx::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use tract_onnx::pb::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
-};
 
 /// How deep functions and branches may lie in one another.
 const MAX_DEPTH: usize = 24;
@@ -117,7 +117,7 @@ fn functions(
 ) -> Result<HashMap<FunctionKey, Function>, ImportError> {
     let mut functions = HashMap::new();
     for proto in list {
-        let written = (proto.domain.clone().unwrap_or_default(), proto.name.clone().unwrap_or_default());
+        let written = (proto.domain.clone(), proto.name.clone());
         let key = (normal_domain(&written.0).to_owned(), written.1.clone());
         let defaults = defaults.remove(&written).unwrap_or_default();
         if functions.insert(key, Function { proto, defaults }).is_some() {

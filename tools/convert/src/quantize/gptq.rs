@@ -11,7 +11,7 @@
 //! the coordinate descent.
 
 use super::weights::QWeights;
-use rayon::prelude::*;
+use crate::parallel;
 use shiftformer::weights::WeightFormat;
 
 /// Second moments of the input columns of a layer.
@@ -171,15 +171,12 @@ pub fn quantize(
     order.sort_by(|&a, &b| damped.at(b, b).total_cmp(&damped.at(a, a)));
     let Some(factor) = inverse_factor(&damped, &order) else { return plain() };
     let top = f64::from(format.largest());
-    let rows: Vec<(Vec<i8>, f64)> = weights
-        .par_chunks_exact(k.max(1))
-        .enumerate()
-        .map(|(channel, row)| {
-            let row: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
-            let least = floor.get(channel).copied().unwrap_or(0.0).max(1e-30);
-            round_row(&row, top, least, &damped, &order, &factor)
-        })
-        .collect();
+    let round = |(channel, row): (usize, &[f32])| {
+        let row: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
+        let least = floor.get(channel).copied().unwrap_or(0.0).max(1e-30);
+        round_row(&row, top, least, &damped, &order, &factor)
+    };
+    let rows = parallel::map(weights.chunks_exact(k.max(1)).enumerate().collect(), round);
     let scales = rows.iter().map(|(_, scale)| *scale).collect();
     QWeights { values: rows.into_iter().flat_map(|(values, _)| values).collect(), scales, n, k, format }
 }

@@ -1,6 +1,5 @@
 //! Which range of an activation gets the 256 steps of `i8`.
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Bins of a histogram.
@@ -26,7 +25,7 @@ pub struct TensorStats {
 }
 
 /// How the range of an activation is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RangeMethod {
     /// Everything that was seen.

@@ -15,7 +15,7 @@ use super::weights::QWeights;
 use crate::calibrate::dense_rows;
 use crate::graph::exec::{ExecError, eval_node};
 use crate::graph::{Data, DataType, Graph, Node, Op, TensorId};
-use rayon::prelude::*;
+use crate::parallel;
 use shiftformer::weights::WeightFormat;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -62,8 +62,8 @@ pub fn round(
             }
             Ok(())
         };
-        exact.par_iter_mut().try_for_each(|live| step(live, None))?;
-        lossy.par_iter_mut().try_for_each(|live| step(live, replaced.as_ref()))?;
+        parallel::try_map(exact.iter_mut().collect(), |live| step(live, None))?;
+        parallel::try_map(lossy.iter_mut().collect(), |live| step(live, replaced.as_ref()))?;
         if let Some(layer) = layer {
             rounded.insert(node.name.clone(), layer);
         }
@@ -196,19 +196,14 @@ fn round_layer(
         [_, channels, kh, kw] => Cow::Owned(channels_last(weights, *channels, kh * kw)),
         _ => Cow::Borrowed(weights),
     };
-    let mut moments = exact
-        .par_iter()
-        .zip(lossy)
-        .fold(
-            || Moments::new(k),
-            |moments, (exact, lossy)| {
-                let values = |live: &Live| live.get(&node.inputs[0]).map(Data::to_f32).unwrap_or_default();
-                let (exact, lossy) = (values(exact), values(lossy));
-                let (exact, lossy) = (dense_rows(graph, index, &exact).0, dense_rows(graph, index, &lossy).0);
-                moments.add(&exact, &lossy, k)
-            },
-        )
-        .reduce(|| Moments::new(k), Moments::merge);
+    let add = |moments: Moments, &(exact, lossy): &(&Live, &Live)| {
+        let values = |live: &Live| live.get(&node.inputs[0]).map(Data::to_f32).unwrap_or_default();
+        let (exact, lossy) = (values(exact), values(lossy));
+        let (exact, lossy) = (dense_rows(graph, index, &exact).0, dense_rows(graph, index, &lossy).0);
+        Ok::<_, ExecError>(moments.add(&exact, &lossy, k))
+    };
+    let pairs: Vec<(&Live, &Live)> = exact.iter().zip(lossy).collect();
+    let mut moments = parallel::try_fold(&pairs, || Moments::new(k), add, Moments::merge)?;
     moments.centre();
     let target = drifted(&weights, n, k, &moments);
     let q = gptq::quantize(&target, n, k, format, &vec![0.0; n], &moments.lossy);
@@ -254,7 +249,7 @@ fn drifted(weights: &[f32], n: usize, k: usize, moments: &Moments) -> Vec<f32> {
         let change = solver.solve(&right);
         w.iter().zip(change).map(|(&w, d)| (f64::from(w) + d) as f32).collect::<Vec<f32>>()
     };
-    (0..n).into_par_iter().flat_map_iter(row).collect()
+    parallel::map((0..n).collect(), row).concat()
 }
 
 #[cfg(test)]

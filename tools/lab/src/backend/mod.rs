@@ -1,9 +1,13 @@
 //! Where a model can be run: every backend gives the same bytes for every tensor.
 
+#[cfg(feature = "gpu")]
 mod gpu;
+#[cfg(feature = "qemu")]
 mod qemu;
 
+#[cfg(feature = "gpu")]
 pub use gpu::Gpu;
+#[cfg(feature = "qemu")]
 pub use qemu::Qemu;
 use shiftformer::kernels::{Native, Portable};
 pub use shiftformer_convert::backend::{Backend, BackendError, Counts, DeviceOpTime, DeviceTimes, Host, Sample, Trace};
@@ -11,9 +15,12 @@ use shiftformer_convert::model_file::ModelFile;
 use shiftformer_convert::model_file::unchain::{UnchainError, unchain};
 use shiftformer_link::Machine;
 
+/// Name of the aarch64 process among the boards.
+const LINUX: &str = "aarch64";
+
 /// Names of all backends.
 pub fn names() -> Vec<String> {
-    let boards = Machine::ALL.iter().map(|machine| machine.name).chain([qemu::LINUX]);
+    let boards = Machine::ALL.iter().map(|machine| machine.name).chain([LINUX]);
     let boards = boards.map(|board| format!("qemu:{board}"));
     ["portable", "native", "gpu"].map(str::to_owned).into_iter().chain(boards).collect()
 }
@@ -36,15 +43,41 @@ pub fn in_whole_operators(backend: &str, model: &ModelFile) -> Result<ModelFile,
 /// [`BackendError::Unknown`] and [`BackendError::Unavailable`]: never another backend instead.
 pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
     if let Some(board) = name.strip_prefix("qemu:") {
-        return Ok(Box::new(Qemu::open(name, board, model)?));
+        return on_board(name, board, model);
     }
     if let Some(adapter) = name.strip_prefix("gpu:") {
-        return Ok(Box::new(Gpu::open(name, Some(adapter), model)?));
+        return on_gpu(name, Some(adapter), model);
     }
     match name {
-        "gpu" => Ok(Box::new(Gpu::open(name, None, model)?)),
+        "gpu" => on_gpu(name, None, model),
         "portable" => Ok(Box::new(Host::<Portable>::new(name, model))),
         "native" => Ok(Box::new(Host::<Native>::new(name, &in_whole_operators(name, model)?))),
         _ => Err(BackendError::Unknown(name.to_owned(), names().join(", "))),
     }
+}
+
+#[cfg(feature = "gpu")]
+fn on_gpu(name: &str, adapter: Option<&str>, model: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(Box::new(Gpu::open(name, adapter, model)?))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn on_gpu(name: &str, _: Option<&str>, _: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
+    Err(left_out(name, "gpu"))
+}
+
+#[cfg(feature = "qemu")]
+fn on_board(name: &str, board: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(Box::new(Qemu::open(name, board, model)?))
+}
+
+#[cfg(not(feature = "qemu"))]
+fn on_board(name: &str, _: &str, _: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
+    Err(left_out(name, "qemu"))
+}
+
+#[cfg(not(all(feature = "gpu", feature = "qemu")))]
+fn left_out(name: &str, feature: &str) -> BackendError {
+    let why = format!("this program was built without the feature `{feature}`");
+    BackendError::Unavailable { backend: name.to_owned(), why }
 }

@@ -4,7 +4,7 @@
 
 mod firmware;
 
-use super::{Backend, BackendError, Counts, Sample, Trace};
+use super::{Backend, BackendError, Counts, LINUX, Sample, Trace};
 use rayon::prelude::*;
 use shiftformer::arith::digest::join;
 use shiftformer::kernels::Portable;
@@ -17,8 +17,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Name of the aarch64 process among the boards.
-pub const LINUX: &str = "aarch64";
 /// Appended to a name, it selects the portable kernels.
 const PORTABLE: &str = ":portable";
 /// How often a running emulator is looked at.

@@ -4,7 +4,7 @@ use super::super::builder::Builder;
 use super::super::node::{Call, OpError, OpResult, Outputs, invalid, one, unsupported};
 use super::super::tensor::{self, Elem, data_type, elem_of};
 use crate::graph::{Data, DataType};
-use tract_onnx::pb::TensorProto;
+use crate::import::onnx::TensorProto;
 
 pub fn constant(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     if let Some(proto) = call.tensor("value")? {
