@@ -7,15 +7,15 @@ use prost::Message;
 use shiftformer_convert::convert::{ConvertOptions, Converted, convert};
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Data, Graph, Op, exec};
-use shiftformer_convert::import::{ImportError, ImportOptions, import_bytes};
-use shiftformer_convert::model_file::Values;
-use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::tensor_proto::DataType as Elem;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::{
+use shiftformer_convert::import::onnx::attribute_proto::AttributeType;
+use shiftformer_convert::import::onnx::tensor_proto::DataType as Elem;
+use shiftformer_convert::import::onnx::tensor_shape_proto::{Dimension, dimension};
+use shiftformer_convert::import::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, type_proto,
 };
+use shiftformer_convert::import::{ImportError, ImportOptions, import_bytes};
+use shiftformer_convert::model_file::Values;
 
 /// An ONNX model under construction; the last node gives the outputs.
 struct Model {
