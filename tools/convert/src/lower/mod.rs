@@ -6,6 +6,7 @@
 mod attention;
 mod dense;
 mod elementwise;
+pub mod facts;
 mod integers;
 mod ivit;
 mod limits;
