@@ -1,8 +1,8 @@
 //! Runs a model some times with the fastest kernels of this processor: the program whose instructions are counted.
 //!
-//! `count FILE.sfm RUNS [ops]`. With `ops` every run calls `getppid` before the first operator and after each one: a
-//! counter that watches system calls then knows what each takes. Prints the kind of operator between each two calls, then
-//! the digest of the outputs.
+//! `count FILE.sfm RUNS [whole] [ops]`. With `whole` operators run at once for all their rows. With `ops` every run calls
+//! `getppid` before the first operator and after each one: a counter that watches system calls then knows what each takes.
+//! Prints the kind of operator between each two calls, then the digest of the outputs.
 
 use shiftformer::arith::digest;
 use shiftformer::kernels::Native;
@@ -39,11 +39,14 @@ fn aligned(len: usize) -> Vec<u128> {
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [path, runs, rest @ ..] = args.as_slice() else { return Err("usage: count FILE.sfm RUNS [ops]".into()) };
-    let (runs, marks): (u32, bool) = (runs.parse()?, rest.iter().any(|arg| arg == "ops"));
+    let runs: u32 = runs.parse()?;
+    let [marks, whole] = ["ops", "whole"].map(|option| rest.iter().any(|arg| arg == option));
     let bytes = std::fs::read(path)?;
     let mut file = aligned(bytes.len());
     bytemuck::cast_slice_mut(&mut file)[..bytes.len()].copy_from_slice(&bytes);
     let model = Model::open_with(&bytemuck::cast_slice(&file)[..bytes.len()], OpTable::<Native>::ALL)?;
+    let mut tables = vec![0; model.whole_tables_bytes()];
+    let model = if whole { model.whole(&mut tables)? } else { model };
     let mut arena = aligned(model.arena_bytes());
     let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena))?;
     let mut marked = Marks(Vec::with_capacity(MARKS));

@@ -2,7 +2,7 @@
 
 use shiftformer::kernels::{Native, Portable};
 use shiftformer::ops::{OpFault, OpKind};
-use shiftformer::{Aligned, Model, ModelError, Progress, Session};
+use shiftformer::{Aligned, Digests, Model, ModelError, Progress, Session};
 use shiftformer_convert::convert::{ConvertOptions, Converted, Switch, convert};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::fuse::fuse;
@@ -145,6 +145,45 @@ fn runs_as_whole_operators(paths: &[PathBuf; 2]) {
     assert_eq!(expected, found);
     // A file without chains stays as it is.
     assert_eq!(unchain(&whole).unwrap().bytes(), whole.bytes());
+}
+
+#[test]
+fn the_runtime_runs_blocks_of_rows_as_whole_operators() {
+    let block = shared("block/block-50x64.onnx", "block/block-50x64.npz");
+    for paths in [Some(digits()), block].into_iter().flatten() {
+        let ([blocks, plain], samples) = converted(&paths, 1, [options(Switch::On), options(Switch::Off)]);
+        let file = ModelFile::from_bytes(&blocks.file).unwrap();
+        let model = file.open::<Native>().unwrap();
+        assert!(chains(&blocks.file) > 0);
+        let mut tables = vec![0; model.whole_tables_bytes()];
+        let needed = tables.len();
+        let short = model.whole(&mut tables[..needed - 1]).err();
+        assert_eq!(short, Some(ModelError::Tables { needed, given: needed - 1 }));
+        let mut tables = vec![0; needed];
+        let whole = model.whole(&mut tables).unwrap();
+        assert!((0..whole.n_ops()).all(|op| !whole.op_record(op).unwrap().chained));
+        assert!((0..whole.sections().n_tensors).all(|tensor| whole.tensor(tensor).unwrap().window == 0));
+        assert!(whole.arena_bytes() > model.arena_bytes());
+        assert_eq!(digests(&model, &samples[0]), digests(&whole, &samples[0]));
+        // A model without blocks needs no tables.
+        let file = ModelFile::from_bytes(&plain.file).unwrap();
+        let model = file.open::<Native>().unwrap();
+        assert_eq!(model.whole_tables_bytes(), 0);
+        assert_eq!(model.whole(&mut []).unwrap().arena_bytes(), model.arena_bytes());
+    }
+}
+
+/// The digest of every operator.
+fn digests(model: &Model<'_, Native>, sample: &Sample) -> Vec<(usize, u64)> {
+    let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
+    let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).unwrap();
+    for (index, input) in sample.iter().enumerate() {
+        session.input_mut(index).unwrap().copy_from_slice(input);
+    }
+    let mut found = Vec::new();
+    session.run_with(&mut Digests::new(|op, digest| found.push((op, digest)))).unwrap();
+    found.sort_unstable();
+    found
 }
 
 #[test]

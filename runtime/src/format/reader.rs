@@ -138,6 +138,14 @@ impl<'m> Sections<'m> {
         })
     }
 
+    /// The same with other contents of one section.
+    pub(crate) fn with(mut self, kind: SectionKind, bytes: &'m [u8]) -> Self {
+        if let Some(section) = self.sections.get_mut(place(kind)) {
+            *section = bytes;
+        }
+        self
+    }
+
     /// The bytes of a section, empty where the file has none.
     pub fn get(&self, kind: SectionKind) -> &'m [u8] {
         self.sections.get(place(kind)).copied().unwrap_or(&[])

@@ -44,6 +44,12 @@ impl OpRecord {
         u32::from(u16::from_le_bytes([low, high])) & Self::CHAINED != 0
     }
 
+    /// Takes [`chained`](Self::chained) out of an encoded record.
+    pub(crate) fn unchain(record: &mut [u8; Self::BYTES]) {
+        let [_, high, ..] = record;
+        *high &= !((Self::CHAINED >> 8) as u8);
+    }
+
     /// Decodes a record; `None` when `bytes` is too short.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let words: &[[u8; 4]; Self::BYTES / 4] = bytes.as_chunks().0.first_chunk()?;
@@ -109,6 +115,13 @@ pub struct TensorRecord {
 impl TensorRecord {
     /// Encoded size.
     pub const BYTES: usize = 36;
+
+    /// Takes the window out of an encoded record, which then lies at `offset`.
+    pub(crate) fn make_whole(record: &mut [u8; Self::BYTES], offset: u32) {
+        let [_, _, _, window, a, b, c, d, ..] = record;
+        *window = 0;
+        [*a, *b, *c, *d] = offset.to_le_bytes();
+    }
 
     /// Decodes a record; `None` when it is too short or holds no tensor.
     pub fn decode(bytes: &[u8]) -> Option<Self> {

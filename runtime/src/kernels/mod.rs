@@ -16,6 +16,8 @@ mod job;
 pub(crate) mod list;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+#[cfg(all(target_arch = "arm", target_os = "linux"))]
+pub mod neon32;
 #[cfg(feature = "std")]
 pub(crate) mod parallel;
 pub mod portable;
@@ -34,7 +36,7 @@ pub use armv7em::Armv7em as Native;
 pub use armv7m::Armv7m as Native;
 #[cfg(arm_mve)]
 pub use helium::Helium as Native;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "arm", target_os = "linux")))]
 pub(crate) use job::whole_rows;
 pub use job::{
     AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow, PoolJob,
@@ -43,12 +45,23 @@ pub use job::{
 pub use list::Kernels;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Native;
+#[cfg(all(target_arch = "arm", target_os = "linux"))]
+pub use neon32::Native;
 #[cfg(feature = "std")]
 pub use parallel::Parallel;
 #[cfg(feature = "std")]
 pub(crate) use parallel::with_scratch;
 pub use portable::Portable;
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", arm_dsp, arm_v6m, arm_v7m, arm_mve, riscv_m)))]
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_os = "linux"),
+    arm_dsp,
+    arm_v6m,
+    arm_v7m,
+    arm_mve,
+    riscv_m
+)))]
 pub use portable::Portable as Native;
 #[cfg(riscv_m)]
 pub use riscv32::Riscv32 as Native;

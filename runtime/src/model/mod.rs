@@ -2,6 +2,7 @@
 
 mod chain;
 mod open;
+mod whole;
 
 use crate::format::{CertRecord, OpRecord, Profile, ReadWords, Receipts, SectionKind, Sections, TensorRecord, Word};
 use crate::kernels::{Kernels, Portable};

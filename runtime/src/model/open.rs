@@ -29,6 +29,13 @@ pub enum ModelError {
         /// What is wrong.
         fault: OpFault,
     },
+    /// The memory for the tables of [`Model::whole`] is too small.
+    Tables {
+        /// Bytes the tables need.
+        needed: usize,
+        /// Bytes given.
+        given: usize,
+    },
 }
 
 /// A section, by name.
@@ -74,6 +81,9 @@ impl fmt::Display for ModelError {
                 let name = OpKind::from_code(*kind).map_or("unknown", OpKind::name);
                 write!(f, "operator {op} ({name}): {fault}; convert the model again")
             }
+            Self::Tables { needed, given } => {
+                write!(f, "the tables of whole operators need {needed} bytes, {given} given")
+            }
         }
     }
 }
@@ -105,7 +115,11 @@ impl<'m, B: Kernels> Model<'m, B> {
     /// # Errors
     /// [`ModelError`]: the first fault found.
     pub fn open_with(file: &'m [u8], table: &'static [Entry<B>]) -> Result<Self, ModelError> {
-        let sections = Sections::read(file)?;
+        Self::checked(Sections::read(file)?, table)
+    }
+
+    /// The model of these sections, every record checked.
+    pub(super) fn checked(sections: Sections<'m>, table: &'static [Entry<B>]) -> Result<Self, ModelError> {
         let sized = |kind, bytes: usize, name| {
             if sections.get(kind).len() == bytes { Ok(()) } else { Err(ModelError::Section(name)) }
         };

@@ -4,8 +4,8 @@ use crate::boards::{self, Program};
 use crate::error::Error;
 use crate::firmware;
 use crate::process::{find, root, run};
-use crate::setup::{self, AARCH64};
-use crate::toolchain::Toolchain;
+use crate::setup::{self, AARCH64, ARMV7};
+use crate::toolchain::{Toolchain, gnu_name};
 use crate::{aarch64, audit, digits, emulate, size};
 use shiftformer_link::Machine;
 use std::process::Command;
@@ -71,6 +71,9 @@ fn steps() -> Result<Vec<Step>, Error> {
     for core in aarch64::CORES {
         steps.push(step(format!("kernels on aarch64 {core}"), move || aarch64_tests(core)));
     }
+    for core in ARMV7_CORES {
+        steps.push(step(format!("kernels on armv7 {core}"), move || armv7_tests(core)));
+    }
     emulated(&mut steps, Program::Digits, "digits")?;
     steps.push(step("digits: every operator the same on all machines", parity));
     steps.push(step("audit", || audit::run(false, None)));
@@ -128,9 +131,21 @@ fn build_runtime(target: &str) -> Result<(), Error> {
 /// # Errors
 /// When they do not build or one fails.
 pub fn aarch64_tests(core: &str) -> Result<(), Error> {
-    let mut test = Toolchain::ensure(AARCH64)?.cargo("test", AARCH64, &[]);
-    let emulator = format!("qemu-aarch64 -cpu {core} -L /usr/aarch64-linux-gnu");
-    test.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", emulator);
+    linux_tests(AARCH64, "qemu-aarch64", core)
+}
+
+/// Emulated 32-bit cores.
+const ARMV7_CORES: [&str; 1] = ["cortex-a7"];
+
+fn armv7_tests(core: &str) -> Result<(), Error> {
+    linux_tests(ARMV7, "qemu-arm", core)
+}
+
+/// The tests of the runtime for `target` on an emulated core.
+fn linux_tests(target: &str, emulator: &str, core: &str) -> Result<(), Error> {
+    let mut test = Toolchain::ensure(target)?.cargo("test", target, &[]);
+    let runner = format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase().replace('-', "_"));
+    test.env(runner, format!("{emulator} -cpu {core} -L /usr/{}", gnu_name(target)));
     test.args(["--quiet", "--release", "--package", "shiftformer", "--lib", "--features", "std"]);
     run(test.current_dir(root()))
 }

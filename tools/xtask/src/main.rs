@@ -1,6 +1,7 @@
 //! Developer tasks.
 
 mod aarch64;
+mod arm;
 mod audit;
 mod boards;
 mod check;
@@ -89,6 +90,12 @@ enum Task {
     },
     /// Count instructions of the public models on the emulated cores; writes BENCHMARKS.md.
     Count,
+    /// Count instructions of DeiT-Tiny and KWT-1 on emulated AArch64 cores; writes docs/benchmarks-arm.md.
+    CountArm {
+        /// Folder that holds deit-tiny/ and kwt1/.
+        #[arg(long)]
+        models: PathBuf,
+    },
     /// Set up, build, test and audit everything.
     Test,
     /// Build the command for aarch64 and run it on emulated cores with and without the fast instructions.
@@ -127,6 +134,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Size { functions: Some(elf), .. } => size::functions(&elf)?,
         Task::Size { no_build, functions: None } => size::run(!no_build)?,
         Task::Count => count::run_all()?,
+        Task::CountArm { models } => arm::run_all(&models)?,
         Task::Test => check::run_all()?,
         Task::Aarch64 => aarch64::run_all()?,
         Task::Gains { models } => gains::gains(&models)?,

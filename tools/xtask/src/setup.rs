@@ -9,6 +9,8 @@ use std::process::Command;
 
 /// Target of the runner under `qemu-aarch64`.
 pub const AARCH64: &str = "aarch64-unknown-linux-gnu";
+/// Target of 32-bit Arm Linux, under `qemu-arm`.
+pub const ARMV7: &str = "armv7-unknown-linux-gnueabihf";
 
 /// Something outside of Rust, and the Debian package that holds it.
 struct Tool {
@@ -17,7 +19,7 @@ struct Tool {
     present: fn() -> bool,
 }
 
-const TOOLS: [Tool; 7] = [
+const TOOLS: [Tool; 9] = [
     Tool {
         package: "qemu-system-arm",
         purpose: "emulated microcontrollers",
@@ -34,6 +36,16 @@ const TOOLS: [Tool; 7] = [
         package: "libc6-dev-arm64-cross",
         purpose: "linking for aarch64",
         present: || Path::new("/usr/aarch64-linux-gnu/lib/libc.so.6").exists(),
+    },
+    Tool {
+        package: "gcc-arm-linux-gnueabihf",
+        purpose: "linking for armv7",
+        present: || find("arm-linux-gnueabihf-gcc").is_some(),
+    },
+    Tool {
+        package: "libc6-dev-armhf-cross",
+        purpose: "linking for armv7",
+        present: || Path::new("/usr/arm-linux-gnueabihf/lib/libc.so.6").exists(),
     },
     Tool { package: "mesa-vulkan-drivers", purpose: "a GPU in software", present: has_vulkan_driver },
     Tool { package: "libvulkan1", purpose: "GPUs", present: || library("libvulkan.so.1") },
@@ -56,7 +68,7 @@ pub fn run_setup(dry_run: bool) -> Result<(), Error> {
         install(&packages)?;
     }
     let mut targets: Vec<String> = boards::targets()?.into_iter().map(|target| target.build.target).collect();
-    targets.push(AARCH64.to_owned());
+    targets.extend([AARCH64, ARMV7].map(str::to_owned));
     targets.sort_unstable();
     targets.dedup();
     for target in targets {

@@ -159,14 +159,19 @@ impl Toolchain {
             }
         };
         if hosted {
-            let architecture = target.split('-').next().unwrap_or(target);
-            command.env(format!("CARGO_TARGET_{variable}_LINKER"), format!("{architecture}-linux-gnu-gcc"));
+            command.env(format!("CARGO_TARGET_{variable}_LINKER"), format!("{}-gcc", gnu_name(target)));
         }
         command.arg("--target-dir").arg(self.output());
         command.env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), flags.join(" "));
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
         command
     }
+}
+
+/// What GCC and the folder of the C library call a target with an operating system.
+pub fn gnu_name(target: &str) -> String {
+    let architecture = target.split('-').next().unwrap_or(target);
+    if architecture == "armv7" { "arm-linux-gnueabihf".to_owned() } else { format!("{architecture}-linux-gnu") }
 }
 
 fn sysroot(rustc: &Path) -> Option<PathBuf> {
@@ -208,5 +213,6 @@ mod tests {
         let command = Toolchain::Installed.cargo("test", "aarch64-unknown-linux-gnu", &[]);
         let linker = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER");
         assert_eq!(linker.and_then(|(_, value)| value), Some("aarch64-linux-gnu-gcc".as_ref()));
+        assert_eq!(gnu_name("armv7-unknown-linux-gnueabihf"), "arm-linux-gnueabihf");
     }
 }

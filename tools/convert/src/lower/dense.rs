@@ -64,9 +64,8 @@ impl Lowering<'_> {
         }
         let fused: Vec<usize> = self
             .chains
-            .iter()
-            .filter(|(last, _)| !self.segments.contains_key(last))
-            .filter_map(|(_, chain)| {
+            .values()
+            .filter_map(|chain| {
                 let producer = self.producers[chain.base]?;
                 let dense = matches!(self.graph.nodes[producer].op, Op::Linear | Op::Conv2d(_));
                 let alone = self.consumers[chain.base].iter().all(|&c| Some(&c) == chain.nodes.first());
