@@ -62,6 +62,7 @@ fn steps() -> Result<Vec<Step>, Error> {
         // The development profile checks arithmetic for overflow.
         step("runtime tests", || cargo(&["test", "--quiet", "--package", "shiftformer", "--features", "std"])),
         step("tools tests", tools_tests),
+        step("converter for wasm32", converter_for_the_web),
     ];
     for target in bare_targets()? {
         steps.push(step(format!("runtime for {target}"), move || build_runtime(&target)));
@@ -114,6 +115,14 @@ fn clippy() -> Result<(), Error> {
 
 fn tools_tests() -> Result<(), Error> {
     cargo(&["test", "--quiet", "--release", "--workspace", "--exclude", "shiftformer"])
+}
+
+/// The converter where there are no threads, no files and 32-bit addresses.
+fn converter_for_the_web() -> Result<(), Error> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let mut check = Toolchain::ensure(TARGET)?.cargo("check", TARGET, &[]);
+    check.args(["--quiet", "--release", "--package", "shiftformer-convert", "--no-default-features"]);
+    run(check.current_dir(root()))
 }
 
 fn build_runtime(target: &str) -> Result<(), Error> {

@@ -15,11 +15,11 @@ const MAX_ELEMENTS: usize = 1 << 27;
 /// Most elements of all folded constants together.
 const MAX_FOLDED: usize = 1 << 27;
 /// Most multiplications and moves spent on folding.
-const MAX_WORK: usize = 1 << 32;
+const MAX_WORK: u64 = 1 << 32;
 /// Most elements of all computed tensors together: ViT-Large on 384 x 384 pixels has 4e8.
 const MAX_COMPUTED: usize = 1 << 29;
 /// Most multiplications and moves of one inference: ViT-Large on 384 x 384 pixels takes 2e11.
-const MAX_INFERENCE: usize = 1 << 38;
+const MAX_INFERENCE: u64 = 1 << 38;
 /// Most dimensions of a tensor on the way; the integer program takes six after merging.
 const MAX_RANK: usize = 16;
 /// Most graph nodes: nested functions grow exponentially.
@@ -40,10 +40,10 @@ pub struct Builder {
     turned: HashMap<(TensorId, Vec<usize>), TensorId>,
     /// Elements of folded constants, and steps spent on them.
     folded: usize,
-    work: usize,
+    work: u64,
     /// Elements of computed tensors, and steps of one inference.
     computed: usize,
-    inference: usize,
+    inference: u64,
     label: String,
     serial: usize,
     names: HashSet<String>,
@@ -674,7 +674,7 @@ fn moves(op: &Op) -> bool {
 }
 
 /// Steps that computing a node takes.
-fn work(op: &Op, inputs: &[TensorId], graph: &Graph, count: usize) -> usize {
+fn work(op: &Op, inputs: &[TensorId], graph: &Graph, count: usize) -> u64 {
     let read = inputs.iter().map(|&id| graph.tensors[id].len()).sum::<usize>();
     let inner = match op {
         Op::MatMul { .. } | Op::Linear => graph.shape(inputs[0]).last().copied().unwrap_or(1),
@@ -682,7 +682,8 @@ fn work(op: &Op, inputs: &[TensorId], graph: &Graph, count: usize) -> usize {
         Op::MaxPool(window) | Op::AveragePool { window, .. } => window.kernel[0].saturating_mul(window.kernel[1]),
         _ => 1,
     };
-    count.saturating_mul(inner).saturating_add(read)
+    // Not in `usize`: the limits are beyond 32 bits.
+    (count as u64).saturating_mul(inner as u64).saturating_add(read as u64)
 }
 
 /// The shape that two shapes have together by numpy's rule.
