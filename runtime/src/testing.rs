@@ -786,7 +786,10 @@ pub const LARGE_ATTENTION_CASES: &[AttentionCase] = &[
     AttentionCase { gaps: [512, 512, 512, 128], acc_shift: 0, ..AttentionCase::new([197, 197, 64, 64], false) },
     AttentionCase { acc_shift: 0, ..AttentionCase::new([32, 130, 40, 96], true) },
     AttentionCase { gaps: [512, 512, 512, 128], ..AttentionCase::new([31, 197, 64, 64], true) },
+    AttentionCase::new([7, 257, 64, 64], true),
+    AttentionCase::new([8, 514, 64, 64], true),
     AttentionCase::new([11, 501, 64, 48], false),
+    AttentionCase::new([3, 514, 20, 80], true),
     AttentionCase::new([7, 1030, 16, 16], false),
     AttentionCase::new([5, 40, 300, 300], false),
 ];

@@ -10,6 +10,7 @@
 //! Rows are not rearranged and nothing is kept between panels: the sums of a tile go through a small buffer to one
 //! epilogue.
 
+pub mod dots;
 pub mod windows;
 
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, WeightFormat};

@@ -108,9 +108,9 @@ kernels! {
     }
     linear => available!(Avx512, avx512::linear::linear),
     linear_acc => available!(Avx512, avx512::linear::linear_acc),
-    dot_i8 => compiled!(Avx512, "avx512bw,avx512vl,avx512vnni"),
-    dot_u8 => compiled!(Avx512, "avx512bw,avx512vl,avx512vnni"),
-    dot_u16 => compiled!(Avx512, "avx512bw,avx512vl,avx512vnni"),
+    dot_i8 => dot_i8,
+    dot_u8 => dot_u8,
+    dot_u16 => dot_u16,
     scores => portable,
     scale_scores => available!(Avx512, avx512::rows::scale_scores),
     exp_row => available!(Avx512, avx512::rows::exp_row),
@@ -124,6 +124,25 @@ kernels! {
     depthwise => available!(Avx512, avx512::windows::depthwise),
     pool => available!(Avx512, avx512::windows::pool),
 }
+
+/// Dot products by the tiles of AVX2, which every level has; the portable definition where slices do not hold the job.
+macro_rules! dot {
+    ($name:ident, $type:ty, $element:ident) => {
+        fn $name(job: &DotJob, x: &[$type], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {
+            let bytes = bytemuck::cast_slice(x);
+            // SAFETY: the processor has the features of the function.
+            let mut dots = || unsafe { avx2::dots::dots::<{ avx2::dots::element::$element }>(job, bytes, y, out) };
+            let done = Avx2::is_available() && dots();
+            if !done {
+                portable::dot(job, x, y, out, scratch);
+            }
+        }
+    };
+}
+
+dot!(dot_i8, i8, I8);
+dot!(dot_u8, u8, U8);
+dot!(dot_u16, u16, U16);
 
 /// Transpositions by tiles of 16 x 16; smaller ones compiled for AVX2.
 fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
@@ -170,9 +189,9 @@ macro_rules! level_256 {
             }
             linear => available!($level, avx2::linear, $tiles),
             linear_acc => available!($level, avx2::linear_acc, $tiles),
-            dot_i8 => compiled!($level, "avx2"),
-            dot_u8 => compiled!($level, "avx2"),
-            dot_u16 => compiled!($level, "avx2"),
+            dot_i8 => dot_i8,
+            dot_u8 => dot_u8,
+            dot_u16 => dot_u16,
             scores => portable,
             scale_scores => compiled!($level, "avx2"),
             exp_row => compiled!($level, "avx2"),

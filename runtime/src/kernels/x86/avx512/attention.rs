@@ -18,8 +18,10 @@ use crate::kernels::{AttentionJob, ExpRow, ScoreBias, ScoreScale, whole_rows};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
-/// Bytes of packed keys, and of packed values: 512 keys of width 64.
-const PACKED_BYTES: usize = 32 * 1024;
+/// Bytes of packed keys, and of packed values: 1024 keys of width 64, or as many as 16-bit exponentials admit (514), whose
+/// values take two bytes.
+const PACKED_BYTES: usize = 72 * 1024;
+const _: () = assert!(PACKED_BYTES >= (crate::ops::attention::MAX_WIDE_ROW as usize).next_multiple_of(LANES) * 64 * 2);
 /// Parts of a tile of scores between which other work is done: its 16 quads of K are so for a head of 64.
 const SCORE_STEPS: usize = 3;
 /// Parts of a tile of weighted sums.
