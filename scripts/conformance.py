@@ -48,7 +48,7 @@ NEWEST_OPSET = 25
 RIGHT_DB, FAIR_DB = 25.0, 20.0
 # Share of integer outputs that must be equal.
 EQUAL = 0.98
-# A test with fewer samples must show more equal ones; a rate over few values says little.
+# Of one command, beyond which it hangs.
 SECONDS = 120
 
 FLOATS = {T.FLOAT, T.DOUBLE, T.FLOAT16, T.BFLOAT16}
@@ -502,6 +502,7 @@ def table(rows, heads):
 def reason(message):
     """The part of a message that says why, without names and numbers of this model."""
     line = message.replace("\n", " ").removeprefix("error: ")
+    line = re.sub(r"^\S*m\.onnx: ", "", line)
     line = re.sub(r"^\d+ (unsupported operator\(s\):|operator\(s\) have no integer form:) *", "", line)
     line = re.sub(r"`[^`]*`", "`..`", line)
     line = re.sub(r"\[[\d, ]*\]", "[..]", line)

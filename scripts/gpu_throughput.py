@@ -5,13 +5,14 @@
     venv/bin/python scripts/gpu_throughput.py deit-tiny.sfm [--shiftformer target/release/shiftformer] [--adapter NAME]
 
 `deit-tiny.sfm` is any DeiT-Tiny made by `shiftformer convert`. For each batch size the script runs
-`shiftformer bench --backend gpu` and the same network in PyTorch (float32 with and without TF32, float16), alternating,
-and prints samples per second, the ratio to float32, and the integer operations per second. Both sides hold the weights
-on the device; both include copying the inputs to it and the results back.
+`shiftformer bench --backend gpu` on both routes (cooperative matrices, packed products) and the same network in PyTorch:
+float32 with and without TF32 and float16, eager and compiled with CUDA graphs. Both sides hold the weights on the device.
+Two rates are printed: with the inputs copied to the device and the results back, and with inputs that lie there already.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -22,25 +23,36 @@ import torch
 RUNS = 30
 
 
-def integer(args, batch):
+def integer(args, batch, route):
     backend = f"gpu:{args.adapter}" if args.adapter else "gpu"
     command = [args.shiftformer, "bench", "--backend", backend, "--batch", str(batch), "--json", args.model]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    environment = {**os.environ, "SHIFTFORMER_GPU_ROUTE": route}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    result = json.loads(done.stdout)
+    return result["streamed_samples_per_s"], result.get("device_samples_per_s"), result["adapter"]
 
 
-def floating(batch, dtype, tf32):
+def floating(batch, dtype, tf32, compiled):
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     model = timm.create_model("deit_tiny_patch16_224", pretrained=False).eval().to("cuda", dtype)
+    if compiled:
+        model = torch.compile(model, mode="reduce-overhead")
     images = torch.rand(batch, 3, 224, 224, dtype=dtype).pin_memory()
-    times = []
-    with torch.inference_mode():
+    on_device = images.to("cuda")
+
+    def rate(run):
+        times = []
         for _ in range(RUNS + 5):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            model(images.to("cuda", non_blocking=True)).cpu()
+            run()
+            torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-    return batch / statistics.median(times[5:])
+        return batch / statistics.median(times[5:])
+
+    with torch.inference_mode():
+        return rate(lambda: model(images.to("cuda", non_blocking=True)).cpu()), rate(lambda: model(on_device))
 
 
 def main():
@@ -49,20 +61,23 @@ def main():
     parser.add_argument("--shiftformer", default="target/release/shiftformer")
     parser.add_argument("--adapter", help="index or part of the name, as `shiftformer adapters` lists them")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 256])
+    parser.add_argument("--eager", action="store_true", help="leave the compiled models out: they take a minute")
     args = parser.parse_args()
     print(f"card {torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
-    print(f"{'batch':>6} {'path':<22} {'samples/s':>10} {'x f32':>7} {'TOPS':>7}")
+    print(f"{'batch':>6} {'path':<34} {'with copies':>12} {'on the device':>14}")
+    forms = [("float32", torch.float32, False), ("float32, TF32", torch.float32, True), ("float16", torch.float16, True)]
     for batch in args.batches:
-        ours = integer(args, batch)
-        f32 = floating(batch, torch.float32, False)
-        rows = [
-            ("PyTorch float32", f32, None),
-            ("PyTorch float32, TF32", floating(batch, torch.float32, True), None),
-            ("PyTorch float16", floating(batch, torch.float16, True), None),
-            (f"integer, {ours['adapter']}", ours["samples_per_s"], ours["integer_tops"]),
-        ]
-        for name, rate, tops in rows:
-            print(f"{batch:>6} {name:<22} {rate:>10.1f} {rate / f32:>7.2f} {'' if tops is None else f'{tops:>7.2f}'}")
+        rows = []
+        for route in ["fastest", "packed"]:
+            streamed, device, adapter = integer(args, batch, route)
+            rows.append((f"integer, {route}, {adapter}"[:34], streamed, device))
+        for compiled in [False] if args.eager else [False, True]:
+            for name, dtype, tf32 in forms:
+                how = "compiled" if compiled else "eager"
+                rows.append((f"PyTorch {name}, {how}", *floating(batch, dtype, tf32, compiled)))
+        for name, with_copies, on_device in rows:
+            shown = "-" if on_device is None else f"{on_device:.0f}"
+            print(f"{batch:>6} {name:<34} {with_copies:>12.0f} {shown:>14}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ use std::path::Path;
 pub struct Dataset {
     arrays: Vec<(String, Array)>,
     samples: usize,
+    /// Names of arrays that follow no convention.
+    unread: Vec<String>,
 }
 
 /// An array, row major, sample first.
@@ -87,6 +89,22 @@ impl Array {
         self.shape.iter().skip(1).product()
     }
 
+    /// Whether the samples can be of `shape`: the same dimensions after those of size 1 are removed, neighbours merged at
+    /// most. Axes in another order do not fit, though their number of values does.
+    pub fn fits(&self, shape: &[usize]) -> bool {
+        let ends = |dims: &[usize]| -> Vec<usize> {
+            let mut product = 1;
+            let ends = dims.iter().filter(|&&d| d != 1).map(|&d| {
+                product *= d;
+                product
+            });
+            ends.collect()
+        };
+        let (own, other) = (ends(self.shape.get(1..).unwrap_or(&[])), ends(shape));
+        let within = |few: &[usize], many: &[usize]| few.iter().all(|end| many.contains(end));
+        own.last() == other.last() && (within(&own, &other) || within(&other, &own))
+    }
+
     /// The values of sample `index`; none when there is no such sample.
     pub fn sample(&self, index: usize) -> Values {
         let len = self.sample_len();
@@ -142,7 +160,8 @@ impl Dataset {
         if expected == 0 {
             return Err(DataError::Empty(path.to_owned()));
         }
-        Ok(Self { arrays, samples: expected })
+        let unread = names.into_iter().filter(|name| !known(&name)).collect();
+        Ok(Self { arrays, samples: expected, unread })
     }
 
     /// Number of samples, at least 1.
@@ -153,6 +172,16 @@ impl Dataset {
     /// Names of all arrays that were read.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.arrays.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Names of arrays that were not read, since they are named otherwise.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        self.unread.iter().map(String::as_str)
+    }
+
+    /// Names of the arrays `out_<name>`, without the prefix.
+    pub fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.names().filter_map(|name| name.strip_prefix("out_"))
     }
 
     /// The array `in_<name>`.
@@ -245,6 +274,18 @@ mod tests {
         let values = [1.0, 4.0, 2.0, 5.0, 3.0, 6.0];
         let data = Dataset::from_bytes(npz(&[("in_x", &[2, 3], Order::Fortran, &values)]), "t").unwrap();
         assert_eq!(data.input("x").unwrap().sample(1), Values::Float(vec![4.0, 5.0, 6.0]));
+    }
+
+    #[test]
+    fn axes_in_another_order_do_not_fit() {
+        let array = |dims: &[usize]| Array { shape: [&[3], dims].concat(), values: Values::U8(Vec::new()) };
+        for same in [&[16, 32][..], &[1, 16, 32], &[512], &[16, 4, 8]] {
+            assert!(array(same).fits(&[1, 16, 32]), "{same:?}");
+        }
+        for other in [&[32, 16][..], &[1, 32, 16], &[16, 31], &[8, 64, 1], &[]] {
+            assert!(!array(other).fits(&[1, 16, 32]), "{other:?}");
+        }
+        assert!(array(&[]).fits(&[1]) && array(&[1]).fits(&[]));
     }
 
     #[test]

@@ -136,6 +136,7 @@ unsafe fn steps(y: *const i8, x: *const u32, count: usize, mut sum: i32) -> i32 
         // SAFETY: as above.
         unsafe {
             asm!(
+                core!(),
                 "2:",
                 "ldr {odd}, [{y}], #4",
                 "ldrd r0, r1, [{x}], #8",

@@ -9,7 +9,7 @@ macro_rules! instruction {
         pub fn $name($($arg: $ty),*) -> $ret {
             let result: $ret;
             // SAFETY: one arithmetic instruction on registers; it may set the Q flag, which nothing reads.
-            unsafe { asm!($text, out = lateout(reg) result, $($arg = in(reg) $arg),*, options(pure, nomem, nostack)) };
+            unsafe { asm!(core!(), $text, out = lateout(reg) result, $($arg = in(reg) $arg),*, options(pure, nomem, nostack)) };
             result
         }
     };

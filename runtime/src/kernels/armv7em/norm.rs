@@ -29,6 +29,7 @@ fn sums_i16(x: &[i16]) -> (i32, u64) {
         // SAFETY: the loop reads the pairs.
         unsafe {
             asm!(
+                core!(),
                 "2:",
                 "ldr {pair}, [{x}], #4",
                 "smlald {low}, {high}, {pair}, {pair}",

@@ -66,6 +66,7 @@ macro_rules! exponentials {
                 // the table. A distance beyond i32 saturates: with 31 octaves either way the value is 0.
                 unsafe {
                     asm!(
+                        core!(),
                         "2:",
                         "ldr {e}, [{s}], #4",
                         "qsub {e}, {top}, {e}",

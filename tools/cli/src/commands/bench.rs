@@ -28,7 +28,7 @@ pub struct Args {
     /// are those of one thread.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::threads::parse)]
     threads: usize,
-    /// Run chains in blocks of rows, as a device does; otherwise this machine runs whole operators, which are faster.
+    /// Run chains in blocks of rows, as a device does; otherwise this machine and a GPU run whole operators, which are faster.
     #[arg(long)]
     row_blocks: bool,
     /// Samples per batch on a GPU.
@@ -165,6 +165,10 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         "native" => host::<Native>(args, &backend::in_whole_operators("native", &model)?, &samples),
         "portable" => host::<Portable>(args, &model, &samples),
         name => {
+            // Blocks of rows save memory that a GPU has.
+            let on_gpu = name == "gpu" || name.starts_with("gpu:");
+            let whole = on_gpu && !args.row_blocks;
+            let model = if whole { backend::in_whole_operators(name, &model)? } else { model };
             let mut backend = backend::open(name, &model)?;
             match backend.counts(&samples[0])? {
                 Some(counts) => counted(args, &model, &counts),

@@ -15,9 +15,9 @@ pub struct Args {
     /// Where the source goes; stdout if not given.
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Language.
-    #[arg(long, value_enum, default_value_t = Lang::Rust)]
-    lang: Lang,
+    /// Language; by default C where the output ends in .h or .c, else Rust.
+    #[arg(long, value_enum)]
+    lang: Option<Lang>,
     /// The path in `include_bytes!`; by default that of the model, relative to the output.
     #[arg(long, value_name = "PATH")]
     include: Option<String>,
@@ -31,12 +31,22 @@ enum Lang {
     C,
 }
 
+impl Lang {
+    /// The language that the name of the output says.
+    fn of(output: Option<&Path>) -> Self {
+        match output.and_then(Path::extension).and_then(|e| e.to_str()) {
+            Some("h" | "hpp" | "c") => Lang::C,
+            _ => Lang::Rust,
+        }
+    }
+}
+
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let file = read_model(&args.file)?;
     let model = open(&file, &args.file)?;
     let summary = summarize(&model, file.human());
     let name = args.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let text = match args.lang {
+    let text = match args.lang.unwrap_or_else(|| Lang::of(args.output.as_deref())) {
         Lang::Rust => {
             let folder = args.output.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
             let include = args.include.clone().unwrap_or_else(|| relative(&args.file, folder));

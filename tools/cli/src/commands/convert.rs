@@ -267,6 +267,11 @@ pub fn calibration_samples(graph: &Graph, data: &Dataset, limit: usize) -> Resul
     let value = |id: usize, sample: usize| {
         let name = &graph.tensors[id].name;
         let array = data.input(name).ok_or_else(|| EvalError::MissingInput { name: name.clone(), found: found() })?;
+        let expected = &graph.tensors[id].shape;
+        if array.sample_len() == graph.tensors[id].len() && !array.fits(expected) {
+            let (name, expected, given) = (name.clone(), expected.clone(), array.shape[1..].to_vec());
+            return Err(EvalError::Shape { name, expected, given });
+        }
         Ok(array.sample(sample))
     };
     let sample = |s: usize| graph.inputs.iter().map(|&id| value(id, s)).collect::<Result<Vec<_>, EvalError>>();

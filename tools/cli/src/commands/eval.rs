@@ -8,7 +8,7 @@ use shiftformer::format::CRC;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_lab::eval::metrics::{Figures, Score};
 use shiftformer_lab::eval::per_op::{OpError, per_op, worst};
-use shiftformer_lab::eval::{Reference, evaluate, sample_values};
+use shiftformer_lab::eval::{Reference, evaluate, sample_values, unused};
 use shiftformer_lab::{backend, text};
 use std::path::PathBuf;
 
@@ -163,6 +163,9 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     bar.finish_and_clear();
     if let Some(&first) = selection.first() {
         warn_of_raw_bytes(&model, &sample_values(&model, &data, first)?);
+    }
+    for warning in unused(&model, &data, &reference) {
+        output::status(&format!("warning: {warning}"));
     }
     let whole = EvalOutput::of(args, &model, all.len(), shard, sums);
     let Some(graph) = graph.as_ref().filter(|_| args.per_op) else {

@@ -133,6 +133,22 @@ pub enum ConvertError {
         /// Elements given.
         given: usize,
     },
+    /// An id outside the table it is looked up in.
+    #[error(
+        "calibration sample {sample}: input `{name}` holds {value}; the table `{table}` has {rows} rows; check the tokenizer"
+    )]
+    Id {
+        /// Index of the sample.
+        sample: usize,
+        /// Name of the input.
+        name: String,
+        /// The id.
+        value: i64,
+        /// Name of the table.
+        table: String,
+        /// Its rows.
+        rows: usize,
+    },
     /// Calibration data is not finite.
     #[error("calibration sample {sample}: input `{name}` holds {value}; clean the data")]
     NotFinite {
@@ -260,6 +276,7 @@ pub fn convert(
     let mut notes = if ivit { ivit::take_attention_apart(&mut graph) } else { Vec::new() };
     let fixed = qdq::absorb(&mut graph)?;
     let data = real_inputs(&graph, samples, options.normalization)?;
+    check_ids(&graph, &data)?;
     progress("calibrating");
     if options.weights != WeightBits::Eight && samples.is_empty() {
         return Err(ConvertError::NeedsSamples("fewer than 8 bits per weight"));
@@ -365,6 +382,7 @@ impl Site {
         let mut calibration = Calibration::run(&graph, data)?;
         calibration.fixed = fixed.activations.clone();
         calibration.fixed_weights = fixed.weights.clone();
+        calibration.fixed_outputs = fixed.outputs.clone();
         if four {
             calibration.rounded = sequential::round(&graph, data, &|_| WeightFormat::I4)?;
         }
@@ -725,6 +743,35 @@ fn encode<'a>(
     samples: impl Iterator<Item = &'a Vec<Values>>,
 ) -> Result<Vec<Sample>, ModelFileError> {
     samples.map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect()).collect()
+}
+
+/// Ids that come from an input as they are lie within the tables they are looked up in.
+fn check_ids(graph: &Graph, data: &[Vec<Data>]) -> Result<(), ConvertError> {
+    let producers = graph.producers();
+    let source = |mut id: TensorId| {
+        while let Some(node) = producers[id].map(|index| &graph.nodes[index]) {
+            match node.op {
+                Op::Reshape | Op::Transpose { .. } | Op::Expand => id = node.inputs[0],
+                _ => return None,
+            }
+        }
+        graph.inputs.iter().position(|&input| input == id)
+    };
+    for node in &graph.nodes {
+        let Op::Gather { axis } = node.op else { continue };
+        let Some(input) = source(node.inputs[1]) else { continue };
+        let rows = graph.shape(node.inputs[0])[axis];
+        for (sample, values) in data.iter().enumerate() {
+            let ids = values.get(input).and_then(Data::ints).unwrap_or(&[]);
+            let limit = i64::try_from(rows).unwrap_or(i64::MAX);
+            if let Some(&value) = ids.iter().find(|&&id| !(-limit..limit).contains(&id)) {
+                let name = graph.tensors[graph.inputs[input]].name.clone();
+                let table = graph.tensors[node.inputs[0]].name.clone();
+                return Err(ConvertError::Id { sample, name, value, table, rows });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_weights(graph: &Graph) -> Result<(), ConvertError> {

@@ -64,8 +64,9 @@ impl Lowering<'_> {
         }
         let fused: Vec<usize> = self
             .chains
-            .values()
-            .filter_map(|chain| {
+            .iter()
+            .filter(|(last, _)| !self.segments.contains_key(last))
+            .filter_map(|(_, chain)| {
                 let producer = self.producers[chain.base]?;
                 let dense = matches!(self.graph.nodes[producer].op, Op::Linear | Op::Conv2d(_));
                 let alone = self.consumers[chain.base].iter().all(|&c| Some(&c) == chain.nodes.first());

@@ -85,6 +85,12 @@ impl Lowering<'_> {
         }
     }
 
+    /// Finds the chains that need segments.
+    pub(super) fn find_segments(&mut self) {
+        let found = self.chains.iter().filter_map(|(&last, chain)| Some((last, self.chain_borders(chain)?)));
+        self.segments = found.collect();
+    }
+
     /// Value of a chain for one argument.
     pub(super) fn eval_chain(&self, chain: &Chain, x: f64) -> f64 {
         let mut values: Vec<(TensorId, f64)> = vec![(chain.base, x)];
@@ -166,7 +172,10 @@ impl Lowering<'_> {
     }
 
     pub(super) fn chain(&mut self, chain: &Chain) -> Result<(), LowerError> {
-        if let Some((factor, offset)) = self.affine_of_integers(chain).filter(|(_, offset)| *offset != 0.0)
+        // Where large values only mask, the table cuts them off.
+        let limits = self.limits[chain.output];
+        let masks = limits.low.is_finite();
+        if let Some((factor, offset)) = self.affine_of_integers(chain).filter(|(_, offset)| *offset != 0.0 && !masks)
             && self.dequantized_integers(chain, factor, offset)?
         {
             return Ok(());
@@ -175,6 +184,11 @@ impl Lowering<'_> {
             let forms = self.forms[chain.base].clone();
             let shape = self.graph.shape(chain.output).to_vec();
             for view in [forms.narrow, forms.wide].into_iter().flatten() {
+                let (low, _) = self.program.tensors[view.tensor].dtype.range();
+                let reach = view.scale * factor * f64::from(low);
+                if masks && reach < limits.low * MASK_REACH {
+                    continue;
+                }
                 if let Some(view) = view.reshape(&shape) {
                     self.set(chain.output, View { scale: view.scale * factor, ..view });
                 }
@@ -182,6 +196,11 @@ impl Lowering<'_> {
             if self.forms[chain.output].narrow.is_some() || self.forms[chain.output].wide.is_some() {
                 return Ok(());
             }
+        }
+        let last = *chain.nodes.last().unwrap_or(&0);
+        if let Some(borders) = self.segments.get(&last).cloned() {
+            let node = &self.graph.nodes[last];
+            return self.segmented_chain(chain, node, &borders);
         }
         let linear = self.producers[chain.base]
             .filter(|&p| matches!(self.graph.nodes[p].op, Op::Linear | Op::Conv2d(_)) && self.absorbed[p]);
@@ -370,7 +389,7 @@ impl Lowering<'_> {
     }
 
     /// Emits the sum of two views with real factors into `to`; both views have its shape.
-    fn emit_sum(&mut self, name: &str, terms: [(&View, f64); 2], to: usize) -> Result<(), LowerError> {
+    pub(super) fn emit_sum(&mut self, name: &str, terms: [(&View, f64); 2], to: usize) -> Result<(), LowerError> {
         let [(a, factor_a), (b, factor_b)] = terms;
         let (dims, extents) = collapse(&a.shape, &[a, b]).ok_or_else(|| LowerError::Rank(name.to_owned()))?;
         let (scale, zero) = (self.program.tensors[to].scale, self.program.tensors[to].zero);
@@ -477,7 +496,6 @@ impl Lowering<'_> {
         if self.graph.tensors[node.output].dtype != DataType::Float {
             return Err(self.unsupported(node, "division of whole numbers; cast them to float and the result back"));
         }
-        let shape = self.graph.shape(node.output).to_vec();
         let own = self.graph.shape(divisor).to_vec();
         let name = format!("{}/reciprocal", node.name);
         let reciprocal = if let Some(data) = self.graph.constant(divisor) {
@@ -495,10 +513,21 @@ impl Lowering<'_> {
                     "Div by a computed tensor that takes the value 0 or both signs; add a small constant to it, or clip it",
                 ));
             }
-            let x = self.get(divisor, Form::Narrow)?;
-            let x = self.contiguous(&x, &node.name)?;
             let top = if min > 0.0 { 1.0 / min } else { -1.0 / max };
             let scale = top / WIDE_LIMIT;
+            let borders = if stats.is_whole() || min <= 0.0 { None } else { self.borders(divisor, &|x| 1.0 / x) };
+            if let Some(borders) = borders {
+                let x = self.get(divisor, Form::Wide)?;
+                let x = self.contiguous(&x, &node.name)?;
+                let steps = |i| super::segments::segment_steps(&borders, i).map(|v| 1.0 / v).collect();
+                let values: Vec<Vec<f64>> = (0..borders.len() - 1).map(steps).collect();
+                let to = self.new_tensor(&name, Dtype::I16, &own, scale, 0.0, None);
+                self.emit_segments(&name, &x, &borders, &values, to)?;
+                let reciprocal = View::whole(to, &own, scale, 0.0);
+                return self.scaled_quotient(node, dividend, &reciprocal);
+            }
+            let x = self.get(divisor, Form::Narrow)?;
+            let x = self.contiguous(&x, &node.name)?;
             let entry = |q: i32| {
                 let value = 1.0 / ((f64::from(q) - x.zero) * x.scale) / scale;
                 // The step of 0 stands for the numbers next to it.
@@ -511,6 +540,11 @@ impl Lowering<'_> {
             self.push(&name, ops::Op::Lut(op), &[Some(x.tensor)], to);
             View::whole(to, &own, scale, 0.0)
         };
+        self.scaled_quotient(node, dividend, &reciprocal)
+    }
+
+    fn scaled_quotient(&mut self, node: &Node, dividend: TensorId, reciprocal: &View) -> Result<(), LowerError> {
+        let shape = self.graph.shape(node.output).to_vec();
         let a = self.get(dividend, Form::Any)?.expand(&shape);
         let dtype = self.preferred(node.output);
         let (scale, zero) = match dtype {
@@ -653,6 +687,8 @@ impl Lowering<'_> {
     }
 }
 
+/// A view that reaches this many times beyond what can matter is cut off by a table.
+const MASK_REACH: f64 = 64.0;
 /// Greatest `i16` a calibrated value of a stream may take before the scale doubles.
 const WIDE_LIMIT: f64 = 26000.0;
 /// log2 units with 8 fractional bits per natural unit.

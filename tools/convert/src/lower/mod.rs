@@ -6,10 +6,12 @@
 mod attention;
 mod dense;
 mod elementwise;
+pub mod facts;
 mod integers;
 mod ivit;
 mod limits;
 mod movement;
+mod segments;
 pub mod view;
 
 use crate::calibrate::Calibration;
@@ -136,6 +138,8 @@ struct Lowering<'g> {
     absorbed: Vec<bool>,
     /// Elementwise chains by their last node.
     chains: HashMap<usize, elementwise::Chain>,
+    /// Borders of the segments of those chains that one table is too coarse for, by their last node.
+    segments: HashMap<usize, Vec<f64>>,
     /// Linear nodes that add a residual, by the node of the addition: (linear, residual).
     residuals: HashMap<usize, (usize, TensorId)>,
     /// Which values of every tensor matter.
@@ -170,12 +174,14 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
         producers: graph.producers(),
         absorbed: vec![false; graph.nodes.len()],
         chains: HashMap::new(),
+        segments: HashMap::new(),
         residuals: HashMap::new(),
         limits: limits::limits(graph, calibration),
         notes: Vec::new(),
         missing: Vec::new(),
     };
     lowering.find_chains();
+    lowering.find_segments();
     lowering.find_residuals();
     lowering.spread_wants();
     lowering.add_inputs();
@@ -350,7 +356,14 @@ impl<'g> Lowering<'g> {
             }
             self.require_samples(id);
         }
+        if self.is_score(id) {
+            return 1.0 / 32767.0;
+        }
         let scale = self.useful_max(id, WIDE_TOP) / WIDE_TOP;
+        // The argument of a score reaches as far as its segments.
+        let reach = self.segments.iter().filter(|(last, _)| self.chains[last].base == id);
+        let reach = reach.filter_map(|(_, borders)| borders.last()).fold(0.0f64, |m, &b| m.max(b));
+        let scale = scale.max(reach / 32767.0);
         let scale = if self.calibration.stats(id).is_whole() { whole_scale(scale) } else { scale };
         self.sane(id, (scale, 0.0)).0
     }
@@ -584,6 +597,7 @@ impl<'g> Lowering<'g> {
         for index in (0..self.graph.nodes.len()).rev() {
             let node = &self.graph.nodes[index];
             let (out, chained) = (self.wants[node.output], self.in_chain(index));
+            let segmented = self.segments.iter().any(|(last, _)| self.chains[last].nodes.contains(&index));
             let mut ask = |id: TensorId, want: Want| {
                 let have = &mut self.wants[id];
                 have.narrow |= want.narrow;
@@ -605,6 +619,9 @@ impl<'g> Lowering<'g> {
                 }
                 Op::Softmax if ivit => ask(node.inputs[0], symmetric),
                 Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => ask(node.inputs[0], wide),
+                Op::Unary(_) | Op::Binary(_) | Op::Where if segmented => {
+                    node.inputs.iter().for_each(|&id| ask(id, wide));
+                }
                 Op::Unary(_) => node.inputs.iter().for_each(|&id| ask(id, narrow)),
                 Op::Where if !chained => {
                     ask(node.inputs[0], narrow);
@@ -613,7 +630,8 @@ impl<'g> Lowering<'g> {
                 Op::Where => node.inputs.iter().for_each(|&id| ask(id, narrow)),
                 Op::Binary(Binary::Div) if !chained => {
                     ask(node.inputs[0], wide);
-                    ask(node.inputs[1], narrow);
+                    let stats = self.calibration.stats(node.inputs[1]);
+                    ask(node.inputs[1], if stats.is_whole() { narrow } else { wide });
                 }
                 Op::Binary(kind) => {
                     let inner = match chained {
@@ -641,6 +659,9 @@ impl<'g> Lowering<'g> {
                 | Op::Expand
                 | Op::Pad { .. } => {
                     node.inputs.iter().for_each(|&id| ask(id, out));
+                }
+                Op::FakeQuant(_) if self.calibration.fixed_outputs.contains_key(&node.output) => {
+                    ask(node.inputs[0], wide);
                 }
                 Op::FakeQuant(_) => ask(node.inputs[0], narrow),
             }
@@ -691,6 +712,14 @@ impl<'g> Lowering<'g> {
     /// The rounding a quantized model asks for at this place, in its own units.
     fn fake_quant(&mut self, node: &Node) -> Result<(), LowerError> {
         let Some((scale, zero)) = self.fixed_units(node.output) else {
+            let shown = self.consumers[node.output].iter().all(|&reader| reader == usize::MAX);
+            if let Some(&(scale, zero)) = self.calibration.fixed_outputs.get(&node.output).filter(|_| shown) {
+                let view = self.get(node.inputs[0], Form::Any)?;
+                let view = self.contiguous(&view, &node.name)?;
+                let to = self.output(node.output, Dtype::I16, scale, zero);
+                self.requant(&view, to);
+                return Ok(());
+            }
             self.forms[node.output] = self.forms[node.inputs[0]].clone();
             return Ok(());
         };

@@ -9,7 +9,7 @@ use crate::pack::{Human, HumanTensor};
 use crate::program::Endpoint;
 use shiftformer::format::{SectionKind, TensorRecord};
 use shiftformer::kernels::{Kernels, Portable};
-use shiftformer::ops::OpTable;
+use shiftformer::ops::{Op, OpTable};
 use shiftformer::tensor::Dtype;
 use shiftformer::{Model, ModelError};
 use std::path::Path;
@@ -49,6 +49,16 @@ pub enum ModelFileError {
         expected: usize,
         /// Elements given.
         given: usize,
+    },
+    /// An id outside the table it is looked up in.
+    #[error("input `{name}` holds {value}; the table it is looked up in has {rows} rows; check the tokenizer")]
+    Id {
+        /// Name of the input.
+        name: String,
+        /// The id.
+        value: i32,
+        /// Rows of the table.
+        rows: u32,
     },
     /// A value cannot be an input.
     #[error("input `{name}` holds {value}, which its integer type cannot hold; clean the data")]
@@ -187,7 +197,7 @@ impl ModelFile {
             return Ok(raw.clone());
         }
         if record.dtype == Dtype::I32 {
-            return encode_ids(&endpoint.name, values);
+            return encode_ids(&endpoint.name, values, id_rows(&model, endpoint.tensor));
         }
         let (scale, zero) = self.units(endpoint.tensor);
         let real = values.to_real(endpoint.normalization);
@@ -209,6 +219,11 @@ impl ModelFile {
         matches!(values, Values::U8(bytes) if real && bytes.iter().any(beyond))
     }
 
+    /// Element type of output `index`.
+    pub fn output_dtype(&self, index: usize) -> Option<Dtype> {
+        self.open::<Portable>().ok()?.output(index).map(|record| record.dtype)
+    }
+
     /// The real values of output `index`.
     pub fn decode(&self, index: usize, bytes: &[u8]) -> Vec<f32> {
         let Some(endpoint) = self.outputs().get(index) else { return Vec::new() };
@@ -219,7 +234,20 @@ impl ModelFile {
     }
 }
 
-fn encode_ids(name: &str, values: &Values) -> Result<Vec<u8>, ModelFileError> {
+/// Rows of the smallest table that the input `tensor` is looked up in as it is.
+fn id_rows(model: &Model<'_>, tensor: usize) -> Option<u32> {
+    let rows = |op: usize| {
+        let reads = usize::from(*model.op_record(op)?.inputs.get(1)?) == tensor;
+        match Op::decode(model.op_kind(op)?, model.op_params(op)?)? {
+            Op::Gather(gather) if reads => Some(gather.rows),
+            _ => None,
+        }
+    };
+    (0..model.n_ops()).filter_map(rows).min()
+}
+
+/// `rows`: of the table that the ids index; negative ones count from its end.
+fn encode_ids(name: &str, values: &Values, rows: Option<u32>) -> Result<Vec<u8>, ModelFileError> {
     let fail = |value: String| ModelFileError::Value { name: name.to_owned(), value };
     let ids: Result<Vec<i32>, ModelFileError> = match values {
         Values::U8(v) => Ok(v.iter().map(|&x| i32::from(x)).collect()),
@@ -229,7 +257,13 @@ fn encode_ids(name: &str, values: &Values) -> Result<Vec<u8>, ModelFileError> {
             .map(|&x| if x.fract() == 0.0 && x.abs() < 1e9 { Ok(x as i32) } else { Err(fail(x.to_string())) })
             .collect(),
     };
-    Ok(ids?.iter().flat_map(|id| id.to_le_bytes()).collect())
+    let ids = ids?;
+    if let Some(rows) = rows
+        && let Some(&value) = ids.iter().find(|&&id| !(-i64::from(rows)..i64::from(rows)).contains(&i64::from(id)))
+    {
+        return Err(ModelFileError::Id { name: name.to_owned(), value, rows });
+    }
+    Ok(ids.iter().flat_map(|id| id.to_le_bytes()).collect())
 }
 
 fn quantize(real: &[f32], record: &TensorRecord, scale: f64, zero: f64) -> Vec<u8> {

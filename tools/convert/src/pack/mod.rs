@@ -1,6 +1,7 @@
 //! Writes a program as `.sfm` bytes.
 
 use crate::graph::origin;
+use crate::lower::facts::facts;
 use crate::program::plan::Plan;
 use crate::program::{Endpoint, Program};
 use serde::{Deserialize, Serialize};
@@ -144,7 +145,7 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
             origin: origin(&program.origins, &op.name).map(str::to_owned),
             kind: op.op.kind().name(),
             fault,
-            remedy: if fault == OpFault::Overflow { remedy(op.op.kind()) } else { "" },
+            remedy: if fault == OpFault::Overflow { facts(op.op.kind()).remedy } else { "" },
         };
         let cert = prove(op.op.kind(), words, &io).map_err(fault)?;
         cert.write(&mut |word: u32| certificate.extend_from_slice(&word.to_le_bytes()));
@@ -189,27 +190,6 @@ pub(crate) fn minor_version(ops: impl Iterator<Item = (OpKind, bool)>) -> u16 {
 pub(crate) fn prove(kind: OpKind, words: &[u8], io: &Io<'_>) -> Result<CertRecord, OpFault> {
     let entry = OpTable::<Portable>::ALL.iter().find(|entry| entry.kind == kind).ok_or(OpFault::Kind)?;
     entry.prove(words, io)?.certificate()
-}
-
-/// What makes the sums of such an operator smaller.
-fn remedy(kind: OpKind) -> &'static str {
-    use OpKind::{
-        Add, Attention, AttentionExp, AttentionScores, AttentionValues, Conv2d, Copy, DepthwiseConv2d, DyadicRequant,
-        Gather, ILayerNorm, LayerNorm, Linear, Lut, MatMul, Mul, Pool2d, ReduceMean, Requant, ShiftGelu, Shiftmax,
-        Softmax,
-    };
-    match kind {
-        Linear | Conv2d | DepthwiseConv2d => "; use fewer input channels per layer, a smaller bias or `--weights 4`",
-        MatMul => "; make the summed dimension shorter",
-        Attention | AttentionScores | AttentionExp | AttentionValues => "; use narrower heads or fewer keys",
-        ReduceMean | Pool2d => "; average in two steps",
-        ILayerNorm => "; use a smaller beta, a greater gamma or the profile `shift`",
-        Softmax | Shiftmax => "; its operand spans too wide a range: mask with -1e4 or Where instead of larger numbers",
-        Add | Mul | Requant | DyadicRequant => {
-            "; its operands and its result are too far apart in size: scale one of them, or clip it"
-        }
-        Copy | Gather | LayerNorm | Lut | ShiftGelu => "; scale its operand closer to 1",
-    }
 }
 
 fn receipt_section(receipts: &[ReceiptData]) -> Vec<u8> {

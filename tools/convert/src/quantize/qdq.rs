@@ -9,6 +9,8 @@ use std::collections::HashMap;
 pub struct Fixed {
     /// Scale and zero point, as an `i8`, of activations.
     pub activations: HashMap<TensorId, (f64, f64)>,
+    /// Scale and zero point, as an `i16`, of outputs quantized to 16 bits.
+    pub outputs: HashMap<TensorId, (f64, f64)>,
     /// Scale per output channel of weights.
     pub weights: HashMap<TensorId, Vec<f64>>,
 }
@@ -44,6 +46,12 @@ pub fn absorb(graph: &mut Graph) -> Result<Fixed, ExecError> {
         } else if let Some(units) = activation_units(quant) {
             fixed.activations.insert(node.output, units);
             graph.nodes.push(node);
+        } else if graph.outputs.contains(&node.output) {
+            // An output keeps its name, and its scale where one `i16` can have it.
+            if let Some(units) = output_units(quant) {
+                fixed.outputs.insert(node.output, units);
+            }
+            graph.nodes.push(node);
         } else {
             replaced.insert(node.output, source);
         }
@@ -76,6 +84,16 @@ fn activation_units(quant: &FakeQuant) -> Option<(f64, f64)> {
         _ => return None,
     };
     Some((f64::from(*scale), f64::from(zero - offset)))
+}
+
+/// Scale and zero point on the `i16` axis of a per-tensor 16-bit pair.
+fn output_units(quant: &FakeQuant) -> Option<(f64, f64)> {
+    let ([scale], [zero]) = (&quant.scale[..], &quant.zero_point[..]) else { return None };
+    match quant.range {
+        (-32768, 32767) => Some((f64::from(*scale), f64::from(*zero))),
+        (0, 65535) => Some((f64::from(*scale), f64::from(zero - 32768))),
+        _ => None,
+    }
 }
 
 /// A tensor that is only moved on its way to a pair takes the units of the pair at once.
@@ -112,6 +130,21 @@ mod tests {
         let fixed = absorb(&mut graph).unwrap();
         assert_eq!(fixed.activations[&y], (0.5, -125.0));
         assert_eq!(fixed.activations[&x], (0.5, -125.0));
+    }
+
+    #[test]
+    fn outputs_of_16_bits_keep_name_and_scale() {
+        for (zero, range, expected) in
+            [(0, (-32768, 32767), 0.0), (32768, (0, 65535), 0.0), (100, (0, 65535), -32668.0)]
+        {
+            let mut graph = Graph::default();
+            let x = graph.add_tensor("x", vec![4], DataType::Float);
+            graph.inputs.push(x);
+            let y = graph.add_node("y", pair(0.01, zero, range), vec![x], vec![4], DataType::Float);
+            graph.outputs.push(y);
+            let fixed = absorb(&mut graph).unwrap();
+            assert_eq!((graph.outputs[0], fixed.outputs[&y]), (y, (f64::from(0.01f32), expected)));
+        }
     }
 
     #[test]

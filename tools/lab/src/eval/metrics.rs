@@ -116,12 +116,17 @@ pub struct Logits<'a> {
     pub values: &'a [f32],
     /// Number of rows.
     pub rows: usize,
+    /// A row of one value is class 1 above this, else class 0.
+    pub threshold: f32,
 }
 
 impl Logits<'_> {
     /// Place of the greatest value of each row; the first of equals.
     pub fn classes(&self) -> Vec<usize> {
         let width = (self.values.len() / self.rows.max(1)).max(1);
+        if width == 1 {
+            return self.values.iter().map(|&v| usize::from(v > self.threshold)).collect();
+        }
         self.values.chunks_exact(width).map(argmax).collect()
     }
 }
@@ -232,8 +237,8 @@ mod tests {
             let float: Vec<f32> = (0..10).map(|i| value(s * 10 + i)).collect();
             let ours: Vec<f32> = float.iter().enumerate().map(|(i, v)| v + value(i + s) * 1e-3).collect();
             score.sample(
-                Logits { values: &ours, rows: 1 },
-                Some(Logits { values: &float, rows: 1 }),
+                Logits { values: &ours, rows: 1, threshold: 0.0 },
+                Some(Logits { values: &float, rows: 1, threshold: 0.0 }),
                 &[(s % 10) as i64],
             );
             score.difference(&ours, &float);
@@ -255,7 +260,7 @@ mod tests {
     #[test]
     fn figures_without_labels_or_reference_are_absent() {
         let mut score = Score::default();
-        score.sample(Logits { values: &[0.0, 1.0], rows: 1 }, None, &[]);
+        score.sample(Logits { values: &[0.0, 1.0], rows: 1, threshold: 0.0 }, None, &[]);
         let figures = score.figures();
         assert_eq!((figures.samples, figures.accuracy, figures.agreement, figures.sqnr_db), (1, None, None, None));
     }

@@ -57,6 +57,35 @@ pub enum EvalError {
         /// Elements of the reference.
         given: usize,
     },
+    /// An array has its axes in another order than the input.
+    #[error(
+        "`in_{name}` has samples of shape {given:?}, the model takes {expected:?}; transpose the array (dimensions of size 1 \
+         may be missing)"
+    )]
+    Shape {
+        /// Name of the input.
+        name: String,
+        /// Shape of the input.
+        expected: Vec<usize>,
+        /// Shape of a sample of the array.
+        given: Vec<usize>,
+    },
+    /// No reference belongs to an output.
+    #[error("the npz has references for {given}, the model has the outputs {expected}; name the arrays `out_<output>`")]
+    NoOutput {
+        /// References that are there.
+        given: String,
+        /// Outputs of the model.
+        expected: String,
+    },
+    /// Labels that are no classes.
+    #[error("sample {sample}: {why}")]
+    Label {
+        /// Index in the data set.
+        sample: usize,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -117,6 +146,7 @@ pub fn evaluate(
     backend: &mut dyn Backend,
     mut progress: impl FnMut(usize),
 ) -> Result<Score, EvalError> {
+    check_names(model, data, reference)?;
     let mut score = Score::default();
     for batch in selection.chunks(BATCH) {
         let samples: Result<Vec<Sample>, EvalError> = batch.iter().map(|&s| sample_bytes(model, data, s)).collect();
@@ -125,7 +155,7 @@ pub fn evaluate(
             batch.par_iter().map(|&s| float_outputs(model, data, reference, s)).collect();
         for ((&sample, trace), float) in batch.iter().zip(traces).zip(float?) {
             let ours: Vec<Vec<f32>> = trace.outputs.iter().enumerate().map(|(i, b)| model.decode(i, b)).collect();
-            count(&mut score, model, &ours, float.as_deref(), &labels(data, sample))?;
+            count(&mut score, model, &ours, float.as_deref(), &classes(model, data, sample)?)?;
         }
         progress(batch.len());
     }
@@ -170,6 +200,86 @@ fn labels(data: &Dataset, sample: usize) -> Vec<i64> {
     }
 }
 
+/// Labels of one sample as classes of the logits' rows; one-hot rows count as the class they mark.
+fn classes(model: &ModelFile, data: &Dataset, sample: usize) -> Result<Vec<i64>, EvalError> {
+    let fail = |why: String| Err(EvalError::Label { sample, why });
+    let Some(array) = data.labels() else { return Ok(Vec::new()) };
+    let real = array.sample(sample).to_real(None);
+    if let Some(value) = real.iter().find(|v| v.fract() != 0.0) {
+        return fail(format!("the label {value} is no class; give whole numbers"));
+    }
+    let index = logits_output(model);
+    let rows = logit_rows(model, index);
+    let width = model.outputs().get(index).and_then(|o| o.shape.last().copied()).unwrap_or(1);
+    // One value decides between two classes.
+    let classes = width.max(2);
+    let one_hot =
+        |row: &[f32]| row.iter().filter(|&&v| v == 1.0).count() == 1 && row.iter().all(|&v| v == 0.0 || v == 1.0);
+    if width > 1 && real.len() == rows * width && real.chunks_exact(width).all(one_hot) {
+        return Ok(real.chunks_exact(width).map(|row| metrics::argmax(row) as i64).collect());
+    }
+    if real.len() != rows {
+        return fail(format!(
+            "`label` has {} values, the output `{}` has {rows} rows of {width}; give one class a row, or one-hot rows",
+            real.len(),
+            model.outputs().get(index).map_or("", |o| o.name.as_str())
+        ));
+    }
+    if let Some(value) = real.iter().find(|&&v| v < 0.0 || v >= classes as f32) {
+        return fail(format!("the label {value} is not among the {classes} classes"));
+    }
+    Ok(real.iter().map(|&v| v as i64).collect())
+}
+
+/// References that belong to no output are an error where there are no others.
+fn check_names(model: &ModelFile, data: &Dataset, reference: &Reference<'_>) -> Result<(), EvalError> {
+    for input in model.inputs() {
+        if let Some(array) = data.input(&input.name)
+            && array.sample_len() == input.shape.iter().product::<usize>()
+            && !array.fits(&input.shape)
+        {
+            let (name, expected) = (input.name.clone(), input.shape.clone());
+            return Err(EvalError::Shape { name, expected, given: array.shape[1..].to_vec() });
+        }
+    }
+    let known = |name: &&str| model.outputs().iter().any(|output| output.name == **name);
+    let given: Vec<&str> = data.output_names().collect();
+    if matches!(reference, Reference::Stored) && !given.is_empty() && !given.iter().any(known) {
+        let expected: Vec<String> = model.outputs().iter().map(|output| format!("`{}`", output.name)).collect();
+        let given: Vec<String> = given.iter().map(|name| format!("`out_{name}`")).collect();
+        return Err(EvalError::NoOutput { given: given.join(", "), expected: expected.join(", ") });
+    }
+    Ok(())
+}
+
+/// What of `data` an evaluation does not use, and what it can therefore not say.
+pub fn unused(model: &ModelFile, data: &Dataset, reference: &Reference<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let known = |name: &str| model.outputs().iter().any(|output| output.name == name);
+    for name in data.output_names().filter(|name| matches!(reference, Reference::Stored) && !known(name)) {
+        warnings.push(format!("`out_{name}` belongs to no output of the model and is not compared"));
+    }
+    let named_otherwise = |name: &str| {
+        let name = name.to_lowercase();
+        ["label", "labels", "y", "y_true", "target", "targets", "class", "classes"].contains(&name.as_str())
+    };
+    if data.labels().is_none() {
+        for name in data.unread().filter(|name| named_otherwise(name)) {
+            warnings.push(format!("the array `{name}` is not read; labels are called `label`"));
+        }
+    }
+    let compared = model.outputs().iter().all(|output| data.output(&output.name).is_some());
+    if matches!(reference, Reference::Stored) && !compared {
+        let missing = model.outputs().iter().filter(|output| data.output(&output.name).is_none());
+        let names: Vec<String> = missing.map(|output| format!("`out_{}`", output.name)).collect();
+        warnings.push(format!(
+            "the npz has no {}: without a reference for every output, or --float MODEL.onnx, nothing is compared",
+            names.join(", ")
+        ));
+    }
+    warnings
+}
+
 /// The label of one sample, where there is exactly one.
 pub fn label(data: &Dataset, sample: usize) -> Option<i64> {
     match labels(data, sample)[..] {
@@ -181,6 +291,15 @@ pub fn label(data: &Dataset, sample: usize) -> Option<i64> {
 /// The output that is read as logits: the one named so, else the first.
 pub fn logits_output(model: &ModelFile) -> usize {
     model.outputs().iter().position(|output| output.name.to_lowercase().contains("logits")).unwrap_or(0)
+}
+
+/// From where on an output of one value means "yes": 0.5 for a probability, which no larger value can be, else 0.
+fn threshold(model: &ModelFile, index: usize) -> f32 {
+    let endpoint = model.outputs().get(index);
+    let (scale, zero) = endpoint.map_or((1.0, 0.0), |output| model.units(output.tensor));
+    let high = model.output_dtype(index).map_or(127, |dtype| dtype.range().1);
+    let most = (f64::from(high) - zero) * scale;
+    if most <= 1.001 { 0.5 } else { 0.0 }
 }
 
 /// Rows of logits in output `index`: all dimensions but the last.
@@ -206,8 +325,9 @@ fn count(
     let rows = logit_rows(model, index);
     let logits = |outputs: &[Vec<f32>]| outputs.get(index).unwrap_or(&empty).clone();
     let (ours_logits, float_logits) = (logits(ours), float.map(logits));
-    let float_logits = float_logits.as_ref().map(|values| Logits { values, rows });
-    score.sample(Logits { values: &ours_logits, rows }, float_logits, labels);
+    let threshold = threshold(model, index);
+    let float_logits = float_logits.as_ref().map(|values| Logits { values, rows, threshold });
+    score.sample(Logits { values: &ours_logits, rows, threshold }, float_logits, labels);
     if let Some(float) = float {
         score.difference(&ours.concat(), &float.concat());
     }

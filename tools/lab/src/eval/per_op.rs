@@ -5,11 +5,13 @@ use crate::eval::metrics::sqnr_db;
 use serde::Serialize;
 use shiftformer::format::{NO_TENSOR, Profile, TensorRecord};
 use shiftformer::kernels::Portable;
+use shiftformer::ops::linear::Dense;
 use shiftformer::ops::{Op, OpKind};
 use shiftformer::{Model, Observer, RunFault, Session};
 use shiftformer_convert::convert::ivit;
 use shiftformer_convert::graph::exec;
 use shiftformer_convert::graph::{Graph, TensorId};
+use shiftformer_convert::lower::facts::{Group, Noise, facts};
 use shiftformer_convert::model_file::whole::Whole;
 use shiftformer_convert::model_file::{ModelFile, Values, dequantize, integers};
 use shiftformer_convert::pack::HumanTensor;
@@ -24,6 +26,9 @@ pub struct OpError {
     pub name: String,
     /// Its kind.
     pub kind: &'static str,
+    /// What that kind does.
+    #[serde(skip)]
+    pub group: Group,
     /// Element type of the result.
     pub dtype: &'static str,
     /// Signal to noise of the result.
@@ -239,6 +244,7 @@ fn results(model: &ModelFile, opened: &Model<'_>, sums: &HashMap<usize, Sums>) -
             op,
             name: model.op_name(op).to_owned(),
             kind: kind.name(),
+            group: facts(kind).group,
             dtype: opened.tensor(tensor).map_or("", |t| t.dtype.name()),
             sqnr_db: sqnr,
             input_sqnr_db,
@@ -270,16 +276,42 @@ fn cause(error: &OpError, kind: OpKind, op: Option<&Op>, clip_share: f64) -> Cau
     if error.input_sqnr_db.is_some_and(|input| input <= error.sqnr_db + 1.5) {
         return Cause::Inherited;
     }
-    let dense = match op {
-        Some(Op::Linear(linear)) => Some(&linear.dense),
-        Some(Op::Conv2d(conv)) => Some(&conv.dense),
-        _ => None,
-    };
-    match (kind, dense) {
-        (OpKind::Attention | OpKind::AttentionExp | OpKind::Softmax | OpKind::Shiftmax, _) => Cause::SoftmaxTail,
-        (_, Some(dense)) if dense.format.bits() < 8 => Cause::FewWeightBits,
-        (_, Some(dense)) if !dense.lut.is_some() => Cause::Weights,
-        _ => Cause::Activation,
+    match facts(kind).noise {
+        Noise::SoftmaxTail => Cause::SoftmaxTail,
+        Noise::Function => Cause::Activation,
+        Noise::Weights => match op.and_then(dense) {
+            Some(dense) if dense.format.bits() < 8 => Cause::FewWeightBits,
+            Some(dense) if !dense.lut.is_some() => Cause::Weights,
+            Some(_) | None => Cause::Activation,
+        },
+    }
+}
+
+/// The weights of an operator that has some.
+fn dense(op: &Op) -> Option<&Dense> {
+    match op {
+        Op::Linear(linear) => Some(&linear.dense),
+        Op::Conv2d(conv) => Some(&conv.dense),
+        Op::DepthwiseConv2d(conv) => Some(&conv.dense),
+        Op::MatMul(_)
+        | Op::Attention(_)
+        | Op::AttentionScores(_)
+        | Op::AttentionExp(_)
+        | Op::AttentionValues(_)
+        | Op::Softmax(_)
+        | Op::LayerNorm(_)
+        | Op::Add(_)
+        | Op::Mul(_)
+        | Op::Lut(_)
+        | Op::Requant(_)
+        | Op::Copy(_)
+        | Op::Gather(_)
+        | Op::ReduceMean(_)
+        | Op::Pool2d(_)
+        | Op::DyadicRequant(_)
+        | Op::Shiftmax(_)
+        | Op::ShiftGelu(_)
+        | Op::ILayerNorm(_) => None,
     }
 }
 
@@ -295,12 +327,17 @@ pub fn worst(errors: &[OpError], count: usize) -> Vec<&OpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shiftformer::format::Blob;
+    use shiftformer::ops::conv2d::Window;
+    use shiftformer::ops::depthwise::DepthwiseConv2d;
+    use shiftformer::weights::WeightFormat;
 
     fn error(sqnr_db: f64, input: Option<f64>, rounding_share: f64, channel_spread: f64) -> OpError {
         OpError {
             op: 0,
             name: String::new(),
             kind: "linear",
+            group: Group::Dense,
             dtype: "i8",
             sqnr_db,
             input_sqnr_db: input,
@@ -321,6 +358,41 @@ mod tests {
         assert_eq!(of(&error(20.0, Some(21.0), 0.1, 2.0), OpKind::Attention, 0.0), Cause::Inherited);
         assert_eq!(of(&error(20.0, Some(40.0), 0.1, 2.0), OpKind::Attention, 0.0), Cause::SoftmaxTail);
         assert_eq!(of(&error(20.0, Some(40.0), 0.1, 2.0), OpKind::Lut, 0.0), Cause::Activation);
+    }
+
+    #[test]
+    fn a_depthwise_convolution_has_weights_to_blame() {
+        let none = Blob::NONE;
+        let dense = Dense {
+            format: WeightFormat::I8,
+            acc_shift: 0,
+            zero_point: 0,
+            weights: none,
+            bias: none,
+            multipliers: none,
+            lut: none,
+        };
+        let window = Window {
+            in_h: 2,
+            in_w: 2,
+            out_h: 1,
+            out_w: 1,
+            kernel_h: 2,
+            kernel_w: 2,
+            stride_h: 1,
+            stride_w: 1,
+            pad_top: 0,
+            pad_left: 0,
+            dilation_h: 1,
+            dilation_w: 1,
+            channel_stride: 1,
+            row_stride: 2,
+            column_stride: 1,
+            pad_value: 3,
+        };
+        let op = Op::DepthwiseConv2d(DepthwiseConv2d { window, channels: 4, dense });
+        let error = error(20.0, Some(40.0), 0.1, 2.0);
+        assert_eq!(cause(&error, op.kind(), Some(&op), 0.0), Cause::Weights);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use shiftformer::ops::i_layer_norm::ILayerNorm;
 use shiftformer::ops::layer_norm::LayerNorm;
 use shiftformer::ops::linear::Dense;
 use shiftformer::tensor::Dtype;
+use shiftformer_convert::lower::facts::{Readout, Way, facts};
 use shiftformer_convert::model_file::parts::Parts;
 
 /// What an operator holds before it requantizes an element.
@@ -39,17 +40,6 @@ pub(super) struct Accumulator {
     pub meaning: &'static str,
 }
 
-/// How a value is read from results of modified copies.
-#[derive(Clone, Copy)]
-enum Way {
-    /// The result is the value.
-    Whole(Dtype),
-    /// The 16-bit result is `value >> shift` for the first of these shifts; what is known is taken off for the next.
-    Parts(&'static [u32]),
-    /// The result is `value >> shift` for the least shift up to the last at which it does not saturate.
-    Leading(Dtype, u32),
-}
-
 /// The value behind `element` of operator `op`; `None` where there is none or no copy can be proven safe.
 pub(super) fn read(
     side: &Contestant,
@@ -58,13 +48,16 @@ pub(super) fn read(
     element: usize,
 ) -> Result<Option<Accumulator>, ParityError> {
     let Some(single) = side.single_op(op)? else { return Ok(None) };
-    let Some((meaning, way)) = way(&single) else { return Ok(None) };
+    let Some(Readout { meaning, way }) = single.ops.first().and_then(|op| facts(op.kind()).readout) else {
+        return Ok(None);
+    };
     let read = |dtype, shift, moved| -> Result<Option<i64>, ParityError> {
         let Some(model) = probe(&single, dtype, shift, moved) else { return Ok(None) };
         Ok(side.result(&model, operands, dtype)?.get(element).map(|&v| i64::from(v)))
     };
     let value = match way {
-        Way::Whole(dtype) => read(dtype, 0, 0)?,
+        Way::WholeOfNarrow(_) if !is_narrow(&single) => None,
+        Way::Whole(dtype) | Way::WholeOfNarrow(dtype) => read(dtype, 0, 0)?,
         Way::Parts(shifts) => parts(shifts, |shift, moved| read(Dtype::I16, shift, moved))?,
         Way::Leading(dtype, last) => leading(dtype, last, |shift| read(dtype, shift, 0))?,
     };
@@ -98,26 +91,10 @@ fn leading(
     Ok(None)
 }
 
-/// What can be read of the one operator of `single`, and how.
-fn way(single: &Parts) -> Option<(&'static str, Way)> {
-    const SUM: &str = "sum";
-    let narrow = single.tensors.get(usize::from(single.records.first()?.output))?.dtype == Dtype::I8;
-    Some(match single.ops.first()? {
-        Op::Linear(_) | Op::Conv2d(_) | Op::DepthwiseConv2d(_) | Op::ReduceMean(_) | Op::Add(_) => {
-            (SUM, Way::Parts(&[16, 0]))
-        }
-        Op::MatMul(_) | Op::AttentionScores(_) => (SUM, Way::Whole(Dtype::I32)),
-        Op::Attention(_) | Op::AttentionValues(_) => ("weighted mean x 16", Way::Leading(Dtype::I8, 4)),
-        Op::LayerNorm(_) => ("normalized value x 2^15", Way::Parts(&[6, 0])),
-        Op::ILayerNorm(_) => ("normalized value with bias", Way::Parts(&[40, 25, 10, 0])),
-        Op::Mul(_) => ("product", Way::Leading(Dtype::I16, 18)),
-        Op::Requant(_) => ("input less its zero point", Way::Leading(Dtype::I16, 2)),
-        Op::Pool2d(pool) if pool.multipliers.is_some() => (SUM, Way::Leading(Dtype::I8, 24)),
-        Op::DyadicRequant(_) => ("rounded sum", Way::Leading(Dtype::I16, 31)),
-        Op::Softmax(_) if narrow => ("probability x 2^15", Way::Whole(Dtype::I16)),
-        Op::Shiftmax(_) if narrow => ("probability x 2^15", Way::Whole(Dtype::U16)),
-        _ => return None,
-    })
+/// Whether the operator of `single` has a result of 8 bits.
+fn is_narrow(single: &Parts) -> bool {
+    let output = single.records.first().and_then(|record| single.tensors.get(usize::from(record.output)));
+    output.is_some_and(|output| output.dtype == Dtype::I8)
 }
 
 /// A copy of `single` with the result `(value - moved) >> shift` in `dtype`.
@@ -153,12 +130,14 @@ fn probe(single: &Parts, dtype: Dtype, shift: u32, moved: i64) -> Option<Parts> 
             (requant.acc_shift, requant.multiplier, requant.zero_out) = (acc_shift, multiplier, 0);
         }
         Op::Pool2d(pool) => {
+            // The maximum of a window is no sum.
+            pool.multipliers.is_some().then_some(())?;
             pool.multipliers = probe.add_blob(&vec![multiplier; pool.multipliers.bytes as usize / 4]);
             (pool.acc_shift, pool.zero_point) = (acc_shift, 0);
         }
         Op::DyadicRequant(requant) => finer(&mut probe, requant, shift)?,
         Op::Softmax(_) | Op::Shiftmax(_) => (),
-        _ => return None,
+        Op::AttentionExp(_) | Op::Lut(_) | Op::Copy(_) | Op::Gather(_) | Op::ShiftGelu(_) => return None,
     }
     probe.ops = vec![op];
     let output = usize::from(probe.records.first()?.output);

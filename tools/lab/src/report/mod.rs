@@ -13,6 +13,7 @@ use histogram::Histogram;
 use shiftformer::kernels::Portable;
 use shiftformer_convert::convert::{BitsPoint, Converted, Trial};
 use shiftformer_convert::graph::Graph;
+use shiftformer_convert::lower::facts::Group;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use svg::{Chart, escape, sparkline};
 
@@ -204,7 +205,7 @@ fn depth(content: &Content) -> String {
     for e in &content.errors {
         let x = e.op as f64;
         let hint = format!("{} {} ({}, {}): {:.1} dB, {}", e.op, e.name, e.kind, e.dtype, e.sqnr_db, e.cause.name());
-        chart.rect(kind_class(e.kind), (x - 0.42, 0.0), (x + 0.42, e.sqnr_db.clamp(0.0, 90.0)), &hint);
+        chart.rect(group_style(e.group).0, (x - 0.42, 0.0), (x + 0.42, e.sqnr_db.clamp(0.0, 90.0)), &hint);
     }
     let row = |e: &&OpError| {
         format!(
@@ -227,25 +228,22 @@ fn depth(content: &Content) -> String {
     )
 }
 
-/// Operator kinds by what they do, for colours.
-const GROUPS: [(&str, &str, &[&str]); 4] = [
-    ("dense", "dense layers", &["linear", "conv2d", "depthwise_conv2d", "matmul"]),
-    (
-        "attend",
-        "attention, softmax",
-        &["attention", "attention_scores", "attention_exp", "attention_values", "softmax", "shiftmax"],
-    ),
-    ("norm", "normalization", &["layer_norm", "i_layer_norm"]),
-    ("other", "everything else", &[]),
-];
+/// All groups, in the order of the legend.
+const GROUPS: [Group; 4] = [Group::Dense, Group::Attention, Group::Norm, Group::Other];
 
-fn kind_class(kind: &str) -> &'static str {
-    GROUPS.iter().find(|(_, _, kinds)| kinds.contains(&kind)).map_or("other", |group| group.0)
+/// The class that colours a group, and what the legend calls it.
+fn group_style(group: Group) -> (&'static str, &'static str) {
+    match group {
+        Group::Dense => ("dense", "dense layers"),
+        Group::Attention => ("attend", "attention, softmax"),
+        Group::Norm => ("norm", "normalization"),
+        Group::Other => ("other", "everything else"),
+    }
 }
 
 fn legend() -> String {
-    let item = |(class, name, _): &(&str, &str, &[&str])| format!("<span><i class=\"{class}\"></i>{name}</span>");
-    format!("<p class=\"legend\">{}</p>", GROUPS.iter().map(item).collect::<String>())
+    let item = |(class, name): (&str, &str)| format!("<span><i class=\"{class}\"></i>{name}</span>");
+    format!("<p class=\"legend\">{}</p>", GROUPS.map(group_style).map(item).concat())
 }
 
 fn memory(content: &Content) -> String {
@@ -329,7 +327,7 @@ fn certificate(content: &Content) -> String {
             op.kind,
             escape(&op.name),
             escape(&text::tail(&op.name, 34)),
-            bar(kind_class(op.kind), op.macs as f64 / most, text::count(op.macs as f64)),
+            bar(group_style(op.group).0, op.macs as f64 / most, text::count(op.macs as f64)),
             bar("acc", f64::from(op.acc_bits) / f64::from(ACC_BITS), format!("{} of {ACC_BITS}", op.acc_bits)),
             bits(op.product_bits),
             if wide { bits(op.wide_bits) } else { String::new() },

@@ -7,6 +7,7 @@ use shiftformer::Model;
 use shiftformer::format::{NO_TENSOR, Place, Profile, SectionKind, field};
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::Op;
+use shiftformer_convert::lower::facts::{Group, facts};
 use shiftformer_convert::pack::Human;
 
 /// A model in figures.
@@ -85,6 +86,9 @@ pub struct OpSummary {
     pub name: String,
     /// Kind.
     pub kind: &'static str,
+    /// What that kind does.
+    #[serde(skip)]
+    pub group: Group,
     /// Multiplications with accumulation.
     pub macs: u64,
     /// Operands.
@@ -187,6 +191,7 @@ fn op_summary<B: Kernels>(model: &Model<'_, B>, human: &Human, op: usize) -> Opt
         index: op,
         name: human.ops.get(op).cloned().unwrap_or_else(|| format!("{} {op}", kind.name())),
         kind: kind.name(),
+        group: facts(kind).group,
         macs: Op::decode(kind, model.op_params(op)?)?.macs(),
         inputs: record.inputs.iter().filter(|&&t| t != NO_TENSOR).filter_map(|&t| operand(t)).collect(),
         output: operand(record.output),

@@ -22,20 +22,10 @@ pub(super) fn steps(build: &mut Builder<'_>, op: &Copy) -> Result<(), GpuError> 
     scatter(build, x, out, op)
 }
 
-/// Copies elements one by one into any view of `out`.
-///
-/// Where the view repeats an element (stride 0) the last copy stays, as in a run in order.
+/// Copies elements one by one into any view of `out` that repeats none: the operator is not admitted otherwise.
 pub(super) fn scatter(build: &mut Builder<'_>, x: Tensor, out: Tensor, op: &Copy) -> Result<(), GpuError> {
-    let mut op = *op;
-    for axis in 0..op.dims.len() {
-        if op.to.strides[axis] == 0 && op.dims[axis] > 1 {
-            let last = i64::from(op.from.offset) + i64::from(op.from.strides[axis]) * i64::from(op.dims[axis] - 1);
-            op.from.offset = u32::try_from(last).map_err(|_| build.broken("its input view leaves the tensor"))?;
-            op.dims[axis] = 1;
-        }
-    }
     let len = product(&op.dims);
-    let params = build.params(&[x, out]).with(len as u32).with(op);
+    let params = build.params(&[x, out]).with(len as u32).with(*op);
     build.groups(&SCATTER, params, len.div_ceil(crate::step::INVOCATIONS))
 }
 

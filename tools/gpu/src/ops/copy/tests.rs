@@ -64,14 +64,3 @@ proptest! {
         assert_equal(&test, &samples);
     }
 }
-
-#[test]
-fn the_last_copy_onto_a_repeated_element_stays() {
-    let mut test = TestModel::default();
-    let x = test.input(Dtype::I8, &[3, 5]);
-    let y = test.output(Dtype::I8, &[5]);
-    let dims = [1, 1, 1, 1, 3, 5];
-    let to = Extent { offset: 0, strides: [0, 0, 0, 0, 0, 1] };
-    test.op(Op::Copy(Copy { dims, from: Extent::contiguous(dims), to, flip: 0, partial: false }), &[Some(x)], y);
-    assert_equal(&test, &[vec![Random(1).bytes(15)]]);
-}

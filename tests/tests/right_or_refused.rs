@@ -1,0 +1,468 @@
+//! Kinds of graphs that tempt an integer program into a wrong answer: each against its right value, computed here.
+
+use shiftformer::kernels::Native;
+use shiftformer_convert::backend::{Backend, Host};
+use shiftformer_convert::convert::{ConvertError, ConvertOptions, Converted, convert};
+use shiftformer_convert::fuse::fuse;
+use shiftformer_convert::graph::{Binary, Data, DataType, FakeQuant, Graph, Op, Reduce, TensorId, Unary};
+use shiftformer_convert::model_file::{ModelFile, Values};
+
+/// Numbers between -1 and 1 that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((self.0 >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+    }
+
+    fn below(&mut self, limit: u64) -> i64 {
+        ((f64::from(self.next()) + 1.0) / 2.0 * limit as f64) as i64
+    }
+
+    fn values(&mut self, count: usize, size: f32) -> Vec<f32> {
+        (0..count).map(|_| self.next() * size).collect()
+    }
+}
+
+/// A graph under construction.
+#[derive(Default)]
+struct Builder(Graph);
+
+impl Builder {
+    fn input(&mut self, name: &str, shape: &[usize], dtype: DataType) -> TensorId {
+        let id = self.0.add_tensor(name, shape.to_vec(), dtype);
+        self.0.inputs.push(id);
+        id
+    }
+
+    fn floats(&mut self, shape: &[usize], values: &[f32]) -> TensorId {
+        let name = format!("c{}", self.0.tensors.len());
+        self.0.add_constant(name, shape.to_vec(), Data::Float(values.to_vec()))
+    }
+
+    fn node(&mut self, op: Op, inputs: &[TensorId], shape: &[usize]) -> TensorId {
+        self.typed(op, inputs, shape, DataType::Float)
+    }
+
+    fn typed(&mut self, op: Op, inputs: &[TensorId], shape: &[usize], dtype: DataType) -> TensorId {
+        let name = format!("n{}", self.0.nodes.len());
+        self.0.add_node(&name, op, inputs.to_vec(), shape.to_vec(), dtype)
+    }
+
+    fn converted(mut self, outputs: &[TensorId], samples: &[Vec<Values>]) -> Result<Converted, ConvertError> {
+        self.0.outputs = outputs.to_vec();
+        convert(&fuse(self.0), samples, &ConvertOptions::default(), &mut |_| {})
+    }
+
+    /// Decibels that the integer program keeps of `right` on `samples`.
+    fn keeps(self, outputs: &[TensorId], samples: &[Vec<Values>], right: impl Fn(&[Values]) -> Vec<f32>) -> f64 {
+        let converted = self.converted(outputs, samples).unwrap();
+        decibels(&run(&converted, samples), samples, right)
+    }
+}
+
+fn run(converted: &Converted, samples: &[Vec<Values>]) -> Vec<Vec<f32>> {
+    let model = ModelFile::from_bytes(&converted.file).unwrap();
+    let encode = |sample: &Vec<Values>| sample.iter().enumerate().map(|(i, v)| model.encode(i, v).unwrap()).collect();
+    let inputs: Vec<Vec<Vec<u8>>> = samples.iter().map(encode).collect();
+    let traces = Host::<Native>::new("native", &model).run(&inputs).unwrap();
+    traces.iter().map(|trace| model.decode(0, &trace.outputs[0])).collect()
+}
+
+fn decibels(got: &[Vec<f32>], samples: &[Vec<Values>], right: impl Fn(&[Values]) -> Vec<f32>) -> f64 {
+    let (mut signal, mut noise) = (0.0f64, 0.0f64);
+    for (sample, got) in samples.iter().zip(got) {
+        let want = right(sample);
+        assert_eq!(want.len(), got.len());
+        for (&want, &got) in want.iter().zip(got) {
+            signal += f64::from(want).powi(2);
+            noise += f64::from(want - got).powi(2);
+        }
+    }
+    10.0 * (signal.max(1e-30) / noise.max(1e-30)).log10()
+}
+
+fn real(values: &Values) -> Vec<f32> {
+    values.to_real(None)
+}
+
+fn float_samples(count: usize, len: usize, size: f32) -> Vec<Vec<Values>> {
+    let mut random = Random(7);
+    (0..count).map(|_| vec![Values::Float(random.values(len, size))]).collect()
+}
+
+fn softmax(row: &[f32]) -> Vec<f32> {
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exps: Vec<f32> = row.iter().map(|v| (v - top).exp()).collect();
+    let sum: f32 = exps.iter().sum();
+    exps.iter().map(|e| e / sum).collect()
+}
+
+#[test]
+fn rms_norm_subtracts_the_zero_point_of_its_operand() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[4, 16], DataType::Float);
+    let quant = FakeQuant { scale: vec![0.02], zero_point: vec![90], axis: 0, range: (0, 255) };
+    let q = b.node(Op::FakeQuant(quant), &[x], &[4, 16]);
+    let y = b.node(Op::RmsNorm { eps: 1e-5 }, &[q], &[4, 16]);
+    let right = |s: &[Values]| {
+        let x: Vec<f32> =
+            real(&s[0]).iter().map(|v| ((v / 0.02).round() + 90.0).clamp(0.0, 255.0) * 0.02 - 1.8).collect();
+        let row = |r: &[f32]| {
+            let rms = (r.iter().map(|v| v * v).sum::<f32>() / 16.0 + 1e-5).sqrt();
+            r.iter().map(|v| v / rms).collect::<Vec<_>>()
+        };
+        x.chunks(16).flat_map(row).collect()
+    };
+    let kept = b.keeps(&[y], &float_samples(20, 64, 1.5), right);
+    assert!(kept > 40.0, "{kept}");
+}
+
+#[test]
+fn integer_inputs_keep_their_values() {
+    // Element type, largest value, factor and zero point of a DequantizeLinear.
+    let kinds =
+        [(Some((0, 255)), 255, 0.02, 128.0), (Some((-32768, 32767)), 20000, 0.001, 0.0), (None, 900, 0.01, 0.0)];
+    for (range, most, factor, zero) in kinds {
+        let mut b = Builder::default();
+        let x = b.input("x", &[1, 24], DataType::Int);
+        b.0.input_ranges = vec![range];
+        let cast = b.node(Op::Unary(Unary::Cast), &[x], &[1, 24]);
+        let (z, f) = (b.floats(&[], &[zero]), b.floats(&[], &[factor]));
+        let moved = b.node(Op::Binary(Binary::Sub), &[cast, z], &[1, 24]);
+        let y = b.node(Op::Binary(Binary::Mul), &[moved, f], &[1, 24]);
+        let mut random = Random(3);
+        let sample = |r: &mut Random| vec![Values::Int((0..24).map(|_| r.below(most + 1)).collect())];
+        let samples: Vec<_> = (0..20).map(|_| sample(&mut random)).collect();
+        let kept = b.keeps(&[y], &samples, |s| real(&s[0]).iter().map(|v| (v - zero) * factor).collect());
+        assert!(kept > 60.0, "{range:?}: {kept}");
+    }
+}
+
+#[test]
+fn comparisons_of_whole_numbers_are_exact() {
+    for kind in [Binary::Greater, Binary::LessOrEqual, Binary::Equal] {
+        let mut b = Builder::default();
+        let x = b.input("x", &[1, 32], DataType::Int);
+        let limit = b.0.add_constant("limit", vec![], Data::Int(vec![200]));
+        let y = b.typed(Op::Binary(kind), &[x, limit], &[1, 32], DataType::Bool);
+        let samples: Vec<Vec<Values>> = (0..20)
+            .map(|s| {
+                vec![Values::Int((0..32).map(|i| 185 + (s * 5 + i) % 30 + if i == 3 { 9000 } else { 0 }).collect())]
+            })
+            .collect();
+        let holds = |v: f32| match kind {
+            Binary::Greater => v > 200.0,
+            Binary::LessOrEqual => v <= 200.0,
+            _ => v == 200.0,
+        };
+        let right = |s: &[Values]| real(&s[0]).iter().map(|&v| f32::from(u8::from(holds(v)))).collect();
+        assert!(b.keeps(&[y], &samples, right) > 200.0, "{kind:?}");
+    }
+}
+
+#[test]
+fn ids_are_looked_up_and_compared() {
+    let mut b = Builder::default();
+    let ids = b.input("ids", &[1, 8], DataType::Int);
+    let table: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();
+    let t = b.floats(&[50, 1], &table);
+    let looked = b.node(Op::Gather { axis: 0 }, &[t, ids], &[1, 8, 1]);
+    let pad = b.0.add_constant("pad", vec![], Data::Int(vec![0]));
+    let is_pad = b.typed(Op::Binary(Binary::Equal), &[ids, pad], &[1, 8], DataType::Bool);
+    let cast = b.node(Op::Unary(Unary::Cast), &[is_pad], &[1, 8]);
+    let column = b.node(Op::Reshape, &[cast], &[1, 8, 1]);
+    let y = b.node(Op::Binary(Binary::Sub), &[looked, column], &[1, 8, 1]);
+    let mut random = Random(5);
+    let sample = |r: &mut Random| vec![Values::Int((0..8).map(|_| r.below(50) * r.below(2)).collect())];
+    let samples: Vec<_> = (0..20).map(|_| sample(&mut random)).collect();
+    let value = |v: &f32| (v * 0.7).sin() - f32::from(u8::from(*v == 0.0));
+    let kept = b.keeps(&[y], &samples, |s| real(&s[0]).iter().map(value).collect());
+    assert!(kept > 35.0, "{kept}");
+}
+
+#[test]
+fn an_id_outside_its_table_is_named() {
+    let mut b = Builder::default();
+    let ids = b.input("ids", &[1, 2], DataType::Int);
+    let t = b.floats(&[4, 1], &[0.5, -0.5, 1.0, -1.0]);
+    let y = b.node(Op::Gather { axis: 0 }, &[t, ids], &[1, 2, 1]);
+    let samples = [vec![Values::Int(vec![0, -4])], vec![Values::Int(vec![1, 4])]];
+    let error = b.converted(&[y], &samples).unwrap_err().to_string();
+    assert!(error.contains("sample 1: input `ids` holds 4; the table") && error.contains("has 4 rows"), "{error}");
+}
+
+#[test]
+fn constants_beyond_the_range_of_their_neighbours_keep_their_values() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, 6, 4], DataType::Float);
+    let class = b.floats(&[1, 1, 4], &[30.0, -12.0, 7.0, 1.0]);
+    let joined = b.node(Op::Concat { axis: 1 }, &[class, x], &[1, 7, 4]);
+    let w = b.floats(&[4, 4], &Random(2).values(16, 0.5));
+    let y = b.node(Op::Linear, &[joined, w], &[1, 7, 4]);
+    let weights = Random(2).values(16, 0.5);
+    let right = |s: &[Values]| {
+        let rows = [vec![30.0, -12.0, 7.0, 1.0], real(&s[0])].concat();
+        let product = |row: &[f32]| -> Vec<f32> {
+            weights.chunks(4).map(|w| w.iter().zip(row).map(|(a, b)| a * b).sum()).collect()
+        };
+        rows.chunks(4).flat_map(product).collect()
+    };
+    let kept = b.keeps(&[y], &float_samples(20, 24, 2.0), right);
+    assert!(kept > 35.0, "{kept}");
+    for fill in [200.0f32, -23.0] {
+        let mut b = Builder::default();
+        let x = b.input("x", &[1, 8], DataType::Float);
+        let y = b.node(Op::Pad { before: vec![0, 2], after: vec![0, 1], value: fill }, &[x], &[1, 11]);
+        let padded = |s: &[Values]| [vec![fill; 2], real(&s[0]), vec![fill]].concat();
+        let kept = b.keeps(&[y], &float_samples(20, 8, 3.0), padded);
+        assert!(kept > 35.0, "{fill}: {kept}");
+    }
+}
+
+/// Row 0 of a causal 6 x 6 mask shows one key, row 5 all of them.
+fn causal(hidden: f32) -> Vec<f32> {
+    (0..36).map(|i| if i % 6 > i / 6 { hidden } else { 0.0 }).collect()
+}
+
+#[test]
+fn constant_masks_of_any_size_hide_keys() {
+    for hidden in [f32::NEG_INFINITY, f32::MIN, -1e9, -1e4] {
+        let mut b = Builder::default();
+        let x = b.input("x", &[6, 6], DataType::Float);
+        let (cap, inverse) = (b.floats(&[], &[5.0]), b.floats(&[], &[0.2]));
+        let small = b.node(Op::Binary(Binary::Mul), &[x, inverse], &[6, 6]);
+        let tanh = b.node(Op::Unary(Unary::Tanh), &[small], &[6, 6]);
+        let capped = b.node(Op::Binary(Binary::Mul), &[tanh, cap], &[6, 6]);
+        let mask = b.floats(&[6, 6], &causal(hidden));
+        let sum = b.node(Op::Binary(Binary::Add), &[capped, mask], &[6, 6]);
+        let y = b.node(Op::Softmax, &[sum], &[6, 6]);
+        let right = |s: &[Values]| {
+            let scores = real(&s[0]).into_iter().map(|v| 5.0 * (v / 5.0).tanh());
+            let masked: Vec<f32> = scores.zip(causal(-1e4)).map(|(v, m)| v + m).collect();
+            masked.chunks(6).flat_map(softmax).collect()
+        };
+        let kept = b.keeps(&[y], &float_samples(20, 36, 6.0), right);
+        assert!(kept > 28.0, "{hidden}: {kept}");
+    }
+}
+
+#[test]
+fn masks_may_be_inputs() {
+    for hidden in [f32::NEG_INFINITY, f32::MIN, -1e9, -1e4] {
+        let mut b = Builder::default();
+        let (x, mask) = (b.input("x", &[4, 6], DataType::Float), b.input("mask", &[1, 6], DataType::Float));
+        let sum = b.node(Op::Binary(Binary::Add), &[x, mask], &[4, 6]);
+        let y = b.node(Op::Softmax, &[sum], &[4, 6]);
+        let mut random = Random(11);
+        let sample = |r: &mut Random| {
+            let mask = (0..6).map(|i| if i > 0 && r.next() > 0.0 { hidden } else { 0.0 }).collect();
+            vec![Values::Float(r.values(24, 4.0)), Values::Float(mask)]
+        };
+        let samples: Vec<_> = (0..20).map(|_| sample(&mut random)).collect();
+        let right = |s: &[Values]| {
+            let mask = real(&s[1]);
+            let masked: Vec<f32> =
+                real(&s[0]).iter().enumerate().map(|(i, v)| if mask[i % 6] < 0.0 { -1e4 } else { *v }).collect();
+            masked.chunks(6).flat_map(softmax).collect()
+        };
+        let kept = b.keeps(&[y], &samples, right);
+        assert!(kept > 30.0, "{hidden}: {kept}");
+    }
+}
+
+#[test]
+fn masks_may_be_computed_from_flags() {
+    for hidden in [f32::MIN, -1e9, -1e4] {
+        let mut b = Builder::default();
+        let (x, mask) = (b.input("x", &[4, 6], DataType::Float), b.input("mask", &[1, 6], DataType::Int));
+        let (one, factor) = (b.floats(&[], &[1.0]), b.floats(&[], &[hidden]));
+        let cast = b.node(Op::Unary(Unary::Cast), &[mask], &[1, 6]);
+        let inverse = b.node(Op::Binary(Binary::Sub), &[one, cast], &[1, 6]);
+        let bias = b.node(Op::Binary(Binary::Mul), &[inverse, factor], &[1, 6]);
+        let sum = b.node(Op::Binary(Binary::Add), &[x, bias], &[4, 6]);
+        let y = b.node(Op::Softmax, &[sum], &[4, 6]);
+        let mut random = Random(13);
+        let sample = |r: &mut Random| {
+            let mask = (0..6).map(|i| i64::from(i == 0 || r.next() > 0.0)).collect();
+            vec![Values::Float(r.values(24, 4.0)), Values::Int(mask)]
+        };
+        let samples: Vec<_> = (0..20).map(|_| sample(&mut random)).collect();
+        let right = |s: &[Values]| {
+            let mask = real(&s[1]);
+            let masked: Vec<f32> =
+                real(&s[0]).iter().enumerate().map(|(i, v)| if mask[i % 6] == 0.0 { -1e4 } else { *v }).collect();
+            masked.chunks(6).flat_map(softmax).collect()
+        };
+        let kept = b.keeps(&[y], &samples, right);
+        assert!(kept > 30.0, "{hidden}: {kept}");
+    }
+}
+
+#[test]
+fn flags_combine_exactly() {
+    for kind in [Binary::And, Binary::Or, Binary::Xor] {
+        let mut b = Builder::default();
+        let (p, q) = (b.input("p", &[8], DataType::Bool), b.input("q", &[8], DataType::Bool));
+        let y = b.typed(Op::Binary(kind), &[p, q], &[8], DataType::Bool);
+        let mut random = Random(17);
+        let flags = |r: &mut Random| Values::Int((0..8).map(|_| r.below(2)).collect());
+        let samples: Vec<Vec<Values>> = (0..20).map(|_| vec![flags(&mut random), flags(&mut random)]).collect();
+        let right = |s: &[Values]| {
+            let pairs = real(&s[0]).into_iter().zip(real(&s[1])).map(|(a, b)| (a != 0.0, b != 0.0));
+            let of = |(a, b)| match kind {
+                Binary::And => a && b,
+                Binary::Or => a || b,
+                _ => a != b,
+            };
+            pairs.map(|pair| f32::from(u8::from(of(pair)))).collect()
+        };
+        assert!(b.keeps(&[y], &samples, right) > 200.0, "{kind:?}");
+    }
+}
+
+#[test]
+fn selections_take_the_chosen_value() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[4, 4], DataType::Float);
+    let keep: Vec<bool> = (0..16).map(|i| i % 4 <= i / 4).collect();
+    let condition = b.0.add_constant("lower", vec![4, 4], Data::Bool(keep.clone()));
+    let other = b.floats(&[], &[-7.0]);
+    let y = b.node(Op::Where, &[condition, x, other], &[4, 4]);
+    let chosen = |s: &[Values]| real(&s[0]).iter().zip(&keep).map(|(&v, &k)| if k { v } else { -7.0 }).collect();
+    let kept = b.keeps(&[y], &float_samples(20, 16, 2.0), chosen);
+    assert!(kept > 40.0, "{kept}");
+}
+
+#[test]
+fn division_by_a_vector_and_by_a_count() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[4, 3], DataType::Float);
+    let divisor = b.floats(&[3], &[0.5, 4.0, -3.0]);
+    let y = b.node(Op::Binary(Binary::Div), &[x, divisor], &[4, 3]);
+    let right = |s: &[Values]| real(&s[0]).iter().enumerate().map(|(i, v)| v / [0.5, 4.0, -3.0][i % 3]).collect();
+    let kept = b.keeps(&[y], &float_samples(20, 12, 2.0), right);
+    assert!(kept > 40.0, "{kept}");
+
+    let mut b = Builder::default();
+    let (x, mask) = (b.input("x", &[1, 8, 4], DataType::Float), b.input("mask", &[1, 8, 1], DataType::Int));
+    let cast = b.node(Op::Unary(Unary::Cast), &[mask], &[1, 8, 1]);
+    let masked = b.node(Op::Binary(Binary::Mul), &[x, cast], &[1, 8, 4]);
+    let sum = |axes| Op::Reduce { kind: Reduce::Sum, axes, keep: false };
+    let total = b.node(sum(vec![1]), &[masked], &[1, 4]);
+    let count = b.node(sum(vec![1]), &[cast], &[1, 1]);
+    let floor = b.node(Op::Unary(Unary::Clip { low: 1e-9, high: f32::MAX }), &[count], &[1, 1]);
+    let y = b.node(Op::Binary(Binary::Div), &[total, floor], &[1, 4]);
+    let mut random = Random(19);
+    let sample = |r: &mut Random| {
+        let mask = (0..8).map(|i| i64::from(i == 0 || r.next() > 0.0)).collect();
+        vec![Values::Float(r.values(32, 2.0)), Values::Int(mask)]
+    };
+    let samples: Vec<_> = (0..20).map(|_| sample(&mut random)).collect();
+    let right = |s: &[Values]| {
+        let (x, mask) = (real(&s[0]), real(&s[1]));
+        let count: f32 = mask.iter().sum();
+        (0..4).map(|c| (0..8).map(|t| x[t * 4 + c] * mask[t]).sum::<f32>() / count).collect()
+    };
+    let kept = b.keeps(&[y], &samples, right);
+    assert!(kept > 35.0, "{kept}");
+}
+
+#[test]
+fn extremes_of_tensors() {
+    for (kind, pair) in [(Reduce::Max, Binary::Max), (Reduce::Min, Binary::Min)] {
+        let mut b = Builder::default();
+        let x = b.input("x", &[2, 5, 3], DataType::Float);
+        let y = b.node(Op::Reduce { kind, axes: vec![1], keep: false }, &[x], &[2, 3]);
+        let pick = |a: f32, b: f32| if pair == Binary::Max { a.max(b) } else { a.min(b) };
+        let right = |s: &[Values]| {
+            let x = real(&s[0]);
+            (0..6).map(|i| (0..5).map(|r| x[i / 3 * 15 + r * 3 + i % 3]).reduce(pick).unwrap()).collect()
+        };
+        let kept = b.keeps(&[y], &float_samples(20, 30, 2.0), right);
+        assert!(kept > 35.0, "{kind:?}: {kept}");
+
+        let mut b = Builder::default();
+        let (p, q) = (b.input("p", &[8], DataType::Float), b.input("q", &[8], DataType::Float));
+        let y = b.node(Op::Binary(pair), &[p, q], &[8]);
+        let mut random = Random(23);
+        let values = |r: &mut Random| Values::Float(r.values(8, 2.0));
+        let samples: Vec<Vec<Values>> = (0..20).map(|_| vec![values(&mut random), values(&mut random)]).collect();
+        let right = |s: &[Values]| real(&s[0]).into_iter().zip(real(&s[1])).map(|(a, b)| pick(a, b)).collect();
+        let kept = b.keeps(&[y], &samples, right);
+        assert!(kept > 60.0, "{pair:?}: {kept}");
+    }
+}
+
+#[test]
+fn any_function_of_one_tensor_is_a_table() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[16], DataType::Float);
+    let abs = b.node(Op::Unary(Unary::Abs), &[x], &[16]);
+    let one = b.floats(&[], &[1.0]);
+    let sum = b.node(Op::Binary(Binary::Add), &[abs, one], &[16]);
+    let y = b.node(Op::Binary(Binary::Div), &[x, sum], &[16]);
+    let right = |s: &[Values]| real(&s[0]).iter().map(|v| v / (1.0 + v.abs())).collect();
+    let kept = b.keeps(&[y], &float_samples(20, 16, 3.0), right);
+    assert!(kept > 35.0, "{kept}");
+}
+
+#[test]
+fn logarithms_of_sums_are_fine_where_the_sums_are_small() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[8, 12], DataType::Float);
+    let exp = b.node(Op::Unary(Unary::Exp), &[x], &[8, 12]);
+    let sum = b.node(Op::Reduce { kind: Reduce::Sum, axes: vec![1], keep: true }, &[exp], &[8, 1]);
+    let y = b.node(Op::Unary(Unary::Log), &[sum], &[8, 1]);
+    let mut random = Random(29);
+    let sample = |r: &mut Random| {
+        let shifts = r.values(8, 2.5);
+        vec![Values::Float((0..96).map(|i| shifts[i / 12] - 2.5 + r.next()).collect())]
+    };
+    let samples: Vec<_> = (0..40).map(|_| sample(&mut random)).collect();
+    let right = |s: &[Values]| real(&s[0]).chunks(12).map(|r| r.iter().map(|v| v.exp()).sum::<f32>().ln()).collect();
+    let kept = b.keeps(&[y], &samples, right);
+    assert!(kept > 25.0, "{kept}");
+}
+
+#[test]
+fn a_score_reaches_beyond_what_calibration_showed() {
+    let weights = Random(31).values(16, 1.0);
+    let logit = |x: &[f32]| 2.0 * x.iter().zip(&weights).map(|(a, b)| a * b).sum::<f32>() - 4.0;
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, 16], DataType::Float);
+    let doubled: Vec<f32> = weights.iter().map(|w| 2.0 * w).collect();
+    let (w, bias) = (b.floats(&[1, 16], &doubled), b.floats(&[1], &[-4.0]));
+    let linear = b.node(Op::Linear, &[x, w, bias], &[1, 1]);
+    let y = b.node(Op::Unary(Unary::Sigmoid), &[linear], &[1, 1]);
+    let all = float_samples(600, 16, 1.0);
+    let quiet: Vec<Vec<Values>> = all.iter().filter(|s| logit(&real(&s[0])) < -3.0).take(100).cloned().collect();
+    let events: Vec<Vec<Values>> = all.iter().filter(|s| logit(&real(&s[0])) > 0.5).cloned().collect();
+    assert!(events.len() > 10);
+    let converted = b.converted(&[y], &quiet).unwrap();
+    for (sample, got) in events.iter().zip(run(&converted, &events)) {
+        let want = 1.0 / (1.0 + (-logit(&real(&sample[0]))).exp());
+        assert!((got[0] - want).abs() < 0.02, "{} instead of {want}", got[0]);
+    }
+}
+
+#[test]
+fn suspicious_samples_are_said_once() {
+    let graph = |samples: &[Vec<Values>], normalization| {
+        let mut b = Builder::default();
+        let x = b.input("x", &[1, 2, 2], DataType::Float);
+        let y = b.node(Op::Unary(Unary::Tanh), &[x], &[1, 2, 2]);
+        b.0.outputs = vec![y];
+        let options = ConvertOptions { normalization, ..ConvertOptions::default() };
+        convert(&b.0, samples, &options, &mut |_| {}).unwrap().warnings
+    };
+    let good = float_samples(20, 4, 1.0);
+    assert_eq!(graph(&good, None), [""; 0]);
+    assert!(graph(&good[..1], None)[0].contains("only one calibration sample"));
+    assert!(graph(&vec![good[0].clone(); 5], None)[0].contains("`x` is the same in all calibration samples"));
+    let bytes: Vec<Vec<Values>> = (0..20u8).map(|i| vec![Values::U8(vec![i, 90 + i, 200, 255 - i])]).collect();
+    assert_eq!(graph(&bytes, Some((0.5, 0.5))), [""; 0]);
+    assert!(graph(&bytes, Some((127.5, 127.5)))[0].contains("divide both by 255"));
+    assert!(graph(&good, Some((0.5, 0.5)))[0].contains("--mean and --std are for u8 pixels"));
+}

@@ -1,0 +1,191 @@
+//! What is known of every kind of operator beside its arithmetic: one row per kind, and no kind without a row.
+
+use shiftformer::ops::OpKind;
+use shiftformer::tensor::Dtype;
+
+/// What an operator costs beside the instructions to enter it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// Instructions per multiplication with accumulation.
+    pub per_mac: f64,
+    /// Instructions per element, see [`OpFacts::counted`].
+    pub per_element: f64,
+}
+
+/// Cost by the instructions a core has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Costs {
+    /// ARMv6-M, and other cores without products of several values.
+    pub plain: Cost,
+    /// ARMv7E-M with the DSP extension.
+    pub dsp: Cost,
+    /// Helium.
+    pub mve: Cost,
+}
+
+/// Which elements [`Cost::per_element`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// Those that are read.
+    Read,
+    /// Those that are written.
+    Written,
+}
+
+/// Operators by what they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Products with weights or of activations.
+    Dense,
+    /// Attention and its parts, softmax.
+    Attention,
+    /// Normalization.
+    Norm,
+    /// All others.
+    Other,
+}
+
+/// Where the noise of an operator comes from when its output's scale and range are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noise {
+    /// Rounded weights, or the function of a table behind them.
+    Weights,
+    /// Small probabilities that round to zero.
+    SoftmaxTail,
+    /// The function itself.
+    Function,
+}
+
+/// How the value that an operator holds before it requantizes is read from the results of modified copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The result in this type is the value.
+    Whole(Dtype),
+    /// As [`Whole`](Way::Whole), for operators whose own result has 8 bits.
+    WholeOfNarrow(Dtype),
+    /// The 16-bit result is `value >> shift` for the first of these shifts; what is known is taken off for the next.
+    Parts(&'static [u32]),
+    /// The result is `value >> shift` for the smallest shift up to the last at which it does not saturate.
+    Leading(Dtype, u32),
+}
+
+/// A value that can be read, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readout {
+    /// What the value is.
+    pub meaning: &'static str,
+    /// How it is read.
+    pub way: Way,
+}
+
+/// What is known of a kind of operator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OpFacts {
+    /// What it does.
+    pub group: Group,
+    /// Instructions, see [`facts`].
+    pub costs: Costs,
+    /// What the instructions per element are counted by.
+    pub counted: Counted,
+    /// What makes its sums smaller where they cannot be proven to fit; follows the fault in a message.
+    pub remedy: &'static str,
+    /// Where its noise comes from.
+    pub noise: Noise,
+    /// The accumulator behind an element; `None` for kinds that choose bytes or hold what they return.
+    pub readout: Option<Readout>,
+}
+
+const fn costs(plain: (f64, f64), dsp: (f64, f64), mve: (f64, f64)) -> Costs {
+    const fn cost((per_mac, per_element): (f64, f64)) -> Cost {
+        Cost { per_mac, per_element }
+    }
+    Costs { plain: cost(plain), dsp: cost(dsp), mve: cost(mve) }
+}
+
+const LINEAR: Costs = costs((3.53, 65.9), (0.82, 9.4), (0.13, 4.9));
+const CONV2D: Costs = costs((3.45, 115.0), (0.78, 30.0), (0.14, 24.0));
+const DEPTHWISE: Costs = costs((12.0, 40.0), (8.0, 30.0), (8.0, 30.0));
+const MATMUL: Costs = costs((6.7, 75.0), (1.3, 15.0), (0.45, 8.0));
+const ATTENTION: Costs = costs((4.45, 282.5), (0.91, 101.0), (0.135, 44.5));
+const EXPONENTIALS: Costs = costs((0.0, 60.0), (0.0, 30.0), (0.0, 10.0));
+const LAYER_NORM: Costs = costs((0.0, 104.7), (0.0, 21.6), (0.0, 9.6));
+const REQUANT: Costs = costs((0.0, 88.5), (0.0, 43.2), (0.0, 35.3));
+const MEANS: Costs = costs((0.0, 42.2), (0.0, 25.5), (0.0, 21.6));
+const COPY: Costs = costs((0.0, 2.7), (0.0, 0.8), (0.0, 0.7));
+const ELEMENTWISE: Costs = costs((0.0, 34.1), (0.0, 11.8), (0.0, 4.0));
+
+const FEWER_INPUTS: &str = "; use fewer input channels per layer, a smaller bias or `--weights 4`";
+const NARROWER_HEADS: &str = "; use narrower heads or fewer keys";
+const TWO_STEPS: &str = "; average in two steps";
+const NARROWER_RANGE: &str = "; its operand spans too wide a range: mask with -1e4 or Where instead of larger numbers";
+const CLOSER_SCALES: &str = "; its operands and its result are too far apart in size: scale one of them, or clip it";
+const NEAR_ONE: &str = "; scale its operand closer to 1";
+
+const fn read(meaning: &'static str, way: Way) -> Option<Readout> {
+    Some(Readout { meaning, way })
+}
+
+const SUM: Option<Readout> = read("sum", Way::Parts(&[16, 0]));
+const MEAN_OF_VALUES: Option<Readout> = read("weighted mean x 16", Way::Leading(Dtype::I8, 4));
+
+/// What is known of `kind`.
+///
+/// Costs are fitted by least squares to counts per operator (`shiftformer bench --backend qemu:...`) of three models: the
+/// encoder block of 50 tokens, the bundled digits model and KWT-1. They give the total of each within 9 %; other shapes,
+/// and kinds that these models lack, are estimates.
+pub const fn facts(kind: OpKind) -> OpFacts {
+    use Counted::{Read, Written};
+    use Group::{Attention, Dense, Norm, Other};
+    use Noise::{Function, SoftmaxTail, Weights};
+    let (group, costs, counted, remedy, noise, readout) = match kind {
+        OpKind::Linear => (Dense, LINEAR, Written, FEWER_INPUTS, Weights, SUM),
+        OpKind::Conv2d => (Dense, CONV2D, Written, FEWER_INPUTS, Weights, SUM),
+        OpKind::DepthwiseConv2d => (Dense, DEPTHWISE, Written, FEWER_INPUTS, Weights, SUM),
+        OpKind::MatMul => {
+            let sum = read("sum", Way::Whole(Dtype::I32));
+            (Dense, MATMUL, Written, "; make the summed dimension shorter", Function, sum)
+        }
+        OpKind::Attention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, MEAN_OF_VALUES),
+        OpKind::AttentionScores => {
+            let sum = read("sum", Way::Whole(Dtype::I32));
+            (Attention, ATTENTION, Written, NARROWER_HEADS, Function, sum)
+        }
+        OpKind::AttentionExp => (Attention, EXPONENTIALS, Written, NARROWER_HEADS, SoftmaxTail, None),
+        OpKind::AttentionValues => (Attention, ATTENTION, Written, NARROWER_HEADS, Function, MEAN_OF_VALUES),
+        OpKind::Softmax => {
+            let probability = read("probability x 2^15", Way::WholeOfNarrow(Dtype::I16));
+            (Attention, EXPONENTIALS, Written, NARROWER_RANGE, SoftmaxTail, probability)
+        }
+        OpKind::Shiftmax => {
+            let probability = read("probability x 2^15", Way::WholeOfNarrow(Dtype::U16));
+            (Attention, ELEMENTWISE, Written, NARROWER_RANGE, SoftmaxTail, probability)
+        }
+        OpKind::LayerNorm => {
+            let normalized = read("normalized value x 2^15", Way::Parts(&[6, 0]));
+            (Norm, LAYER_NORM, Written, NEAR_ONE, Function, normalized)
+        }
+        OpKind::ILayerNorm => {
+            let remedy = "; use a smaller beta, a greater gamma or the profile `shift`";
+            let normalized = read("normalized value with bias", Way::Parts(&[40, 25, 10, 0]));
+            (Norm, ELEMENTWISE, Written, remedy, Function, normalized)
+        }
+        OpKind::Add => (Other, ELEMENTWISE, Written, CLOSER_SCALES, Function, SUM),
+        OpKind::Mul => {
+            let product = read("product", Way::Leading(Dtype::I16, 18));
+            (Other, ELEMENTWISE, Written, CLOSER_SCALES, Function, product)
+        }
+        OpKind::Requant => {
+            let centred = read("input less its zero point", Way::Leading(Dtype::I16, 2));
+            (Other, REQUANT, Written, CLOSER_SCALES, Function, centred)
+        }
+        OpKind::DyadicRequant => {
+            let sum = read("rounded sum", Way::Leading(Dtype::I16, 31));
+            (Other, ELEMENTWISE, Written, CLOSER_SCALES, Function, sum)
+        }
+        OpKind::ReduceMean => (Other, MEANS, Read, TWO_STEPS, Function, SUM),
+        OpKind::Pool2d => (Other, MEANS, Read, TWO_STEPS, Function, read("sum", Way::Leading(Dtype::I8, 24))),
+        OpKind::Copy => (Other, COPY, Written, NEAR_ONE, Function, None),
+        OpKind::Gather | OpKind::Lut | OpKind::ShiftGelu => (Other, ELEMENTWISE, Written, NEAR_ONE, Function, None),
+    };
+    OpFacts { group, costs, counted, remedy, noise, readout }
+}
