@@ -53,6 +53,13 @@
 //! - [`weights`]: the formats of packed weights, one file each.
 //! - [`arith`]: the integer arithmetic with its error bounds.
 //!
+//! # State
+//!
+//! A decoder keeps keys and values from one run to the next: [`Session::with_state`] takes memory for them besides the
+//! arena. A run reads and writes as many rows as were [fed](Session::feed), moves [`position`](Session::position) on when
+//! it finishes, and leaves it where it was when it does not. [`truncate`](Session::truncate) goes back,
+//! [`snapshot`](Session::snapshot) and [`restore`](Session::restore) keep a prompt.
+//!
 //! # Stability
 //!
 //! [`Model`], [`Session`], the errors and the container follow semantic versioning; error lists may grow and are
@@ -81,7 +88,7 @@ pub mod weights;
 
 pub use model::{Chain, MAX_CHAIN, Model, ModelError, SectionName};
 pub use ops::RunFault;
-pub use session::{ArenaError, Digests, Observer, Part, Progress, Session};
+pub use session::{ArenaError, Digests, Observer, Part, Progress, Session, SnapshotError};
 
 /// Aligns an arena or an `include_bytes!` model to 16 bytes: `static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(..))`.
 #[repr(C, align(16))]

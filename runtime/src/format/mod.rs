@@ -33,6 +33,7 @@
 //! | `Io` | `u16` count of inputs, `u16` count of outputs, then the tensor indices as `u16` |
 //! | `Certificate` | one [`CertRecord`] per operator |
 //! | `Receipts` | reference inputs and the digest of every operator for them, see [`Receipts`] |
+//! | `State` | for models that keep state between runs (1.2): [`StateLayout`] |
 //! | `Human` | UTF-8 JSON for people and host tools (names, scales). A device never reads it; it may be stripped |
 //!
 //! # Version rule
@@ -49,7 +50,7 @@ mod words;
 
 pub use reader::{FormatError, Sections, header_crc};
 pub use receipts::{Receipt, Receipts};
-pub use record::{CertRecord, Held, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord};
+pub use record::{CertRecord, Held, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, StateLayout, TensorRecord};
 pub(crate) use words::op_params;
 pub use words::{Blob, ReadWords, Word, WriteWords};
 
@@ -58,9 +59,11 @@ pub const MAGIC: [u8; 4] = *b"SFM\x1a";
 /// The one major version this reader understands.
 pub const VERSION_MAJOR: u16 = 1;
 /// The highest minor version this reader understands.
-pub const VERSION_MINOR: u16 = VERSION_MINOR_CHAINS;
+pub const VERSION_MINOR: u16 = VERSION_MINOR_STATE;
 /// The minor version with chains of row blocks: [`OpRecord::chained`] and [`TensorRecord::window`].
 pub const VERSION_MINOR_CHAINS: u16 = 1;
+/// The minor version with state between runs: [`StateLayout`] and [`Place::State`].
+pub const VERSION_MINOR_STATE: u16 = 2;
 /// Bytes of the fixed header, before the section table.
 pub const HEADER_BYTES: usize = 48;
 /// Bytes of one section table entry.
@@ -107,11 +110,13 @@ pub enum SectionKind {
     Receipts = 7,
     /// Names and scales, for hosts and people.
     Human = 8,
+    /// Size of the state, positions and rows per run.
+    State = 9,
 }
 
 impl SectionKind {
     /// All kinds this version knows.
-    pub const ALL: [SectionKind; 8] = [
+    pub const ALL: [SectionKind; 9] = [
         SectionKind::Ops,
         SectionKind::Tensors,
         SectionKind::Params,
@@ -120,6 +125,7 @@ impl SectionKind {
         SectionKind::Certificate,
         SectionKind::Receipts,
         SectionKind::Human,
+        SectionKind::State,
     ];
 }
 

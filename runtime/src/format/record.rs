@@ -91,6 +91,8 @@ pub enum Place {
     Arena = 0,
     /// In the `Weights` section, at the record's offset.
     Constant = 1,
+    /// In the caller's state, which lives from one run to the next (1.2): one row per position, the first dimension.
+    State = 2,
 }
 
 /// One tensor: contiguous, row major.
@@ -133,6 +135,7 @@ impl TensorRecord {
             place: match place {
                 0 => Place::Arena,
                 1 => Place::Constant,
+                2 => Place::State,
                 _ => return None,
             },
             rank,
@@ -151,6 +154,7 @@ impl TensorRecord {
         let place = match self.place {
             Place::Arena => 0,
             Place::Constant => 1,
+            Place::State => 2,
         };
         out.word(u32::from_le_bytes([self.dtype as u8, place, self.rank, self.window]));
         out.word(self.offset);
@@ -231,11 +235,15 @@ impl Held {
         let [first, offset, a, b, c, d, e, f, _] = words;
         let [dtype, place, rank, window] = *first;
         // Of bytes that are known to be codes, decoding takes no instruction.
-        if dtype > Dtype::I32 as u8 || place > Place::Constant as u8 {
+        if dtype > Dtype::I32 as u8 || place > Place::State as u8 {
             return None;
         }
         let dtype = Dtype::from_byte(dtype)?;
-        let place = if place == Place::Arena as u8 { Place::Arena } else { Place::Constant };
+        let place = match place {
+            0 => Place::Arena,
+            1 => Place::Constant,
+            _ => Place::State,
+        };
         let times = |n: usize, by: &[u8; 4]| n.wrapping_mul(u32::from_le_bytes(*by) as usize);
         let mut bytes = times(times(times(times(times(times(dtype.bytes(), a), b), c), d), e), f);
         if window > 0 {
@@ -250,6 +258,27 @@ impl Held {
     /// As [`TensorRecord::first_held`].
     pub fn first_held(&self, row: usize) -> usize {
         first_held(self.window, row)
+    }
+}
+
+/// What a model keeps from one run to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateLayout {
+    /// Bytes of state a session needs; 0 for a model without state.
+    pub bytes: u32,
+    /// Positions that the state has room for: the first dimension of every tensor in it.
+    pub capacity: u32,
+    /// Rows (positions) of a run at most. Operators with as many row pieces run those that are fed.
+    pub rows: u32,
+}
+
+impl Word for StateLayout {
+    const WORDS: usize = 3;
+    fn read(words: &mut ReadWords<'_>) -> Option<Self> {
+        Some(Self { bytes: words.word()?, capacity: words.word()?, rows: words.word()? })
+    }
+    fn write(&self, out: &mut dyn WriteWords) {
+        [self.bytes, self.capacity, self.rows].iter().for_each(|word| out.word(*word));
     }
 }
 

@@ -125,7 +125,7 @@ impl Chain {
             let reads = self::access(model, &record)?.inputs;
             for (&tensor, read) in record.inputs.iter().zip(reads) {
                 let Some(input) = model.tensor(usize::from(tensor)) else { continue };
-                let apart = input.place == Place::Constant || !overlap(&arena_range(&input), &arena_range(output));
+                let apart = input.place != Place::Arena || !overlap(&arena_range(&input), &arena_range(output));
                 let reads_the_output = tensor == written && reader > op;
                 let in_time = input.window == 0 && reader <= op && self.read_in_time(output, access, &input, read);
                 (apart || reads_the_output || in_time).then_some(())?;

@@ -4,7 +4,9 @@ mod chain;
 mod open;
 mod whole;
 
-use crate::format::{CertRecord, OpRecord, Profile, ReadWords, Receipts, SectionKind, Sections, TensorRecord, Word};
+use crate::format::{
+    CertRecord, OpRecord, Profile, ReadWords, Receipts, SectionKind, Sections, StateLayout, TensorRecord, Word,
+};
 use crate::kernels::{Kernels, Portable};
 use crate::ops::{Entry, Needs, OpKind};
 use core::ops::Range;
@@ -19,6 +21,7 @@ pub struct Model<'m, B: Kernels = Portable> {
     sections: Sections<'m>,
     receipts: Receipts<'m>,
     n_inputs: usize,
+    state: StateLayout,
     table: &'static [Entry<B>],
 }
 
@@ -52,6 +55,16 @@ impl<'m, B: Kernels> Model<'m, B> {
     /// Bytes of arena a session needs.
     pub fn arena_bytes(&self) -> usize {
         self.sections.arena_bytes
+    }
+
+    /// Bytes of state a session needs besides; 0 for most models.
+    pub fn state_bytes(&self) -> usize {
+        self.state.bytes as usize
+    }
+
+    /// What is kept from one run to the next; all zero for a model without state.
+    pub fn state(&self) -> StateLayout {
+        self.state
     }
 
     /// Bytes of the file: what it takes in flash.

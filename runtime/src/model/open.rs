@@ -1,7 +1,10 @@
 //! Opening a model: one pass that proves every later access.
 
 use super::{Model, arena_range, overlap};
-use crate::format::{CertRecord, FormatError, OpRecord, Place, Receipts, SectionKind, Sections, TensorRecord};
+use crate::format::{
+    CertRecord, FormatError, OpRecord, Place, ReadWords, Receipts, SectionKind, Sections, StateLayout, TensorRecord,
+    Word,
+};
 use crate::kernels::{Kernels, Portable};
 use crate::ops::{Entry, Io, OpFault, OpKind, OpTable};
 use core::fmt;
@@ -49,6 +52,7 @@ pub enum SectionName {
     Io,
     Certificate,
     Receipts,
+    State,
 }
 
 impl fmt::Display for ModelError {
@@ -62,6 +66,7 @@ impl fmt::Display for ModelError {
                     SectionName::Io => "input/output",
                     SectionName::Certificate => "certificate",
                     SectionName::Receipts => "receipt",
+                    SectionName::State => "state",
                 };
                 write!(f, "the {name} section is invalid; convert the model again")
             }
@@ -135,9 +140,12 @@ impl<'m, B: Kernels> Model<'m, B> {
         let ([a, b, ..], _) = io_counts.ok_or(ModelError::Section(SectionName::Io))?;
         let n_inputs = usize::from(u16::from_le_bytes([*a, *b]));
         let receipts = Receipts::new(&[], 0, 0).ok_or(ModelError::Section(SectionName::Receipts))?;
-        let mut model = Self { sections, receipts, n_inputs, table };
+        let state = state_of(&sections).ok_or(ModelError::Section(SectionName::State))?;
+        let mut model = Self { sections, receipts, n_inputs, state, table };
+        let mut state_end = 0;
         for tensor in 0..sections.n_tensors {
-            model.check_tensor(tensor).ok_or(ModelError::Tensor { tensor: tensor as u16 })?;
+            let checked = model.check_tensor(tensor).and_then(|()| model.check_state(tensor, &mut state_end));
+            checked.ok_or(ModelError::Tensor { tensor: tensor as u16 })?;
         }
         for endpoint in 0..io.len() / 2 - 2 {
             let tensor = model.endpoint(endpoint).ok_or(ModelError::Section(SectionName::Io))?;
@@ -163,6 +171,7 @@ impl<'m, B: Kernels> Model<'m, B> {
         let room = match tensor.place {
             Place::Arena => self.sections.arena_bytes,
             Place::Constant => self.sections.get(SectionKind::Weights).len(),
+            Place::State => self.state_bytes(),
         };
         let end = (tensor.offset as usize).checked_add(tensor.held_bytes())?;
         let windowed = tensor.window > 0;
@@ -171,6 +180,14 @@ impl<'m, B: Kernels> Model<'m, B> {
         let whole_words = (u64::from(tensor.window) * row_bytes).is_multiple_of(4);
         let fits = tensor.offset.is_multiple_of(16) && end <= room && !tensor.is_empty();
         (fits && (!windowed || tensor.place == Place::Arena && whole_words)).then_some(())
+    }
+
+    /// Whether a tensor in the state has a row per position and lies behind the one before, which ends at `end`.
+    fn check_state(&self, index: usize, end: &mut usize) -> Option<()> {
+        let tensor = self.tensor(index).filter(|tensor| tensor.place == Place::State);
+        let Some(tensor) = tensor else { return Some(()) };
+        let follows = tensor.offset as usize >= core::mem::replace(end, arena_range(&tensor).end);
+        (follows && tensor.shape().first() == Some(&self.state.capacity)).then_some(())
     }
 
     fn check_op(&self, op: usize) -> Result<(), OpFault> {
@@ -186,7 +203,8 @@ impl<'m, B: Kernels> Model<'m, B> {
         let scratch_end = scratch_end.filter(|&end| scratch_fits && end <= self.sections.arena_bytes);
         let scratch = record.scratch_offset as usize..scratch_end.ok_or(OpFault::Scratch)?;
         let output = io.output()?;
-        let out = arena_range(&output);
+        // The state is memory of its own.
+        let out = if output.place == Place::Arena { arena_range(&output) } else { 0..0 };
         if overlap(&out, &scratch) {
             return Err(OpFault::Alias);
         }
@@ -214,4 +232,15 @@ impl<'m, B: Kernels> Model<'m, B> {
         }
         self.chain(op).ok_or(OpFault::Chain)?.check(self)
     }
+}
+
+/// The layout in the `State` section, all zero where there is none.
+fn state_of(sections: &Sections<'_>) -> Option<StateLayout> {
+    let bytes = sections.get(SectionKind::State);
+    if bytes.is_empty() {
+        return Some(StateLayout::default());
+    }
+    let state = StateLayout::read(&mut ReadWords::new(bytes))?;
+    let sane = state.bytes > 0 && state.bytes < 1 << 31 && 0 < state.rows && state.rows <= state.capacity;
+    (sane && bytes.len() == 4 * StateLayout::WORDS).then_some(state)
 }

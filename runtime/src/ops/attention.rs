@@ -10,6 +10,8 @@
 //! The fused operator holds [`ROW_BLOCK`] rows of scores at a time, so its memory grows with `n_k`, not with
 //! `n_q * n_k`. The unfused operators write scores and exponentials out and give the same bytes.
 
+pub mod causal;
+
 use super::{Division, Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::mulhi_round;

@@ -28,17 +28,45 @@ pub struct Inputs<'a> {
     tensors: &'a [u8],
     /// Their records, [`NO_TENSOR`](crate::format::NO_TENSOR) where there is none.
     indices: [u16; MAX_INPUTS],
+    /// Of an output in the arena; beyond all offsets otherwise.
     output_offset: usize,
+    /// What is left of the state around the output.
+    state: [(usize, &'a [u8]); 2],
+    step: Step,
+}
+
+/// Where a run stands among the positions of its model's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Position of the first row of the run: that many rows are in the state already.
+    pub pos: u32,
+    /// Rows of the run.
+    pub rows: u32,
+}
+
+/// What the operands of a run lie in.
+pub(crate) struct Areas<'a> {
+    pub arena: &'a mut [u8],
+    pub state: &'a mut [u8],
+    pub weights: &'a [u8],
+    pub tensors: &'a [u8],
+    pub step: Step,
 }
 
 impl<'a> Memory<'a> {
-    /// Splits `arena` into output, scratch and the rest. `None` when the ranges overlap or leave the arena.
+    /// Splits arena and state into output, scratch and the rest. `None` when the ranges overlap or leave them.
     ///
     /// A call of its own: what it keeps on the stack is gone when the operator runs.
     #[inline(never)]
-    pub(crate) fn split(arena: &'a mut [u8], weights: &'a [u8], tensors: &'a [u8], op: &OpRecord) -> Option<Self> {
+    pub(crate) fn split(areas: Areas<'a>, op: &OpRecord) -> Option<Self> {
+        let Areas { arena, state, weights, tensors, step } = areas;
         let output = tensor(tensors, op.output)?;
-        let out = (output.offset, output.bytes);
+        let in_state = output.place == Place::State;
+        // What an output in the state takes of the arena: nothing, at its start.
+        let out = if in_state { (0, 0) } else { (output.offset, output.bytes) };
+        let (kept, state_out) = if in_state { (output.offset, output.bytes) } else { (state.len(), 0) };
+        let (state_low, state_rest) = state.split_at_mut_checked(kept)?;
+        let (state_bytes, state_high) = state_rest.split_at_mut_checked(state_out)?;
         // An empty scratch area may be anywhere: take it from the end of the output.
         let scratch = match op.scratch_bytes as usize {
             0 => (out.0.checked_add(out.1)?, 0),
@@ -53,11 +81,19 @@ impl<'a> Memory<'a> {
         let (second_bytes, high) = rest.split_at_mut_checked(second.1)?;
         let arena = [(0, &*low), (middle_start, &*middle), (second.0 + second.1, &*high)];
         let (out, scratch) = if out_first { (first_bytes, second_bytes) } else { (second_bytes, first_bytes) };
-        let inputs = Inputs { arena, weights, tensors, indices: op.inputs, output_offset: output.offset };
+        let inputs = Inputs {
+            arena,
+            weights,
+            tensors,
+            indices: op.inputs,
+            output_offset: if in_state { usize::MAX } else { output.offset },
+            state: [(0, &*state_low), (kept + state_out, &*state_high)],
+            step,
+        };
         Some(Self {
             inputs,
             output,
-            out,
+            out: if in_state { state_bytes } else { out },
             scratch,
             #[cfg(feature = "std")]
             skipped: 0,
@@ -119,6 +155,11 @@ impl<'a> Memory<'a> {
 }
 
 impl<'a> Inputs<'a> {
+    /// Position and rows of the run.
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
     /// Type and place of input `index`.
     pub fn record(&self, index: usize) -> Option<Held> {
         tensor(self.tensors, *self.indices.get(index)?)
@@ -156,6 +197,7 @@ impl<'a> Inputs<'a> {
             // In no other part: they are in ascending order.
             Place::Arena => *self.arena.iter().rfind(|(start, _)| *start <= tensor.offset)?,
             Place::Constant => (0, self.weights),
+            Place::State => *self.state.iter().rfind(|(start, _)| *start <= tensor.offset)?,
         };
         part.get(tensor.offset - start..)?.get(..tensor.bytes)
     }

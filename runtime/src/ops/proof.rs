@@ -56,6 +56,16 @@ pub enum RunFault {
         /// Rows of the table: one more than the maximum.
         limit: u32,
     },
+    /// The run has more rows than positions are left in the state; nothing was written.
+    Full {
+        /// Positions the state has room for.
+        capacity: u32,
+    },
+    /// A run takes at least one row, and no more than this.
+    Rows {
+        /// Rows of a run at most.
+        limit: u32,
+    },
     /// An operand is out of bounds; impossible unless the file changed after it was opened.
     Memory,
 }
@@ -66,6 +76,8 @@ impl fmt::Display for RunFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Index { value, limit } => write!(f, "index {value} is not in 0..{limit}"),
+            Self::Full { capacity } => write!(f, "no position is left: the state has room for {capacity}"),
+            Self::Rows { limit } => write!(f, "a run takes 1 to {limit} rows"),
             Self::Memory => f.write_str("an operand is not where the model says"),
         }
     }

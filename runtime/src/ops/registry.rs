@@ -3,7 +3,7 @@
 use super::entry::decode;
 use super::{
     Entry, Operator, RowAccess, add, attention, conv2d, copy, depthwise, dyadic_requant, gather, i_layer_norm,
-    layer_norm, linear, lut, matmul, mul, pool, reduce_mean, requant, shiftgelu, shiftmax, softmax,
+    kv_append, layer_norm, linear, lut, matmul, mul, pool, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
 };
 use crate::format::{Blob, Word};
 use crate::kernels::Kernels;
@@ -141,6 +141,9 @@ operators! {
     20 Shiftmax "shiftmax" shiftmax::Shiftmax, since 0;
     21 ShiftGelu "shiftgelu" shiftgelu::ShiftGelu, since 0;
     22 ILayerNorm "i_layer_norm" i_layer_norm::ILayerNorm, since 0;
+    23 KvAppend "kv_append" kv_append::KvAppend, since 2;
+    24 CausalAttention "causal_attention" attention::causal::CausalAttention, since 2;
+    25 Rope "rope" rope::Rope, since 2;
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Runs one operator over given values, for the tests beside the operators.
 
-use super::{Io, Memory, OpFault, Operator, Proof, wide};
+use super::{Areas, Io, Memory, OpFault, Operator, Proof, Step, wide};
 use crate::format::{Blob, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord, align_up};
 #[cfg(feature = "std")]
 use crate::kernels::Parallel;
 use crate::kernels::{Kernels, Portable};
 use crate::tensor::Dtype;
+use std::cell::Cell;
 use std::vec::Vec;
 
 /// Weights under construction.
@@ -95,12 +96,33 @@ fn run_at<B: Kernels>(
     let divided = run_divided::<B>(op, arena, (&weights.0, &tensors, &record));
     let (pieces, step) = (op.pieces(), op.step());
     for piece in (0..pieces).step_by(step as usize) {
-        let mut memory = Memory::split(arena, &weights.0, &tensors, &record).ok_or(OpFault::Alias)?;
+        let mut memory = split(arena, (&weights.0, &tensors, &record), POSITION.get()).ok_or(OpFault::Alias)?;
         op.run::<B>(&mut memory, piece..(piece + step).min(pieces)).map_err(|_| OpFault::Operand)?;
     }
     #[cfg(feature = "std")]
     assert!(divided == Some(arena[out.clone()].to_vec()), "not the same on several threads");
     Ok((proof, wide::values(output.0, &arena[out], 0..output.1).collect()))
+}
+
+/// The operands of a model without state, of a run at position `pos`.
+fn split<'a>(
+    arena: &'a mut [u8],
+    (weights, tensors, record): (&'a [u8], &'a [u8], &OpRecord),
+    pos: u32,
+) -> Option<Memory<'a>> {
+    Memory::split(Areas { arena, state: &mut [], weights, tensors, step: Step { pos, rows: 0 } }, record)
+}
+
+std::thread_local! {
+    static POSITION: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Operators that `f` runs are at position `pos`.
+pub fn at_position<T>(pos: u32, f: impl FnOnce() -> T) -> T {
+    let before = POSITION.replace(pos);
+    let result = f();
+    POSITION.set(before);
+    result
 }
 
 /// The output on several threads, every part as small as can be; `arena` stays as it is.
@@ -113,8 +135,9 @@ fn run_divided<B: Kernels>(
     let mut words = std::vec![0u128; arena.len() / 16];
     let copy: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     copy.copy_from_slice(arena);
+    let pos = POSITION.get();
     crate::kernels::parallel::tests::POOL.install(|| {
-        let mut memory = Memory::split(copy, weights, tensors, record)?;
+        let mut memory = split(copy, (weights, tensors, record), pos)?;
         super::entry::run_here::<Parallel<B, 1>, _>(op, &mut memory, 0..op.pieces()).ok()?;
         Some(memory.out.to_vec())
     })

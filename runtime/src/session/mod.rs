@@ -1,15 +1,17 @@
 //! Running a model: a session over a caller-owned arena.
 
 mod observe;
+mod state;
 
 use crate::format::{Place, SectionKind, TensorRecord};
 use crate::kernels::{Kernels, Portable};
 use crate::model::{Chain, Model};
-use crate::ops::{Memory, RunFault};
+use crate::ops::{Areas, Memory, RunFault, Step};
 use core::fmt;
 use core::ops::Range;
 
 pub use observe::{Digests, Observer, Part};
+pub use state::SnapshotError;
 
 /// A run of a model over an arena.
 ///
@@ -18,6 +20,10 @@ pub use observe::{Digests, Observer, Part};
 pub struct Session<'m, 'a, B: Kernels = Portable> {
     model: Model<'m, B>,
     arena: &'a mut [u8],
+    /// What lives from one run to the next; empty for a model without.
+    state: &'a mut [u8],
+    /// Rows that are in the state, and rows of the next run.
+    at: Step,
     next: Position,
     /// The outputs are those of the inputs last written.
     finished: bool,
@@ -46,8 +52,15 @@ pub enum ArenaError {
         /// Bytes given.
         given: usize,
     },
-    /// The arena does not start at a multiple of 16 bytes; see [`Aligned`](crate::Aligned).
+    /// The arena or the state does not start at a multiple of 16 bytes; see [`Aligned`](crate::Aligned).
     Misaligned,
+    /// Fewer bytes of state than the model needs; see [`Session::with_state`].
+    StateTooSmall {
+        /// Bytes the model needs.
+        needed: usize,
+        /// Bytes given.
+        given: usize,
+    },
 }
 
 impl fmt::Display for ArenaError {
@@ -57,6 +70,10 @@ impl fmt::Display for ArenaError {
                 f,
                 "the arena is {} bytes too small: {needed} needed, {given} given",
                 needed.saturating_sub(*given)
+            ),
+            Self::StateTooSmall { needed, given } => write!(
+                f,
+                "the model keeps {needed} bytes from one run to the next, {given} given; use `Session::with_state`"
             ),
             Self::Misaligned => f.write_str("the arena must start at an address divisible by 16; wrap it in `Aligned`"),
         }
@@ -79,19 +96,33 @@ pub enum Progress {
 }
 
 impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
-    /// A session over `arena`, which needs no particular content.
+    /// A session over `arena`, which needs no particular content, for a model without state.
     ///
     /// # Errors
-    /// [`ArenaError`] when the arena is too small (and by how much) or misaligned.
+    /// [`ArenaError`] when the arena is too small (and by how much) or misaligned, or the model keeps state.
     pub fn new(model: &Model<'m, B>, arena: &'a mut [u8]) -> Result<Self, ArenaError> {
+        Self::with_state(model, arena, &mut [])
+    }
+
+    /// A session over `arena` and `state`, which need no particular content: it starts at position 0.
+    ///
+    /// # Errors
+    /// [`ArenaError`] when one of them is too small or misaligned.
+    pub fn with_state(model: &Model<'m, B>, arena: &'a mut [u8], state: &'a mut [u8]) -> Result<Self, ArenaError> {
         let (needed, given) = (model.arena_bytes(), arena.len());
         if given < needed {
             return Err(ArenaError::TooSmall { needed, given });
         }
-        if !(arena.as_ptr() as usize).is_multiple_of(crate::format::SECTION_ALIGN) {
+        let (needed, given) = (model.state_bytes(), state.len());
+        if given < needed {
+            return Err(ArenaError::StateTooSmall { needed, given });
+        }
+        let aligned = |bytes: &[u8]| (bytes.as_ptr() as usize).is_multiple_of(crate::format::SECTION_ALIGN);
+        if !aligned(arena) || needed > 0 && !aligned(state) {
             return Err(ArenaError::Misaligned);
         }
-        Ok(Self { model: *model, arena, next: Position::default(), finished: false })
+        let at = Step { pos: 0, rows: model.state().rows };
+        Ok(Self { model: *model, arena, state, at, next: Position::default(), finished: false })
     }
 
     /// The model.
@@ -128,7 +159,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
     fn bytes(&self, tensor: &TensorRecord) -> Option<&[u8]> {
         match tensor.place {
             Place::Arena => self.arena.get(tensor.offset as usize..)?.get(..tensor.bytes()),
-            Place::Constant => None,
+            Place::Constant | Place::State => None,
         }
     }
 
@@ -146,6 +177,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
     /// As [`run`](Self::run).
     pub fn run_with(&mut self, observer: &mut impl Observer) -> Result<(), RunFault> {
         self.cancel();
+        self.check_room()?;
         let mut op = 0;
         while op < self.model.n_ops() {
             if self.model.is_chained(op + 1) {
@@ -157,7 +189,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
                 op += 1;
             }
         }
-        self.finished = true;
+        self.finish();
         Ok(())
     }
 
@@ -218,9 +250,10 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         let at = self.next;
         self.cancel();
         let Some(record) = self.model.op_record(at.op) else {
-            self.finished = true;
+            self.finish();
             return Ok(Progress::Done);
         };
+        self.check_room()?;
         let chain = self.model.chain(at.op).ok_or(RunFault::Memory)?;
         let step = self.model.needs(&record).ok_or(RunFault::Memory)?.step;
         let block = chain.pieces(at.block);
@@ -237,14 +270,15 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
             Position { op: chain.ops.end, block: 0, piece: 0 }
         };
         if next.op == self.model.n_ops() {
-            self.finished = true;
+            self.finish();
             return Ok(Progress::Done);
         }
         self.next = next;
         Ok(Progress::Running { op: next.op })
     }
 
-    /// Forgets a run that is under way; the next [`step`](Self::step) starts from the inputs.
+    /// Forgets a run that is under way; the next [`step`](Self::step) starts from the inputs. Position and state are
+    /// those before it.
     pub fn cancel(&mut self) {
         self.next = Position::default();
         self.finished = false;
@@ -256,9 +290,11 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         // Records and memory by reference: a move would put them on the stack twice.
         let Some(record) = &self.model.op_record(op) else { return Err(RunFault::Memory) };
         let (words, entry) = self.model.op_code(record).ok_or(RunFault::Memory)?;
+        let pieces = if self.model.state().rows > 0 { self.fed(entry, words, pieces) } else { pieces };
         let sections = self.model.sections();
         let (weights, tensors) = (sections.get(SectionKind::Weights), sections.get(SectionKind::Tensors));
-        match &mut Memory::split(self.arena, weights, tensors, record) {
+        let areas = Areas { arena: self.arena, state: self.state, weights, tensors, step: self.at };
+        match &mut Memory::split(areas, record) {
             Some(memory) => entry.run(words, memory, pieces),
             None => Err(RunFault::Memory),
         }

@@ -173,7 +173,10 @@ fn packed_bytes(op: &Op) -> u64 {
         | Op::DyadicRequant(_)
         | Op::Shiftmax(_)
         | Op::ShiftGelu(_)
-        | Op::ILayerNorm(_) => None,
+        | Op::ILayerNorm(_)
+        | Op::KvAppend(_)
+        | Op::CausalAttention(_)
+        | Op::Rope(_) => None,
     };
     dense.map_or(0, |dense| u64::from(dense.weights.bytes))
 }
@@ -193,6 +196,7 @@ fn source(model: &Model<'_>, current: &[Option<Region>], op: usize, tensor: u16)
     let Some(record) = model.tensor(index) else { return Ok(None) };
     match record.place {
         Place::Constant => Ok(Some(Source::Weights(record))),
+        Place::State => Err(GpuError::Op { op, reason: "it reads state, which the GPU does not keep yet" }),
         Place::Arena => current.get(index).copied().flatten().map(|r| Some(Source::Region(r))).ok_or(unwritten),
     }
 }

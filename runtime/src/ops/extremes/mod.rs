@@ -37,6 +37,9 @@ fn cases(kind: OpKind) {
         OpKind::Shiftmax => shiftmaxes(),
         OpKind::ShiftGelu => shift_gelus(),
         OpKind::ILayerNorm => i_layer_norms(),
+        OpKind::KvAppend => kv_appends(),
+        OpKind::CausalAttention => attentions(causal_attention),
+        OpKind::Rope => ropes(),
     }
 }
 
@@ -250,6 +253,48 @@ fn attention(attention: attention::AttentionParams) {
     let (n_k, width) = (attention.n_k as usize, attention.head_dim as usize);
     let inputs = [(Dtype::I8, 2 * width), (Dtype::I8, n_k * width), (Dtype::I8, n_k * 4), (Dtype::I16, n_k)];
     survives(&attention::Attention { attention }, &Weights::default(), &inputs, (Dtype::I8, 8), in_kernels);
+}
+
+/// The last row sees every key there may be.
+fn causal_attention(attention: attention::AttentionParams) {
+    let (n_k, width) = (attention.n_k as usize, attention.head_dim as usize);
+    let inputs = [(Dtype::I8, 2 * width), (Dtype::I8, n_k * width), (Dtype::I8, n_k * 4)];
+    let op = attention::causal::CausalAttention { attention };
+    for pos in [0, n_k / 2, n_k - 2] {
+        super::testing::at_position(pos as u32, || {
+            survives(&op, &Weights::default(), &inputs, (Dtype::I8, 8), in_kernels);
+        });
+    }
+}
+
+/// No arithmetic: only the state may be written.
+fn kv_appends() {
+    let op = kv_append::KvAppend { rows: 2, width: 3, capacity: 4 };
+    let ran = run(&op, &Weights::default(), &[(Dtype::I8, &[0; 6])], (Dtype::I8, 12));
+    assert_eq!(ran.err(), Some(OpFault::Operand));
+}
+
+fn ropes() {
+    let (rows, heads, head_dim, rotary, capacity) = (3u32, 2u32, 6u32, 4u32, 7u32);
+    for (interleaved, angle) in [(false, i16::MIN), (true, i16::MIN), (false, i16::MAX), (true, i16::MAX)] {
+        let mut weights = Weights::default();
+        let table = weights.add(&std::vec![angle; (capacity * rotary) as usize]);
+        let acc_shift = greatest_shift(1 << 23);
+        let multiplier = i32::MAX;
+        let op = rope::Rope { rows, heads, head_dim, rotary, interleaved, capacity, acc_shift, multiplier, table };
+        let len = (rows * heads * head_dim) as usize;
+        survives(&op, &weights, &[(Dtype::I8, len)], (Dtype::I8, len), |inputs, seen| {
+            for head in inputs[0].chunks(head_dim as usize) {
+                for pair in 0..rotary as usize / 2 {
+                    let [a, b] =
+                        if interleaved { [2 * pair, 2 * pair + 1] } else { [pair, pair + rotary as usize / 2] };
+                    let [a, b] = [head[a], head[b]].map(|x| x * i32::from(angle));
+                    [a - b, b + a].iter().for_each(|&acc| seen.scaled(acc, acc_shift, multiplier));
+                }
+                head[rotary as usize..].iter().for_each(|x| seen.scaled(x << 15, acc_shift, multiplier));
+            }
+        });
+    }
 }
 
 fn attention_scores(attention: attention::AttentionParams) {

@@ -184,8 +184,12 @@ pub const fn facts(kind: OpKind) -> OpFacts {
         }
         OpKind::ReduceMean => (Other, MEANS, Read, TWO_STEPS, Function, SUM),
         OpKind::Pool2d => (Other, MEANS, Read, TWO_STEPS, Function, read("sum", Way::Leading(Dtype::I8, 24))),
-        OpKind::Copy => (Other, COPY, Written, NEAR_ONE, Function, None),
-        OpKind::Gather | OpKind::Lut | OpKind::ShiftGelu => (Other, ELEMENTWISE, Written, NEAR_ONE, Function, None),
+        // No copy of it alone is made: its keys and values are in the state.
+        OpKind::CausalAttention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, None),
+        OpKind::Copy | OpKind::KvAppend => (Other, COPY, Written, NEAR_ONE, Function, None),
+        OpKind::Gather | OpKind::Lut | OpKind::Rope | OpKind::ShiftGelu => {
+            (Other, ELEMENTWISE, Written, NEAR_ONE, Function, None)
+        }
     };
     OpFacts { group, costs, counted, remedy, noise, readout }
 }

@@ -3,7 +3,9 @@
 use crate::pack::{Frame, Human, HumanTensor, PackError, assemble, minor_version, prove};
 use crate::program::Endpoint;
 use shiftformer::Model;
-use shiftformer::format::{NO_TENSOR, OpRecord, Place, Profile, SectionKind, TensorRecord, Word, align_up};
+use shiftformer::format::{
+    NO_TENSOR, OpRecord, Place, Profile, SectionKind, StateLayout, TensorRecord, Word, align_up,
+};
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::{Io, Op, OpFault};
 
@@ -30,6 +32,8 @@ pub struct Parts {
     pub profile: Profile,
     /// Size of the arena.
     pub arena_bytes: usize,
+    /// What the model keeps from one run to the next; all zero for most.
+    pub state: StateLayout,
 }
 
 impl Parts {
@@ -48,6 +52,7 @@ impl Parts {
             human: Some(human.clone()),
             profile: model.profile(),
             arena_bytes: model.arena_bytes(),
+            state: model.state(),
         }
     }
 
@@ -107,6 +112,7 @@ impl Parts {
             human: Some(human),
             profile: self.profile,
             arena_bytes,
+            state: StateLayout::default(),
         })
     }
 
@@ -139,6 +145,11 @@ impl Parts {
             (SectionKind::Certificate, certificate),
             (SectionKind::Receipts, self.receipts.clone()),
         ];
+        if self.state != StateLayout::default() {
+            let mut state = Vec::new();
+            self.state.write(&mut |word: u32| state.extend_from_slice(&word.to_le_bytes()));
+            sections.push((SectionKind::State, state));
+        }
         if let Some(human) = &self.human {
             sections.push((SectionKind::Human, serde_json::to_vec(human).unwrap_or_default()));
         }

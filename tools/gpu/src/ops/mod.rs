@@ -80,6 +80,9 @@ impl<'l> Builder<'l> {
             Op::Shiftmax(params) => shiftmax::steps(self, params),
             Op::ShiftGelu(params) => shiftgelu::steps(self, params),
             Op::ILayerNorm(params) => i_layer_norm::steps(self, params),
+            Op::KvAppend(_) | Op::CausalAttention(_) | Op::Rope(_) => {
+                Err(self.broken("it depends on a position, which the GPU does not know yet"))
+            }
         }
     }
 

@@ -138,6 +138,7 @@ fn probe(single: &Parts, dtype: Dtype, shift: u32, moved: i64) -> Option<Parts> 
         Op::DyadicRequant(requant) => finer(&mut probe, requant, shift)?,
         Op::Softmax(_) | Op::Shiftmax(_) => (),
         Op::AttentionExp(_) | Op::Lut(_) | Op::Copy(_) | Op::Gather(_) | Op::ShiftGelu(_) => return None,
+        Op::KvAppend(_) | Op::CausalAttention(_) | Op::Rope(_) => return None,
     }
     probe.ops = vec![op];
     let output = usize::from(probe.records.first()?.output);

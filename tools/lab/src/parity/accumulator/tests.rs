@@ -76,6 +76,7 @@ impl Single {
             human: None,
             profile: Profile::Shift,
             arena_bytes: arena_bytes + scratch,
+            state: Default::default(),
         };
         let model = ModelFile::from_bytes(&parts.write().unwrap()).unwrap();
         let side = Contestant::new("portable", &model, |m| Ok(Box::new(Host::<Portable>::new("portable", m))));

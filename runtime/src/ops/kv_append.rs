@@ -1,0 +1,61 @@
+//! Rows of a run into the state: keys and values for attention of later positions.
+
+use super::memory::cast_mut;
+use super::{Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use crate::format::{Place, op_params};
+use crate::kernels::Kernels;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `state[pos + i] = x[i]` for the rows `i` of a run at position `pos`: `x` is `[rows, width] i8`, the output
+    /// `[capacity, width] i8` in the state. Rows beyond the position count for nothing until a run has finished.
+    KvAppend {
+        /// Rows of a run at most.
+        rows: u32,
+        /// Elements of a row.
+        width: u32,
+        /// Positions the state has room for.
+        capacity: u32,
+    }
+}
+
+impl Operator for KvAppend {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+        require(self.rows > 0 && self.width > 0 && self.rows <= self.capacity, OpFault::Range)?;
+        let input = io.need_input(0, &[Dtype::I8], u64::from(self.rows) * u64::from(self.width))?;
+        require(input.place == Place::Arena, OpFault::Operand)?;
+        let out = io.output()?;
+        let whole = out.len() as u64 == u64::from(self.capacity) * u64::from(self.width);
+        require(out.place == Place::State && out.dtype == Dtype::I8 && whole, OpFault::Operand)?;
+        Ok(Proof::NONE)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
+        let width = self.width as usize;
+        let first = memory.inputs.step().pos as usize + rows.start as usize;
+        let rows = rows.start as usize..rows.end as usize;
+        let x = memory.inputs.rows::<i8>(0, rows.clone(), width)?;
+        let start = first.checked_mul(width).ok_or(RunFault::Memory)?;
+        let out = cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?;
+        let out = out.get_mut(..x.len()).ok_or(RunFault::Memory)?;
+        out.iter_mut().zip(x).for_each(|(to, from)| *to = *from);
+        Ok(())
+    }
+
+    fn completes_output(&self) -> bool {
+        false
+    }
+
+    fn pieces(&self) -> u32 {
+        self.rows
+    }
+
+    fn step(&self) -> u32 {
+        self.rows
+    }
+
+    fn row_access(&self) -> Option<RowAccess> {
+        Some(RowAccess::rows(RowRead::first(self.width), self.width))
+    }
+}

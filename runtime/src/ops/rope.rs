@@ -1,0 +1,122 @@
+//! Rotary position embedding in fixed point.
+//!
+//! # Reference
+//! RoFormer (arXiv 2104.09864), eq. 34. Differs: cosines and sines are a table of 16-bit values, one row per position.
+
+use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use crate::arith::requant::requantize_i8;
+use crate::format::{Blob, op_params};
+use crate::kernels::Kernels;
+use crate::stepwise::stepwise;
+use crate::tensor::Dtype;
+use core::ops::Range;
+
+op_params! {
+    /// `x: [rows, heads * head_dim] i8` to `y` of the same shape. With `(c, s)` of the row's position and pair:
+    /// `y_a = requantize(x_a c - x_b s)`, `y_b = requantize(x_b c + x_a s)`; elements of a head beyond `rotary` are
+    /// `requantize(x * 2^15)`.
+    Rope {
+        /// Rows of a run at most.
+        rows: u32,
+        /// Heads of a row.
+        heads: u32,
+        /// Elements of a head.
+        head_dim: u32,
+        /// Elements of a head that are rotated, even.
+        rotary: u32,
+        /// Pairs are neighbours `(2 i, 2 i + 1)`; otherwise `(i, i + rotary / 2)`.
+        interleaved: bool,
+        /// Positions of the table.
+        capacity: u32,
+        /// Left shift of sums.
+        acc_shift: u32,
+        /// Requantization.
+        multiplier: i32,
+        /// `[capacity, rotary / 2, 2] i16`: cosine and sine times 2^15, at most 2^15 - 1.
+        table: Blob,
+    }
+}
+
+/// 1 as a cosine, which its table does not reach.
+const ONE: i32 = 1 << 15;
+/// Largest size of a dimension.
+const MAX_DIM: u32 = 1 << 16;
+
+impl Rope {
+    fn width(&self) -> u32 {
+        self.heads.saturating_mul(self.head_dim)
+    }
+
+    /// The places of pair `pair` in a head.
+    fn pair(&self, pair: usize) -> (usize, usize) {
+        if self.interleaved { (2 * pair, 2 * pair + 1) } else { (pair, pair + self.rotary as usize / 2) }
+    }
+}
+
+impl Operator for Rope {
+    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+        let dims = [self.heads, self.head_dim, self.rotary];
+        require(dims.iter().all(|&d| d > 0 && d <= MAX_DIM) && self.rows > 0, OpFault::Range)?;
+        require(self.rotary.is_multiple_of(2) && self.rotary <= self.head_dim, OpFault::Range)?;
+        require(self.multiplier >= 0 && self.capacity >= self.rows, OpFault::Range)?;
+        let len = u64::from(self.rows) * u64::from(self.heads) * u64::from(self.head_dim);
+        io.need_input(0, &[Dtype::I8], len)?;
+        io.need_output(&[Dtype::I8], len)?;
+        io.need_blob(self.table, u64::from(self.capacity) * u64::from(self.rotary) * size_of::<i16>() as u64)?;
+        // Two products with -2^15 at most, whatever the table holds.
+        Ok(Proof::of((-256 * i64::from(ONE), 256 * i64::from(ONE)), self.acc_shift))
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
+        let (width, head_dim, rotary) = (self.width() as usize, self.head_dim as usize, self.rotary as usize);
+        let requantize = |acc: i32| requantize_i8(acc, self.acc_shift, self.multiplier, 0);
+        let table = memory.inputs.blob::<i16>(self.table)?;
+        let pos = memory.inputs.step().pos;
+        for row in rows {
+            let position = pos.saturating_add(row);
+            let beyond = RunFault::Index { value: position as i32, limit: self.capacity };
+            let angles = table.get(position as usize * rotary..).and_then(|t| t.get(..rotary)).ok_or(beyond)?;
+            let row = row as usize..row as usize + 1;
+            let x = memory.inputs.rows::<i8>(0, row.clone(), width)?;
+            let (out, _) = memory.out_rows::<i8>(row, width)?;
+            let heads = stepwise(x.chunks_exact(head_dim.max(1))).zip(out.chunks_exact_mut(head_dim.max(1)));
+            for (x, out) in heads {
+                let at = |place: usize| i32::from(x.get(place).copied().unwrap_or(0));
+                for (pair, &[cos, sin]) in angles.as_chunks::<2>().0.iter().enumerate() {
+                    let (a, b) = self.pair(pair);
+                    let (cos, sin) = (i32::from(cos), i32::from(sin));
+                    let rotated = [(a, at(a) * cos - at(b) * sin), (b, at(b) * cos + at(a) * sin)];
+                    for (place, acc) in rotated {
+                        if let Some(out) = out.get_mut(place) {
+                            *out = requantize(acc);
+                        }
+                    }
+                }
+                for (out, &x) in out.iter_mut().zip(x).skip(rotary) {
+                    *out = requantize(i32::from(x) * ONE);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn macs(&self) -> u64 {
+        u64::from(self.rows) * u64::from(self.heads) * u64::from(self.rotary) * 2
+    }
+
+    fn pieces(&self) -> u32 {
+        self.rows
+    }
+
+    fn step(&self) -> u32 {
+        crate::kernels::ROW_BLOCK as u32
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(Division::rows(self.width(), 8 * u64::from(self.width())))
+    }
+
+    fn row_access(&self) -> Option<RowAccess> {
+        Some(RowAccess::rows(RowRead::first(self.width()), self.width()))
+    }
+}
