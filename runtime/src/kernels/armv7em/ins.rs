@@ -27,6 +27,10 @@ instruction! {
     /// `x` limited to 8 bits.
     ssat8(x: i32) -> i32 = "ssat {out}, #8, {x}"
 }
+instruction! {
+    /// `x` limited to 16 bits.
+    ssat16(x: i32) -> i32 = "ssat {out}, #16, {x}"
+}
 
 /// `round_half_up(x / 2^shift) + addend`, `shift` in `1..=31`: the last bit shifted out is the carry.
 #[inline(always)]

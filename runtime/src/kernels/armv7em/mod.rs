@@ -2,7 +2,8 @@
 //!
 //! - [`block`]: five rows by one channel, the bulk of a dense layer and of attention;
 //! - [`row`]: one row by four channels, for a single token;
-//! - [`softmax`], [`norm`]: the rows between the products.
+//! - [`softmax`], [`norm`]: the rows between the products;
+//! - [`windows`]: depthwise convolutions.
 #![allow(unsafe_code)]
 
 /// Assembly outside a function does not see the features of the crate: on Armv8-M, name a core that has them.
@@ -28,6 +29,7 @@ mod norm;
 mod row;
 mod softmax;
 mod widen;
+mod windows;
 
 use super::list::kernels;
 use super::list::signatures::*;
@@ -55,6 +57,6 @@ kernels! {
     norm_rows => portable,
     lut_in_place => portable,
     add_i16_in_place => portable,
-    depthwise => portable,
+    depthwise => windows::depthwise,
     pool => portable,
 }
