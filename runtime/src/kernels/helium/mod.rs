@@ -1,7 +1,8 @@
 //! Cortex-M52, M55 and M85: the vector extension of Armv8.1-M (`VMLADAVA`, `VRMULH`, tail-predicated loops).
 //!
 //! - [`quad`]: one row by four channels, under all products; [`scores`]: narrow heads;
-//! - [`softmax`], [`norm`], [`bytes`]: the rows between the products.
+//! - [`softmax`], [`norm`], [`bytes`]: the rows between the products;
+//! - [`windows`]: depthwise convolutions and pools.
 #![allow(unsafe_code)]
 
 mod bytes;
@@ -11,6 +12,7 @@ mod norm;
 mod quad;
 mod scores;
 mod softmax;
+mod windows;
 
 use super::list::kernels;
 use super::list::signatures::*;
@@ -38,6 +40,6 @@ kernels! {
     norm_rows => portable,
     lut_in_place => bytes::lut_in_place,
     add_i16_in_place => norm::add_i16_in_place,
-    depthwise => portable,
-    pool => portable,
+    depthwise => windows::depthwise,
+    pool => windows::pool,
 }
