@@ -48,9 +48,9 @@ pub struct Args {
     json: bool,
 }
 
-/// Least time spent on each measurement.
+/// Minimum time spent on each measurement.
 const TIME: Duration = Duration::from_secs(1);
-/// Least and greatest number of runs of each measurement.
+/// Minimum and maximum number of runs of each measurement.
 const RUNS: (usize, usize) = (11, 2000);
 
 /// Batches of a stream.

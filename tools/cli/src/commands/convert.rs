@@ -47,7 +47,7 @@ pub struct Args {
     /// Bits of the weights.
     #[arg(long, value_enum, default_value_t = WeightsArg::Eight)]
     weights: WeightsArg,
-    /// Greatest file size for --weights mixed, in bytes (suffixes k and m: 1024 and 1024^2).
+    /// Maximum file size for --weights mixed, in bytes (suffixes k and m: 1024 and 1024^2).
     #[arg(long, value_name = "BYTES", value_parser = parse_size, required_if_eq("weights", "mixed"))]
     flash_budget: Option<usize>,
     /// Move scale from normalized activations into the weights that follow.
@@ -102,9 +102,9 @@ enum RangeArg {
     Minmax,
     /// All but 0.01 % of the values.
     Percentile,
-    /// Least mean square error (rounding and clipping together).
+    /// Minimum mean square error (rounding and clipping together).
     Mse,
-    /// Least Kullback-Leibler divergence of the quantized distribution.
+    /// Minimum Kullback-Leibler divergence of the quantized distribution.
     Entropy,
     /// The one with the best measured SQNR of the whole model.
     Auto,

@@ -36,7 +36,7 @@ struct RunOutput {
     index: usize,
     backend: String,
     label: Option<i64>,
-    /// Greatest entries of the (first row of the) logits, best first.
+    /// The largest entries of the (first row of the) logits, best first.
     top: Vec<Entry>,
     outputs: Vec<Output>,
 }
