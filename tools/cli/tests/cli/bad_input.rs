@@ -48,13 +48,13 @@ fn unsupported_operators_are_all_listed() {
     let model = changed_onnx(|model| {
         let nodes = &mut model.graph.as_mut().unwrap().node;
         for node in nodes.iter_mut().filter(|node| node.op_type == "Softmax") {
-            node.op_type = "Hardmax".to_owned();
+            node.op_type = "Det".to_owned();
         }
     });
     let folder = Folder::new();
     let path = folder.write("m.onnx", &model);
     let ended = convert(&folder, &path, Some(&bundled("calib.npz")), &DIGITS);
-    ended.is_refused(&["Hardmax", "/blocks.0/attention/Softmax", "/blocks.3/attention/Softmax"]);
+    ended.is_refused(&["Det", "/blocks.0/attention/Softmax", "/blocks.3/attention/Softmax"]);
 }
 
 /// A layer `[1, k] x [k, 1]` named `endless_sum` with weights of one.
@@ -93,7 +93,7 @@ fn a_layer_whose_sums_may_overflow() {
     let values = (0..2 * k).map(|i| if i < k { 1f32 } else { -1.0 });
     let calib = folder.write("calib.npz", &npz("in_x", &[2, 1, k as u64], values));
     let refused = convert(&folder, &model, Some(&calib), &[]);
-    refused.is_refused(&["`endless_sum` (linear)", "overflow", "fewer input channels", "`--weights 4`"]);
+    refused.is_refused(&["`endless_sum` (MatMul, as linear)", "overflow", "fewer input channels", "`--weights 4`"]);
     // The remedy is one: 4-bit weights are smaller.
     let converted = convert(&folder, &model, Some(&calib), &["--weights", "4"]);
     assert_eq!(converted.code, Some(0), "{}", converted.stderr);
