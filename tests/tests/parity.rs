@@ -180,7 +180,7 @@ fn broken_shaders_are_named_on_a_gpu() {
     assert_ne!(sum.accumulator, sum.reference_accumulator);
     let exponential = damaged(
         Profile::Shift,
-        Damage { shader: "attention", from: "(exp_u16(distance) + 64u) >> 7u", to: "exp_u16(distance) >> 7u" },
+        Damage { shader: "attention block", from: "(exp_u16(distance) + 64u) >> 7u", to: "exp_u16(distance) >> 7u" },
     );
     assert_eq!((exponential.kind, exponential.accumulator_is), ("attention", Some("weighted mean x 16")));
     let norm = damaged(Profile::Shift, Damage { shader: "layer_norm", from: "step < 4u", to: "step < 2u" });
