@@ -4,7 +4,7 @@
     bench_ort.py MODEL.onnx DATA.npz MODEL.sfm [--shiftformer PATH] [--rounds N]
 
 DATA.npz holds inputs as `in_<name>`, the first axis being the sample; the first 16 samples calibrate the int8 model.
-MODEL.sfm is what `shiftformer convert MODEL.onnx` made. Prints one JSON object with the least and the median time of
+MODEL.sfm is what `shiftformer convert MODEL.onnx` made. Prints one JSON object with the minimum and the median time of
 every engine in ms of processor time, and how many times shiftformer is faster by either. Needs numpy, onnx and
 onnxruntime.
 """

@@ -47,7 +47,7 @@ impl Dtype {
         }
     }
 
-    /// Least and greatest value.
+    /// Minimum and maximum value.
     pub const fn range(self) -> (i32, i32) {
         match self {
             Dtype::I8 => (i8::MIN as i32, i8::MAX as i32),

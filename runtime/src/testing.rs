@@ -45,26 +45,26 @@ impl Numbers {
 pub enum Fill {
     /// Evenly over the whole range.
     Random,
-    /// All the least value.
-    Least,
-    /// All the greatest value.
-    Greatest,
+    /// All the minimum.
+    Min,
+    /// All the maximum.
+    Max,
 }
 
 impl Fill {
     fn i8(self, numbers: &mut Numbers) -> i8 {
         match self {
             Self::Random => numbers.bits() as i8,
-            Self::Least => i8::MIN,
-            Self::Greatest => i8::MAX,
+            Self::Min => i8::MIN,
+            Self::Max => i8::MAX,
         }
     }
 
     fn i16(self, numbers: &mut Numbers) -> i16 {
         match self {
             Self::Random => numbers.bits() as i16,
-            Self::Least => i16::MIN,
-            Self::Greatest => i16::MAX,
+            Self::Min => i16::MIN,
+            Self::Max => i16::MAX,
         }
     }
 }
@@ -169,10 +169,10 @@ pub const LINEAR_CASES: &[LinearCase] = &[
     LinearCase { gaps: [7, 0], ..LinearCase::new([13, 50, 33], I8, Output::Residual(15)) },
     LinearCase { skew: 1, ..LinearCase::new([12, 18, 34], I8, Output::I16) },
     LinearCase { acc_shift: 3, ..LinearCase::new([14, 20, 20], I4, Output::I16) },
-    LinearCase { fill: Fill::Least, ..LinearCase::new([13, 48, 33], I8, Output::I16) },
-    LinearCase { fill: Fill::Least, ..LinearCase::new([2, 48, 3], I4, Output::I16) },
-    LinearCase { fill: Fill::Greatest, acc_shift: 4, ..LinearCase::new([1, 48, 5], I8, Output::I8) },
-    LinearCase { fill: Fill::Greatest, ..LinearCase::new([9, 31, 5], I8, Output::Residual(2)) },
+    LinearCase { fill: Fill::Min, ..LinearCase::new([13, 48, 33], I8, Output::I16) },
+    LinearCase { fill: Fill::Min, ..LinearCase::new([2, 48, 3], I4, Output::I16) },
+    LinearCase { fill: Fill::Max, acc_shift: 4, ..LinearCase::new([1, 48, 5], I8, Output::I8) },
+    LinearCase { fill: Fill::Max, ..LinearCase::new([9, 31, 5], I8, Output::Residual(2)) },
 ];
 
 /// Compares one dense layer.
@@ -370,8 +370,8 @@ fn softmax_rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(
     let scale = ScoreScale { acc_shift: 1, multiplier: 3_000_000 };
     expected.fill_with(|| match fill {
         Fill::Random => numbers.within(-1 << 20, 1 << 20),
-        Fill::Least => -(1 << 30),
-        Fill::Greatest => (1 << 30) - 1,
+        Fill::Min => -(1 << 30),
+        Fill::Max => (1 << 30) - 1,
     });
     actual.copy_from_slice(expected);
     Portable::scale_scores(expected, scale);
@@ -735,7 +735,7 @@ pub fn check<B: Kernels>(memory: &mut [u8]) -> Result<usize, Difference> {
         linear::<B>(index, case, memory)?;
         count += 1;
     }
-    for fill in [Fill::Random, Fill::Least, Fill::Greatest] {
+    for fill in [Fill::Random, Fill::Min, Fill::Max] {
         for (index, case) in DOT_CASES.iter().enumerate() {
             dots::<B>(index, case, fill, memory)?;
             count += 1;
@@ -770,7 +770,7 @@ pub const LARGE_LINEAR_CASES: &[LinearCase] = &[
     LinearCase { acc_shift: 1, ..LinearCase::new([26, 30, 96], I8, Output::I16) },
     LinearCase { acc_shift: 2, ..LinearCase::new([25, 41, 64], I8, Output::Residual(3)) },
     LinearCase::new([40, 515, 33], I4, Output::Lut),
-    LinearCase { fill: Fill::Least, ..LinearCase::new([33, 1040, 36], I8, Output::I16) },
+    LinearCase { fill: Fill::Min, ..LinearCase::new([33, 1040, 36], I8, Output::I16) },
 ];
 
 /// Larger windows: many channels, more taps than a kernel keeps.

@@ -145,7 +145,7 @@ fn random_models_of_the_zoo_reach_22_db() {
 }
 
 #[test]
-fn mixed_bits_fit_the_budget_or_say_what_is_least() {
+fn mixed_bits_fit_the_budget_or_name_the_minimum() {
     let graph = graph(&root("models/digits/digits-vit.onnx"));
     let samples = samples(&graph, &Dataset::open(&root("models/digits/calib.npz")).unwrap(), SAMPLES);
     let with = |flash_budget: usize| ConvertOptions {
@@ -160,7 +160,7 @@ fn mixed_bits_fit_the_budget_or_say_what_is_least() {
     let sizes: Vec<usize> = fitting.curve.iter().map(|point| point.file_bytes).collect();
     assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     let error = convert(&graph, &samples, &with(1000), &mut |_| {}).unwrap_err();
-    assert!(matches!(error, ConvertError::Budget { least, budget: 1000 } if least > 1000), "{error}");
+    assert!(matches!(error, ConvertError::Budget { min, budget: 1000 } if min > 1000), "{error}");
 }
 
 /// Data that says little or nothing: a model all the same, finite scales, a remark where a tensor was never seen alive.

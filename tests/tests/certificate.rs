@@ -10,7 +10,7 @@ use shiftformer::ops::matmul::{MAX_PROBABILITY, MatMul};
 use shiftformer::ops::{Op, OpFault, OpKind};
 use shiftformer::tensor::Dtype;
 use shiftformer_convert::model_file::{ModelFile, ModelFileError, integers};
-use shiftformer_convert::pack::{Human, PackError, pack};
+use shiftformer_convert::pack::{Annotations, PackError, pack};
 use shiftformer_convert::program::plan::plan;
 use shiftformer_convert::program::{Endpoint, Program, QOp, QTensor};
 use shiftformer_lab::backend::{Backend, Host};
@@ -33,7 +33,7 @@ fn with_op(mut program: Program, op: Op, inputs: &[Option<(Dtype, usize)>], outp
 }
 
 fn file(program: &Program) -> Result<ModelFile, PackError> {
-    let bytes = pack(program, &plan(program), &Human::default(), &[])?;
+    let bytes = pack(program, &plan(program), &Annotations::default(), &[])?;
     Ok(ModelFile::from_bytes(&bytes).expect("what was packed can be read"))
 }
 

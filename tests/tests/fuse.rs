@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Samples that are compared; the float executor is no fast one.
 const SAMPLES: usize = 2;
-/// Rounding of sums in another order, relative to the greatest output.
+/// Rounding of sums in another order, relative to the largest output.
 const TOLERANCE: f32 = 2e-5;
 
 /// The folder that an environment variable names; `None`, said aloud, where it is missing.
@@ -34,7 +34,7 @@ fn inputs(graph: &Graph, data: &Dataset, sample: usize) -> Vec<Data> {
     graph.inputs.iter().map(real).collect()
 }
 
-/// Greatest difference of the outputs of two graphs, relative to the greatest output.
+/// Maximum difference of the outputs of two graphs, relative to the largest output.
 fn difference(a: &Graph, b: &Graph, data: &Dataset) -> f32 {
     let (mut difference, mut size) = (0.0f32, 0.0f32);
     for sample in 0..data.samples().min(SAMPLES) {

@@ -7,7 +7,7 @@ use shiftformer_convert::convert::{ConvertOptions, convert};
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::import::{ImportOptions, import};
 use shiftformer_convert::model_file::ModelFile;
-use shiftformer_convert::model_file::parts::Parts;
+use shiftformer_convert::model_file::parts::ModelParts;
 use std::path::Path;
 
 /// Files are written, changed and opened this often.
@@ -31,18 +31,18 @@ impl Numbers {
     }
 }
 
-fn digits(unfused: bool) -> Parts {
+fn digits(unfused: bool) -> ModelParts {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/digits/digits-vit-qdq.onnx");
     let graph = fuse(import(&path, &ImportOptions::default()).unwrap());
     let options = ConvertOptions { unfused_attention: unfused, ..ConvertOptions::default() };
     let converted = convert(&graph, &[], &options, &mut |_| {}).unwrap();
     let file = ModelFile::from_bytes(&converted.file).unwrap();
-    let mut parts = Parts::of(&file.open::<Portable>().unwrap(), file.human());
+    let mut parts = ModelParts::of(&file.open::<Portable>().unwrap(), file.annotations());
     parts.receipts.clear();
     parts
 }
 
-fn open<T>(parts: &Parts, use_model: impl FnOnce(Result<Model<'_>, ModelError>) -> T) -> Option<T> {
+fn open<T>(parts: &ModelParts, use_model: impl FnOnce(Result<Model<'_>, ModelError>) -> T) -> Option<T> {
     let file = parts.write().ok()?;
     let mut bytes = Box::new(Aligned([0u8; 128 * 1024]));
     let bytes = bytes.0.get_mut(..file.len())?;
@@ -117,7 +117,7 @@ fn mutants_that_open_run_the_same_in_pieces() {
     eprintln!("{MUTANTS} mutants: {opened} opened, {ran} ran");
 }
 
-fn fault(parts: &Parts) -> Option<OpFault> {
+fn fault(parts: &ModelParts) -> Option<OpFault> {
     match parts.write() {
         Err(shiftformer_convert::pack::PackError::Op { fault, .. }) => Some(fault),
         _ => open(parts, |model| match model.err() {

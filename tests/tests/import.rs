@@ -38,7 +38,7 @@ fn real(values: Values, normalization: Option<(f32, f32)>) -> Data {
     }
 }
 
-/// The greatest difference to the reference outputs, relative to the greatest reference output.
+/// The largest difference to the reference outputs, relative to the largest reference output.
 fn error(graph: &Graph, data: &Path, normalization: Option<(f32, f32)>) -> f32 {
     let data = Dataset::open(data).unwrap();
     let (mut difference, mut size) = (0.0f32, 0.0f32);

@@ -13,7 +13,7 @@ use shiftformer_convert::quantize::range::RangeMethod;
 use shiftformer_gpu::{Damage, Selection};
 use shiftformer_lab::backend::{Backend, BackendError, Gpu, Host, Sample};
 use shiftformer_lab::eval::sample_bytes;
-use shiftformer_lab::parity::{Contestant, Difference, Reproducer, compare};
+use shiftformer_lab::parity::{BackendRun, Difference, Reproducer, compare};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,11 +43,11 @@ fn digits(profile: Profile, unfused_attention: bool) -> (ModelFile, Vec<Sample>)
     (model, samples)
 }
 
-fn host<B: Kernels + Sync + Send>(name: &'static str, model: &ModelFile) -> Contestant {
-    Contestant::new(name, model, move |model| Ok(Box::new(Host::<B>::new(name, model)) as Box<dyn Backend>))
+fn host<B: Kernels + Sync + Send>(name: &'static str, model: &ModelFile) -> BackendRun {
+    BackendRun::new(name, model, move |model| Ok(Box::new(Host::<B>::new(name, model)) as Box<dyn Backend>))
 }
 
-fn only_difference(model: &ModelFile, contestants: &[Contestant], samples: &[Sample]) -> Difference {
+fn only_difference(model: &ModelFile, contestants: &[BackendRun], samples: &[Sample]) -> Difference {
     let mut comparison = compare(model, contestants, samples, |_| ()).unwrap();
     assert!(!comparison.equal);
     assert_eq!(comparison.differences.len(), 1);
@@ -55,7 +55,7 @@ fn only_difference(model: &ModelFile, contestants: &[Contestant], samples: &[Sam
 }
 
 /// The difference between `reference` and `broken`, which the saved reproducer shows again.
-fn difference(model: &ModelFile, samples: &[Sample], make: &dyn Fn(&ModelFile) -> [Contestant; 2]) -> Difference {
+fn difference(model: &ModelFile, samples: &[Sample], make: &dyn Fn(&ModelFile) -> [BackendRun; 2]) -> Difference {
     let contestants = make(model);
     let found = only_difference(model, &contestants, samples);
     assert!(found.name.starts_with('/'), "{}", found.name);
@@ -155,7 +155,7 @@ fn damaged(profile: Profile, damage: Damage) -> Difference {
     let device = Arc::new(shiftformer_gpu::Gpu::damaged(&Selection::Best, damage).unwrap());
     let gpu = |model: &ModelFile| {
         let device = device.clone();
-        Contestant::new("gpu", model, move |model| {
+        BackendRun::new("gpu", model, move |model| {
             Ok::<_, BackendError>(Box::new(Gpu::on(device.clone(), "gpu", model)) as Box<dyn Backend>)
         })
     };

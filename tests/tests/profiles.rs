@@ -121,7 +121,7 @@ fn kinds(converted: &Converted) -> Vec<OpKind> {
 #[test]
 fn every_profile_follows_the_float_model() {
     let samples = samples(1.0);
-    for (profile, wide_exp, least) in [
+    for (profile, wide_exp, min) in [
         (Profile::Shift, Switch::Off, 32.0),
         (Profile::Shift, Switch::On, 32.0),
         (Profile::Lut, Switch::Off, 32.0),
@@ -133,7 +133,7 @@ fn every_profile_follows_the_float_model() {
         assert_eq!(converted.notes.iter().any(|note| note.contains(bits)), profile != Profile::Ivit);
         let sqnr = converted.sqnr_db.unwrap();
         println!("{profile:?} {wide_exp:?}: {sqnr:.1} dB");
-        assert!(sqnr >= least, "{profile:?} {wide_exp:?}: {sqnr} dB");
+        assert!(sqnr >= min, "{profile:?} {wide_exp:?}: {sqnr} dB");
     }
 }
 

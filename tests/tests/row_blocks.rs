@@ -7,8 +7,8 @@ use shiftformer_convert::convert::{ConvertOptions, Converted, Switch, convert};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::import::{ImportOptions, import};
-use shiftformer_convert::model_file::parts::Parts;
-use shiftformer_convert::model_file::unchain::unchain;
+use shiftformer_convert::model_file::merge_row_blocks::merge_row_blocks;
+use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
 use shiftformer_lab::backend::{self, Backend, Host, Sample};
@@ -88,7 +88,8 @@ fn assert_same(whole: &[u8], blocks: &[u8], samples: &[Sample], backends: &[&str
                 // Queries, keys and values are one operator or two; the copies of a concatenation share a name.
                 let name = blocks.op_name(op);
                 let named = |file: &ModelFile| {
-                    let found: Vec<usize> = (0..file.human().ops.len()).filter(|&i| file.op_name(i) == name).collect();
+                    let found: Vec<usize> =
+                        (0..file.annotations().ops.len()).filter(|&i| file.op_name(i) == name).collect();
                     if let [one] = found[..] { Some(one) } else { None }
                 };
                 let (Some(_), Some(same)) = (named(&blocks), named(&whole)) else { continue };
@@ -128,7 +129,7 @@ fn a_host_runs_blocks_of_rows_as_whole_operators() {
 fn runs_as_whole_operators(paths: &[PathBuf; 2]) {
     let ([blocks], samples) = converted(paths, 4, [options(Switch::On)]);
     let file = ModelFile::from_bytes(&blocks.file).unwrap();
-    let whole = unchain(&file).unwrap();
+    let whole = merge_row_blocks(&file).unwrap();
     assert!(chains(&blocks.file) > 0);
     assert_eq!(chains(whole.bytes()), 0);
     // Operators keep their numbers; those that a chain repeats are copies.
@@ -144,7 +145,7 @@ fn runs_as_whole_operators(paths: &[PathBuf; 2]) {
         ["portable", "native"].map(|name| backend::open(name, &file).unwrap().run(&samples).unwrap());
     assert_eq!(expected, found);
     // A file without chains stays as it is.
-    assert_eq!(unchain(&whole).unwrap().bytes(), whole.bytes());
+    assert_eq!(merge_row_blocks(&whole).unwrap().bytes(), whole.bytes());
 }
 
 #[test]
@@ -233,8 +234,8 @@ fn broken_chains_are_refused() {
 fn refuse_when_broken(paths: &[PathBuf; 2]) {
     let ([blocks], _) = converted(paths, 1, [options(Switch::On)]);
     let file = ModelFile::from_bytes(&blocks.file).unwrap();
-    let parts = Parts::of(&file.open::<Portable>().unwrap(), file.human());
-    let open = |parts: &Parts| -> Result<(), ModelError> {
+    let parts = ModelParts::of(&file.open::<Portable>().unwrap(), file.annotations());
+    let open = |parts: &ModelParts| -> Result<(), ModelError> {
         let file = parts.write().unwrap();
         let mut bytes = Box::new(Aligned([0u8; 128 * 1024]));
         let bytes = &mut bytes.0[..file.len()];

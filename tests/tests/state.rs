@@ -9,7 +9,7 @@ use shiftformer::ops::rope::Rope;
 use shiftformer::ops::{Op, OpTable};
 use shiftformer::tensor::Dtype;
 use shiftformer::{Aligned, ArenaError, Model, Progress, RunFault, Session, SnapshotError};
-use shiftformer_convert::model_file::parts::Parts;
+use shiftformer_convert::model_file::parts::ModelParts;
 
 /// Positions.
 const CAPACITY: u32 = 12;
@@ -90,7 +90,7 @@ fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
         record(&[v], values, 0),
         record(&[turned_q, keys, values], y, scratch_bytes),
     ];
-    let parts = Parts {
+    let parts = ModelParts {
         records,
         ops,
         tensors,
@@ -98,7 +98,7 @@ fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
         inputs: vec![q, k, v],
         outputs: vec![y],
         receipts: Vec::new(),
-        human: None,
+        annotations: None,
         profile: Profile::Shift,
         arena_bytes: (arena + scratch_bytes) as usize,
         state: StateLayout { bytes: state, capacity: CAPACITY, rows },

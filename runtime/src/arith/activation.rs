@@ -21,7 +21,7 @@
 pub const ARGUMENT_BITS: u32 = 24;
 /// Fractional bits of a value.
 pub const VALUE_BITS: u32 = 22;
-/// Greatest magnitude of an argument, in real units; greater ones are limited.
+/// Maximum magnitude of an argument, in real units; greater ones are limited.
 pub const MAX_ARGUMENT: i64 = 512;
 
 /// Fractional bits of exponents and probabilities.
@@ -59,7 +59,7 @@ const LOG2_FACTORS: [u32; 26] = [
 /// `log2(e)`.
 const LOG2_E: i64 = 1_549_082_005;
 /// `log2(e)` times the coefficients of `x`, `x^3`, `x^5` in the logit of the normal distribution, fitted over `|x| <= 5.5`
-/// for the least greatest error of GELU.
+/// for the smallest maximum error of GELU.
 const NORMAL_LOGIT: [i64; 3] = [2_470_810_226, 114_649_562, -1_089_057];
 /// `log2(e) * 2 sqrt(2 / pi)` times 1 and 0.044715: the tanh form of GELU as a sigmoid.
 const TANH_LOGIT: [i64; 3] = [2_471_977_230, 110_534_462, 0];

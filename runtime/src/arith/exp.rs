@@ -7,9 +7,9 @@
 //! # Error of a weighted sum
 //! A softmax-weighted sum is `y = sum(e_i v_i) / sum(e_i)`; with computed `a_i` for `e_i` it differs from the exact one by
 //! `sum((a_i - e_i)(v_i - y)) / sum(a_i)`, at most `R * sum|a_i - e_i| / sum(a_i)` where `R` is the range of the values
-//! `v`. In units of the greatest exponential:
+//! `v`. In units of the largest exponential:
 //! - `|a_i - e_i| <= eps e_i + delta` with `eps` = 0.0024 of the quadratic and `delta` of the cut: `1 / 32640` for 16 bits
-//!   (one floor), `(1/2 + 1/128) / 255` for 8 bits (that floor, then a rounding). The greatest element itself is exact.
+//!   (one floor), `(1/2 + 1/128) / 255` for 8 bits (that floor, then a rounding). The largest element itself is exact.
 //! - `sum(a_i)` is at least 1, and at least `(1 - eps) E - delta (n - 1)` with `E` the exact sum. Both meet where the
 //!   quotient is greatest: `R (eps + delta (n - 1)) / (1 - eps)`, see [`sum_error`].
 //!
@@ -68,7 +68,7 @@ pub const fn exp_u8(distance: u32) -> u8 {
     ((exp_u16(distance) as u32 + (1 << (U8_SHIFT - 1))) >> U8_SHIFT) as u8
 }
 
-/// Greatest error of a softmax-weighted sum over `n` elements, in 1/65536 of the range of the values: the bound of the
+/// Maximum error of a softmax-weighted sum over `n` elements, in 1/65536 of the range of the values: the bound of the
 /// [module](self) for exponentials of 16 (`wide`) or 8 bits, at most 65536.
 pub const fn sum_error(n: u32, wide: bool) -> u32 {
     const UNIT: u64 = 1 << 16;

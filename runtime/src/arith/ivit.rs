@@ -27,7 +27,7 @@ pub const SHIFTMAX_N: u32 = 15;
 pub const SHIFTGELU_N: u32 = 23;
 /// Output bits of the published sigmoid inside ShiftGELU.
 pub const SIGMOID_BITS: u32 = 8;
-/// Greatest `n`: with it the exponential of a non-positive argument fits 63 bits.
+/// Maximum `n`: with it the exponential of a non-positive argument fits 63 bits.
 pub const MAX_N: u32 = 31;
 
 /// Numerator of the integer divisions, and the clamp of the sums.
@@ -66,8 +66,8 @@ impl ShiftExp {
     pub fn exp(self, x: i64) -> u64 {
         let period = self.period.get();
         let scaled = x + (x >> 1) - (x >> 4);
-        let least = -((period * self.n) as i64);
-        let scaled = if scaled < least { least } else { scaled };
+        let min = -((period * self.n) as i64);
+        let scaled = if scaled < min { min } else { scaled };
         let distance = if scaled.unsigned_abs() > u32::MAX as u64 { u32::MAX } else { scaled.unsigned_abs() as u32 };
         // scaled = -period * halvings - rest, 0 <= rest < period.
         let (shift, rest) = if scaled <= 0 {
@@ -83,11 +83,11 @@ impl ShiftExp {
         ((2 * period as u64 - rest as u64) << shift) >> 1
     }
 
-    /// Greatest exponential of all `x` from 0 up to `most`.
+    /// Maximum exponential of all `x` from 0 up to `most`.
     pub fn bound(self, most: i64) -> u64 {
-        let greatest = self.exp(most);
+        let max = self.exp(most);
         // Exact values grow with x; greater ones are shifted by 31 at most.
-        if greatest > u64::from(ONE) { u64::from(self.period.get()) << ONE_BITS } else { greatest }
+        if max > u64::from(ONE) { u64::from(self.period.get()) << ONE_BITS } else { max }
     }
 }
 
@@ -173,7 +173,7 @@ impl ShiftGeluRow {
         (e.saturating_mul(factor as u64) >> self.shift) as i64
     }
 
-    /// Whether `x`, an element of the row, is positive and so far below the maximum that its exponential is the least there
+    /// Whether `x`, an element of the row, is positive and so far below the maximum that its exponential is the smallest there
     /// is: its sigmoid, which should be above one half, cannot be told from that of 0.
     pub fn is_out_of_reach(&self, x: i32) -> bool {
         x > 0 && self.exp.exp(x as i64 - self.max as i64) <= self.exp.period.get() as u64
@@ -267,7 +267,7 @@ pub const fn mul_half_even(acc: i32, multiplier: i64, shift: u32) -> i64 {
     shift_half_even(acc as i64 * multiplier, shift, false)
 }
 
-/// Greatest magnitude of a multiplier.
+/// Maximum magnitude of a multiplier.
 pub const MAX_MULTIPLIER: i64 = 1 << 31;
 
 /// `round_half_even((product + rest) / 2^shift)` for `|product| <= 2^62`, where `sticky` says whether the part `rest` in
@@ -286,7 +286,7 @@ const fn shift_half_even(product: i64, shift: u32, sticky: bool) -> i64 {
     }
 }
 
-/// Greatest magnitude of a value for [`mul_half_even_wide`].
+/// Maximum magnitude of a value for [`mul_half_even_wide`].
 pub const MAX_WIDE: i64 = 1 << 54;
 
 /// [`mul_half_even`] of a wider value, `|y| <= 2^54`, over the exact product, limited to 32 bits.

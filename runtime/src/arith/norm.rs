@@ -25,9 +25,9 @@
 
 use super::requant::mulhi_round;
 
-/// Greatest width of a normalized row.
+/// Maximum width of a normalized row.
 pub const MAX_WIDTH: u32 = 4096;
-/// Greatest `eps` term: keeps `V` below 2^58.
+/// Maximum `eps` term: keeps `V` below 2^58.
 pub const MAX_EPS: u64 = 1 << 57;
 /// Fractional bits of gamma and beta for an 8-bit output.
 pub const FRACTION_I8: u32 = 8;

@@ -34,7 +34,7 @@
 //! | `Certificate` | one [`CertRecord`] per operator |
 //! | `Receipts` | reference inputs and the digest of every operator for them, see [`Receipts`] |
 //! | `State` | for models that keep state between runs (1.2): [`StateLayout`] |
-//! | `Human` | UTF-8 JSON for people and host tools (names, scales). A device never reads it; it may be stripped |
+//! | `Annotations` | UTF-8 JSON for people and host tools (names, scales). A device never reads it; it may be stripped |
 //!
 //! # Version rule
 //!
@@ -50,7 +50,7 @@ mod words;
 
 pub use reader::{FormatError, Sections, header_crc};
 pub use receipts::{Receipt, Receipts};
-pub use record::{CertRecord, Held, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, StateLayout, TensorRecord};
+pub use record::{CertRecord, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, StateLayout, TensorRecord, TensorSlot};
 pub(crate) use words::op_params;
 pub use words::{Blob, ReadWords, Word, WriteWords};
 
@@ -109,7 +109,7 @@ pub enum SectionKind {
     /// Reference inputs and operator digests.
     Receipts = 7,
     /// Names and scales, for hosts and people.
-    Human = 8,
+    Annotations = 8,
     /// Size of the state, positions and rows per run.
     State = 9,
 }
@@ -124,7 +124,7 @@ impl SectionKind {
         SectionKind::Io,
         SectionKind::Certificate,
         SectionKind::Receipts,
-        SectionKind::Human,
+        SectionKind::Annotations,
         SectionKind::State,
     ];
 }

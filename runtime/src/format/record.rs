@@ -5,7 +5,7 @@ use crate::tensor::Dtype;
 
 /// "No operand" in an operator record.
 pub const NO_TENSOR: u16 = 0xffff;
-/// Operands an operator may have.
+/// AttentionInputs an operator may have.
 pub const MAX_INPUTS: usize = 6;
 /// Dimensions a tensor may have.
 pub const MAX_RANK: usize = 6;
@@ -45,7 +45,7 @@ impl OpRecord {
     }
 
     /// Takes [`chained`](Self::chained) out of an encoded record.
-    pub(crate) fn unchain(record: &mut [u8; Self::BYTES]) {
+    pub(crate) fn leave_chain(record: &mut [u8; Self::BYTES]) {
         let [_, high, ..] = record;
         *high &= !((Self::CHAINED >> 8) as u8);
     }
@@ -213,7 +213,7 @@ fn first_held(window: u8, row: usize) -> usize {
 
 /// What a running operator needs of the record of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct TensorSlot {
     /// Element type.
     pub dtype: Dtype,
     /// Where it lies.
@@ -226,7 +226,7 @@ pub struct Held {
     pub bytes: usize,
 }
 
-impl Held {
+impl TensorSlot {
     /// Reads a record that [`TensorRecord::decode`] has accepted before, without proving again what it proves: that the
     /// number of bytes does not overflow. Any bytes give some operand or `None`.
     #[inline(always)]
@@ -285,9 +285,9 @@ impl Word for StateLayout {
 /// What is proven about one operator: no intermediate value leaves these ranges, for any input bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CertRecord {
-    /// Least accumulator value over all channels, bias included.
+    /// Minimum accumulator value over all channels, bias included.
     pub acc_min: i32,
-    /// Greatest accumulator value over all channels, bias included.
+    /// Maximum accumulator value over all channels, bias included.
     pub acc_max: i32,
     /// Bits, with sign, of the widest requantization product, 0 where there is none.
     pub product_bits: u32,
@@ -361,8 +361,9 @@ mod tests {
             let record = TensorRecord { window, ..part };
             let mut bytes = std::vec::Vec::new();
             record.encode(&mut |word: u32| bytes.extend_from_slice(&word.to_le_bytes()));
-            let held = Held { dtype: part.dtype, place: part.place, window, offset: 0, bytes: record.held_bytes() };
-            assert_eq!(Held::read(&bytes), Some(held));
+            let held =
+                TensorSlot { dtype: part.dtype, place: part.place, window, offset: 0, bytes: record.held_bytes() };
+            assert_eq!(TensorSlot::read(&bytes), Some(held));
         }
     }
 

@@ -10,7 +10,7 @@ use core::cell::RefCell;
 use core::marker::PhantomData;
 use std::vec::Vec;
 
-/// Least work of a part, in multiplications: 5 us with AVX-512, 20 us with AVX2. Between operators that are too short to
+/// Minimum work of a part, in multiplications: 5 us with AVX-512, 20 us with AVX2. Between operators that are too short to
 /// be divided the other threads fall asleep, and waking them takes longer than such parts do. Elsewhere a quarter of the
 /// work, between 2 us (SMMLA at 2.7 GHz) and 80 us (Cortex-A53).
 const GRAIN: u64 = if cfg!(target_arch = "x86_64") { 1 << 20 } else { 1 << 18 };
@@ -38,7 +38,7 @@ const CHANNELS: usize = 32;
 /// ```
 ///
 /// Outside of a pool the threads are those of rayon's global one, and the caller waits for them operator by operator,
-/// which takes longer. The other threads keep scratch memory on the heap. `LEAST` is the least work of a part, in
+/// which takes longer. The other threads keep scratch memory on the heap. `LEAST` is the minimum work of a part, in
 /// multiplications.
 #[derive(Clone, Copy, Debug)]
 pub struct Parallel<B, const LEAST: u64 = GRAIN>(PhantomData<fn() -> B>);

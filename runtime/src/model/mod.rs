@@ -8,7 +8,7 @@ use crate::format::{
     CertRecord, OpRecord, Profile, ReadWords, Receipts, SectionKind, Sections, StateLayout, TensorRecord, Word,
 };
 use crate::kernels::{Kernels, Portable};
-use crate::ops::{Entry, Needs, OpKind};
+use crate::ops::{Entry, OpKind, Requirements};
 use core::ops::Range;
 
 pub use chain::{Chain, MAX_CHAIN};
@@ -47,7 +47,7 @@ impl<'m, B: Kernels> Model<'m, B> {
     }
 
     /// What an operator asks of the engine.
-    pub(crate) fn needs(&self, record: &OpRecord) -> Option<Needs> {
+    pub(crate) fn needs(&self, record: &OpRecord) -> Option<Requirements> {
         let (words, entry) = self.op_code(record)?;
         entry.needs(words)
     }

@@ -6,7 +6,7 @@ use crate::format::{
     Word,
 };
 use crate::kernels::{Kernels, Portable};
-use crate::ops::{Entry, Io, OpFault, OpKind, OpTable};
+use crate::ops::{Entry, OpFault, OpKind, OpTable, Operands};
 use core::fmt;
 
 /// Why a model cannot be opened.
@@ -196,7 +196,7 @@ impl<'m, B: Kernels> Model<'m, B> {
         let cert = self.certificate(op).ok_or(OpFault::Params)?;
         let tensors = self.sections.get(SectionKind::Tensors);
         let weights = self.sections.get(SectionKind::Weights);
-        let io = Io { record, tensors, weights };
+        let io = Operands { record, tensors, weights };
         let needs = entry.check(words, &io, &cert)?;
         let scratch_end = (record.scratch_offset as usize).checked_add(record.scratch_bytes as usize);
         let scratch_fits = record.scratch_bytes >= needs.scratch_bytes && record.scratch_offset.is_multiple_of(16);

@@ -53,7 +53,7 @@ impl<'m, B: Kernels> Model<'m, B> {
         let tensors = rest.get_mut(..old_tensors.len()).ok_or(too_small)?;
         ops.copy_from_slice(old_ops);
         tensors.copy_from_slice(old_tensors);
-        ops.as_chunks_mut().0.iter_mut().for_each(OpRecord::unchain);
+        ops.as_chunks_mut().0.iter_mut().for_each(OpRecord::leave_chain);
         let behind = self.arena_bytes().checked_next_multiple_of(SECTION_ALIGN).unwrap_or(usize::MAX);
         let (mut next, mut arena_bytes) = (behind, self.arena_bytes());
         for op in 0..self.n_ops() {

@@ -1,7 +1,7 @@
 //! Sum of two tensors of different scales, with broadcasting.
 
 use super::memory::cast_mut;
-use super::{Dims, Extent, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Dims, Extent, Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
@@ -30,7 +30,7 @@ op_params! {
 }
 
 /// Checks the views of a binary elementwise operator.
-pub(super) fn check_views(io: &Io<'_>, dims: &Dims, views: [&Extent; 2]) -> Result<[Dtype; 2], OpFault> {
+pub(super) fn check_views(io: &Operands<'_>, dims: &Dims, views: [&Extent; 2]) -> Result<[Dtype; 2], OpFault> {
     let all = &[Dtype::I8, Dtype::U8, Dtype::I16];
     let first = io.need_input(0, all, 1)?;
     let second = io.need_input(1, all, 1)?;
@@ -45,7 +45,7 @@ pub(super) fn check_views(io: &Io<'_>, dims: &Dims, views: [&Extent; 2]) -> Resu
     Ok([first.dtype, second.dtype])
 }
 
-/// Least and greatest `x * m` over the values of `dtype`.
+/// Minimum and maximum `x * m` over the values of `dtype`.
 fn product_range(dtype: Dtype, m: i32) -> (i64, i64) {
     let (min, max) = dtype.range();
     let (p, q) = (i64::from(min) * i64::from(m), i64::from(max) * i64::from(m));
@@ -53,7 +53,7 @@ fn product_range(dtype: Dtype, m: i32) -> (i64, i64) {
 }
 
 impl Operator for Add {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let [a, b] = check_views(io, &self.dims, [&self.a, &self.b])?;
         require(self.shift <= 30, OpFault::Range)?;
         let (a, b) = (product_range(a, self.ma), product_range(b, self.mb));

@@ -12,7 +12,7 @@
 
 pub mod causal;
 
-use super::{Division, Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Inputs, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
@@ -162,7 +162,7 @@ pub const MAX_WIDE_ROW: u32 = 514;
 pub const MAX_ROW: u32 = 65535;
 /// Largest scratch area, in bytes.
 const MAX_SCRATCH: u64 = 1 << 28;
-/// Greatest size of a dimension of attention.
+/// Maximum size of a dimension of attention.
 const MAX_DIM: u32 = 1 << 16;
 
 impl AttentionParams {
@@ -185,7 +185,7 @@ impl AttentionParams {
     }
 
     /// Bounds of the scores: scaled products, then the biases there are.
-    fn prove_scores(&self, io: &Io<'_>) -> Result<(i64, i64), OpFault> {
+    fn prove_scores(&self, io: &Operands<'_>) -> Result<(i64, i64), OpFault> {
         require(self.acc_shift < 31, OpFault::Overflow)?;
         let scaled = |dot: i64| {
             let shifted = i32::try_from(dot << self.acc_shift).map_err(|_| OpFault::Overflow)?;
@@ -196,7 +196,7 @@ impl AttentionParams {
         Ok((scaled(low)? - (biases << 15), scaled(high)? + biases * 32767))
     }
 
-    /// Greatest exponential.
+    /// Maximum exponential.
     fn one(&self) -> u32 {
         if self.wide_exp { EXP2_ONE } else { 255 }
     }
@@ -207,7 +207,7 @@ impl AttentionParams {
         Proof { second_acc: (-128 * sum, 127 * sum), row_sum: sum as u64, ..Proof::of((0, 0), 0) }
     }
 
-    fn check_qk(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check_qk(&self, io: &Operands<'_>) -> Result<(), OpFault> {
         let kv_heads = self.heads / self.kv_group.max(1);
         io.need_input(0, &[Dtype::I8], self.q.end(self.batch, self.heads, self.n_q, self.head_dim))?;
         io.need_input(1, &[Dtype::I8], self.k.end(self.batch, kv_heads, self.n_k, self.head_dim))?;
@@ -226,7 +226,7 @@ impl AttentionParams {
         Ok(())
     }
 
-    fn check_v(&self, io: &Io<'_>) -> Result<(), OpFault> {
+    fn check_v(&self, io: &Operands<'_>) -> Result<(), OpFault> {
         let kv_heads = self.heads / self.kv_group.max(1);
         io.need_input(2, &[Dtype::I8], self.v.end(self.batch, kv_heads, self.n_k, self.v_dim))?;
         io.need_output(&[Dtype::I8], self.out.end(self.batch, self.heads, self.n_q, self.v_dim))?;
@@ -251,14 +251,18 @@ impl AttentionParams {
     }
 
     /// What scores are made of: inputs 0 and 1, and the biases there are.
-    fn score_operands<'a>(&self, inputs: &Inputs<'a>) -> Result<Operands<'a>, RunFault> {
+    fn score_operands<'a>(&self, inputs: &Inputs<'a>) -> Result<AttentionInputs<'a>, RunFault> {
         let bias = |index| inputs.record(index).and_then(|_| inputs.get::<i16>(index).ok());
         let q_window = inputs.record(0).map_or(0, |q| q.window);
-        Ok(Operands { q: inputs.get(0)?, q_window, k: inputs.get(1)?, v: &[], biases: [bias(3), bias(4)] })
+        Ok(AttentionInputs { q: inputs.get(0)?, q_window, k: inputs.get(1)?, v: &[], biases: [bias(3), bias(4)] })
     }
 
     /// Query rows from `first` on, and the keys of its head.
-    fn queries_and_keys<'a>(&self, operands: &Operands<'a>, first: Unit) -> Result<(&'a [i8], &'a [i8]), RunFault> {
+    fn queries_and_keys<'a>(
+        &self,
+        operands: &AttentionInputs<'a>,
+        first: Unit,
+    ) -> Result<(&'a [i8], &'a [i8]), RunFault> {
         let kv_head = first.head.checked_div(self.kv_group).unwrap_or(0);
         let q_start = self.q.at(first, self.row_of(first), operands.q_window);
         let q = operands.q.get(q_start..).ok_or(RunFault::Memory)?;
@@ -269,7 +273,7 @@ impl AttentionParams {
     /// Scores of `rows` query rows from row `first`, scaled and biased, into `to`.
     fn scores<B: Kernels>(
         &self,
-        operands: &Operands<'_>,
+        operands: &AttentionInputs<'_>,
         first: Unit,
         rows: usize,
         to: ScoreRows<'_>,
@@ -356,7 +360,7 @@ impl AttentionParams {
     /// Offers `rows` query rows from `first` on to the kernels as one job; whether they did it.
     fn attend<B: Kernels>(
         &self,
-        operands: &Operands<'_>,
+        operands: &AttentionInputs<'_>,
         to: OutRows<'_>,
         first: Unit,
         rows: usize,
@@ -395,7 +399,7 @@ impl AttentionParams {
     /// `rows` query rows from `first` on, by blocks of [`ROW_BLOCK`].
     fn head_rows<B: Kernels>(
         &self,
-        operands: &Operands<'_>,
+        operands: &AttentionInputs<'_>,
         memory: &mut Memory<'_>,
         first: Unit,
         rows: u32,
@@ -416,7 +420,7 @@ impl AttentionParams {
     /// At most [`ROW_BLOCK`] query rows from `first` on; the values of the head are in the scratch, transposed.
     fn block<B: Kernels>(
         &self,
-        operands: &Operands<'_>,
+        operands: &AttentionInputs<'_>,
         memory: &mut Memory<'_>,
         first: Unit,
         rows: usize,
@@ -452,7 +456,7 @@ struct OutRows<'a> {
 }
 
 /// What attention reads.
-struct Operands<'a> {
+struct AttentionInputs<'a> {
     q: &'a [i8],
     /// Rows of `q` in memory, 0: all.
     q_window: u8,
@@ -563,7 +567,7 @@ attention_form! {
 const SCORE_WORK: u64 = 60;
 
 impl Operator for Attention {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let p = &self.attention;
         p.check()?;
         p.check_qk(io)?;
@@ -573,7 +577,7 @@ impl Operator for Attention {
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
         let p = &self.attention;
-        let operands = Operands { v: memory.inputs.get(2)?, ..p.score_operands(&memory.inputs)? };
+        let operands = AttentionInputs { v: memory.inputs.get(2)?, ..p.score_operands(&memory.inputs)? };
         let n_q = p.n_q.max(1);
         let mut row = rows.start;
         while row < rows.end {
@@ -619,7 +623,7 @@ impl Operator for Attention {
 }
 
 impl Operator for AttentionScores {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let p = &self.attention;
         p.check()?;
         p.check_qk(io)?;
@@ -656,7 +660,7 @@ impl Operator for AttentionScores {
 }
 
 impl Operator for AttentionExp {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let p = &self.attention;
         p.check()?;
         io.need_input(0, &[Dtype::I32], p.score_len())?;
@@ -684,7 +688,7 @@ impl Operator for AttentionExp {
 }
 
 impl Operator for AttentionValues {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let p = &self.attention;
         p.check()?;
         p.check_v(io)?;

@@ -2,7 +2,7 @@
 
 use super::linear::{Dense, JobSize};
 use super::memory::cast_mut;
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearOut, Windows};
 use crate::stepwise::stepwise;
@@ -67,7 +67,7 @@ op_params! {
     }
 }
 
-/// Greatest extent of any window dimension: keeps all index arithmetic inside `i32` and `u64`.
+/// Maximum extent of any window dimension: keeps all index arithmetic inside `i32` and `u64`.
 const MAX_EXTENT: u32 = 1 << 15;
 
 /// Work of gathering an element, see [`Division`].
@@ -393,7 +393,7 @@ impl Conv2d {
 }
 
 impl Operator for Conv2d {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.groups > 0 && self.groups <= MAX_EXTENT && self.n > 0 && self.n <= MAX_EXTENT, OpFault::Range)?;
         require(self.n.is_multiple_of(self.groups) && self.channels <= MAX_EXTENT, OpFault::Range)?;
         let input = io.need_input(0, &[Dtype::I8], 1)?;

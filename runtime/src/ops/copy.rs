@@ -1,6 +1,6 @@
 //! Data movement: transpose, slice, concat, roll, window partition, expand, all as one strided copy.
 
-use super::{Dims, Extent, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, Walk, require};
+use super::{Dims, Extent, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, Walk, require};
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use core::ops::Range;
@@ -24,7 +24,7 @@ op_params! {
 }
 
 impl Operator for Copy {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         use crate::tensor::Dtype::{I8, I16, I32, U8, U16};
         let all = &[I8, U8, I16, U16, I32];
         let (input, out) = (io.need_input(0, all, 1)?, io.need_output(all, 1)?);

@@ -2,7 +2,7 @@
 
 use super::conv2d::Window;
 use super::linear::Dense;
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::format::op_params;
 use crate::kernels::{DepthwiseJob, DepthwiseOut, Kernels};
 use crate::tensor::Dtype;
@@ -28,7 +28,7 @@ op_params! {
 const TAP_WORK: u64 = 4;
 
 impl Operator for DepthwiseConv2d {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], 1)?;
         self.window.check(self.channels, input.len())?;
         let out =
@@ -95,7 +95,7 @@ impl Operator for DepthwiseConv2d {
     }
 }
 
-/// Least and greatest accumulator over all channels for any `i8` input.
+/// Minimum and maximum accumulator over all channels for any `i8` input.
 pub fn acc_bounds(weights: &[u8], bias: &[u8], channels: usize) -> (i64, i64) {
     let mut bounds = (0, 0);
     for (channel, bias) in bias.as_chunks::<4>().0.iter().enumerate().take(channels) {

@@ -1,6 +1,6 @@
 //! Dyadic requantization of the published I-ViT models, see [`crate::arith::ivit`].
 
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, signed_bits, wide};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require, signed_bits, wide};
 use crate::arith::ivit::{mul_half_even, mul_half_even_wide};
 use crate::arith::requant::sat_i32;
 use crate::format::{Blob, op_params};
@@ -44,7 +44,7 @@ pub struct Ratio {
 impl Ratio {
     /// Encoded size.
     pub const BYTES: usize = 8;
-    /// Greatest shift: it leaves nothing of any product.
+    /// Maximum shift: it leaves nothing of any product.
     pub const MAX_SHIFT: u32 = 63;
 
     /// `round_half_even(x * ratio)`.
@@ -69,14 +69,18 @@ impl Ratio {
     }
 
     /// The ratios of a blob of `len`, all valid.
-    pub(super) fn check<'m>(io: &Io<'m>, blob: Blob, len: u32) -> Result<impl Iterator<Item = Self> + 'm, OpFault> {
+    pub(super) fn check<'m>(
+        io: &Operands<'m>,
+        blob: Blob,
+        len: u32,
+    ) -> Result<impl Iterator<Item = Self> + 'm, OpFault> {
         let bytes = io.need_blob(blob, u64::from(len) * Self::BYTES as u64)?;
         let ratios = bytes.as_chunks::<8>().0.iter().map(|b| Ratio::of(bytemuck::cast(*b)));
         require(ratios.clone().all(Self::is_valid), OpFault::Range)?;
         Ok(ratios)
     }
 
-    /// Greatest magnitude of this ratio times a value of `dtype`, rounded; at most 2^62.
+    /// Maximum magnitude of this ratio times a value of `dtype`, rounded; at most 2^62.
     fn reach(self, dtype: Dtype) -> u64 {
         let (min, max) = dtype.range();
         let reach = min.unsigned_abs().max(max.unsigned_abs());
@@ -97,7 +101,7 @@ impl DyadicRequant {
 const REQUANT_WORK: u64 = 800;
 
 impl Operator for DyadicRequant {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0, OpFault::Range)?;
         let len = u64::from(self.rows) * u64::from(self.n);
         let any = &[Dtype::I8, Dtype::U8, Dtype::I16, Dtype::U16, Dtype::I32];

@@ -1,6 +1,6 @@
 //! How a model reaches an operator: functions over parameter words, one entry per kind in a table.
 
-use super::{Io, Memory, OpFault, OpKind, Operator, Proof, RowAccess, RunFault, require};
+use super::{Memory, OpFault, OpKind, Operands, Operator, Proof, RowAccess, RunFault, require};
 use crate::format::{CertRecord, ReadWords, Word};
 use crate::kernels::Kernels;
 use core::ops::Range;
@@ -12,8 +12,8 @@ type RunFn = fn(&[u8], &mut Memory<'_>, Range<u32>) -> Result<(), RunFault>;
 pub struct Entry<B> {
     /// Which operator.
     pub kind: OpKind,
-    check: fn(&[u8], &Io<'_>) -> Result<Proof, OpFault>,
-    needs: fn(&[u8]) -> Option<Needs>,
+    check: fn(&[u8], &Operands<'_>) -> Result<Proof, OpFault>,
+    needs: fn(&[u8]) -> Option<Requirements>,
     row_access: fn(&[u8]) -> Option<RowAccess>,
     run: RunFn,
     kernels: core::marker::PhantomData<fn() -> B>,
@@ -21,7 +21,7 @@ pub struct Entry<B> {
 
 /// What a checked operator asks of the engine.
 #[derive(Clone, Copy, Debug)]
-pub struct Needs {
+pub struct Requirements {
     /// Bytes of scratch.
     pub scratch_bytes: u32,
     /// Input that may share the output's memory.
@@ -51,7 +51,7 @@ impl<B: Kernels> Entry<B> {
     ///
     /// # Errors
     /// The first [`OpFault`] found.
-    pub fn prove(&self, words: &[u8], io: &Io<'_>) -> Result<Proof, OpFault> {
+    pub fn prove(&self, words: &[u8], io: &Operands<'_>) -> Result<Proof, OpFault> {
         (self.check)(words, io)
     }
 
@@ -59,14 +59,14 @@ impl<B: Kernels> Entry<B> {
     ///
     /// # Errors
     /// The first [`OpFault`] found.
-    pub fn check(&self, words: &[u8], io: &Io<'_>, cert: &CertRecord) -> Result<Needs, OpFault> {
+    pub fn check(&self, words: &[u8], io: &Operands<'_>, cert: &CertRecord) -> Result<Requirements, OpFault> {
         let proof = self.prove(words, io)?;
         require(proof.is_covered_by(cert), OpFault::Overflow)?;
         self.needs(words).ok_or(OpFault::Params)
     }
 
     /// What the operator asks of the engine; `None` when its parameters do not decode.
-    pub fn needs(&self, words: &[u8]) -> Option<Needs> {
+    pub fn needs(&self, words: &[u8]) -> Option<Requirements> {
         (self.needs)(words)
     }
 
@@ -84,11 +84,11 @@ impl<B: Kernels> Entry<B> {
     }
 }
 
-fn check<O: Operator>(words: &[u8], io: &Io<'_>) -> Result<Proof, OpFault> {
+fn check<O: Operator>(words: &[u8], io: &Operands<'_>) -> Result<Proof, OpFault> {
     decode::<O>(words).ok_or(OpFault::Params)?.check(io)
 }
 
-fn needs<O: Operator>(words: &[u8]) -> Option<Needs> {
+fn needs<O: Operator>(words: &[u8]) -> Option<Requirements> {
     decode::<O>(words).map(|params| needs_of(&params))
 }
 
@@ -96,8 +96,8 @@ fn row_access<O: Operator>(words: &[u8]) -> Option<RowAccess> {
     decode::<O>(words)?.row_access()
 }
 
-fn needs_of<O: Operator>(params: &O) -> Needs {
-    Needs {
+fn needs_of<O: Operator>(params: &O) -> Requirements {
+    Requirements {
         scratch_bytes: params.scratch_bytes(),
         in_place: params.in_place(),
         pieces: params.pieces(),

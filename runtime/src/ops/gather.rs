@@ -1,6 +1,6 @@
 //! Rows of a table by index: token and position embeddings.
 
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use crate::stepwise::stepwise;
@@ -21,7 +21,7 @@ op_params! {
 }
 
 impl Operator for Gather {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let any = &[Dtype::I8, Dtype::U8, Dtype::I16, Dtype::U16, Dtype::I32];
         require(self.rows > 0 && self.rows < 1 << 31 && self.width > 0, OpFault::Range)?;
         let table = io.need_input(0, any, u64::from(self.rows) * u64::from(self.width))?;

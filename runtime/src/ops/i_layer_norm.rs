@@ -1,7 +1,7 @@
 //! I-LayerNorm of the published I-ViT models, see [`crate::arith::ivit`].
 
 use super::dyadic_requant::Ratio;
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, signed_bits, wide};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require, signed_bits, wide};
 use crate::arith::ivit::{ILayerNormRow, MAX_WIDE};
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
@@ -30,7 +30,7 @@ op_params! {
     }
 }
 
-/// Greatest width: the sum of squared distances stays below 2^49.
+/// Maximum width: the sum of squared distances stays below 2^49.
 const MAX_WIDTH: u32 = 1 << 16;
 /// The square root is never below the distance, so that the normalized value is at most half of 2^31.
 const MAX_NORMALIZED: i64 = 1 << 30;
@@ -39,7 +39,7 @@ const MAX_NORMALIZED: i64 = 1 << 30;
 const NORM_WORK: u64 = 3300;
 
 impl Operator for ILayerNorm {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0 && self.n <= MAX_WIDTH, OpFault::Range)?;
         let len = u64::from(self.rows) * u64::from(self.n);
         let (min, max) = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?.dtype.range();

@@ -1,7 +1,7 @@
 //! Rows of a run into the state: keys and values for attention of later positions.
 
 use super::memory::cast_mut;
-use super::{Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Place, op_params};
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
@@ -21,7 +21,7 @@ op_params! {
 }
 
 impl Operator for KvAppend {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.width > 0 && self.rows <= self.capacity, OpFault::Range)?;
         let input = io.need_input(0, &[Dtype::I8], u64::from(self.rows) * u64::from(self.width))?;
         require(input.place == Place::Arena, OpFault::Operand)?;

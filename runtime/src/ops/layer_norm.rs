@@ -1,7 +1,7 @@
 //! LayerNorm and RMSNorm over the last dimension, see [`crate::arith::norm`].
 
 use super::memory::{cast, cast_mut};
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::norm;
 use crate::format::{Blob, op_params};
 use crate::kernels::{Kernels, NormJob, NormOut, NormRow};
@@ -27,14 +27,14 @@ op_params! {
     }
 }
 
-/// Greatest magnitude of an entry of `beta`: the sum with the scaled value (below 2^26) stays in `i32`.
+/// Maximum magnitude of an entry of `beta`: the sum with the scaled value (below 2^26) stays in `i32`.
 const MAX_BETA: u32 = 1 << 30;
 
 /// Work of an element, see [`Division`].
 const NORM_WORK: u64 = 80;
 
 impl Operator for LayerNorm {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let len = u64::from(self.rows) * u64::from(self.n);
         require(self.n > 0 && self.n <= norm::MAX_WIDTH && self.eps <= norm::MAX_EPS, OpFault::Range)?;
         let input = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?;

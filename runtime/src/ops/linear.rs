@@ -1,6 +1,6 @@
 //! Dense layer: `y = requantize(x W^T + b)`, with an optional 256-entry table or residual behind it.
 
-use super::{Division, Inputs, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Inputs, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearJob, LinearOut};
 use crate::tensor::Dtype;
@@ -51,7 +51,7 @@ const MAX_K: u32 = 1 << 24;
 
 impl Dense {
     /// Checks the blobs of an `[n, k]` layer and, from the weights, that no accumulator leaves the certificate.
-    pub(super) fn check(&self, io: &Io<'_>, n: u32, k: u32, out: Dtype) -> Result<Proof, OpFault> {
+    pub(super) fn check(&self, io: &Operands<'_>, n: u32, k: u32, out: Dtype) -> Result<Proof, OpFault> {
         require(n > 0 && k > 0 && k <= MAX_K, OpFault::Range)?;
         require(self.zero_point >= -32768 && self.zero_point <= 32767, OpFault::Range)?;
         let bytes = io.need_blob(self.weights, self.format.bytes(n, k))?;
@@ -112,7 +112,7 @@ pub(super) struct JobSize {
 }
 
 impl Operator for Linear {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let (rows, k, n) = (u64::from(self.rows), u64::from(self.k), u64::from(self.n));
         io.need_input(0, &[Dtype::I8], rows * k)?;
         let out = io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], rows * n)?;

@@ -1,7 +1,7 @@
 //! Any function of one 8-bit tensor, as a table.
 
 use super::memory::cast_mut;
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
@@ -18,7 +18,7 @@ op_params! {
 }
 
 impl Operator for Lut {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], u64::from(self.len))?;
         let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.len))?;
         require(out.offset != input.offset || input.place != out.place || out.dtype == Dtype::I8, OpFault::Alias)?;

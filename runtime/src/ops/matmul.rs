@@ -1,7 +1,7 @@
 //! Product of two activations: `y = requantize(a b)` for every matrix of a batch.
 
 use super::memory::{cast, cast_mut};
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::arith::requant::{requantize_i8, requantize_i16};
 use crate::format::op_params;
 use crate::kernels::{DotJob, Kernels, ROW_BLOCK, linear_scratch_bytes};
@@ -45,7 +45,7 @@ op_params! {
 }
 
 const MAX_DIM: u32 = 1 << 16;
-/// Greatest 16-bit probability, one less a step: greater values of `a` count as this one.
+/// Maximum 16-bit probability, one less a step: greater values of `a` count as this one.
 pub const MAX_PROBABILITY: u16 = i16::MAX as u16;
 
 impl MatMul {
@@ -104,7 +104,7 @@ impl MatMul {
 const PRODUCT_WORK: u64 = 10;
 
 impl Operator for MatMul {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let dims = self.batch.iter().chain([&self.m, &self.n, &self.k]);
         require(dims.clone().all(|&d| d > 0 && d <= MAX_DIM) && self.multiplier >= 0, OpFault::Range)?;
         require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
@@ -123,9 +123,9 @@ impl Operator for MatMul {
         // In numbers of 64 bits: what is beyond `usize` is beyond this bound as well.
         let columns = u64::from(self.n) * u64::from(self.k).next_multiple_of(16);
         require(self.b_transposed || columns < 1 << 28, OpFault::Range)?;
-        let (least, greatest) = if a.dtype == Dtype::U16 { (0, i64::from(MAX_PROBABILITY)) } else { (-128, 127) };
+        let (min, max) = if a.dtype == Dtype::U16 { (0, i64::from(MAX_PROBABILITY)) } else { (-128, 127) };
         let k = i64::from(self.k);
-        let dots = (-128 * greatest * k, (127 * greatest).max(-128 * least) * k);
+        let dots = (-128 * max * k, (127 * max).max(-128 * min) * k);
         Ok(if out.dtype == Dtype::I32 { Proof::sums(dots) } else { Proof::of(dots, self.acc_shift) })
     }
 

@@ -1,7 +1,7 @@
 //! The operands of a running operator, borrowed apart from one arena.
 
 use super::RunFault;
-use crate::format::{Blob, Held, MAX_INPUTS, OpRecord, Place, TensorRecord};
+use crate::format::{Blob, MAX_INPUTS, OpRecord, Place, TensorRecord, TensorSlot};
 use core::ops::Range;
 
 /// Inputs, output and scratch of one operator: inputs shared, output and scratch exclusive, all from one arena.
@@ -9,7 +9,7 @@ pub struct Memory<'a> {
     /// What the operator reads.
     pub inputs: Inputs<'a>,
     /// The output's type and place.
-    pub output: Held,
+    pub output: TensorSlot,
     /// Bytes of the output: all rows, or those in its window.
     pub out: &'a mut [u8],
     /// The scratch area.
@@ -161,7 +161,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Type and place of input `index`.
-    pub fn record(&self, index: usize) -> Option<Held> {
+    pub fn record(&self, index: usize) -> Option<TensorSlot> {
         tensor(self.tensors, *self.indices.get(index)?)
     }
 
@@ -192,7 +192,7 @@ impl<'a> Inputs<'a> {
         self.record(index).and_then(|tensor| self.bytes_of(&tensor)).ok_or(RunFault::Memory)
     }
 
-    fn bytes_of(&self, tensor: &Held) -> Option<&'a [u8]> {
+    fn bytes_of(&self, tensor: &TensorSlot) -> Option<&'a [u8]> {
         let (start, part) = match tensor.place {
             // In no other part: they are in ascending order.
             Place::Arena => *self.arena.iter().rfind(|(start, _)| *start <= tensor.offset)?,
@@ -221,8 +221,8 @@ impl<'a> Inputs<'a> {
 
 /// The record of tensor `index`, one of a checked model.
 #[inline(always)]
-fn tensor(tensors: &[u8], index: u16) -> Option<Held> {
-    Held::read(tensors.get(usize::from(index) * TensorRecord::BYTES..)?)
+fn tensor(tensors: &[u8], index: u16) -> Option<TensorSlot> {
+    TensorSlot::read(tensors.get(usize::from(index) * TensorRecord::BYTES..)?)
 }
 
 /// Elements of the rows `rows` of `width` elements in memory that starts with row `first`. Rows that cannot be there give

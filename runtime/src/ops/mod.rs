@@ -2,7 +2,7 @@
 //!
 //! An operator knows shapes and walks rows; the arithmetic is in [`crate::kernels`]. To add one: a file here with its
 //! [`Operator`] implementation, its module line below, a line in `operators!` in `registry.rs`, its worst cases in
-//! `extremes`; the compiler names what is missing.
+//! `worst_case`; the compiler names what is missing.
 
 use crate::format::Word;
 use crate::kernels::Kernels;
@@ -18,8 +18,6 @@ mod divide;
 pub mod dyadic_requant;
 mod entry;
 mod exps;
-#[cfg(test)]
-mod extremes;
 pub mod gather;
 pub mod i_layer_norm;
 pub mod kv_append;
@@ -44,12 +42,14 @@ mod strides;
 #[cfg(test)]
 pub(crate) mod testing;
 mod wide;
+#[cfg(test)]
+mod worst_case;
 
-pub use entry::{Entry, Needs};
+pub use entry::{Entry, Requirements};
 pub(crate) use exps::dot_limited;
 pub(crate) use memory::Areas;
 pub use memory::{Inputs, Memory, Step};
-pub use operands::Io;
+pub use operands::Operands;
 pub use proof::{OpFault, Proof, RunFault};
 pub(crate) use proof::{require, signed_bits};
 pub use registry::{Op, OpKind, OpTable};
@@ -63,7 +63,7 @@ pub trait Operator: Word + Sync {
     ///
     /// # Errors
     /// The first [`OpFault`] found.
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault>;
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault>;
 
     /// Runs the pieces `pieces` (a part of `0..self.pieces()`).
     ///

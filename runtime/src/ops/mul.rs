@@ -1,7 +1,7 @@
 //! Product of two tensors, element by element, with broadcasting.
 
 use super::add::check_views;
-use super::{Dims, Extent, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Dims, Extent, Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -29,11 +29,11 @@ op_params! {
     }
 }
 
-/// Greatest magnitude of a zero point.
+/// Maximum magnitude of a zero point.
 pub(super) const MAX_ZERO: u32 = 255;
 
 impl Operator for Mul {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let dtypes = check_views(io, &self.dims, [&self.a, &self.b])?;
         let zeros = [self.zero_a, self.zero_b];
         require(zeros.iter().all(|z| z.unsigned_abs() <= MAX_ZERO), OpFault::Range)?;

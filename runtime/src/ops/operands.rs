@@ -5,7 +5,7 @@ use crate::format::{Blob, OpRecord, Place, TensorRecord};
 use crate::tensor::Dtype;
 
 /// Record, tensors and weights of one operator.
-pub struct Io<'m> {
+pub struct Operands<'m> {
     /// Operator record.
     pub record: OpRecord,
     /// All tensor records, encoded.
@@ -14,7 +14,7 @@ pub struct Io<'m> {
     pub weights: &'m [u8],
 }
 
-impl<'m> Io<'m> {
+impl<'m> Operands<'m> {
     /// The record of tensor `index`.
     pub fn tensor(tensors: &[u8], index: u16) -> Option<TensorRecord> {
         TensorRecord::decode(tensors.chunks_exact(TensorRecord::BYTES).nth(usize::from(index))?)

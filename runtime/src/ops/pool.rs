@@ -1,7 +1,7 @@
 //! Max and average pooling.
 
 use super::conv2d::Window;
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{Kernels, PoolJob, PoolMean};
 use crate::tensor::Dtype;
@@ -31,7 +31,7 @@ op_params! {
 const TAP_WORK: u64 = 4;
 
 impl Operator for Pool2d {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], 1)?;
         self.window.check(self.channels, input.len())?;
         io.need_output(&[Dtype::I8], u64::from(self.window.pixels()) * u64::from(self.channels))?;

@@ -98,7 +98,7 @@ const MULTIPLIER_BITS: u32 = 31;
 /// is at most 2^30. To that at most two values of 16 bits are added (a zero point, a residual, biases of scores).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
-    /// Least and greatest accumulator value, bias and partial sums included.
+    /// Minimum and maximum accumulator value, bias and partial sums included.
     pub acc: (i64, i64),
     /// Left shift applied to the accumulator.
     pub acc_shift: u32,
@@ -110,7 +110,7 @@ pub struct Proof {
     pub product_bits: u32,
     /// Bits, with sign, of the widest sum that is kept in 64 bits, 0 where there is none.
     pub wide_bits: u32,
-    /// Greatest row sum: of exponentials, or the scaled variance of a normalization. The operators check themselves
+    /// Maximum row sum: of exponentials, or the scaled variance of a normalization. The operators check themselves
     /// that it fits the `u32`, or the `u64`, that holds it.
     pub row_sum: u64,
 }

@@ -1,6 +1,6 @@
 //! Mean along one run of dimensions.
 
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -34,7 +34,7 @@ const CHUNK: usize = 16;
 const SUM_WORK: u64 = 50;
 
 impl Operator for ReduceMean {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.r > 0 && self.r <= 65535 && self.outer > 0 && self.inner > 0, OpFault::Range)?;
         require(self.zero_point.unsigned_abs() <= 32768 && self.multiplier != i32::MIN, OpFault::Range)?;
         let out = u64::from(self.outer) * u64::from(self.inner);

@@ -1,6 +1,6 @@
 //! The same values at another scale or width.
 
-use super::{Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::format::op_params;
 use crate::kernels::{Kernels, ScoreScale};
 use crate::tensor::Dtype;
@@ -23,7 +23,7 @@ op_params! {
 }
 
 impl Operator for Requant {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8, Dtype::U8, Dtype::I16], u64::from(self.len))?;
         let out = io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.len))?;
         let aliased = out.offset == input.offset && input.place == out.place;

@@ -3,7 +3,7 @@
 //! # Reference
 //! RoFormer (arXiv 2104.09864), eq. 34. Differs: cosines and sines are a table of 16-bit values, one row per position.
 
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::requant::requantize_i8;
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
@@ -54,7 +54,7 @@ impl Rope {
 }
 
 impl Operator for Rope {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let dims = [self.heads, self.head_dim, self.rotary];
         require(dims.iter().all(|&d| d > 0 && d <= MAX_DIM) && self.rows > 0, OpFault::Range)?;
         require(self.rotary.is_multiple_of(2) && self.rotary <= self.head_dim, OpFault::Range)?;

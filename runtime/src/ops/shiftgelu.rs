@@ -1,6 +1,6 @@
 //! ShiftGELU of the published I-ViT models, see [`crate::arith::ivit`].
 
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::arith::ivit::{SIGMOID_BITS, ShiftExp, ShiftGeluRow, normalized_bits};
 use crate::arith::requant::sat_i32;
 use crate::format::op_params;
@@ -31,7 +31,7 @@ op_params! {
 const GELU_WORK: u64 = 1900;
 
 impl Operator for ShiftGelu {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0, OpFault::Range)?;
         let exp = ShiftExp::new(self.period, self.halvings).ok_or(OpFault::Range)?;
         let len = u64::from(self.rows) * u64::from(self.n);

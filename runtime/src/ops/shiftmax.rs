@@ -1,6 +1,6 @@
 //! Shiftmax, the softmax of the published I-ViT models, see [`crate::arith::ivit`].
 
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require, wide};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::arith::ivit::{ShiftExp, ShiftmaxRow, normalized_bits};
 use crate::arith::requant::sat_i32;
 use crate::format::op_params;
@@ -30,7 +30,7 @@ op_params! {
 const SHIFTMAX_WORK: u64 = 2800;
 
 impl Operator for Shiftmax {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0, OpFault::Range)?;
         require(ShiftExp::new(self.period, self.halvings).is_some(), OpFault::Range)?;
         let len = u64::from(self.rows) * u64::from(self.n);

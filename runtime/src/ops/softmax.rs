@@ -1,7 +1,7 @@
 //! Softmax over the last dimension, where it is not part of an attention.
 
 use super::memory::cast_mut;
-use super::{Division, Io, Memory, OpFault, Operator, Proof, RunFault, require};
+use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::format::op_params;
@@ -42,14 +42,14 @@ const ONE: (u32, u32) = (1 << 14, 14);
 const SOFTMAX_WORK: u64 = 300;
 
 impl Operator for Softmax {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let len = u64::from(self.rows) * u64::from(self.n);
         require(self.n > 0 && self.n <= 65535 && self.multiplier >= 0, OpFault::Range)?;
         let (min, max) = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?.dtype.range();
         let bits = io.need_output(&[Dtype::I8, Dtype::I16], len)?.dtype.bytes() * 8;
         let one = i64::from(EXP2_ONE);
         Ok(Proof {
-            // The greatest exponential with the fractional bits of the output, before the row's scale.
+            // The largest exponential with the fractional bits of the output, before the row's scale.
             second_acc: (0, one << (bits - 1)),
             row_sum: u64::from(self.n) * u64::from(EXP2_ONE),
             ..Proof::of((i64::from(min), i64::from(max)), self.acc_shift)

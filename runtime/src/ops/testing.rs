@@ -1,6 +1,6 @@
 //! Runs one operator over given values, for the tests beside the operators.
 
-use super::{Areas, Io, Memory, OpFault, Operator, Proof, Step, wide};
+use super::{Areas, Memory, OpFault, Operands, Operator, Proof, Step, wide};
 use crate::format::{Blob, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord, align_up};
 #[cfg(feature = "std")]
 use crate::kernels::Parallel;
@@ -86,7 +86,7 @@ fn run_at<B: Kernels>(
         params_words: 0,
     };
     record.inputs.iter_mut().zip(0..inputs.len() as u16).for_each(|(to, index)| *to = index);
-    let proof = op.check(&Io { record, tensors: &tensors, weights: &weights.0 })?;
+    let proof = op.check(&Operands { record, tensors: &tensors, weights: &weights.0 })?;
     let mut arena = std::vec![0u128; (offset + scratch_bytes) as usize / 16];
     let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
     for ((dtype, values), place) in inputs.iter().zip(places) {

@@ -52,7 +52,7 @@ impl Part<'_> {
 /// [`Observer`] that hands the digest of every operator's output to a closure.
 pub struct Digests<F: FnMut(usize, u64)> {
     report: F,
-    // Of the operators of the chain under way, at their number modulo the greatest length.
+    // Of the operators of the chain under way, at their number modulo the largest length.
     open: [u64; MAX_CHAIN],
 }
 

@@ -91,7 +91,7 @@ fn cost(title: &str, x: usize, size: Size) -> Result<Cost, Box<dyn Error>> {
     let graph = fuse(encoder(size));
     let samples: Vec<Vec<Values>> = samples(size, SAMPLES).into_iter().map(|s| vec![Values::Float(s)]).collect();
     let file = ModelFile::from_bytes(&converted(&graph, &samples, false)?.file)?;
-    let summary = summarize(&file.open::<Portable>()?, file.human());
+    let summary = summarize(&file.open::<Portable>()?, file.annotations());
     let sample: Sample = vec![file.encode(0, &samples[0][0])?];
     let counts = backend::open(BACKEND, &file)?.counts(&sample)?.ok_or("the emulator does not count")?;
     let of_attention = summary.ops.iter().zip(&counts.ops).filter(|(op, _)| op.kind == "attention");

@@ -6,7 +6,7 @@ use shiftformer::ops::Op;
 use shiftformer::ops::linear::{Dense, Linear};
 use shiftformer::tensor::Dtype;
 use shiftformer::weights::{PackedWeights, WeightFormat};
-use shiftformer_convert::pack::{Human, pack};
+use shiftformer_convert::pack::{Annotations, pack};
 use shiftformer_convert::program::plan::plan;
 use shiftformer_convert::program::{Endpoint, Program, QOp, QTensor};
 use std::error::Error;
@@ -20,8 +20,9 @@ const MULTIPLIER: i32 = 6_000_000;
 fn main() -> Result<(), Box<dyn Error>> {
     let path = env::args().nth(1).ok_or("usage: token OUT.sfm")?;
     let program = layer();
-    let human = Human { inputs: program.inputs.clone(), outputs: program.outputs.clone(), ..Human::default() };
-    fs::write(path, pack(&program, &plan(&program), &human, &[])?)?;
+    let annotations =
+        Annotations { inputs: program.inputs.clone(), outputs: program.outputs.clone(), ..Annotations::default() };
+    fs::write(path, pack(&program, &plan(&program), &annotations, &[])?)?;
     Ok(())
 }
 

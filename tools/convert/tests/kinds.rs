@@ -143,7 +143,7 @@ fn values(data: &Data) -> Values {
 
 /// Runs the case in floats against `right`, which gives the first output of a sample, and converts it.
 #[track_caller]
-fn check(model: Model, samples: &[Sample], least_db: f64, right: impl Fn(&Sample) -> Vec<f32>) -> (Graph, Converted) {
+fn check(model: Model, samples: &[Sample], min_db: f64, right: impl Fn(&Sample) -> Vec<f32>) -> (Graph, Converted) {
     let graph = fuse(model.read().unwrap_or_else(|error| panic!("{error}")));
     for (index, sample) in samples.iter().enumerate() {
         let outputs = exec::run(&graph, sample, &mut |_, _| ()).unwrap_or_else(|error| panic!("{error}"));
@@ -158,7 +158,7 @@ fn check(model: Model, samples: &[Sample], least_db: f64, right: impl Fn(&Sample
     let converted = convert(&graph, &given, &ConvertOptions::default(), &mut |_| {});
     let converted = converted.unwrap_or_else(|error| panic!("{error}"));
     let db = converted.sqnr_db.unwrap();
-    assert!(db >= least_db, "{db} dB: {:?}", graph.nodes.iter().map(|n| n.op.to_string()).collect::<Vec<_>>());
+    assert!(db >= min_db, "{db} dB: {:?}", graph.nodes.iter().map(|n| n.op.to_string()).collect::<Vec<_>>());
     (graph, converted)
 }
 
@@ -779,8 +779,8 @@ fn extremes_tell_where_they_are() {
     };
     let most = input().node("ArgMax", &["x"], "y", &[int("axis", -1), int("keepdims", 0)]);
     check(most, &samples, 60.0, |s| (0..rows).map(|row| order(s, row)[0] as f32).collect());
-    let least = input().node("ArgMin", &["x"], "y", &[int("axis", 1)]);
-    check(least, &samples, 60.0, |s| (0..rows).map(|row| order(s, row)[n - 1] as f32).collect());
+    let min = input().node("ArgMin", &["x"], "y", &[int("axis", 1)]);
+    check(min, &samples, 60.0, |s| (0..rows).map(|row| order(s, row)[n - 1] as f32).collect());
     let best = |outputs: [&'static str; 2]| {
         input().ints("three", &[1], &[3]).node_of("", "TopK", &["x", "three"], &outputs, &[])
     };

@@ -72,7 +72,7 @@ pub struct AdapterSummary {
     /// The API has packed 4 x i8 dot products; elsewhere the shader compiler unpacks them. Whether they are fast is not
     /// for the API to say.
     pub dot4: bool,
-    /// Subgroup operations, with the least and greatest size.
+    /// Subgroup operations, with the minimum and maximum size.
     pub subgroups: Option<(u32, u32)>,
     /// Whether dense layers and attention run on cooperative matrices of signed bytes, or why not.
     pub matrices: Result<(), &'static str>,

@@ -6,7 +6,7 @@ use shiftformer::format::{
     TensorRecord, VERSION_MAJOR, VERSION_MINOR, Word, align_up, field, header_crc,
 };
 use shiftformer::kernels::Portable;
-use shiftformer::ops::{Io, Op, OpFault, OpTable};
+use shiftformer::ops::{Op, OpFault, OpTable, Operands};
 use shiftformer::tensor::Dtype;
 use shiftformer::{Model, Observer, Part, RunFault, Session};
 use std::sync::{Arc, OnceLock};
@@ -147,7 +147,7 @@ impl TestModel {
             };
             arena += scratch_bytes;
             let entry = OpTable::<Portable>::ALL.iter().find(|e| e.kind == op.kind()).ok_or(OpFault::Kind)?;
-            let io = Io { record, tensors: &tensors, weights: &self.weights };
+            let io = Operands { record, tensors: &tensors, weights: &self.weights };
             let cert: CertRecord = entry.prove(words, &io)?.certificate()?;
             cert.write(&mut |word: u32| certificate.extend(word.to_le_bytes()));
             record.encode(&mut |word: u32| ops.extend(word.to_le_bytes()));
@@ -162,7 +162,7 @@ impl TestModel {
             (SectionKind::Io, io),
             (SectionKind::Certificate, certificate),
             (SectionKind::Receipts, vec![]),
-            (SectionKind::Human, vec![]),
+            (SectionKind::Annotations, vec![]),
         ];
         Ok(File::assemble(&sections, arena, self.ops.len(), self.tensors.len()))
     }
@@ -278,24 +278,24 @@ pub fn assert_same_fault(test: &TestModel, sample: Sample) {
 pub enum Fill {
     /// Any bytes.
     Random(u64),
-    /// The least value of the type everywhere.
-    Least,
-    /// The greatest value of the type everywhere.
-    Greatest,
-    /// Least and greatest in turn.
+    /// The smallest value of the type everywhere.
+    Min,
+    /// The largest value of the type everywhere.
+    Max,
+    /// Minimum and maximum in turn.
     Alternating,
 }
 
 /// `len` elements of `dtype` as bytes.
 pub fn fill(fill: Fill, dtype: Dtype, len: usize) -> Vec<u8> {
-    let (least, greatest) = dtype.range();
+    let (min, max) = dtype.range();
     let size = dtype.bytes();
     let value = |v: i32| v.to_le_bytes()[..size].to_vec();
     match fill {
         Fill::Random(seed) => Random(seed).bytes(len * size),
-        Fill::Least => value(least).repeat(len),
-        Fill::Greatest => value(greatest).repeat(len),
-        Fill::Alternating => (0..len).flat_map(|i| value(if i % 2 == 0 { least } else { greatest })).collect(),
+        Fill::Min => value(min).repeat(len),
+        Fill::Max => value(max).repeat(len),
+        Fill::Alternating => (0..len).flat_map(|i| value(if i % 2 == 0 { min } else { max })).collect(),
     }
 }
 
@@ -327,8 +327,8 @@ pub fn any_fill() -> impl proptest::strategy::Strategy<Value = Fill> {
     use proptest::prelude::*;
     prop_oneof![
         3 => any::<u64>().prop_map(Fill::Random),
-        1 => Just(Fill::Least),
-        1 => Just(Fill::Greatest),
+        1 => Just(Fill::Min),
+        1 => Just(Fill::Max),
         1 => Just(Fill::Alternating),
     ]
 }

@@ -1,4 +1,4 @@
-//! Time that other work on the machine stretches least: that of the thread on its processor, where the system tells it.
+//! Time that other work on the machine distorts least: that of the thread on its processor, where the system tells it.
 
 /// What [`now`] counts.
 pub const WHAT: &str = if cfg!(unix) { "processor time" } else { "wall time" };

@@ -4,7 +4,7 @@
 use crate::eval::EvalError;
 use crate::eval::per_op::{Cause, per_op, worst};
 use shiftformer::format::Profile;
-use shiftformer_convert::convert::quality::least;
+use shiftformer_convert::convert::quality::worst_output;
 use shiftformer_convert::convert::{ConvertError, ConvertOptions, Converted, Switch, WeightBits, convert};
 use shiftformer_convert::graph::{Graph, Op};
 use shiftformer_convert::model_file::{ModelFile, Values};
@@ -32,7 +32,9 @@ pub fn judge(
     accepted_db: f64,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Option<String>, EvalError> {
-    let Some((name, db)) = least(&converted.outputs).map(|(name, db)| (name.to_owned(), db)) else { return Ok(None) };
+    let Some((name, db)) = worst_output(&converted.outputs).map(|(name, db)| (name.to_owned(), db)) else {
+        return Ok(None);
+    };
     if db >= WARNED_BELOW_DB.max(accepted_db) {
         return Ok(None);
     }
@@ -93,7 +95,7 @@ fn remedy(
     graph: &Graph,
     samples: &[Vec<Values>],
     options: &ConvertOptions,
-    least_db: f64,
+    min_db: f64,
     progress: &mut dyn FnMut(&str),
 ) -> String {
     let attention = graph.nodes.iter().any(|n| matches!(n.op, Op::Attention(_)));
@@ -103,8 +105,8 @@ fn remedy(
         let tried: Result<Converted, ConvertError> =
             convert(graph, samples, &ConvertOptions { receipts: 0, ..changed }, &mut |_| {});
         // A setting that this model cannot be converted with is no remedy.
-        let Some(db) = tried.ok().and_then(|tried| Some(least(&tried.outputs)?.1)) else { continue };
-        if db > least_db + WORTH_DB && best.is_none_or(|(_, b)| db > b) {
+        let Some(db) = tried.ok().and_then(|tried| Some(worst_output(&tried.outputs)?.1)) else { continue };
+        if db > min_db + WORTH_DB && best.is_none_or(|(_, b)| db > b) {
             best = Some((text, db));
         }
     }

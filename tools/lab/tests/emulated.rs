@@ -152,7 +152,7 @@ fn instruction_counts_are_repeatable_and_add_up() {
 fn a_model_that_does_not_fit_the_flash_is_refused_by_how_much() {
     let (model, _) = model_and_samples(Profile::Shift);
     let mut bytes = model.bytes().to_vec();
-    // The human section may be stripped or grow: the size alone matters here.
+    // The annotations may be stripped or grow: the size alone matters here.
     bytes.resize(bytes.len() + 300_000, 0);
     let Ok(large) = ModelFile::from_bytes(&bytes) else { return };
     let refused = backend::open("qemu:microbit", &large).map(|_| ()).expect_err("it does not fit");

@@ -25,7 +25,7 @@ pub enum Error {
     Usage(String),
     /// A file or process cannot be used.
     #[error("cannot {doing}: {source}")]
-    Io {
+    Operands {
         /// What was attempted.
         doing: String,
         /// The cause.
@@ -37,14 +37,14 @@ impl Error {
     /// Adds what was attempted to an input/output error.
     pub fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
-        |source| Self::Io { doing, source }
+        |source| Self::Operands { doing, source }
     }
 
     /// 1 when a check failed, 2 when it could not be made.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Error::Check(_) | Error::Command(_) => ExitCode::from(1),
-            Error::Missing { .. } | Error::Usage(_) | Error::Io { .. } => ExitCode::from(2),
+            Error::Missing { .. } | Error::Usage(_) | Error::Operands { .. } => ExitCode::from(2),
         }
     }
 }

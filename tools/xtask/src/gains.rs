@@ -92,7 +92,7 @@ Post-training quantization without fine-tuning, 64 calibration samples, against 
 
 where `DIR` holds `kwt1/` and `mnist-vit/` (model, calibration and evaluation data). KWT-1 is calibrated on the first 64 of
 its 224 utterances. \"Automatic\" picks by the SQNR of the integer model, calibrated on one half of the samples, on the
-other half; ranges other than the least and greatest value seen must win by 0.3 dB.
+other half; ranges other than the minimum and maximum value seen must win by 0.3 dB.
 ";
 
 fn measure(models: &Path, subject: &Subject, options: &[&str]) -> Result<String, Error> {

@@ -149,7 +149,7 @@ fn prove(session: &mut Session<'_, '_, Native>, receipt: &Receipt<'_>) -> Result
     wrong.map_or(Ok(()), |op| Err(Fault::Digest { op }))
 }
 
-/// The class with the greatest logit.
+/// The class with the largest logit.
 fn class(session: &Session<'_, '_, Native>) -> usize {
     let logits = model::logits(session).map_or(&[][..], |logits| logits.as_slice());
     logits.iter().enumerate().max_by_key(|(_, logit)| **logit).map_or(0, |(class, _)| class)

@@ -23,7 +23,7 @@ pub fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
 /// From the 16-bit exponential to the 8-bit one, added to the distance in its units: the shift that rounds.
 const U8_STEP: i32 = 7 << 8;
 
-/// Greatest score.
+/// Maximum score.
 fn maximum(scores: &[i32]) -> i32 {
     let (fours, tail) = scores.as_chunks::<4>();
     let mut max = tail.iter().copied().fold(i32::MIN, i32::max);

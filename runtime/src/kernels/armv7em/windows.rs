@@ -14,7 +14,7 @@ use core::arch::asm;
 
 /// Channels at a time.
 const QUAD: usize = 4;
-/// Greatest number of taps: windows of 7 x 7.
+/// Maximum number of taps: windows of 7 x 7.
 const MAX_TAPS: usize = 49;
 
 /// A tap of four channels.

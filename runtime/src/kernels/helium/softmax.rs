@@ -35,7 +35,7 @@ pub fn scale_scores(scores: &mut [i32], scale: ScoreScale) {
     }
 }
 
-/// Greatest score.
+/// Maximum score.
 fn maximum(scores: &[i32]) -> i32 {
     let max;
     // SAFETY: the predicated loop reads `scores.len()` words, at least one.

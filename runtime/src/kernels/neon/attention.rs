@@ -5,7 +5,7 @@
 //! times the sums of the values. 16-bit exponentials are two factors, `e = 128 high + low`, the high one in 8 bits like
 //! these, the low one in 7: two products, joined by a shift and an addition.
 //!
-//! With the greatest product `p` of a row the distance of a score is `(2 max - 2pm/2^32) >> 1`, SQDMULH and SHSUB: neither
+//! With the largest product `p` of a row the distance of a score is `(2 max - 2pm/2^32) >> 1`, SQDMULH and SHSUB: neither
 //! the scaled score nor its rounding is made.
 
 use super::dense::tile_rows;
@@ -378,7 +378,7 @@ static LANES_BELOW: [u16; 2 * GROUP] = {
 /// Distances from products that are not scaled.
 #[derive(Clone, Copy)]
 struct Distances {
-    /// Twice the greatest scaled score.
+    /// Twice the largest scaled score.
     top: int32x4_t,
     multiplier: int32x4_t,
     shift: int32x4_t,
@@ -386,7 +386,7 @@ struct Distances {
 
 impl Distances {
     /// `max - floor((q + 1) / 2) = floor((2 max - q) / 2)` with `q` the floor of the doubled product's high half. `None`
-    /// where there are biases, or where twice the greatest score does not fit.
+    /// where there are biases, or where twice the largest score does not fit.
     #[inline(always)]
     fn new(job: &AttentionJob<'_>, max: i32) -> Option<Self> {
         if job.biases.iter().any(Option::is_some) {

@@ -17,7 +17,7 @@ const ROW_BYTES: usize = 96 * 1024;
 const MAX_K: usize = 4096;
 /// Fewest rows for which packing pays.
 const FROM_ROWS: usize = 12;
-/// Greatest magnitude of a zero point that 16 bits beside a saturated sum can hold.
+/// Maximum magnitude of a zero point that 16 bits beside a saturated sum can hold.
 const MAX_ZERO_POINT: u32 = 32640;
 
 /// Packed rows and a block of packed weights.

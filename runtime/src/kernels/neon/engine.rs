@@ -110,7 +110,7 @@ pub trait Engine {
     unsafe fn four(a: *const i8, w: *const i8, groups: usize, exact: bool, init: [int32x4_t; 2]) -> Tile<4>;
 
     /// Whether a -128 among the columns makes a difference.
-    const LOOKS_FOR_LEAST: bool;
+    const LOOKS_FOR_MIN: bool;
 }
 
 /// A place among packed rows.
@@ -134,27 +134,27 @@ pub struct At {
 pub unsafe fn pack<E: Engine>(from: Source, rows: usize, to: *mut i8) -> bool {
     let groups = from.k.div_ceil(GROUP);
     // SAFETY: NEON is in every AArch64.
-    let mut least = unsafe { vdupq_n_s8(0) };
+    let mut min = unsafe { vdupq_n_s8(0) };
     for row in (0..rows).step_by(QUAD) {
         // SAFETY: the caller's contract.
         unsafe {
             from.each_group(row, |group, quad| {
-                if E::LOOKS_FOR_LEAST {
-                    least = quad.into_iter().fold(least, |least, row| vminq_s8(least, row));
+                if E::LOOKS_FOR_MIN {
+                    min = quad.into_iter().fold(min, |min, row| vminq_s8(min, row));
                 }
                 E::put(to, quad, At { row, rows, group, groups });
             });
         }
     }
     // SAFETY: NEON is in every AArch64.
-    E::LOOKS_FOR_LEAST && unsafe { vminvq_s8(least) } == i8::MIN
+    E::LOOKS_FOR_MIN && unsafe { vminvq_s8(min) } == i8::MIN
 }
 
 /// By SMULL, SMLAL and SADALP: every AArch64 processor.
 pub struct Smull;
 
 impl Engine for Smull {
-    const LOOKS_FOR_LEAST: bool = true;
+    const LOOKS_FOR_MIN: bool = true;
 
     #[inline(always)]
     unsafe fn put(to: *mut i8, [a, b, c, d]: [int8x16_t; QUAD], at: At) {
@@ -298,7 +298,7 @@ macro_rules! sdot_loop {
 }
 
 impl Engine for Sdot {
-    const LOOKS_FOR_LEAST: bool = false;
+    const LOOKS_FOR_MIN: bool = false;
 
     #[inline(always)]
     unsafe fn put(to: *mut i8, [a, b, c, d]: [int8x16_t; QUAD], at: At) {
@@ -438,7 +438,7 @@ macro_rules! smmla_loop {
 }
 
 impl Engine for Smmla {
-    const LOOKS_FOR_LEAST: bool = false;
+    const LOOKS_FOR_MIN: bool = false;
 
     #[inline(always)]
     unsafe fn put(to: *mut i8, [a, b, c, d]: [int8x16_t; QUAD], at: At) {

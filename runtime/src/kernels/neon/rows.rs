@@ -65,7 +65,7 @@ pub fn distances(max: int32x4_t, low: int32x4_t, high: int32x4_t) -> uint16x8_t 
     }
 }
 
-/// Greatest value; `i32::MIN` of none.
+/// Maximum value; `i32::MIN` of none.
 #[inline(always)]
 pub fn max_of(scores: &[i32]) -> i32 {
     let (chunks, rest) = scores.as_chunks::<LANES>();

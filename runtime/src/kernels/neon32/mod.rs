@@ -12,7 +12,7 @@ use super::list::kernels;
 use super::list::signatures::*;
 use super::{GROUP, Kernels, PANEL, Portable, WeightFormat};
 use crate::arith::requant;
-use tile::{COLUMNS, Operands, ROWS, Sums};
+use tile::{AttentionInputs, COLUMNS, ROWS, Sums};
 
 /// VMULL, VMLAL and VPADAL. As [`Portable`] where the processor lacks NEON.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +114,8 @@ fn dense<T>(job: &LinearJob<'_>, x: &[i8], out: &mut [T], scratch: &mut [u8], fi
             let last = (row + 1).min(rows - 1);
             let x = [row, last].map(|row| x.as_ptr().wrapping_add(row * job.x_stride));
             // SAFETY: `fit` counts only rows and channels that `x` and the weights hold; NEON is there.
-            let sums = unsafe { Operands { x, w, step: PANEL * GROUP, groups: 0, flip: 0 }.sums(job.k, exact, true) };
+            let sums =
+                unsafe { AttentionInputs { x, w, step: PANEL * GROUP, groups: 0, flip: 0 }.sums(job.k, exact, true) };
             for (row, sums) in (row..=last).zip(sums) {
                 let out = out.get_mut(row * job.out_stride..).and_then(|out| out.get_mut(..n)).unwrap_or(&mut []);
                 let out = out.get_mut(index * PANEL..).unwrap_or(&mut []);
@@ -156,7 +157,8 @@ fn dots<const UNSIGNED: bool>(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32])
             let x = [row, last].map(|row| x.as_ptr().wrapping_add(row * job.x_stride));
             let flip = if UNSIGNED { 0x80 } else { 0 };
             // SAFETY: `rows` and `columns` count only what the slices hold; NEON is there.
-            let sums: Sums = unsafe { Operands { x, w, step: GROUP, groups: 0, flip }.sums(job.k, exact, false) };
+            let sums: Sums =
+                unsafe { AttentionInputs { x, w, step: GROUP, groups: 0, flip }.sums(job.k, exact, false) };
             for (row, sums) in (row..=last).zip(sums) {
                 let out = out.get_mut(row * job.out_stride + column..).unwrap_or(&mut []);
                 for ((out, sum), excess) in out.iter_mut().zip(sums).zip(excess).take(columns - column) {

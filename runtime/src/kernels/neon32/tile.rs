@@ -20,7 +20,7 @@ pub type Sums = [[i32; COLUMNS]; ROWS];
 /// What a tile reads: the assembly knows this layout.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Operands {
+pub struct AttentionInputs {
     /// Rows.
     pub x: [*const i8; ROWS],
     /// Columns.
@@ -35,9 +35,9 @@ pub struct Operands {
 
 unsafe extern "C" {
     /// Any columns.
-    fn shiftformer_neon32_exact(operands: *const Operands, sums: *mut Sums);
+    fn shiftformer_neon32_exact(operands: *const AttentionInputs, sums: *mut Sums);
     /// Columns without -128.
-    fn shiftformer_neon32_narrow(operands: *const Operands, sums: *mut Sums);
+    fn shiftformer_neon32_narrow(operands: *const AttentionInputs, sums: *mut Sums);
 }
 
 /// A column at `$w` with both rows, in the sums `$a` and `$b`.
@@ -123,7 +123,7 @@ macro_rules! tile {
 tile!("shiftformer_neon32_exact", exact);
 tile!("shiftformer_neon32_narrow", narrow);
 
-impl Operands {
+impl AttentionInputs {
     /// Adds the sums over the groups to `sums`. `exact`: a column may have a -128.
     ///
     /// # Safety

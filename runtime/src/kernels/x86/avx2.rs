@@ -20,7 +20,7 @@ use core::arch::x86_64::*;
 const PANELS: usize = 2;
 /// Channels of a tile, and lanes of `i32`.
 const LANES: usize = PANELS * PANEL;
-/// Greatest number of rows of a tile.
+/// Maximum number of rows of a tile.
 const MAX_ROWS: usize = 4;
 
 /// One panel and some rows.

@@ -1,9 +1,9 @@
 //! Attention of the rows of a run to everything at or before them, over keys and values in the state.
 
-use super::{AttentionParams, Operands, SCORE_WORK, Scratch, Unit};
+use super::{AttentionInputs, AttentionParams, SCORE_WORK, Scratch, Unit};
 use crate::format::{MAX_INPUTS, op_params};
 use crate::kernels::{Kernels, ROW_BLOCK};
-use crate::ops::{Division, Io, Memory, OpFault, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use crate::ops::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use core::ops::Range;
 
 op_params! {
@@ -20,7 +20,7 @@ op_params! {
 }
 
 impl Operator for CausalAttention {
-    fn check(&self, io: &Io<'_>) -> Result<Proof, OpFault> {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let p = &self.attention;
         p.check()?;
         require(p.batch == 1 && p.n_q <= p.n_k, OpFault::Range)?;
@@ -32,7 +32,7 @@ impl Operator for CausalAttention {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
-        let operands = Operands { v: memory.inputs.get(2)?, ..self.attention.score_operands(&memory.inputs)? };
+        let operands = AttentionInputs { v: memory.inputs.get(2)?, ..self.attention.score_operands(&memory.inputs)? };
         let pos = memory.inputs.step().pos;
         for row in rows {
             let seen = pos.saturating_add(row).saturating_add(1);

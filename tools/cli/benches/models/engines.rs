@@ -25,15 +25,15 @@ pub struct Part {
     pub seconds: f64,
 }
 
-/// The least time of every operator.
-struct Least {
+/// The shortest time of every operator.
+struct Fastest {
     started: f64,
     /// Of the blocks of rows so far.
     open: Vec<f64>,
     seconds: Vec<f64>,
 }
 
-impl Observer for Least {
+impl Observer for Fastest {
     fn before(&mut self, _op: usize) {
         self.started = clock::now();
     }
@@ -68,13 +68,13 @@ impl<'m> Ours<'m> {
 
     /// Where the time goes, the longest first.
     pub fn parts(&mut self) -> Vec<Part> {
-        let ops: Vec<OpSummary> = summarize(&self.model, self.subject.file.human()).ops;
-        let mut least = Least { started: 0.0, open: vec![0.0; ops.len()], seconds: vec![f64::INFINITY; ops.len()] };
+        let ops: Vec<OpSummary> = summarize(&self.model, self.subject.file.annotations()).ops;
+        let mut fastest = Fastest { started: 0.0, open: vec![0.0; ops.len()], seconds: vec![f64::INFINITY; ops.len()] };
         for _ in 0..PART_RUNS {
-            self.observe(&mut least);
+            self.observe(&mut fastest);
         }
         let mut parts: Vec<Part> = Vec::new();
-        for (op, seconds) in ops.iter().zip(least.seconds) {
+        for (op, seconds) in ops.iter().zip(fastest.seconds) {
             let at = parts.iter().position(|part| part.kind == op.kind).unwrap_or_else(|| {
                 parts.push(Part { kind: op.kind, count: 0, macs: 0, seconds: 0.0 });
                 parts.len() - 1

@@ -1,7 +1,7 @@
 //! Whole models beside tract in f32: one thread each, the same model, the same run.
 //!
 //! Criterion measures both engines one after the other in wall time. Then they run in turns and the processor time of
-//! each run is taken, which other work on the machine lengthens least: the table gives the least and the median of both,
+//! each run is taken, which other work on the machine distorts least: the table gives the minimum and the median of both,
 //! how many times shiftformer is faster, and where its time goes beside the floor of the products alone.
 //!
 //! DeiT-Tiny and the MNIST ViT come from `$SHIFTFORMER_SHARED/models` or `../shared/models`; without them the bundled
@@ -53,11 +53,11 @@ fn compare(subject: &Subject, ours: &mut Ours<'_>, tract: &mut Tract) {
     }
     let (own, other) = (summary(&own), summary(&other));
     println!("\n{}: {} runs of each in turns, one thread, {}\n", subject.name, own.runs, clock::WHAT);
-    let mut table = text::table(&["engine", "least>", "median>", "shiftformer is faster by>"]);
-    let ratio = format!("{:.2} (median {:.2})", other.least / own.least, other.median / own.median);
+    let mut table = text::table(&["engine", "min>", "median>", "shiftformer is faster by>"]);
+    let ratio = format!("{:.2} (median {:.2})", other.min / own.min, other.median / own.median);
     for (engine, times, ratio) in [("shiftformer", own, String::new()), ("tract f32", other, ratio)] {
-        let [least, median] = [times.least, times.median].map(|seconds| text::milliseconds(seconds * 1e3));
-        table.add_row([engine.to_owned(), least, median, ratio]);
+        let [min, median] = [times.min, times.median].map(|seconds| text::milliseconds(seconds * 1e3));
+        table.add_row([engine.to_owned(), min, median, ratio]);
     }
     println!("{table}\n");
     println!("{}\n", breakdown(ours));
@@ -89,20 +89,20 @@ fn breakdown(ours: &mut Ours<'_>) -> String {
         Some(peak) => format!("floor: MACs at {:.0} G/s, a register-only loop of {}", peak.macs_per_s / 1e9, peak.how),
         None => "floor: not known for this processor".to_owned(),
     };
-    format!("{table}\n{note}; every time is the least of its operator")
+    format!("{table}\n{note}; every time is the minimum of its operator")
 }
 
 /// Times of many runs, in seconds.
 #[derive(Clone, Copy)]
 struct Times {
     runs: usize,
-    least: f64,
+    min: f64,
     median: f64,
 }
 
-/// Least and median of `times`, of which there is at least one.
+/// Minimum and median of `times`, of which there is at least one.
 fn summary(times: &[f64]) -> Times {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
-    Times { runs: sorted.len(), least: sorted[0], median: sorted[sorted.len() / 2] }
+    Times { runs: sorted.len(), min: sorted[0], median: sorted[sorted.len() / 2] }
 }

@@ -43,8 +43,8 @@ mod x86 {
     }
 
     fn fastest(macs_per_turn: u64, work: impl Fn()) -> f64 {
-        let least = (0..TRIES).map(|_| clock::time(&work)).fold(f64::INFINITY, f64::min);
-        (TURNS * macs_per_turn) as f64 / least
+        let min = (0..TRIES).map(|_| clock::time(&work)).fold(f64::INFINITY, f64::min);
+        (TURNS * macs_per_turn) as f64 / min
     }
 
     /// Twelve independent sums.

@@ -180,7 +180,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
 
 fn summaries(model: &ModelFile) -> Result<Vec<OpSummary>, Failure> {
     let opened = model.open::<Portable>().map_err(|e| Failure::Backend(e.into()))?;
-    Ok(summarize(&opened, model.human()).ops)
+    Ok(summarize(&opened, model.annotations()).ops)
 }
 
 fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Sample]) -> Result<Verdict, Failure> {
@@ -210,7 +210,7 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
         threads: args.threads,
         clock: clock::WHAT,
         runs: latencies.len(),
-        least_ms: least(&latencies) * 1e3,
+        least_ms: min(&latencies) * 1e3,
         median_ms,
         samples_per_s,
         one_sample,
@@ -284,7 +284,7 @@ fn repeat<E>(mut run: impl FnMut(usize) -> Result<f64, E>) -> Result<Vec<f64>, E
     Ok(times)
 }
 
-fn least(values: &[f64]) -> f64 {
+fn min(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
@@ -309,7 +309,7 @@ fn one_sample<B: Kernels>(args: &Args, file: &ModelFile, samples: &[Sample]) -> 
         threads: args.threads,
         clock: "wall time",
         runs: times.len(),
-        least_ms: least(&times) * 1e3,
+        least_ms: min(&times) * 1e3,
         median_ms: median(&times) * 1e3,
     })
 }
@@ -473,7 +473,7 @@ impl HostOutput {
             ]);
         }
         format!(
-            "{table}\n\n{} ({kernels}), {}: median {}, least {} of {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n{}\n",
+            "{table}\n\n{} ({kernels}), {}: median {}, min {} of {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n{}\n",
             self.backend,
             self.clock,
             text::milliseconds(self.median_ms),
@@ -489,9 +489,9 @@ impl HostOutput {
 
 impl OneSample {
     fn text(&self) -> String {
-        let [median, least] = [self.median_ms, self.least_ms].map(text::milliseconds);
+        let [median, min] = [self.median_ms, self.least_ms].map(text::milliseconds);
         let Self { threads, clock, runs, .. } = self;
-        format!("one sample on {threads} thread(s), {clock}: median {median}, least {least} of {runs} runs")
+        format!("one sample on {threads} thread(s), {clock}: median {median}, min {min} of {runs} runs")
     }
 }
 

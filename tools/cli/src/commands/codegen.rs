@@ -44,7 +44,7 @@ impl Lang {
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let file = read_model(&args.file)?;
     let model = open(&file, &args.file)?;
-    let summary = summarize(&model, file.human());
+    let summary = summarize(&model, file.annotations());
     let name = args.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let text = match args.lang.unwrap_or_else(|| Lang::of(args.output.as_deref())) {
         Lang::Rust => {

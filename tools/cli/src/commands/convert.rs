@@ -9,7 +9,7 @@ use shiftformer_convert::convert::quality::OutputQuality;
 use shiftformer_convert::convert::{BitsPoint, ConvertOptions, Converted, Switch, Trial, WeightBits, convert};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::graph::{Graph, Op};
-use shiftformer_convert::model_file::parts::Parts;
+use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
 use shiftformer_lab::eval::EvalError;
@@ -234,7 +234,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     let file = ModelFile::from_bytes(&converted.file).map_err(shiftformer_convert::convert::ConvertError::from)?;
     let model = file.open::<shiftformer::kernels::Portable>().map_err(|e| Failure::Backend(e.into()))?;
-    let summary = summarize(&model, file.human());
+    let summary = summarize(&model, file.annotations());
     let report_text = match &report_target {
         Some(_) => Some(report::html(&report::Content::of(&file, &graph, &converted, &samples)?)),
         None => None,
@@ -290,7 +290,7 @@ fn without_samples(graph: &Graph) -> Result<Vec<Vec<Values>>, Failure> {
 
 fn strip(file: &ModelFile) -> Result<Vec<u8>, Failure> {
     let model = file.open::<shiftformer::kernels::Portable>().map_err(|e| Failure::Backend(e.into()))?;
-    let parts = Parts { human: None, ..Parts::of(&model, file.human()) };
+    let parts = ModelParts { annotations: None, ..ModelParts::of(&model, file.annotations()) };
     Ok(parts.write().map_err(shiftformer_convert::convert::ConvertError::from)?)
 }
 

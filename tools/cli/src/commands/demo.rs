@@ -14,7 +14,7 @@ use shiftformer_lab::eval::metrics::{Figures, argmax};
 use shiftformer_lab::eval::per_op::{OpError, per_op};
 use shiftformer_lab::eval::{EvalError, Reference, evaluate, label, sample_bytes, sample_values};
 use shiftformer_lab::fit::{BASIS, demand, fit};
-use shiftformer_lab::parity::{Contestant, compare};
+use shiftformer_lab::parity::{BackendRun, compare};
 use shiftformer_lab::summary::{Summary, summarize};
 use shiftformer_lab::text;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let converted = converted(&graph, &calibration)?;
     let file = ModelFile::from_bytes(&converted.file).map_err(ConvertError::from)?;
     let model = file.open::<Portable>().map_err(|e| Failure::Backend(e.into()))?;
-    let summary = summarize(&model, file.human());
+    let summary = summarize(&model, file.annotations());
     output::print(&headline(&summary));
 
     let all: Vec<usize> = (0..images.samples()).collect();
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     output::print(&accuracy(&figures));
 
     let few: Result<Vec<Sample>, EvalError> = (0..PARITY_IMAGES).map(|s| sample_bytes(&file, &images, s)).collect();
-    let contestants = [Contestant::parse("portable", &file)?, Contestant::parse("native", &file)?];
+    let contestants = [BackendRun::parse("portable", &file)?, BackendRun::parse("native", &file)?];
     let parity = compare(&file, &contestants, &few?, |_| {})?;
     let verdict = if parity.equal { "all bytes equal" } else { "THE BYTES DIFFER" };
     output::print(&format!(

@@ -35,14 +35,14 @@ pub fn open<'m>(file: &'m ModelFile, path: &Path) -> Result<Model<'m>, Failure> 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let file = read_model(&args.file)?;
     let model = open(&file, &args.file)?;
-    let summary = summarize(&model, file.human());
+    let summary = summarize(&model, file.annotations());
     if args.json {
         output::json(&summary)?;
         return Ok(Verdict::Passed);
     }
     output::print(&overview(&summary));
     output::print(&operators(&summary));
-    let blocks = timeline::blocks(&model, file.human());
+    let blocks = timeline::blocks(&model, file.annotations());
     output::print("\nArena over time\n");
     output::print(&timeline::draw(&blocks, model.n_ops(), model.arena_bytes(), 100, 16));
     if !summary.notes.is_empty() {

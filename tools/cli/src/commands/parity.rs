@@ -7,7 +7,7 @@ use super::{Failure, Verdict, data, output};
 use serde::Serialize;
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_lab::backend::Sample;
-use shiftformer_lab::parity::{Comparison, Contestant, Difference, Reproducer, compare};
+use shiftformer_lab::parity::{BackendRun, Comparison, Difference, Reproducer, compare};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -63,8 +63,8 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let model = read_model(&args.file)?;
     let data = data::open(&args.data)?;
     let samples = data::samples(&model, &data, &data::first(&data, args.limit)?)?;
-    let parse = |name: &String| Contestant::parse(name, &model);
-    let contestants: Vec<Contestant> = args.backends.iter().map(parse).collect::<Result<_, _>>()?;
+    let parse = |name: &String| BackendRun::parse(name, &model);
+    let contestants: Vec<BackendRun> = args.backends.iter().map(parse).collect::<Result<_, _>>()?;
     let spinner = data::spinner();
     let comparison = compare(&model, &contestants, &samples, |name| {
         spinner.set_message(format!("{} samples on {name}", samples.len()));
@@ -94,7 +94,7 @@ fn digests(comparison: &Comparison) -> BTreeMap<&str, Vec<Vec<String>>> {
 fn save(
     args: &Args,
     model: &ModelFile,
-    reference: &Contestant,
+    reference: &BackendRun,
     difference: &Difference,
     sample: &Sample,
 ) -> Result<Option<Saved>, Failure> {

@@ -2,7 +2,7 @@
 
 use super::{Backend, BackendError, Sample, Trace};
 use crate::model_file::ModelFile;
-use crate::model_file::whole::Whole;
+use crate::model_file::whole::WholeOutputs;
 use crate::parallel;
 use shiftformer::arith::digest;
 use shiftformer::kernels::Kernels;
@@ -97,7 +97,7 @@ impl<B: Kernels + Sync + Send> Backend for Host<B> {
                 kept = bytes.to_vec();
             }
         };
-        self.observe(sample, &mut Whole::new(keep))?;
+        self.observe(sample, &mut WholeOutputs::new(keep))?;
         Ok(kept)
     }
 }

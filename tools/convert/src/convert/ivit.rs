@@ -3,7 +3,7 @@
 
 use crate::backend::{BackendError, Host, Sample};
 use crate::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Node, Op, TensorId};
-use crate::model_file::whole::Whole;
+use crate::model_file::whole::WholeOutputs;
 use crate::model_file::{ModelFile, integers};
 use crate::program::Program;
 use shiftformer::arith::ivit::{SIGMOID_BITS, ShiftExp, ShiftGeluRow, ShiftmaxRow};
@@ -242,7 +242,7 @@ pub fn limits(model: &ModelFile, program: &Program, samples: &[Sample]) -> Resul
     let mut watch = Watch { program, by_producer: &by_producer, counts: HashMap::new() };
     let host = Host::<Native>::new("native", model);
     for sample in samples {
-        host.observe(sample, &mut Whole::new(|op, output: &[u8]| watch.output(op, output)))?;
+        host.observe(sample, &mut WholeOutputs::new(|op, output: &[u8]| watch.output(op, output)))?;
     }
     let mut counts: Vec<(usize, Count)> = watch.counts.into_iter().filter(|(_, count)| count.beyond > 0).collect();
     counts.sort_by_key(|&(index, _)| index);

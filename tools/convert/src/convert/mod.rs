@@ -13,7 +13,7 @@ use crate::graph::exec::{self, ExecError};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
 use crate::lower::{LowerError, LowerOptions, Lowered, lower};
 use crate::model_file::{ModelFile, ModelFileError, Values};
-use crate::pack::{Human, HumanTensor, PackError, ReceiptData, pack};
+use crate::pack::{AnnotatedTensor, Annotations, PackError, ReceiptData, pack};
 use crate::parallel;
 use crate::program::Program;
 use crate::program::chain;
@@ -39,7 +39,7 @@ pub enum WeightBits {
     Four,
     /// 8 or 4 bits per layer, so that the file has at most this many bytes.
     Mixed {
-        /// Greatest size of the file.
+        /// Maximum size of the file.
         flash_budget: usize,
     },
 }
@@ -163,10 +163,10 @@ pub enum ConvertError {
     #[error("weight `{0}` holds NaN or infinity; export the model again")]
     Weight(String),
     /// Even 4 bits everywhere are too large.
-    #[error("the model needs at least {least} bytes of flash with 4-bit weights, the budget is {budget}")]
+    #[error("the model needs at least {min} bytes of flash with 4-bit weights, the budget is {budget}")]
     Budget {
         /// Size with 4 bits everywhere.
-        least: usize,
+        min: usize,
         /// The budget.
         budget: usize,
     },
@@ -247,7 +247,7 @@ const LEAST_TO_SPLIT: usize = 32;
 const CURVE_POINTS: usize = 10;
 /// A choice must win by this much over the simpler one, in dB.
 const MARGIN_DB: f64 = 0.15;
-/// Another range must win by this much over the least and greatest value seen, in dB: about what some hundred samples tell.
+/// Another range must win by this much over the minimum and maximum value seen, in dB: about what some hundred samples tell.
 const RANGE_MARGIN_DB: f64 = 0.3;
 /// Half of the range of values, as [`sum_error`] counts.
 const HALF_RANGE: u32 = 32768;
@@ -318,7 +318,7 @@ pub fn convert(
     notes.extend(lowered.notes.iter().cloned());
     notes.extend(raw_bytes_note(&site.graph, samples.first(), options.normalization));
     notes.extend(exponentials_note(&lowered.program));
-    let unremarked = pack(&lowered.program, &arena, &human(&site, &lowered, &arena, options, &[]), &[])?;
+    let unremarked = pack(&lowered.program, &arena, &annotations(&site, &lowered, &arena, options, &[]), &[])?;
     let held_out = options.weights == WeightBits::Eight && folds.len() > 1;
     let model = ModelFile::from_bytes(&unremarked)?;
     let (mut sqnr_db, mut outputs) = (None, Vec::new());
@@ -333,16 +333,16 @@ pub fn convert(
         outputs = quality::qualities(&model, &measured);
     }
     let warnings = quality::sample_warnings(original, samples, options.normalization);
-    if quality::least(&outputs).is_some_and(|(_, db)| db < OUTLIERS_MATTER_DB) {
+    if quality::worst_output(&outputs).is_some_and(|(_, db)| db < OUTLIERS_MATTER_DB) {
         notes.extend(outliers(&site, &lowered.program));
     }
     if ivit && !data.is_empty() {
         notes.extend(ivit::limits(&model, &lowered.program, &encode(&model, search.trial.samples())?)?);
     }
-    let human = human(&site, &lowered, &arena, options, &notes);
-    let bare = pack(&lowered.program, &arena, &human, &[])?;
+    let annotations = annotations(&site, &lowered, &arena, options, &notes);
+    let bare = pack(&lowered.program, &arena, &annotations, &[])?;
     let receipts = receipts(&bare, &samples[..options.receipts.min(samples.len())])?;
-    let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &human, &receipts)? };
+    let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &annotations, &receipts)? };
     let (trials, measured) = (search.trials, search.trial.picks.len());
     let Site { graph, calibration, .. } = site;
     Ok(Converted {
@@ -637,9 +637,9 @@ impl Search<'_> {
         let bytes = |count: usize, chosen: &LowerOptions, this: &Self| -> Result<usize, ConvertError> {
             Ok(assemble(site, &with(count, chosen), this.options)?.len())
         };
-        let least = bytes(order.len(), chosen, self)?;
-        if least > budget {
-            return Err(ConvertError::Budget { least, budget });
+        let min = bytes(order.len(), chosen, self)?;
+        if min > budget {
+            return Err(ConvertError::Budget { min, budget });
         }
         let (mut low, mut high) = (0, order.len());
         while low < high {
@@ -689,17 +689,17 @@ fn best_of(results: &[(String, f64)]) -> usize {
 fn assemble(site: &Site, lower_options: &LowerOptions, options: &ConvertOptions) -> Result<Vec<u8>, ConvertError> {
     let lowered = lower(&site.graph, &site.calibration, lower_options)?;
     let arena = plan_quickly(&lowered.program);
-    let human = human(site, &lowered, &arena, options, &[]);
-    Ok(pack(&lowered.program, &arena, &human, &[])?)
+    let annotations = annotations(site, &lowered, &arena, options, &[]);
+    Ok(pack(&lowered.program, &arena, &annotations, &[])?)
 }
 
-fn human(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, notes: &[String]) -> Human {
+fn annotations(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, notes: &[String]) -> Annotations {
     let program = &lowered.program;
     let factors = |source: Option<TensorId>| {
         let factors = source.and_then(|id| site.factors.get(&id));
         factors.map(|f| f.iter().map(|&v| v as f32).collect()).unwrap_or_default()
     };
-    Human {
+    Annotations {
         producer: concat!("shiftformer ", env!("CARGO_PKG_VERSION")).to_owned(),
         source: options.source.clone(),
         inputs: program.inputs.clone(),
@@ -707,7 +707,7 @@ fn human(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, 
         tensors: program
             .tensors
             .iter()
-            .map(|t| HumanTensor {
+            .map(|t| AnnotatedTensor {
                 name: t.name.clone(),
                 scale: t.scale,
                 zero: t.zero,

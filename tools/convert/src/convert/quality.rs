@@ -55,8 +55,8 @@ pub fn qualities(model: &ModelFile, measurements: &[Vec<Option<f64>>]) -> Vec<Ou
     model.outputs().iter().enumerate().map(quality).collect()
 }
 
-/// The output that keeps least.
-pub fn least(outputs: &[OutputQuality]) -> Option<(&str, f64)> {
+/// The output with the lowest SQNR.
+pub fn worst_output(outputs: &[OutputQuality]) -> Option<(&str, f64)> {
     let known = outputs.iter().filter_map(|output| Some((output.name.as_str(), output.sqnr_db?)));
     known.min_by(|a, b| a.1.total_cmp(&b.1))
 }

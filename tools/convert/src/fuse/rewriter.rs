@@ -76,7 +76,7 @@ impl Rewriter {
         graph
     }
 
-    /// One more than the greatest [`NodeId`].
+    /// One more than the largest [`NodeId`].
     pub(super) fn end(&self) -> NodeId {
         self.nodes.len()
     }

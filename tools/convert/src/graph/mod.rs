@@ -272,7 +272,7 @@ pub struct FakeQuant {
     pub zero_point: Vec<i32>,
     /// Dimension of per-channel scales.
     pub axis: usize,
-    /// Least and greatest integer.
+    /// Minimum and maximum integer.
     pub range: (i32, i32),
 }
 

@@ -36,7 +36,7 @@ pub fn elem_of(number: i32) -> Option<Elem> {
     Elem::try_from(number).ok().filter(|&elem| data_type(elem).is_some())
 }
 
-/// Least and greatest value of an integer type of at most 32 bits.
+/// Minimum and maximum value of an integer type of at most 32 bits.
 pub fn integer_range(elem: Elem) -> Option<(i32, i32)> {
     Some(match elem {
         Elem::Int4 => (-8, 7),

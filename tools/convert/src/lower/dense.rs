@@ -120,8 +120,7 @@ impl Lowering<'_> {
         }
         let rounded =
             self.calibration.rounded.get(&node.name).filter(|r| format.bits() < 8 && r.weights.format == format);
-        let fits =
-            |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, least)| scale >= least);
+        let fits = |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, min)| scale >= min);
         if let Some(rounded) = rounded.filter(|r| fits(&r.weights)) {
             return rounded.weights.clone();
         }

@@ -5,7 +5,7 @@ use super::{Form, LowerError, Lowering};
 use crate::graph::exec::eval_scalar;
 use crate::graph::{Binary, DataType, Node, Op, TensorId, Unary};
 use crate::quantize::multiplier::multiplier;
-use crate::quantize::range::least;
+use crate::quantize::range::argmin;
 use shiftformer::arith::norm;
 use shiftformer::format::Profile;
 use shiftformer::ops;
@@ -266,7 +266,7 @@ impl Lowering<'_> {
         crate::quantize::activation::table(&self.graph.nodes[chain.nodes[0]].op, input.scale, input.zero, scale, zero)
     }
 
-    /// The range of a table's argument that gives the least error of its value.
+    /// The range of a table's argument that gives the smallest error of its value.
     pub(super) fn argument_units(&mut self, chain: &Chain) -> (f64, f64) {
         if let Some(units) = self.fixed_units(chain.base) {
             return units;
@@ -305,11 +305,11 @@ impl Lowering<'_> {
         let cuts = || (0..20).map(|i| 1.0 - f64::from(i) / 22.0);
         let (mut low, mut high) = (min, max);
         for _ in 0..2 {
-            high = least(cuts().map(|c| if max > 0.0 { max * c } else { max }), |&h| {
+            high = argmin(cuts().map(|c| if max > 0.0 { max * c } else { max }), |&h| {
                 if h > low { cost(low, h) } else { f64::MAX }
             })
             .unwrap_or(high);
-            low = least(cuts().map(|c| if min < 0.0 { min * c } else { min }), |&l| {
+            low = argmin(cuts().map(|c| if min < 0.0 { min * c } else { min }), |&l| {
                 if l < high { cost(l, high) } else { f64::MAX }
             })
             .unwrap_or(low);
@@ -465,7 +465,7 @@ impl Lowering<'_> {
         let (a, b) = (self.get(node.inputs[0], Form::Any)?, self.get(node.inputs[1], Form::Any)?);
         let (a, b) = (a.expand(&shape), b.expand(&shape));
         let sign = if kind == Binary::Max { 1.0 } else { -1.0 };
-        // Both ends of the range saturate: what is below zero stays at the zero point, the greatest excess just fits.
+        // Both ends of the range saturate: what is below zero stays at the zero point, the largest excess just fits.
         let (scale, zero) = (a.scale.max(b.scale), f64::from(i16::MIN));
         let name = format!("{}/excess", node.name);
         let excess = self.new_tensor(&name, Dtype::I16, &shape, scale, zero, None);
@@ -689,7 +689,7 @@ impl Lowering<'_> {
 
 /// A view that reaches this many times beyond what can matter is cut off by a table.
 const MASK_REACH: f64 = 64.0;
-/// Greatest `i16` a calibrated value of a stream may take before the scale doubles.
+/// Maximum `i16` a calibrated value of a stream may take before the scale doubles.
 const WIDE_LIMIT: f64 = 26000.0;
 /// log2 units with 8 fractional bits per natural unit.
 pub(super) const LOG2_UNITS: f64 = std::f64::consts::LOG2_E * 256.0;

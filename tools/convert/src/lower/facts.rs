@@ -58,10 +58,10 @@ pub enum Noise {
 
 /// How the value that an operator holds before it requantizes is read from the results of modified copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ReadoutForm {
     /// The result in this type is the value.
     Whole(Dtype),
-    /// As [`Whole`](Way::Whole), for operators whose own result has 8 bits.
+    /// As [`Whole`](ReadoutForm::Whole), for operators whose own result has 8 bits.
     WholeOfNarrow(Dtype),
     /// The 16-bit result is `value >> shift` for the first of these shifts; what is known is taken off for the next.
     Parts(&'static [u32]),
@@ -75,7 +75,7 @@ pub struct Readout {
     /// What the value is.
     pub meaning: &'static str,
     /// How it is read.
-    pub way: Way,
+    pub way: ReadoutForm,
 }
 
 /// What is known of a kind of operator.
@@ -121,12 +121,12 @@ const NARROWER_RANGE: &str = "; its operand spans too wide a range: mask with -1
 const CLOSER_SCALES: &str = "; its operands and its result are too far apart in size: scale one of them, or clip it";
 const NEAR_ONE: &str = "; scale its operand closer to 1";
 
-const fn read(meaning: &'static str, way: Way) -> Option<Readout> {
+const fn read(meaning: &'static str, way: ReadoutForm) -> Option<Readout> {
     Some(Readout { meaning, way })
 }
 
-const SUM: Option<Readout> = read("sum", Way::Parts(&[16, 0]));
-const MEAN_OF_VALUES: Option<Readout> = read("weighted mean x 16", Way::Leading(Dtype::I8, 4));
+const SUM: Option<Readout> = read("sum", ReadoutForm::Parts(&[16, 0]));
+const MEAN_OF_VALUES: Option<Readout> = read("weighted mean x 16", ReadoutForm::Leading(Dtype::I8, 4));
 
 /// What is known of `kind`.
 ///
@@ -142,48 +142,48 @@ pub const fn facts(kind: OpKind) -> OpFacts {
         OpKind::Conv2d => (Dense, CONV2D, Written, FEWER_INPUTS, Weights, SUM),
         OpKind::DepthwiseConv2d => (Dense, DEPTHWISE, Written, FEWER_INPUTS, Weights, SUM),
         OpKind::MatMul => {
-            let sum = read("sum", Way::Whole(Dtype::I32));
+            let sum = read("sum", ReadoutForm::Whole(Dtype::I32));
             (Dense, MATMUL, Written, "; make the summed dimension shorter", Function, sum)
         }
         OpKind::Attention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, MEAN_OF_VALUES),
         OpKind::AttentionScores => {
-            let sum = read("sum", Way::Whole(Dtype::I32));
+            let sum = read("sum", ReadoutForm::Whole(Dtype::I32));
             (Attention, ATTENTION, Written, NARROWER_HEADS, Function, sum)
         }
         OpKind::AttentionExp => (Attention, EXPONENTIALS, Written, NARROWER_HEADS, SoftmaxTail, None),
         OpKind::AttentionValues => (Attention, ATTENTION, Written, NARROWER_HEADS, Function, MEAN_OF_VALUES),
         OpKind::Softmax => {
-            let probability = read("probability x 2^15", Way::WholeOfNarrow(Dtype::I16));
+            let probability = read("probability x 2^15", ReadoutForm::WholeOfNarrow(Dtype::I16));
             (Attention, EXPONENTIALS, Written, NARROWER_RANGE, SoftmaxTail, probability)
         }
         OpKind::Shiftmax => {
-            let probability = read("probability x 2^15", Way::WholeOfNarrow(Dtype::U16));
+            let probability = read("probability x 2^15", ReadoutForm::WholeOfNarrow(Dtype::U16));
             (Attention, ELEMENTWISE, Written, NARROWER_RANGE, SoftmaxTail, probability)
         }
         OpKind::LayerNorm => {
-            let normalized = read("normalized value x 2^15", Way::Parts(&[6, 0]));
+            let normalized = read("normalized value x 2^15", ReadoutForm::Parts(&[6, 0]));
             (Norm, LAYER_NORM, Written, NEAR_ONE, Function, normalized)
         }
         OpKind::ILayerNorm => {
             let remedy = "; use a smaller beta, a greater gamma or the profile `shift`";
-            let normalized = read("normalized value with bias", Way::Parts(&[40, 25, 10, 0]));
+            let normalized = read("normalized value with bias", ReadoutForm::Parts(&[40, 25, 10, 0]));
             (Norm, ELEMENTWISE, Written, remedy, Function, normalized)
         }
         OpKind::Add => (Other, ELEMENTWISE, Written, CLOSER_SCALES, Function, SUM),
         OpKind::Mul => {
-            let product = read("product", Way::Leading(Dtype::I16, 18));
+            let product = read("product", ReadoutForm::Leading(Dtype::I16, 18));
             (Other, ELEMENTWISE, Written, CLOSER_SCALES, Function, product)
         }
         OpKind::Requant => {
-            let centred = read("input less its zero point", Way::Leading(Dtype::I16, 2));
+            let centred = read("input less its zero point", ReadoutForm::Leading(Dtype::I16, 2));
             (Other, REQUANT, Written, CLOSER_SCALES, Function, centred)
         }
         OpKind::DyadicRequant => {
-            let sum = read("rounded sum", Way::Leading(Dtype::I16, 31));
+            let sum = read("rounded sum", ReadoutForm::Leading(Dtype::I16, 31));
             (Other, ELEMENTWISE, Written, CLOSER_SCALES, Function, sum)
         }
         OpKind::ReduceMean => (Other, MEANS, Read, TWO_STEPS, Function, SUM),
-        OpKind::Pool2d => (Other, MEANS, Read, TWO_STEPS, Function, read("sum", Way::Leading(Dtype::I8, 24))),
+        OpKind::Pool2d => (Other, MEANS, Read, TWO_STEPS, Function, read("sum", ReadoutForm::Leading(Dtype::I8, 24))),
         // No copy of it alone is made: its keys and values are in the state.
         OpKind::CausalAttention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, None),
         OpKind::Copy | OpKind::KvAppend => (Other, COPY, Written, NEAR_ONE, Function, None),

@@ -22,7 +22,7 @@ const MAX_WIDE_SUM: usize = (1 << 31) / (128 * ops::matmul::MAX_PROBABILITY as u
 const COARSE: f64 = 0.02;
 /// So is one of so few steps: the exponential has hardly any values between its halvings.
 const COARSE_PERIOD: u32 = 8;
-/// Greatest magnitude of an I-LayerNorm bias, see [`ops::i_layer_norm::ILayerNorm`].
+/// Maximum magnitude of an I-LayerNorm bias, see [`ops::i_layer_norm::ILayerNorm`].
 const MAX_BIAS: f64 = (1u64 << 52) as f64;
 
 /// `-floor(-1 / scale)`, where the exponential takes it.

@@ -1,6 +1,6 @@
 //! Which values of a tensor matter: a masked score may be any number far below the others.
 //!
-//! Masks are written with -inf, the least `f32`, -1e9 or -1e4. Behind a softmax all of them say "not this one", and so does
+//! Masks are written with -inf, the smallest `f32`, -1e9 or -1e4. Behind a softmax all of them say "not this one", and so does
 //! any value some 20 nats below the maximum of its row. Ranges are cut there, so that the steps belong to the scores.
 
 use crate::calibrate::Calibration;
@@ -86,7 +86,7 @@ fn reader(graph: &Graph, calibration: &Calibration, node: &Node, operand: usize,
         value.to_f32().first().map(|&v| f64::from(v))
     };
     match &node.op {
-        Op::Softmax => match f64::from(calibration.stats(node.inputs[0]).least_peak) {
+        Op::Softmax => match f64::from(calibration.stats(node.inputs[0]).min_peak) {
             peak if peak.is_finite() => Limits { low: peak - MASKED_NATS - peak.abs() / 2.0, ..Limits::NONE },
             _ => Limits::NONE,
         },
@@ -129,8 +129,8 @@ fn reader(graph: &Graph, calibration: &Calibration, node: &Node, operand: usize,
             None => Limits::NONE,
         },
         Op::Reduce { kind: Reduce::Max, .. } | Op::MaxPool(_) => {
-            let least = f64::from(calibration.stats(node.output).min);
-            Limits { low: out.low.max(least - HEADROOM * least.abs().max(1.0)), high: out.high }
+            let min = f64::from(calibration.stats(node.output).min);
+            Limits { low: out.low.max(min - HEADROOM * min.abs().max(1.0)), high: out.high }
         }
         Op::Reduce { kind: Reduce::Min, .. } => {
             let most = f64::from(calibration.stats(node.output).max);

@@ -212,7 +212,7 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
     Ok(Lowered { program: lowering.program, notes: lowering.notes })
 }
 
-/// Greatest `i16` used by a calibrated stream: a third of the range is kept for what calibration did not see.
+/// Maximum `i16` used by a calibrated stream: a third of the range is kept for what calibration did not see.
 const WIDE_TOP: f64 = 22000.0;
 
 /// A scale no finer than `scale` of which 1 is a whole multiple, where there is one.
@@ -314,11 +314,11 @@ impl<'g> Lowering<'g> {
         }
         self.require_samples(id);
         let stats = self.calibration.stats(id);
-        let (least, most) = self.useful_range(id);
+        let (min, most) = self.useful_range(id);
         // Masked values would take all the steps, and whole numbers lie on steps only where nothing is cut off.
-        let cut = least > f64::from(stats.min) || most < f64::from(stats.max);
+        let cut = min > f64::from(stats.min) || most < f64::from(stats.max);
         let units = if cut || stats.is_whole() {
-            let (low, high) = (least.min(0.0), most.max(0.0));
+            let (low, high) = (min.min(0.0), most.max(0.0));
             let scale = if asymmetric { (high - low) / 255.0 } else { high.max(-low) / 127.0 };
             let scale = if stats.is_whole() { whole_scale(scale) } else { scale };
             let zero = if asymmetric { (-128.0 - low / scale.max(1e-30)).round().clamp(-128.0, 127.0) } else { 0.0 };

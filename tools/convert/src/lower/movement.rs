@@ -360,8 +360,8 @@ impl Lowering<'_> {
     ) -> Result<(), LowerError> {
         let shape = self.graph.shape(node.output).to_vec();
         // The minimum is the maximum of `-1 - q`, which stays within 8 bits.
-        let least = kind == Reduce::Min;
-        let x = if least { self.complement(&node.name, view) } else { view.clone() };
+        let min = kind == Reduce::Min;
+        let x = if min { self.complement(&node.name, view) } else { view.clone() };
         let window = ops::conv2d::Window {
             in_h: r as u32,
             in_w: inner as u32,
@@ -391,7 +391,7 @@ impl Lowering<'_> {
         let pooled = self.new_tensor(&node.name, Dtype::I8, &[inner, outer], x.scale, x.zero, None);
         self.push(&node.name, ops::Op::Pool2d(op), &[Some(x.tensor)], pooled);
         let pooled = View::whole(pooled, &[inner, outer], x.scale, x.zero);
-        let pooled = if least { self.complement(&format!("{}/pooled", node.name), &pooled) } else { pooled };
+        let pooled = if min { self.complement(&format!("{}/pooled", node.name), &pooled) } else { pooled };
         let turned = pooled.transpose(&[1, 0]);
         let result = match turned.reshape(&shape) {
             Some(view) => view,

@@ -1,11 +1,11 @@
-//! A `.sfm` file on the host: aligned bytes, the human section, and the way between real values and tensor bytes.
+//! A `.sfm` file on the host: aligned bytes, the annotations, and the way between real values and tensor bytes.
 
+pub mod merge_row_blocks;
 pub mod parts;
-pub mod unchain;
 pub mod whole;
 
 use crate::files;
-use crate::pack::{Human, HumanTensor};
+use crate::pack::{AnnotatedTensor, Annotations};
 use crate::program::Endpoint;
 use shiftformer::format::{SectionKind, TensorRecord};
 use shiftformer::kernels::{Kernels, Portable};
@@ -20,7 +20,7 @@ pub struct ModelFile {
     /// 16-byte words keep the alignment of the file.
     words: Vec<u128>,
     len: usize,
-    human: Human,
+    annotations: Annotations,
 }
 
 /// Why a model file cannot be used.
@@ -37,9 +37,9 @@ pub enum ModelFileError {
     /// The bytes are not a valid model.
     #[error("{0}")]
     Model(#[from] ModelError),
-    /// The human section does not parse.
+    /// The annotations does not parse.
     #[error("the names and scales of the model do not parse ({0}); convert it again")]
-    Human(serde_json::Error),
+    Annotations(serde_json::Error),
     /// A sample does not fit an input.
     #[error("input `{name}` needs {expected} values per sample, the data has {given}; check the shape in the npz")]
     Sample {
@@ -126,15 +126,15 @@ impl ModelFile {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelFileError> {
         let mut words = vec![0u128; bytes.len().div_ceil(16)];
         bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-        let mut file = Self { words, len: bytes.len(), human: Human::default() };
+        let mut file = Self { words, len: bytes.len(), annotations: Annotations::default() };
         let model = file.open::<Portable>()?;
-        let section = model.sections().get(SectionKind::Human);
-        let human = if section.is_empty() {
+        let section = model.sections().get(SectionKind::Annotations);
+        let annotations = if section.is_empty() {
             nameless(&model)
         } else {
-            serde_json::from_slice(section).map_err(ModelFileError::Human)?
+            serde_json::from_slice(section).map_err(ModelFileError::Annotations)?
         };
-        file.human = human;
+        file.annotations = annotations;
         Ok(file)
     }
 
@@ -152,28 +152,28 @@ impl ModelFile {
     }
 
     /// Names, scales and notes.
-    pub fn human(&self) -> &Human {
-        &self.human
+    pub fn annotations(&self) -> &Annotations {
+        &self.annotations
     }
 
     /// The inputs in order.
     pub fn inputs(&self) -> &[Endpoint] {
-        &self.human.inputs
+        &self.annotations.inputs
     }
 
     /// The outputs in order.
     pub fn outputs(&self) -> &[Endpoint] {
-        &self.human.outputs
+        &self.annotations.outputs
     }
 
     /// Scale and zero of a tensor; 1 and 0 where the file has been stripped of them.
     pub fn units(&self, tensor: usize) -> (f64, f64) {
-        self.human.tensors.get(tensor).map_or((1.0, 0.0), |t| (t.scale, t.zero))
+        self.annotations.tensors.get(tensor).map_or((1.0, 0.0), |t| (t.scale, t.zero))
     }
 
     /// Name of operator `op`.
     pub fn op_name(&self, op: usize) -> &str {
-        self.human.ops.get(op).map_or("", String::as_str)
+        self.annotations.ops.get(op).map_or("", String::as_str)
     }
 
     /// The bytes of input `index` for `values`.
@@ -293,8 +293,8 @@ pub fn integers(bytes: &[u8], dtype: Dtype) -> Vec<i32> {
     }
 }
 
-/// What can be said of a model whose human section was stripped.
-fn nameless(model: &Model<'_>) -> Human {
+/// What can be said of a model whose annotations was stripped.
+fn nameless(model: &Model<'_>) -> Annotations {
     let endpoint = |kind: &str, i: usize, tensor: Option<usize>, record: Option<TensorRecord>| Endpoint {
         name: format!("{kind}{i}"),
         tensor: tensor.unwrap_or(0),
@@ -302,20 +302,20 @@ fn nameless(model: &Model<'_>) -> Human {
         normalization: None,
         masks: false,
     };
-    let unit = |i: usize| HumanTensor {
+    let unit = |i: usize| AnnotatedTensor {
         name: format!("tensor{i}"),
         scale: 1.0,
         zero: 0.0,
         source: None,
         column_factors: Vec::new(),
     };
-    Human {
+    Annotations {
         inputs: (0..model.n_inputs()).map(|i| endpoint("input", i, model.input_tensor(i), model.input(i))).collect(),
         outputs: (0..model.n_outputs())
             .map(|i| endpoint("output", i, model.output_tensor(i), model.output(i)))
             .collect(),
         tensors: (0..model.sections().n_tensors).map(unit).collect(),
         ops: (0..model.n_ops()).map(|i| format!("op{i}")).collect(),
-        ..Human::default()
+        ..Annotations::default()
     }
 }

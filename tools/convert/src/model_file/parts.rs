@@ -1,17 +1,17 @@
 //! A model file taken apart and put together again: single operators, damaged copies, stripped files.
 
-use crate::pack::{Frame, Human, HumanTensor, PackError, assemble, minor_version, prove};
+use crate::pack::{AnnotatedTensor, Annotations, Frame, PackError, assemble, minor_version, prove};
 use crate::program::Endpoint;
 use shiftformer::Model;
 use shiftformer::format::{
     NO_TENSOR, OpRecord, Place, Profile, SectionKind, StateLayout, TensorRecord, Word, align_up,
 };
 use shiftformer::kernels::Kernels;
-use shiftformer::ops::{Io, Op, OpFault};
+use shiftformer::ops::{Op, OpFault, Operands};
 
 /// The contents of a model file. The certificate is not among them: it is proven anew when the file is written.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub struct ModelParts {
     /// Operator records; parameters are in `ops`.
     pub records: Vec<OpRecord>,
     /// Kind and parameters of every operator.
@@ -27,7 +27,7 @@ pub struct Parts {
     /// The `Receipts` section.
     pub receipts: Vec<u8>,
     /// Names and scales; `None` for a stripped file.
-    pub human: Option<Human>,
+    pub annotations: Option<Annotations>,
     /// Numeric profile.
     pub profile: Profile,
     /// Size of the arena.
@@ -36,9 +36,9 @@ pub struct Parts {
     pub state: StateLayout,
 }
 
-impl Parts {
+impl ModelParts {
     /// Takes a model apart.
-    pub fn of<B: Kernels>(model: &Model<'_, B>, human: &Human) -> Self {
+    pub fn of<B: Kernels>(model: &Model<'_, B>, annotations: &Annotations) -> Self {
         let op = |op| Op::decode(model.op_kind(op)?, model.op_params(op)?);
         let small = |tensor: Option<usize>| tensor.and_then(|t| u16::try_from(t).ok());
         Self {
@@ -49,7 +49,7 @@ impl Parts {
             inputs: (0..model.n_inputs()).filter_map(|i| small(model.input_tensor(i))).collect(),
             outputs: (0..model.n_outputs()).filter_map(|i| small(model.output_tensor(i))).collect(),
             receipts: model.sections().get(SectionKind::Receipts).to_vec(),
-            human: Some(human.clone()),
+            annotations: Some(annotations.clone()),
             profile: model.profile(),
             arena_bytes: model.arena_bytes(),
             state: model.state(),
@@ -83,23 +83,23 @@ impl Parts {
             normalization: None,
             masks: false,
         };
-        let old = self.human.as_ref();
+        let old = self.annotations.as_ref();
         let name = old.and_then(|h| h.ops.get(op)).cloned().unwrap_or_else(|| format!("operator {op}"));
-        let raw = |n: usize| HumanTensor {
+        let raw = |n: usize| AnnotatedTensor {
             name: format!("tensor{n}"),
             scale: 1.0,
             zero: 0.0,
             source: None,
             column_factors: Vec::new(),
         };
-        let human = Human {
+        let annotations = Annotations {
             producer: old.map_or_else(String::new, |h| h.producer.clone()),
             source: format!("operator {op} of {}", old.map_or("", |h| &h.source)),
             inputs: inputs.iter().enumerate().map(|(n, &t)| endpoint("x", n, t)).collect(),
             outputs: vec![endpoint("y", 0, record.output)],
             tensors: (0..tensors.len()).map(raw).collect(),
             ops: vec![name],
-            ..Human::default()
+            ..Annotations::default()
         };
         Some(Self {
             records: vec![record],
@@ -109,7 +109,7 @@ impl Parts {
             inputs,
             outputs: vec![record.output],
             receipts: Vec::new(),
-            human: Some(human),
+            annotations: Some(annotations),
             profile: self.profile,
             arena_bytes,
             state: StateLayout::default(),
@@ -130,7 +130,7 @@ impl Parts {
             let (params_offset, params_words) = ((first / 4) as u32, ((params.len() - first) / 4) as u32);
             let record = OpRecord { kind: op.kind() as u16, params_offset, params_words, ..*record };
             record.encode(&mut |word: u32| ops.extend_from_slice(&word.to_le_bytes()));
-            let io = Io { record, tensors: &tensors, weights: &self.weights };
+            let io = Operands { record, tensors: &tensors, weights: &self.weights };
             let cert = prove(op.kind(), &params[first..], &io).map_err(|fault| self.fault(index, fault))?;
             cert.write(&mut |word: u32| certificate.extend_from_slice(&word.to_le_bytes()));
         }
@@ -150,8 +150,8 @@ impl Parts {
             self.state.write(&mut |word: u32| state.extend_from_slice(&word.to_le_bytes()));
             sections.push((SectionKind::State, state));
         }
-        if let Some(human) = &self.human {
-            sections.push((SectionKind::Human, serde_json::to_vec(human).unwrap_or_default()));
+        if let Some(annotations) = &self.annotations {
+            sections.push((SectionKind::Annotations, serde_json::to_vec(annotations).unwrap_or_default()));
         }
         let frame = Frame {
             arena_bytes: self.arena_bytes,
@@ -164,7 +164,7 @@ impl Parts {
     }
 
     fn fault(&self, op: usize, fault: OpFault) -> PackError {
-        let name = self.human.as_ref().and_then(|h| h.ops.get(op)).cloned().unwrap_or_default();
+        let name = self.annotations.as_ref().and_then(|h| h.ops.get(op)).cloned().unwrap_or_default();
         PackError::Op { name, origin: None, kind: self.ops[op].kind().name(), fault, remedy: "" }
     }
 
@@ -179,7 +179,7 @@ impl Parts {
 
 /// The tensors of one operator, laid one after the other.
 struct SingleOp<'a> {
-    parts: &'a Parts,
+    parts: &'a ModelParts,
     tensors: Vec<TensorRecord>,
     map: Vec<(u16, u16)>,
     end: usize,

@@ -10,11 +10,11 @@ use shiftformer::format::{
     TensorRecord, VERSION_MAJOR, VERSION_MINOR_CHAINS, Word, align_up, field, header_crc,
 };
 use shiftformer::kernels::Portable;
-use shiftformer::ops::{Io, OpFault, OpKind, OpTable};
+use shiftformer::ops::{OpFault, OpKind, OpTable, Operands};
 
-/// What people and host tools want to know about a model: the `Human` section, JSON.
+/// What people and host tools want to know about a model: the `Annotations` section, JSON.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Human {
+pub struct Annotations {
     /// Program that wrote the file.
     pub producer: String,
     /// File name of the source model.
@@ -24,12 +24,12 @@ pub struct Human {
     /// Outputs.
     pub outputs: Vec<Endpoint>,
     /// Per tensor: name, scale, zero.
-    pub tensors: Vec<HumanTensor>,
+    pub tensors: Vec<AnnotatedTensor>,
     /// Name of each operator.
     pub ops: Vec<String>,
     /// Parameters of the source model (weights and biases).
     pub params: u64,
-    /// What the planner proved to be the least possible arena.
+    /// What the planner proved to be the smallest possible arena.
     pub arena_lower_bound_bytes: usize,
     /// Choices and warnings of the converter, for people.
     pub notes: Vec<String>,
@@ -37,7 +37,7 @@ pub struct Human {
 
 /// Name and units of a tensor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HumanTensor {
+pub struct AnnotatedTensor {
     /// Name.
     pub name: String,
     /// Real units of one step.
@@ -87,7 +87,12 @@ pub struct ReceiptData {
 ///
 /// # Errors
 /// [`PackError`] when an operator's accumulators cannot be proven to fit, naming it.
-pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptData]) -> Result<Vec<u8>, PackError> {
+pub fn pack(
+    program: &Program,
+    plan: &Plan,
+    annotations: &Annotations,
+    receipts: &[ReceiptData],
+) -> Result<Vec<u8>, PackError> {
     if program.ops.len() > usize::from(u16::MAX) - 1 {
         return Err(PackError::TooLarge("operators"));
     }
@@ -139,7 +144,7 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
         };
         record.encode(&mut |word: u32| ops.extend_from_slice(&word.to_le_bytes()));
         let words = &params[params_offset as usize * 4..];
-        let io = Io { record, tensors: &tensors, weights: program.weights.bytes() };
+        let io = Operands { record, tensors: &tensors, weights: program.weights.bytes() };
         let fault = |fault| PackError::Op {
             name: op.name.clone(),
             origin: origin(&program.origins, &op.name).map(str::to_owned),
@@ -156,7 +161,7 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
     for endpoint in program.inputs.iter().chain(&program.outputs) {
         io.extend_from_slice(&(endpoint.tensor as u16).to_le_bytes());
     }
-    let human = serde_json::to_vec(human).unwrap_or_default();
+    let annotations = serde_json::to_vec(annotations).unwrap_or_default();
     let sections = [
         (SectionKind::Ops, ops),
         (SectionKind::Tensors, tensors),
@@ -165,7 +170,7 @@ pub fn pack(program: &Program, plan: &Plan, human: &Human, receipts: &[ReceiptDa
         (SectionKind::Io, io),
         (SectionKind::Certificate, certificate),
         (SectionKind::Receipts, receipt_section(receipts)),
-        (SectionKind::Human, human),
+        (SectionKind::Annotations, annotations),
     ];
     let frame = Frame {
         arena_bytes: plan.arena_bytes,
@@ -187,7 +192,7 @@ pub(crate) fn minor_version(ops: impl Iterator<Item = (OpKind, bool)>) -> u16 {
 ///
 /// # Errors
 /// The first [`OpFault`] found.
-pub(crate) fn prove(kind: OpKind, words: &[u8], io: &Io<'_>) -> Result<CertRecord, OpFault> {
+pub(crate) fn prove(kind: OpKind, words: &[u8], io: &Operands<'_>) -> Result<CertRecord, OpFault> {
     let entry = OpTable::<Portable>::ALL.iter().find(|entry| entry.kind == kind).ok_or(OpFault::Kind)?;
     entry.prove(words, io)?.certificate()
 }

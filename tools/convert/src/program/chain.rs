@@ -59,8 +59,8 @@ impl Chained {
             };
             let end = 1 + windows.iter().map(|&t| uses.last(t)).max().unwrap_or(op);
             let attention = program.ops[op..end].iter().any(|op| matches!(op.op, Op::Attention(_)));
-            let least = if attention { attention_rows } else { 0 };
-            let admitted = |&b: &u8| b >= least && windows.iter().all(|&t| whole_words(&program, t, b));
+            let min = if attention { attention_rows } else { 0 };
+            let admitted = |&b: &u8| b >= min && windows.iter().all(|&t| whole_words(&program, t, b));
             let smallest = BLOCKS.into_iter().rev().find(admitted);
             if let Some(block) = smallest.filter(|&block| u32::from(block) < program.ops[op].op.pieces()) {
                 windows.iter().for_each(|&t| chained.tensors[t].window = block);

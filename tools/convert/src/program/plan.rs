@@ -174,8 +174,8 @@ fn chain_reads_rows(program: &Program, op: usize, input: TensorIndex) -> bool {
         })
 }
 
-/// Greatest sum of the blocks alive at an operator; a block that rides on another adds what it has beyond it.
-fn lower_bound(blocks: &[Block], rides: &[Ride], n_ops: usize) -> usize {
+/// Maximum sum of the blocks alive at an operator; a block that rides on another adds what it has beyond it.
+fn lower_bound(blocks: &[Block], rides: &[Overlap], n_ops: usize) -> usize {
     let mut change = vec![0isize; n_ops + 2];
     let mut add = |first: usize, last: usize, bytes: isize| {
         change[first.min(n_ops)] += bytes;
@@ -199,7 +199,7 @@ fn lower_bound(blocks: &[Block], rides: &[Ride], n_ops: usize) -> usize {
 /// Blocks are placed one by one at the lowest gap among those alive at the same time. Several orders are tried, then the
 /// best is improved by moving the blocks that reach the top to the front, until the lower bound or the end of the work is
 /// reached.
-fn assign(blocks: &mut [Block], rides: &[Ride], lower_bound: usize, work: usize) -> usize {
+fn assign(blocks: &mut [Block], rides: &[Overlap], lower_bound: usize, work: usize) -> usize {
     let neighbours: Vec<Vec<usize>> = (0..blocks.len())
         .map(|i| {
             let overlaps = |j: &usize| {
@@ -269,7 +269,7 @@ fn assign(blocks: &mut [Block], rides: &[Ride], lower_bound: usize, work: usize)
 fn place<'r>(
     blocks: &[Block],
     neighbours: &[Vec<usize>],
-    rider_of: &impl Fn(usize) -> Option<&'r Ride>,
+    rider_of: &impl Fn(usize) -> Option<&'r Overlap>,
     order: &[usize],
 ) -> (usize, Vec<usize>) {
     let mut offsets = vec![usize::MAX; blocks.len()];
@@ -286,7 +286,7 @@ fn place<'r>(
         };
         taken.extend(placed(i, &offsets).into_iter().map(|(from, to)| (from.saturating_sub(blocks[i].bytes - 1), to)));
         let rider = rider_of(i);
-        if let Some(&Ride { rider, distance, .. }) = rider {
+        if let Some(&Overlap { rider, distance, .. }) = rider {
             let top = distance + blocks[rider].bytes;
             taken.extend(
                 placed(rider, &offsets)
@@ -306,7 +306,7 @@ fn place<'r>(
         }
         offsets[i] = offset;
         size = size.max(offset + blocks[i].bytes);
-        if let Some(&Ride { rider, distance, .. }) = rider {
+        if let Some(&Overlap { rider, distance, .. }) = rider {
             offsets[rider] = offset + distance;
             size = size.max(offset + distance + blocks[rider].bytes);
         }
@@ -322,7 +322,7 @@ fn place<'r>(
 /// A block in part of the memory of another: an input whose bytes a chain has read before it overwrites them with its
 /// output, as a convolution does that writes the tokens of an image over the image.
 #[derive(Clone, Copy, Debug)]
-struct Ride {
+struct Overlap {
     /// The input.
     rider: usize,
     /// The output.
@@ -332,9 +332,9 @@ struct Ride {
 }
 
 /// Inputs that may lie in memory of outputs.
-fn rides(program: &Program, blocks: &[Block]) -> Vec<Ride> {
+fn rides(program: &Program, blocks: &[Block]) -> Vec<Overlap> {
     let block_of = |tensor: TensorIndex| blocks.iter().position(|b| b.tensors.contains(&tensor));
-    let mut rides: Vec<Ride> = Vec::new();
+    let mut rides: Vec<Overlap> = Vec::new();
     let mut start = 0;
     while start < program.ops.len() {
         let chain = chain_at(program, start);
@@ -347,15 +347,15 @@ fn rides(program: &Program, blocks: &[Block]) -> Vec<Ride> {
             let (r, c) = (&blocks[rider], &blocks[carrier]);
             let alone = r.tensors == [input] && r.last + 1 == chain.end && rider != carrier;
             let worth = distance < c.bytes && c.last >= r.last;
-            (alone && worth).then_some(Ride { rider, carrier, distance })
+            (alone && worth).then_some(Overlap { rider, carrier, distance })
         });
-        let free = |ride: &Ride| rides.iter().all(|r| r.carrier != ride.carrier && r.rider != ride.rider);
+        let free = |ride: &Overlap| rides.iter().all(|r| r.carrier != ride.carrier && r.rider != ride.rider);
         rides.extend(best.filter(free).max_by_key(|ride| blocks[ride.rider].bytes));
     }
     rides
 }
 
-/// Least distance of `input` behind the output of `chain` at which everything is read before it is overwritten.
+/// Minimum distance of `input` behind the output of `chain` at which everything is read before it is overwritten.
 fn ride_distance(program: &Program, chain: &Range<usize>, input: TensorIndex) -> Option<usize> {
     let QOp { op: last, output, .. } = &program.ops[chain.end - 1];
     let (input_tensor, output_tensor) = (&program.tensors[input], &program.tensors[*output]);

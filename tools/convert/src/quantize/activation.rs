@@ -3,7 +3,7 @@
 use crate::graph::{Op, Unary};
 use shiftformer::arith::activation::{ARGUMENT_BITS, Activation, ActivationTable, MAX_ARGUMENT, VALUE_BITS};
 
-/// Least scales for which the integer function is within one step: below, the 24 bits of the argument and the error of the
+/// Minimum scales for which the integer function is within one step: below, the 24 bits of the argument and the error of the
 /// function are no longer small against a step.
 const LEAST_SCALE: f64 = 1.0 / 16384.0;
 
@@ -57,7 +57,7 @@ mod tests {
         Unary::Tanh,
     ];
 
-    /// Greatest distance of the table from the correctly rounded function.
+    /// Maximum distance of the table from the correctly rounded function.
     fn worst(op: &Op, scale: f64, zero: f64, out_scale: f64, out_zero: f64) -> f64 {
         let values = table(op, scale, zero, out_scale, out_zero).unwrap();
         let distance = |(q, y): (i32, i8)| {

@@ -12,7 +12,7 @@ use crate::graph::exec::{self, ExecError};
 use crate::graph::{Data, Graph, Op, TensorId};
 use std::collections::HashMap;
 
-/// Greatest factor of one column, and its inverse the least.
+/// Maximum factor of one column, and its inverse the smallest.
 const MAX_FACTOR: f64 = 16.0;
 
 /// Migrates scales in place; returns the factor of every column of every changed tensor: original = new * factor.

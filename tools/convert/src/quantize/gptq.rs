@@ -1,7 +1,7 @@
 //! Error-compensated rounding of weights: GPTQ, then coordinate descent.
 //!
 //! With `H = X^T X` over the rows `X` of a layer's inputs, the error of a rounded row `q` of weights is
-//! `(w - q) H (w - q)^T`. GPTQ rounds one column after the other, the one with the greatest `H_jj` first, and moves what
+//! `(w - q) H (w - q)^T`. GPTQ rounds one column after the other, the one with the largest `H_jj` first, and moves what
 //! was lost to the columns still to come. Coordinate descent then changes single weights by whole steps as long as that
 //! lowers the error.
 //!
@@ -173,30 +173,30 @@ pub fn quantize(
     let top = f64::from(format.largest());
     let round = |(channel, row): (usize, &[f32])| {
         let row: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
-        let least = floor.get(channel).copied().unwrap_or(0.0).max(1e-30);
-        round_row(&row, top, least, &damped, &order, &factor)
+        let min = floor.get(channel).copied().unwrap_or(0.0).max(1e-30);
+        round_row(&row, top, min, &damped, &order, &factor)
     };
     let rows = parallel::map(weights.chunks_exact(k.max(1)).enumerate().collect(), round);
     let scales = rows.iter().map(|(_, scale)| *scale).collect();
     QWeights { values: rows.into_iter().flat_map(|(values, _)| values).collect(), scales, n, k, format }
 }
 
-/// Tries several scales for one row; keeps the one with the least weighed error.
-fn round_row(row: &[f64], top: f64, least: f64, h: &Hessian, order: &[usize], factor: &[f64]) -> (Vec<i8>, f64) {
+/// Tries several scales for one row; keeps the one with the smallest weighed error.
+fn round_row(row: &[f64], top: f64, min: f64, h: &Hessian, order: &[usize], factor: &[f64]) -> (Vec<i8>, f64) {
     let abs_max = row.iter().fold(0.0f64, |m, w| m.max(w.abs()));
     if abs_max == 0.0 {
-        return (vec![0; row.len()], least.max(1e-30));
+        return (vec![0; row.len()], min.max(1e-30));
     }
     let mut best: Option<(f64, Vec<f64>, f64)> = None;
     for step in 0..9 {
-        let scale = (abs_max / top * (1.0 - f64::from(step) * 0.06)).max(least);
+        let scale = (abs_max / top * (1.0 - f64::from(step) * 0.06)).max(min);
         let q = compensate(row, scale, top, order, factor);
         let error = h.energy(&lost(row, &q, scale));
         if best.as_ref().is_none_or(|(e, ..)| error < *e) {
             best = Some((error, q, scale));
         }
     }
-    let Some((_, mut q, scale)) = best else { return (vec![0; row.len()], least) };
+    let Some((_, mut q, scale)) = best else { return (vec![0; row.len()], min) };
     descend(row, &mut q, scale, top, h);
     (q.iter().map(|&v| v as i8).collect(), scale)
 }

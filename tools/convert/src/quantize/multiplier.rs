@@ -2,7 +2,7 @@
 
 /// Real factors as `multiplier * 2^(acc_shift - 32)`, one shift for all.
 ///
-/// The shift is the least for which every multiplier is below 2^31: see [`shiftformer::arith::requant`].
+/// The shift is the smallest for which every multiplier is below 2^31: see [`shiftformer::arith::requant`].
 pub fn multipliers(ratios: &[f64]) -> (u32, Vec<i32>) {
     let largest = ratios.iter().fold(0.0f64, |m, r| m.max(r.abs()));
     let mut acc_shift = 0;

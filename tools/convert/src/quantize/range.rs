@@ -8,9 +8,9 @@ pub const BINS: usize = 2048;
 /// What was seen of a tensor over the calibration samples.
 #[derive(Clone, Debug)]
 pub struct TensorStats {
-    /// Least value.
+    /// Minimum value.
     pub min: f32,
-    /// Greatest value.
+    /// Maximum value.
     pub max: f32,
     /// Counts over [`BINS`] equal parts of `min ..= max`.
     pub histogram: Vec<u32>,
@@ -20,8 +20,8 @@ pub struct TensorStats {
     pub count: u64,
     /// Number of values that are whole numbers.
     pub whole: u64,
-    /// Least maximum of a row (last dimension) that is not masked out as a whole; infinite where no softmax reads it.
-    pub least_peak: f32,
+    /// Smallest maximum of a row (last dimension) that is not masked out as a whole; infinite where no softmax reads it.
+    pub min_peak: f32,
 }
 
 /// How the range of an activation is chosen.
@@ -32,7 +32,7 @@ pub enum RangeMethod {
     Minmax,
     /// All but 0.01 % of the values.
     Percentile,
-    /// Least mean square error (rounding and clipping together).
+    /// Minimum mean square error (rounding and clipping together).
     Mse,
     /// Least Kullback-Leibler divergence of the quantized distribution.
     Entropy,
@@ -49,7 +49,7 @@ impl Default for TensorStats {
             energy: 0.0,
             count: 0,
             whole: 0,
-            least_peak: f32::INFINITY,
+            min_peak: f32::INFINITY,
         }
     }
 }
@@ -73,14 +73,14 @@ impl TensorStats {
         self.energy += other.energy;
         self.count += other.count;
         self.whole += other.whole;
-        self.least_peak = self.least_peak.min(other.least_peak);
+        self.min_peak = self.min_peak.min(other.min_peak);
     }
 
     /// Notes the maximum of every row of `width` values of a softmax argument. Rows at or below `masked` have no key that
     /// counts.
     pub fn extend_peaks(&mut self, values: &[f32], width: usize, masked: f32) {
         let peaks = values.chunks_exact(width.max(1)).map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        self.least_peak = peaks.filter(|&peak| peak > masked).fold(self.least_peak, f32::min);
+        self.min_peak = peaks.filter(|&peak| peak > masked).fold(self.min_peak, f32::min);
     }
 
     /// Whether every value seen is a whole number: a count, a position, a flag, a one-hot vector.
@@ -100,7 +100,7 @@ impl TensorStats {
         }
     }
 
-    /// Greatest magnitude.
+    /// Maximum magnitude.
     pub fn abs_max(&self) -> f64 {
         if self.count == 0 { 0.0 } else { f64::from(self.min.abs().max(self.max.abs())) }
     }
@@ -192,9 +192,9 @@ impl TensorStats {
             }
             RangeMethod::Entropy => {
                 let divergence = |c: &f64| self.divergence(*c, 128);
-                least(candidates, divergence).unwrap_or(top)
+                argmin(candidates, divergence).unwrap_or(top)
             }
-            RangeMethod::Mse | RangeMethod::Auto => least(candidates, |c| self.error(-c, *c, 254.0)).unwrap_or(top),
+            RangeMethod::Mse | RangeMethod::Auto => argmin(candidates, |c| self.error(-c, *c, 254.0)).unwrap_or(top),
         }
     }
 
@@ -218,8 +218,8 @@ impl TensorStats {
                 let cuts = || (0..40).map(|i| 1.0 - f64::from(i) / 50.0);
                 let (mut low, mut high) = (min, max);
                 for _ in 0..2 {
-                    high = least(cuts().map(|c| max * c), |&h| self.error(low, h, 255.0)).unwrap_or(high);
-                    low = least(cuts().map(|c| min * c), |&l| self.error(l, high, 255.0)).unwrap_or(low);
+                    high = argmin(cuts().map(|c| max * c), |&h| self.error(low, h, 255.0)).unwrap_or(high);
+                    low = argmin(cuts().map(|c| min * c), |&l| self.error(l, high, 255.0)).unwrap_or(low);
                 }
                 (low, high)
             }
@@ -227,8 +227,8 @@ impl TensorStats {
     }
 }
 
-/// The candidate with the least cost.
-pub fn least<T>(candidates: impl Iterator<Item = T>, mut cost: impl FnMut(&T) -> f64) -> Option<T> {
+/// The candidate with the smallest cost.
+pub fn argmin<T>(candidates: impl Iterator<Item = T>, mut cost: impl FnMut(&T) -> f64) -> Option<T> {
     let mut best: Option<(f64, T)> = None;
     for candidate in candidates {
         let c = cost(&candidate);

@@ -17,9 +17,9 @@ pub struct QWeights {
     pub format: WeightFormat,
 }
 
-/// Rounds each row of `weights` (`[n, k]`) to the scale with the least square error.
+/// Rounds each row of `weights` (`[n, k]`) to the scale with the smallest square error.
 ///
-/// `floor` gives, per channel, the least admitted scale (so that the bias fits); 0 where there is none.
+/// `floor` gives, per channel, the smallest admitted scale (so that the bias fits); 0 where there is none.
 pub fn quantize(weights: &[f32], n: usize, k: usize, format: WeightFormat, floor: &[f64]) -> QWeights {
     let mut values = Vec::with_capacity(n * k);
     let mut scales = Vec::with_capacity(n);
@@ -39,7 +39,7 @@ pub fn quantize(weights: &[f32], n: usize, k: usize, format: WeightFormat, floor
         // Clipping a few large weights pays at 4 bits; at 8 bits the full range is within 0.1 dB of the best.
         let scale = if format.bits() < 8 && abs_max > 0.0 {
             let cuts = (0..40).map(|i| full * (1.0 - f64::from(i) / 80.0));
-            super::range::least(cuts, error).unwrap_or(full)
+            super::range::argmin(cuts, error).unwrap_or(full)
         } else {
             full
         };

@@ -15,7 +15,7 @@ struct MatMul {
     zero_point: i32,
 }
 
-// Greatest value of a 16-bit `a`; greater ones count as this one.
+// Maximum value of a 16-bit `a`; greater ones count as this one.
 const MAX_PROBABILITY: i32 = 32767;
 
 // The first elements of the matrices number `index` of the batch: x that of `a`, y that of `b`.

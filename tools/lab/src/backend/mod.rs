@@ -12,7 +12,7 @@ pub use qemu::Qemu;
 use shiftformer::kernels::{Native, Portable};
 pub use shiftformer_convert::backend::{Backend, BackendError, Counts, DeviceOpTime, DeviceTimes, Host, Sample, Trace};
 use shiftformer_convert::model_file::ModelFile;
-use shiftformer_convert::model_file::unchain::{UnchainError, unchain};
+use shiftformer_convert::model_file::merge_row_blocks::{MergeError, merge_row_blocks};
 use shiftformer_link::Machine;
 
 /// Name of the aarch64 process among the boards.
@@ -25,14 +25,13 @@ pub fn names() -> Vec<String> {
     ["portable", "native", "gpu"].map(str::to_owned).into_iter().chain(boards).collect()
 }
 
-/// What `native` runs of a model: whole operators, see [`unchain`].
+/// What `native` runs of a model: whole operators, see [`merge_row_blocks`].
 ///
 /// # Errors
 /// [`BackendError::Unavailable`] when the model cannot be planned so.
 pub fn in_whole_operators(backend: &str, model: &ModelFile) -> Result<ModelFile, BackendError> {
-    let unavailable =
-        |why: UnchainError| BackendError::Unavailable { backend: backend.to_owned(), why: why.to_string() };
-    unchain(model).map_err(unavailable)
+    let unavailable = |why: MergeError| BackendError::Unavailable { backend: backend.to_owned(), why: why.to_string() };
+    merge_row_blocks(model).map_err(unavailable)
 }
 
 /// Opens the backend `name` for `model`. `portable` runs the operators as the file has them, `native` whole ones. An emulated

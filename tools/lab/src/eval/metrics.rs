@@ -109,7 +109,7 @@ pub struct Figures {
     pub cosine: Option<f64>,
 }
 
-/// The logits of one sample: `rows` rows that end on their own greatest value.
+/// The logits of one sample: `rows` rows that end on their own maximum.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a> {
     /// Row major, in real units.
@@ -121,7 +121,7 @@ pub struct Logits<'a> {
 }
 
 impl Logits<'_> {
-    /// Place of the greatest value of each row; the first of equals.
+    /// Place of the largest value of each row; the first of equals.
     pub fn classes(&self) -> Vec<usize> {
         let width = (self.values.len() / self.rows.max(1)).max(1);
         if width == 1 {
@@ -131,7 +131,7 @@ impl Logits<'_> {
     }
 }
 
-/// Place of the greatest value; the first of equals, 0 for none.
+/// Place of the largest value; the first of equals, 0 for none.
 pub fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {

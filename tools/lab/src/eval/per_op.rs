@@ -12,9 +12,9 @@ use shiftformer_convert::convert::ivit;
 use shiftformer_convert::graph::exec;
 use shiftformer_convert::graph::{Graph, TensorId};
 use shiftformer_convert::lower::facts::{Group, Noise, facts};
-use shiftformer_convert::model_file::whole::Whole;
+use shiftformer_convert::model_file::whole::WholeOutputs;
 use shiftformer_convert::model_file::{ModelFile, Values, dequantize, integers};
-use shiftformer_convert::pack::HumanTensor;
+use shiftformer_convert::pack::AnnotatedTensor;
 use std::collections::{HashMap, HashSet};
 
 /// One operator whose result has a counterpart in the float model.
@@ -37,7 +37,7 @@ pub struct OpError {
     pub input_sqnr_db: Option<f64>,
     /// Share of elements at the ends of the integer range.
     pub clipped: f64,
-    /// Greatest magnitude of a channel (last dimension) over the median of all channels.
+    /// Maximum magnitude of a channel (last dimension) over the median of all channels.
     pub channel_spread: f64,
     /// Share of the noise that rounding to steps of this size explains: `scale^2 / 12` per element.
     pub rounding_share: f64,
@@ -143,7 +143,7 @@ pub fn per_op(model: &ModelFile, graph: &Graph, samples: &[Vec<Values>]) -> Resu
         .map_err(|source| EvalError::Float { sample, source })?;
         let bytes = encode(model, sample, values)?;
         let mut watch = Watch { model, opened: &opened, sources: &sources, floats: &floats, sums: &mut sums };
-        let mut whole = Whole::new(|op, output: &[u8]| watch.output(op, output));
+        let mut whole = WholeOutputs::new(|op, output: &[u8]| watch.output(op, output));
         run(&opened, &bytes, &mut whole).map_err(|why| crate::backend::BackendError::Run {
             backend: "portable".to_owned(),
             why: format!("sample {sample}: {why}"),
@@ -154,12 +154,12 @@ pub fn per_op(model: &ModelFile, graph: &Graph, samples: &[Vec<Values>]) -> Resu
 
 /// Tensors with a float counterpart of the same size.
 fn sources(model: &ModelFile, graph: &Graph, opened: &Model<'_>) -> HashMap<usize, TensorId> {
-    let source = |(tensor, human): (usize, &shiftformer_convert::pack::HumanTensor)| {
-        let id = human.source?;
+    let source = |(tensor, annotations): (usize, &shiftformer_convert::pack::AnnotatedTensor)| {
+        let id = annotations.source?;
         let same = graph.tensors.get(id)?.len() == opened.tensor(tensor)?.len();
         (same && graph.tensors[id].value.is_none()).then_some((tensor, id))
     };
-    model.human().tensors.iter().enumerate().filter_map(source).collect()
+    model.annotations().tensors.iter().enumerate().filter_map(source).collect()
 }
 
 fn run(model: &Model<'_>, sample: &[Vec<u8>], watch: &mut impl Observer) -> Result<(), RunFault> {
@@ -185,25 +185,25 @@ impl Watch<'_> {
         let Some(record) = self.opened.op_record(op) else { return };
         let tensor = usize::from(record.output);
         let float = self.sources.get(&tensor).and_then(|id| self.floats.get(id));
-        let human = self.model.human().tensors.get(tensor);
-        if let (Some(float), Some(record), Some(human), false) =
-            (float, self.opened.tensor(tensor), human, output.is_empty())
+        let annotations = self.model.annotations().tensors.get(tensor);
+        if let (Some(float), Some(record), Some(annotations), false) =
+            (float, self.opened.tensor(tensor), annotations, output.is_empty())
         {
-            self.sums.entry(op).or_default().add(&record, output, human, float);
+            self.sums.entry(op).or_default().add(&record, output, annotations, float);
         }
     }
 }
 
 impl Sums {
-    fn add(&mut self, record: &TensorRecord, bytes: &[u8], human: &HumanTensor, float: &[f32]) {
-        let (scale, zero) = (human.scale, human.zero);
+    fn add(&mut self, record: &TensorRecord, bytes: &[u8], annotations: &AnnotatedTensor, float: &[f32]) {
+        let (scale, zero) = (annotations.scale, annotations.zero);
         let (low, high) = record.dtype.range();
         let steps = integers(bytes, record.dtype);
         let ours = dequantize(bytes, record.dtype, scale, zero);
         let width = record.shape().last().map_or(1, |&d| d as usize).max(1);
         self.channel_max.resize(width, 0.0);
         for (index, ((&step, &ours), &float)) in steps.iter().zip(&ours).zip(float).enumerate() {
-            let factor = human.column_factors.get(index % width).copied().unwrap_or(1.0);
+            let factor = annotations.column_factors.get(index % width).copied().unwrap_or(1.0);
             let noise = (f64::from(ours * factor) - f64::from(float)).powi(2);
             self.signal += f64::from(float).powi(2);
             self.noise += noise;
@@ -218,7 +218,7 @@ impl Sums {
         self.count += steps.len() as u64;
     }
 
-    /// Greatest channel over the median channel.
+    /// Maximum channel over the median channel.
     fn channel_spread(&self) -> f64 {
         let mut sorted = self.channel_max.clone();
         sorted.sort_by(f32::total_cmp);

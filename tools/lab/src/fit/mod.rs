@@ -67,7 +67,7 @@ pub fn demand<B: Kernels>(model: &Model<'_, B>) -> Demand {
     let cores: std::collections::HashSet<Core> = BOARDS.iter().map(|b| b.core).collect();
     let estimate = |core| Count { instructions: estimate(model, core), counted: false };
     Demand {
-        flash_bytes: model.file_bytes() - model.sections().get(SectionKind::Human).len() + RUNTIME_FLASH_BYTES,
+        flash_bytes: model.file_bytes() - model.sections().get(SectionKind::Annotations).len() + RUNTIME_FLASH_BYTES,
         ram_bytes: model.arena_bytes() + RUNTIME_RAM_BYTES,
         instructions: cores.into_iter().map(|core| (core, estimate(core))).collect(),
     }

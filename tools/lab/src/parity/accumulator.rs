@@ -16,10 +16,10 @@
 //! | dyadic_requant | the rounded sum before it saturates | 16 leading bits |
 //! | softmax, shiftmax with 8-bit results | the probability in 16 bits | from the 16-bit result |
 //!
-//! The other kinds have no such value: tables, copies, gathers and the greatest of a window choose bytes, and the
+//! The other kinds have no such value: tables, copies, gathers and the largest of a window choose bytes, and the
 //! results of 16-bit probabilities, exponentials and shiftgelu are what they hold.
 
-use super::{Contestant, ParityError};
+use super::{BackendRun, ParityError};
 use crate::backend::Sample;
 use shiftformer::format::{Blob, NO_TENSOR, TensorRecord, align_up};
 use shiftformer::ops::Op;
@@ -29,8 +29,8 @@ use shiftformer::ops::i_layer_norm::ILayerNorm;
 use shiftformer::ops::layer_norm::LayerNorm;
 use shiftformer::ops::linear::Dense;
 use shiftformer::tensor::Dtype;
-use shiftformer_convert::lower::facts::{Readout, Way, facts};
-use shiftformer_convert::model_file::parts::Parts;
+use shiftformer_convert::lower::facts::{Readout, ReadoutForm, facts};
+use shiftformer_convert::model_file::parts::ModelParts;
 
 /// What an operator holds before it requantizes an element.
 pub(super) struct Accumulator {
@@ -42,7 +42,7 @@ pub(super) struct Accumulator {
 
 /// The value behind `element` of operator `op`; `None` where there is none or no copy can be proven safe.
 pub(super) fn read(
-    side: &Contestant,
+    side: &BackendRun,
     op: usize,
     operands: &Sample,
     element: usize,
@@ -56,10 +56,10 @@ pub(super) fn read(
         Ok(side.result(&model, operands, dtype)?.get(element).map(|&v| i64::from(v)))
     };
     let value = match way {
-        Way::WholeOfNarrow(_) if !is_narrow(&single) => None,
-        Way::Whole(dtype) | Way::WholeOfNarrow(dtype) => read(dtype, 0, 0)?,
-        Way::Parts(shifts) => parts(shifts, |shift, moved| read(Dtype::I16, shift, moved))?,
-        Way::Leading(dtype, last) => leading(dtype, last, |shift| read(dtype, shift, 0))?,
+        ReadoutForm::WholeOfNarrow(_) if !is_narrow(&single) => None,
+        ReadoutForm::Whole(dtype) | ReadoutForm::WholeOfNarrow(dtype) => read(dtype, 0, 0)?,
+        ReadoutForm::Parts(shifts) => parts(shifts, |shift, moved| read(Dtype::I16, shift, moved))?,
+        ReadoutForm::Leading(dtype, last) => leading(dtype, last, |shift| read(dtype, shift, 0))?,
     };
     Ok(value.map(|value| Accumulator { value, meaning }))
 }
@@ -81,10 +81,10 @@ fn leading(
     last: u32,
     read: impl Fn(u32) -> Result<Option<i64>, ParityError>,
 ) -> Result<Option<i64>, ParityError> {
-    let (least, greatest) = dtype.range();
+    let (min, max) = dtype.range();
     for shift in 0..=last {
         // A copy that cannot be proven safe has too little room: the next shift needs less.
-        if let Some(part) = read(shift)?.filter(|&part| part > i64::from(least) && part < i64::from(greatest)) {
+        if let Some(part) = read(shift)?.filter(|&part| part > i64::from(min) && part < i64::from(max)) {
             return Ok(Some(part << shift));
         }
     }
@@ -92,13 +92,13 @@ fn leading(
 }
 
 /// Whether the operator of `single` has a result of 8 bits.
-fn is_narrow(single: &Parts) -> bool {
+fn is_narrow(single: &ModelParts) -> bool {
     let output = single.records.first().and_then(|record| single.tensors.get(usize::from(record.output)));
     output.is_some_and(|output| output.dtype == Dtype::I8)
 }
 
 /// A copy of `single` with the result `(value - moved) >> shift` in `dtype`.
-fn probe(single: &Parts, dtype: Dtype, shift: u32, moved: i64) -> Option<Parts> {
+fn probe(single: &ModelParts, dtype: Dtype, shift: u32, moved: i64) -> Option<ModelParts> {
     let mut probe = single.clone();
     let mut op = *single.ops.first()?;
     let (acc_shift, multiplier) = right_shift(shift);
@@ -146,13 +146,13 @@ fn probe(single: &Parts, dtype: Dtype, shift: u32, moved: i64) -> Option<Parts> 
     Some(probe)
 }
 
-/// Left shift and multiplier that make a right shift by `shift`, rounded half up. The least shifts need two bits of room.
+/// Left shift and multiplier that make a right shift by `shift`, rounded half up. The smallest shifts need two bits of room.
 fn right_shift(shift: u32) -> (u32, i32) {
     if shift < 2 { (2, 1 << (30 - shift)) } else { (0, 1 << (32 - shift)) }
 }
 
 /// A dense layer without table and residual, with its bias moved.
-fn dense(probe: &mut Parts, dense: &mut Dense, shift: u32, moved: i64) -> Option<()> {
+fn dense(probe: &mut ModelParts, dense: &mut Dense, shift: u32, moved: i64) -> Option<()> {
     let bias: Option<Vec<i32>> =
         i32s(dense.bias.of(&probe.weights)?).map(|bias| i32::try_from(i64::from(bias) - moved).ok()).collect();
     let bias = bias?;
@@ -167,7 +167,7 @@ fn dense(probe: &mut Parts, dense: &mut Dense, shift: u32, moved: i64) -> Option
     Some(())
 }
 
-/// The ratio `2^(4 - shift)`: 16 is the greatest power of two there is.
+/// The ratio `2^(4 - shift)`: 16 is the largest power of two there is.
 fn mean_of_values(attention: &mut AttentionParams, shift: u32) {
     attention.ratio_m = 1 << 14;
     attention.ratio_shift = 10 + shift;
@@ -175,14 +175,14 @@ fn mean_of_values(attention: &mut AttentionParams, shift: u32) {
 }
 
 /// `normalized * 2^(30 - shift) / 2^32` in 4 fractional bits: of the 21 fractional bits 15 are left at shift 0.
-fn normalized(probe: &mut Parts, norm: &mut LayerNorm, shift: u32, moved: i64) -> Option<()> {
+fn normalized(probe: &mut ModelParts, norm: &mut LayerNorm, shift: u32, moved: i64) -> Option<()> {
     norm.gamma = probe.add_blob(&vec![1 << (30 - shift); norm.n as usize]);
     norm.beta = probe.add_blob(&vec![i32::try_from(-moved * 16).ok()?; norm.n as usize]);
     Some(())
 }
 
 /// The normalized value and its bias, moved, by a ratio of `2^-shift`.
-fn published_normalized(probe: &mut Parts, norm: &mut ILayerNorm, shift: u32, moved: i64) -> Option<()> {
+fn published_normalized(probe: &mut ModelParts, norm: &mut ILayerNorm, shift: u32, moved: i64) -> Option<()> {
     let bias = norm.bias.of(&probe.weights)?.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) - moved);
     let words: Vec<i32> = bias.flat_map(|b| [b as i32, (b >> 32) as i32]).collect();
     norm.bias = probe.add_blob(&words);
@@ -191,7 +191,7 @@ fn published_normalized(probe: &mut Parts, norm: &mut ILayerNorm, shift: u32, mo
 }
 
 /// Both ratios `2^-shift` times what they were.
-fn finer(probe: &mut Parts, requant: &mut DyadicRequant, shift: u32) -> Option<()> {
+fn finer(probe: &mut ModelParts, requant: &mut DyadicRequant, shift: u32) -> Option<()> {
     let mut ratios: Vec<i32> = i32s(requant.ratios.of(&probe.weights)?).collect();
     ratios.iter_mut().skip(1).step_by(2).for_each(|s| *s += shift as i32);
     requant.ratios = probe.add_blob(&ratios);
@@ -200,7 +200,7 @@ fn finer(probe: &mut Parts, requant: &mut DyadicRequant, shift: u32) -> Option<(
 }
 
 /// Gives tensor `output` another element type and a place behind everything else.
-fn set_dtype(probe: &mut Parts, output: usize, dtype: Dtype) -> Option<()> {
+fn set_dtype(probe: &mut ModelParts, output: usize, dtype: Dtype) -> Option<()> {
     let old: TensorRecord = *probe.tensors.get(output)?;
     let new = TensorRecord { dtype, offset: align_up(probe.arena_bytes) as u32, ..old };
     probe.arena_bytes = new.offset as usize + align_up(new.bytes());

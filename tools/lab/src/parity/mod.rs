@@ -8,7 +8,7 @@ use serde::Serialize;
 use shiftformer::format::Place;
 use shiftformer::kernels::Portable;
 use shiftformer::tensor::Dtype;
-use shiftformer_convert::model_file::parts::Parts;
+use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, ModelFileError, integers};
 use shiftformer_convert::pack::PackError;
 
@@ -37,14 +37,14 @@ pub enum ParityError {
 type Open = dyn Fn(&ModelFile) -> Result<Box<dyn Backend>, BackendError>;
 
 /// A backend and the model it runs: the user's, or a copy damaged on purpose.
-pub struct Contestant {
+pub struct BackendRun {
     /// Name as given.
     name: String,
     open: Box<Open>,
     model: ModelFile,
 }
 
-impl Contestant {
+impl BackendRun {
     /// `open` gives the backend, for `model` and for the small models a difference is examined with.
     pub fn new(
         name: &str,
@@ -71,7 +71,7 @@ impl Contestant {
         let offset =
             modifier.strip_prefix("corrupt-weight:").and_then(|n| n.parse::<usize>().ok()).ok_or_else(wrong)?;
         let opened = model.open::<Portable>().map_err(ModelFileError::from)?;
-        let mut parts = Parts::of(&opened, model.human());
+        let mut parts = ModelParts::of(&opened, model.annotations());
         *parts.weights.get_mut(offset).ok_or_else(wrong)? ^= 1;
         Ok(by_name(backend, &ModelFile::from_bytes(&parts.write()?)?))
     }
@@ -86,14 +86,14 @@ impl Contestant {
     }
 
     /// Operator `op` as a model of its own, with the damage of this one.
-    fn single_op(&self, op: usize) -> Result<Option<Parts>, ParityError> {
+    fn single_op(&self, op: usize) -> Result<Option<ModelParts>, ParityError> {
         let opened = self.model.open::<Portable>().map_err(ModelFileError::from)?;
-        Ok(Parts::of(&opened, self.model.human()).single_op(op))
+        Ok(ModelParts::of(&opened, self.model.annotations()).single_op(op))
     }
 
     /// The first output of another model on the same backend, in elements of `dtype`; none where the model cannot be
     /// proven safe, as it is not run then.
-    fn result(&self, model: &Parts, sample: &Sample, dtype: Dtype) -> Result<Vec<i32>, ParityError> {
+    fn result(&self, model: &ModelParts, sample: &Sample, dtype: Dtype) -> Result<Vec<i32>, ParityError> {
         let Ok(bytes) = model.write() else { return Ok(Vec::new()) };
         let mut backend = (self.open)(&ModelFile::from_bytes(&bytes)?)?;
         let traces = backend.run(std::slice::from_ref(sample))?;
@@ -158,7 +158,7 @@ pub struct Difference {
 /// [`ParityError`] when a backend is missing or fails: never a comparison with fewer backends than asked for.
 pub fn compare(
     model: &ModelFile,
-    contestants: &[Contestant],
+    contestants: &[BackendRun],
     samples: &[Sample],
     mut progress: impl FnMut(&str),
 ) -> Result<Comparison, ParityError> {
@@ -216,7 +216,7 @@ fn first_difference(reference: &[Trace], other: &[Trace]) -> Option<Found> {
     Some(Found { op, sample, samples_that_differ: differing.len() })
 }
 
-type Opened<'a> = (&'a Contestant, Box<dyn Backend>);
+type Opened<'a> = (&'a BackendRun, Box<dyn Backend>);
 
 fn examine(
     model: &ModelFile,

@@ -1,10 +1,10 @@
 //! A difference as files: a model of the one operator, and its operands as an npz.
 
-use super::{Contestant, Difference, ParityError, operands};
+use super::{BackendRun, Difference, ParityError, operands};
 use crate::backend::Sample;
 use shiftformer::kernels::Portable;
 use shiftformer::tensor::Dtype;
-use shiftformer_convert::model_file::parts::Parts;
+use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, ModelFileError, integers};
 
 /// The smallest model and data that show a difference again.
@@ -22,12 +22,14 @@ impl Reproducer {
     /// [`ParityError`] when the reference fails; `Ok(None)` when the operator cannot stand alone.
     pub fn of(
         model: &ModelFile,
-        reference: &Contestant,
+        reference: &BackendRun,
         difference: &Difference,
         sample: &Sample,
     ) -> Result<Option<Self>, ParityError> {
         let opened = model.open::<Portable>().map_err(ModelFileError::from)?;
-        let Some(single) = Parts::of(&opened, model.human()).single_op(difference.op) else { return Ok(None) };
+        let Some(single) = ModelParts::of(&opened, model.annotations()).single_op(difference.op) else {
+            return Ok(None);
+        };
         let operands = operands(model, &mut reference.open()?, sample, difference.op)?;
         let Ok(bytes) = single.write() else { return Ok(None) };
         Ok(npz(&ModelFile::from_bytes(&bytes)?, &operands).map(|data| Self { model: bytes, data }))

@@ -13,7 +13,7 @@ pub(super) struct Histogram {
     pub name: String,
     /// Element type and extent, or bits and channels.
     pub caption: String,
-    /// Least and greatest value.
+    /// Minimum and maximum value.
     pub extent: (f64, f64),
     /// Values the integers reach.
     pub range: (f64, f64),
@@ -55,7 +55,7 @@ pub(super) fn activations(converted: &Converted) -> Vec<Histogram> {
     converted.program.tensors.iter().filter_map(of).collect()
 }
 
-/// The weights of all dense layers, each channel divided by the greatest magnitude it has: how well the integers of a
+/// The weights of all dense layers, each channel divided by the largest magnitude it has: how well the integers of a
 /// channel are used.
 pub(super) fn weights(converted: &Converted) -> Vec<Histogram> {
     let graph = &converted.graph;

@@ -52,8 +52,8 @@ impl Content {
         let model = file.open::<Portable>().map_err(crate::backend::BackendError::from)?;
         let few = &samples[..samples.len().min(PER_OP_SAMPLES)];
         Ok(Self {
-            summary: summarize(&model, file.human()),
-            blocks: timeline::blocks(&model, file.human()),
+            summary: summarize(&model, file.annotations()),
+            blocks: timeline::blocks(&model, file.annotations()),
             errors: per_op(file, graph, few)?,
             per_op_samples: few.len(),
             boards: fit(&demand(&model), None),
@@ -102,7 +102,7 @@ const CERTIFICATE: &str = "For any input bytes, no accumulator, product or row s
     follow from the integer weights by interval arithmetic and are checked again when the model is opened.";
 const ACTIVATIONS: &str = "What calibration saw, on a logarithmic scale; the shaded part is what the integers hold.";
 const WEIGHTS: &str =
-    "Weights of each layer over the greatest magnitude of their output channel, which is the end of the integer range.";
+    "Weights of each layer over the largest magnitude of their output channel, which is the end of the integer range.";
 
 /// A section, left out when it has no body.
 fn section(title: &str, lead: &str, body: &str) -> String {

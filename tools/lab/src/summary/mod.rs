@@ -8,7 +8,7 @@ use shiftformer::format::{NO_TENSOR, Place, Profile, SectionKind, field};
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::Op;
 use shiftformer_convert::lower::facts::{Group, facts};
-use shiftformer_convert::pack::Human;
+use shiftformer_convert::pack::Annotations;
 
 /// A model in figures.
 #[derive(Clone, Debug, Serialize)]
@@ -121,18 +121,18 @@ pub fn profile_name(profile: Profile) -> &'static str {
     }
 }
 
-/// Summarizes `model`; `human` may be empty.
-pub fn summarize<B: Kernels>(model: &Model<'_, B>, human: &Human) -> Summary {
-    let ops: Vec<OpSummary> = (0..model.n_ops()).filter_map(|op| op_summary(model, human, op)).collect();
-    let blocks = timeline::blocks(model, human);
+/// Summarizes `model`; `annotations` may be empty.
+pub fn summarize<B: Kernels>(model: &Model<'_, B>, annotations: &Annotations) -> Summary {
+    let ops: Vec<OpSummary> = (0..model.n_ops()).filter_map(|op| op_summary(model, annotations, op)).collect();
+    let blocks = timeline::blocks(model, annotations);
     let live = timeline::usage(&blocks, model.n_ops()).into_iter().max().unwrap_or(0);
-    let human_bytes = model.sections().get(SectionKind::Human).len();
-    let lower_bound = if human.arena_lower_bound_bytes > 0 { human.arena_lower_bound_bytes } else { live };
+    let human_bytes = model.sections().get(SectionKind::Annotations).len();
+    let lower_bound = if annotations.arena_lower_bound_bytes > 0 { annotations.arena_lower_bound_bytes } else { live };
     Summary {
         format_version: format_version(model.sections().file),
         profile: profile_name(model.profile()),
-        source: human.source.clone(),
-        params: human.params,
+        source: annotations.source.clone(),
+        params: annotations.params,
         weight_bytes: model.sections().get(SectionKind::Weights).len(),
         file_bytes: model.file_bytes(),
         flash_bytes: model.file_bytes() - human_bytes,
@@ -140,10 +140,10 @@ pub fn summarize<B: Kernels>(model: &Model<'_, B>, human: &Human) -> Summary {
         arena_lower_bound_bytes: lower_bound,
         macs: ops.iter().map(|op| op.macs).sum(),
         receipts: model.receipts().len(),
-        inputs: endpoints(model, human, true),
-        outputs: endpoints(model, human, false),
+        inputs: endpoints(model, annotations, true),
+        outputs: endpoints(model, annotations, false),
         ops,
-        notes: human.notes.clone(),
+        notes: annotations.notes.clone(),
     }
 }
 
@@ -153,16 +153,19 @@ fn format_version(file: &[u8]) -> String {
     format!("{}.{}", half(field::MAJOR), half(field::MINOR))
 }
 
-fn endpoints<B: Kernels>(model: &Model<'_, B>, human: &Human, inputs: bool) -> Vec<EndpointSummary> {
-    let (count, known, word) =
-        if inputs { (model.n_inputs(), &human.inputs, "input") } else { (model.n_outputs(), &human.outputs, "output") };
+fn endpoints<B: Kernels>(model: &Model<'_, B>, annotations: &Annotations, inputs: bool) -> Vec<EndpointSummary> {
+    let (count, known, word) = if inputs {
+        (model.n_inputs(), &annotations.inputs, "input")
+    } else {
+        (model.n_outputs(), &annotations.outputs, "output")
+    };
     let summary = |index: usize| {
         let (record, tensor) = if inputs {
             (model.input(index)?, model.input_tensor(index)?)
         } else {
             (model.output(index)?, model.output_tensor(index)?)
         };
-        let units = human.tensors.get(tensor);
+        let units = annotations.tensors.get(tensor);
         let own_shape = || record.shape().iter().map(|&d| d as usize).collect();
         Some(EndpointSummary {
             name: known.get(index).map_or_else(|| format!("{word}{index}"), |e| e.name.clone()),
@@ -176,20 +179,20 @@ fn endpoints<B: Kernels>(model: &Model<'_, B>, human: &Human, inputs: bool) -> V
     (0..count).filter_map(summary).collect()
 }
 
-fn op_summary<B: Kernels>(model: &Model<'_, B>, human: &Human, op: usize) -> Option<OpSummary> {
+fn op_summary<B: Kernels>(model: &Model<'_, B>, annotations: &Annotations, op: usize) -> Option<OpSummary> {
     let record = model.op_record(op)?;
     let kind = model.op_kind(op)?;
     let operand = |tensor: u16| {
         let index = usize::from(tensor);
         let tensor = model.tensor(index)?;
-        let name = human.tensors.get(index).map_or_else(|| format!("tensor {index}"), |t| t.name.clone());
+        let name = annotations.tensors.get(index).map_or_else(|| format!("tensor {index}"), |t| t.name.clone());
         let shape = tensor.shape().to_vec();
         Some(OperandSummary { name, dtype: tensor.dtype.name(), shape, constant: tensor.place == Place::Constant })
     };
     let cert = model.certificate(op)?;
     Some(OpSummary {
         index: op,
-        name: human.ops.get(op).cloned().unwrap_or_else(|| format!("{} {op}", kind.name())),
+        name: annotations.ops.get(op).cloned().unwrap_or_else(|| format!("{} {op}", kind.name())),
         kind: kind.name(),
         group: facts(kind).group,
         macs: Op::decode(kind, model.op_params(op)?)?.macs(),

@@ -3,7 +3,7 @@
 use shiftformer::Model;
 use shiftformer::format::{NO_TENSOR, Place, TensorRecord};
 use shiftformer::kernels::Kernels;
-use shiftformer_convert::pack::Human;
+use shiftformer_convert::pack::Annotations;
 
 /// A stretch of arena that belongs to one tensor, or to one operator's scratch, for a stretch of operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Block {
 }
 
 /// All blocks of a model, tensors first.
-pub fn blocks<B: Kernels>(model: &Model<'_, B>, human: &Human) -> Vec<Block> {
+pub fn blocks<B: Kernels>(model: &Model<'_, B>, annotations: &Annotations) -> Vec<Block> {
     let n_ops = model.n_ops();
     let tensors: Vec<TensorRecord> = (0..model.sections().n_tensors).filter_map(|t| model.tensor(t)).collect();
     let mut used: Vec<Option<(usize, usize)>> = vec![None; tensors.len()];
@@ -50,14 +50,14 @@ pub fn blocks<B: Kernels>(model: &Model<'_, B>, human: &Human) -> Vec<Block> {
     }
     let tensor_blocks = tensors.iter().zip(&used).enumerate().filter_map(|(index, (tensor, range))| {
         let (first, last) = (*range)?;
-        let name = human.tensors.get(index).map_or_else(|| format!("tensor {index}"), |t| t.name.clone());
+        let name = annotations.tensors.get(index).map_or_else(|| format!("tensor {index}"), |t| t.name.clone());
         let (window, offset) = (usize::from(tensor.window), tensor.offset as usize);
         let block = Block { name, scratch: false, window, first, last, offset, bytes: tensor.held_bytes() };
         (tensor.place == Place::Arena && block.bytes > 0).then_some(block)
     });
     let scratch_blocks = (0..n_ops).filter_map(|op| {
         let record = model.op_record(op)?;
-        let name = human.ops.get(op).cloned().unwrap_or_else(|| format!("operator {op}"));
+        let name = annotations.ops.get(op).cloned().unwrap_or_else(|| format!("operator {op}"));
         let (offset, bytes) = (record.scratch_offset as usize, record.scratch_bytes as usize);
         (bytes > 0).then_some(Block { name, scratch: true, window: 0, first: op, last: op, offset, bytes })
     });

@@ -10,7 +10,7 @@ use core::arch::x86_64::*;
 
 /// Channels at a time.
 const CHANNELS: usize = 16;
-/// Greatest number of pairs of taps: windows of 8 x 8.
+/// Maximum number of pairs of taps: windows of 8 x 8.
 const MAX_PAIRS: usize = 32;
 
 #[derive(Clone, Copy)]

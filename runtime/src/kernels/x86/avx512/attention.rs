@@ -207,7 +207,7 @@ impl<'a, const WIDE: bool> Head<'a, WIDE> {
     /// Goes on with the exponentials of a block of scores without biases, for `units` units: a row is one to find its
     /// greatest sum, and one per vector of exponentials.
     ///
-    /// The scores need not be scaled apart from that: scaling keeps the order, so that the greatest sum makes the greatest
+    /// The scores need not be scaled apart from that: scaling keeps the order, so that the largest sum makes the largest
     /// score.
     ///
     /// # Safety
@@ -364,7 +364,7 @@ struct Progress {
     block: usize,
     rows: usize,
     row: usize,
-    /// Next key, where the greatest sum of the row is known.
+    /// Next key, where the largest sum of the row is known.
     key: Option<usize>,
 }
 
@@ -374,7 +374,7 @@ impl Progress {
     }
 }
 
-/// Distances of the scores of a row from the greatest, from sums that are not scaled.
+/// Distances of the scores of a row from the largest, from sums that are not scaled.
 #[derive(Clone, Copy)]
 struct Distances {
     top: __m512i,

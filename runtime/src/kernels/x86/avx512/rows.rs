@@ -49,7 +49,7 @@ pub fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
     }
 }
 
-/// The greatest of a row.
+/// The largest of a row.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn row_max(scores: &[i32]) -> i32 {

@@ -14,7 +14,7 @@ use core::arch::x86_64::*;
 
 /// Taps of a group.
 const GROUP: usize = 4;
-/// Greatest number of groups: windows of 8 x 8.
+/// Maximum number of groups: windows of 8 x 8.
 const MAX_GROUPS: usize = 16;
 
 /// Taps inside the image, in groups of four; the last group is filled up.

@@ -465,9 +465,9 @@ fn folded(builder: &mut Builder, kind: Binary, mut x: TensorId, axis: usize) -> 
 }
 
 /// Where the extreme along `axis` is: the first or last place whose value equals it. The axis stays as 1.
-fn computed_extreme(builder: &mut Builder, x: TensorId, axis: usize, greatest: bool, last: bool) -> OpResult<TensorId> {
+fn computed_extreme(builder: &mut Builder, x: TensorId, axis: usize, max: bool, last: bool) -> OpResult<TensorId> {
     let shape = builder.shape(x);
-    let kind = if greatest { Binary::Max } else { Binary::Min };
+    let kind = if max { Binary::Max } else { Binary::Min };
     let extreme = folded(builder, kind, x, axis)?;
     let equal = builder.binary(Binary::Equal, x, extreme)?;
     let places = places_along(builder, shape[axis], axis, shape.len())?;
@@ -512,7 +512,7 @@ pub fn top_k(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         Some(k) => builder.ints(k, "k")?.first().copied().unwrap_or(0),
         None => call.int_or("k", 0)?,
     };
-    let (greatest, n) = (call.int_or("largest", 1)? != 0, shape[axis]);
+    let (max, n) = (call.int_or("largest", 1)? != 0, shape[axis]);
     call.ignore(&["sorted"]);
     let k = match usize::try_from(k) {
         Ok(k) if 0 < k && k <= n => k,
@@ -533,7 +533,7 @@ pub fn top_k(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     builder.charge(n * n)?;
     let earlier = builder.constant(&[n, n], Data::Bool((0..n * n).map(|i| i % n < i / n).collect()))?;
     let (beyond, not_below) =
-        if greatest { (Binary::Greater, Binary::GreaterOrEqual) } else { (Binary::Less, Binary::LessOrEqual) };
+        if max { (Binary::Greater, Binary::GreaterOrEqual) } else { (Binary::Less, Binary::LessOrEqual) };
     let beyond = builder.binary(beyond, other, own)?;
     let tied = builder.binary(not_below, other, own)?;
     let tied = builder.binary(Binary::And, tied, earlier)?;
@@ -558,7 +558,7 @@ pub fn top_k(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     Ok(vec![Some(values), indices])
 }
 
-pub fn arg_extreme(builder: &mut Builder, call: &Call, greatest: bool) -> OpResult<Outputs> {
+pub fn arg_extreme(builder: &mut Builder, call: &Call, max: bool) -> OpResult<Outputs> {
     let x = call.input(0)?;
     let mut shape = builder.shape(x);
     let axis = axis_index(call.int_or("axis", 0)?, shape.len())?;
@@ -568,7 +568,7 @@ pub fn arg_extreme(builder: &mut Builder, call: &Call, greatest: bool) -> OpResu
     }
     let keep = call.int_or("keepdims", 1)? != 0;
     let Some(values) = builder.graph.constant(x).map(Data::to_f32) else {
-        let found = computed_extreme(builder, x, axis, greatest, last)?;
+        let found = computed_extreme(builder, x, axis, max, last)?;
         shape.remove(axis);
         return one(if keep { found } else { builder.reshape(found, &shape)? });
     };
@@ -577,7 +577,7 @@ pub fn arg_extreme(builder: &mut Builder, call: &Call, greatest: bool) -> OpResu
         let mut best = 0;
         for i in 1..shape[axis] {
             let (value, record) = (values[start + i * stride], values[start + best * stride]);
-            let better = if greatest { value > record } else { value < record };
+            let better = if max { value > record } else { value < record };
             if better || last && value == record {
                 best = i;
             }

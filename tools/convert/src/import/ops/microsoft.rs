@@ -63,7 +63,7 @@ pub fn embed_layer_norm(builder: &mut Builder, call: &Call) -> OpResult<Outputs>
 ///
 /// `mask` is `[batch]` (number of keys shown), or `[batch, t]`, `[batch, n, t]` with 0 for hidden keys.
 fn mask_bias(builder: &mut Builder, call: &Call, mask: TensorId, batch: usize, t: usize) -> OpResult<TensorId> {
-    // The least number stands for onnxruntime's own constant where exporters choose it.
+    // The smallest number stands for onnxruntime's own constant where exporters choose it.
     let hidden = call.float_or("mask_filter_value", -10000.0)?.max(HIDDEN);
     let shape = builder.shape(mask);
     let shown = match shape[..] {

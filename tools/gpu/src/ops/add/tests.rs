@@ -80,6 +80,6 @@ fn residual_addition_in_place_saturates() {
             y,
         );
         let sample = |x, y| vec![fill(x, Dtype::I16, 35), fill(y, Dtype::I16, 35)];
-        assert_equal(&test, &[sample(Fill::Least, Fill::Least), sample(Fill::Greatest, Fill::Alternating)]);
+        assert_equal(&test, &[sample(Fill::Min, Fill::Min), sample(Fill::Max, Fill::Alternating)]);
     }
 }

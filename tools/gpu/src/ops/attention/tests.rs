@@ -107,7 +107,7 @@ impl SlackLen for AttentionParams {
 fn check(case: Case) {
     let (test, lens) = model(case);
     let sample = |x: Fill| -> Sample { lens.iter().map(|&len| fill(x, Dtype::I8, len)).collect() };
-    assert_equal(&test, &[sample(case.fill), sample(Fill::Least), sample(Fill::Random(6))]);
+    assert_equal(&test, &[sample(case.fill), sample(Fill::Min), sample(Fill::Random(6))]);
 }
 
 const BASE: Case = Case {
@@ -168,7 +168,7 @@ fn long_query_rows_and_all_rests_of_a_block_are_exact() {
 
 #[test]
 fn the_longest_row_of_wide_exponentials_does_not_overflow() {
-    for fill in [Fill::Least, Fill::Greatest] {
+    for fill in [Fill::Min, Fill::Max] {
         check(Case { n_q: 1, n_k: 514, wide: true, fill, ..BASE });
     }
 }
@@ -176,7 +176,7 @@ fn the_longest_row_of_wide_exponentials_does_not_overflow() {
 #[test]
 fn one_key_and_both_ends_of_the_ratio_are_exact() {
     for ratio_shift in [10, 20] {
-        check(Case { n_q: 1, n_k: 1, head_dim: 1, v_dim: 1, kv_heads: 1, ratio_shift, fill: Fill::Greatest, ..BASE });
+        check(Case { n_q: 1, n_k: 1, head_dim: 1, v_dim: 1, kv_heads: 1, ratio_shift, fill: Fill::Max, ..BASE });
     }
 }
 
@@ -192,7 +192,7 @@ fn exponentials_beyond_one_count_as_one() {
     let y = test.output(Dtype::I8, &[case.n_q * attention.heads * case.v_dim]);
     test.op(Op::AttentionValues(AttentionValues { attention }), &[Some(exps), None, Some(v)], y);
     let sample = |x| vec![fill(x, Dtype::U16, rows as usize), fill(x, Dtype::I8, values as usize)];
-    assert_equal(&test, &[sample(Fill::Greatest), sample(Fill::Least), sample(Fill::Random(9))]);
+    assert_equal(&test, &[sample(Fill::Max), sample(Fill::Min), sample(Fill::Random(9))]);
 }
 
 /// Shapes that cooperative matrices take where the device has them, and blocks of rows elsewhere.

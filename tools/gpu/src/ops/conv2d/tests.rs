@@ -83,7 +83,7 @@ fn check(
     let op = Conv2d { window, channels, groups, n, dense: layer };
     test.op(Op::Conv2d(op), &[Some(input)], y);
     let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
-    assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(4))]);
+    assert_equal(&test, &[sample(x), sample(Fill::Min), sample(Fill::Random(4))]);
 }
 
 proptest! {
@@ -101,19 +101,19 @@ proptest! {
 fn patch_embedding_is_exact() {
     let patches = window([32, 32], [16, 16], 16, 1, 0, 3, true);
     check(patches, 3, 1, 64, WeightFormat::I8, Dtype::I16, Fill::Random(1), Fill::Random(2));
-    check(patches, 3, 1, 64, WeightFormat::I8, Dtype::I8, Fill::Least, Fill::Least);
+    check(patches, 3, 1, 64, WeightFormat::I8, Dtype::I8, Fill::Min, Fill::Min);
 }
 
-/// Sums of the greatest magnitude, in one pixel and in windows that reach over the image on all sides.
+/// Sums of the largest magnitude, in one pixel and in windows that reach over the image on all sides.
 #[test]
-fn the_greatest_sums_are_exact() {
+fn the_largest_sums_are_exact() {
     for &format in WeightFormat::ALL {
         for out in [Dtype::I8, Dtype::I16, Dtype::I32] {
             let pixel = window([1, 1], [1, 1], 1, 1, 0, 1, false);
-            check(pixel, 1, 1, 1, format, out, Fill::Least, Fill::Least);
+            check(pixel, 1, 1, 1, format, out, Fill::Min, Fill::Min);
             let wide = window([3, 5], [3, 3], 1, 1, 2, 14, true);
-            check(wide, 7, 2, 5, format, out, Fill::Least, Fill::Greatest);
-            check(wide, 7, 2, 4, format, out, Fill::Alternating, Fill::Least);
+            check(wide, 7, 2, 5, format, out, Fill::Min, Fill::Max);
+            check(wide, 7, 2, 4, format, out, Fill::Alternating, Fill::Min);
         }
     }
 }

@@ -29,9 +29,9 @@ proptest! {
     }
 }
 
-/// The least bytes everywhere, for windows of one and of many taps, with the shift that leaves no bit free.
+/// The smallest bytes everywhere, for windows of one and of many taps, with the shift that leaves no bit free.
 #[test]
-fn the_greatest_sums_are_exact() {
+fn the_largest_sums_are_exact() {
     for (size, kernel, channels) in [([1, 1], [1, 1], 1), ([3, 3], [3, 3], 5), ([9, 7], [5, 3], 3)] {
         for first in [false, true] {
             for shift in [0, 9] {
@@ -43,7 +43,7 @@ fn the_greatest_sums_are_exact() {
                 let taps = (kernel[0] * kernel[1] * channels) as usize;
                 let layer = dense(
                     &mut test,
-                    fill(Fill::Least, Dtype::I8, taps),
+                    fill(Fill::Min, Dtype::I8, taps),
                     channels as usize,
                     WeightFormat::I8,
                     i32::MAX,
@@ -52,7 +52,7 @@ fn the_greatest_sums_are_exact() {
                 let layer = Dense { acc_shift: shift, ..layer };
                 test.op(Op::DepthwiseConv2d(DepthwiseConv2d { window, channels, dense: layer }), &[Some(input)], y);
                 let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
-                assert_equal(&test, &[sample(Fill::Least), sample(Fill::Greatest), sample(Fill::Alternating)]);
+                assert_equal(&test, &[sample(Fill::Min), sample(Fill::Max), sample(Fill::Alternating)]);
             }
         }
     }

@@ -48,7 +48,7 @@ fn check(case: Case) {
         let identity = case.identity.map(|dtype| fill(x, dtype, (rows * n) as usize));
         [fill(x, from, (rows * n) as usize)].into_iter().chain(identity).collect::<Vec<_>>()
     };
-    assert_equal(&test, &[sample(case.x), sample(Fill::Least), sample(Fill::Greatest), sample(Fill::Random(2))]);
+    assert_equal(&test, &[sample(case.x), sample(Fill::Min), sample(Fill::Max), sample(Fill::Random(2))]);
 }
 
 fn any_dtype() -> impl Strategy<Value = Dtype> {

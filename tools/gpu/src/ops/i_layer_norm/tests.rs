@@ -30,7 +30,7 @@ proptest! {
     ) {
         let dtype = |wide| if wide { Dtype::I16 } else { Dtype::I8 };
         let types = [dtype(wide_in), dtype(wide_out)];
-        let samples = [x, Fill::Least, Fill::Alternating, Fill::Random(3)].map(|x| fill(x, types[0], (rows * n) as usize));
+        let samples = [x, Fill::Min, Fill::Alternating, Fill::Random(3)].map(|x| fill(x, types[0], (rows * n) as usize));
         check(rows, n, types, [low, 63], seed, &samples);
     }
 }
@@ -52,7 +52,7 @@ fn outliers_and_the_widest_rows_are_exact() {
 fn both_ends_of_the_shift_are_exact() {
     for shift in [0, 1, 31, 32, 33, 62, 63] {
         for n in [1u32, 3, 33] {
-            let samples = [Fill::Least, Fill::Alternating, Fill::Random(7)].map(|x| fill(x, Dtype::I8, 2 * n as usize));
+            let samples = [Fill::Min, Fill::Alternating, Fill::Random(7)].map(|x| fill(x, Dtype::I8, 2 * n as usize));
             check(2, n, [Dtype::I8, Dtype::I16], [shift, shift], 11, &samples);
         }
     }

@@ -44,7 +44,7 @@ proptest! {
         let in_place = in_place && wide_in && wide_out;
         let gamma = ((1u32 << bits) - 1) as i32;
         let sample = |x| fill(x, from, (rows * n) as usize);
-        let samples = [sample(x), sample(Fill::Least), sample(Fill::Alternating), sample(Fill::Random(3))];
+        let samples = [sample(x), sample(Fill::Min), sample(Fill::Alternating), sample(Fill::Random(3))];
         check(Case { rows, n, rms, eps, from, to, in_place, gamma }, &samples);
     }
 }

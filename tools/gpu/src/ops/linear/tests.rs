@@ -75,7 +75,7 @@ fn check(case: Case) {
         sample.extend(residual.map(|_| fill(x, Dtype::I16, (rows * n) as usize)));
         sample
     };
-    assert_equal(&test, &[sample(case.x), sample(Fill::Least), sample(Fill::Random(9))]);
+    assert_equal(&test, &[sample(case.x), sample(Fill::Min), sample(Fill::Random(9))]);
 }
 
 prop_compose! {
@@ -111,8 +111,8 @@ const BASE: Case = Case {
     residual: None,
     acc_shift: 0,
     largest_multiplier: i32::MAX,
-    x: Fill::Least,
-    weights: Fill::Least,
+    x: Fill::Min,
+    weights: Fill::Min,
 };
 
 #[test]
@@ -126,7 +126,7 @@ fn one_element_layers_are_exact() {
 fn residuals_are_exact_at_the_ends_of_their_shift() {
     for shift in [0, 15] {
         check(Case { out: Dtype::I16, residual: Some(shift), ..BASE });
-        check(Case { out: Dtype::I16, residual: Some(shift), x: Fill::Greatest, n: 64, k: 64, rows: 65, ..BASE });
+        check(Case { out: Dtype::I16, residual: Some(shift), x: Fill::Max, n: 64, k: 64, rows: 65, ..BASE });
     }
 }
 
@@ -161,7 +161,7 @@ fn tiles_and_their_edges_are_exact() {
 /// Both ends of the shift: the widest one leaves no bit of the sum free.
 #[test]
 fn sums_that_fill_the_word_are_exact() {
-    for weights in [Fill::Least, Fill::Greatest] {
+    for weights in [Fill::Min, Fill::Max] {
         for (k, acc_shift) in [(1, 13), (33, 0), (33, 9), (4096, 0), (4096, 4)] {
             for (n, out) in [(3, Dtype::I8), (4, Dtype::I8), (4, Dtype::I16)] {
                 check(Case { rows: 1, k, n, out, acc_shift, weights, ..BASE });

@@ -41,7 +41,7 @@ fn check(
     test.op(Op::MatMul(op), &[Some(a), Some(b)], y);
     let b_len = if shared_b { b_matrix } else { count * b_matrix };
     let sample = |x| vec![fill(x, from, (count * a_matrix) as usize), fill(x, Dtype::I8, b_len as usize)];
-    assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(3))]);
+    assert_equal(&test, &[sample(x), sample(Fill::Min), sample(Fill::Random(3))]);
 }
 
 proptest! {
@@ -60,7 +60,7 @@ proptest! {
 #[test]
 fn tails_of_the_sum_do_not_read_the_next_row() {
     for k in 1..9 {
-        check([1; 3], [2, 3, k], true, false, 3, [Dtype::I8, Dtype::I16], Fill::Greatest);
+        check([1; 3], [2, 3, k], true, false, 3, [Dtype::I8, Dtype::I16], Fill::Max);
     }
 }
 
@@ -71,7 +71,7 @@ fn tiles_and_their_edges_are_exact() {
         for types in types {
             for transposed in [false, true] {
                 check([1, 2, 1], size, transposed, false, 0, types, Fill::Random(5));
-                check([1, 1, 2], size, transposed, true, 3, types, Fill::Least);
+                check([1, 1, 2], size, transposed, true, 3, types, Fill::Min);
             }
         }
     }
@@ -79,7 +79,7 @@ fn tiles_and_their_edges_are_exact() {
 
 #[test]
 fn rows_of_one_and_the_longest_sums_are_exact() {
-    for x in [Fill::Least, Fill::Greatest, Fill::Alternating] {
+    for x in [Fill::Min, Fill::Max, Fill::Alternating] {
         for out in [Dtype::I8, Dtype::I16, Dtype::I32] {
             check([1; 3], [1, 1, 1], true, false, 0, [Dtype::I8, out], x);
             check([1; 3], [3, 5, 4096], true, false, 1, [Dtype::I8, out], x);

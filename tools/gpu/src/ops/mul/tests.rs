@@ -28,7 +28,7 @@ proptest! {
         };
         test.op(Op::Mul(op), &[Some(a), Some(b)], y);
         let sample = |x| vec![fill(x, a_type, len as usize), fill(x, b_type, b_len as usize)];
-        assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(1))]);
+        assert_equal(&test, &[sample(x), sample(Fill::Min), sample(Fill::Random(1))]);
     }
 }
 
@@ -44,7 +44,7 @@ fn saturating_products_are_exact_at_both_ends_of_the_shift() {
             let op = Mul { dims, a: view, b: view, zero_a: 0, zero_b: 0, acc_shift, multiplier, zero_point: -128 };
             test.op(Op::Mul(op), &[Some(a), Some(b)], y);
             let sample = |x, y| vec![fill(x, dtype, 21), fill(y, dtype, 21)];
-            assert_equal(&test, &[sample(Fill::Least, Fill::Least), sample(Fill::Greatest, Fill::Alternating)]);
+            assert_equal(&test, &[sample(Fill::Min, Fill::Min), sample(Fill::Max, Fill::Alternating)]);
         }
     }
 }

@@ -26,7 +26,7 @@ proptest! {
         let op = Pool2d { window, channels, acc_shift, zero_point: -7, multipliers };
         test.op(Op::Pool2d(op), &[Some(input)], y);
         let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
-        assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(4))]);
+        assert_equal(&test, &[sample(x), sample(Fill::Min), sample(Fill::Random(4))]);
     }
 }
 
@@ -44,7 +44,7 @@ fn whole_images_and_single_pixels_are_exact() {
             let op = Pool2d { window, channels: 3, acc_shift: shift, zero_point: 128, multipliers };
             test.op(Op::Pool2d(op), &[Some(input)], y);
             let sample = |x| vec![fill(x, Dtype::I8, len as usize)];
-            assert_equal(&test, &[sample(Fill::Least), sample(Fill::Greatest), sample(Fill::Alternating)]);
+            assert_equal(&test, &[sample(Fill::Min), sample(Fill::Max), sample(Fill::Alternating)]);
         }
     }
 }

@@ -17,7 +17,7 @@ proptest! {
         let y = test.output(to, &[outer, inner]);
         test.op(Op::ReduceMean(ReduceMean { outer, r, inner, bias, acc_shift, multiplier, zero_point }), &[Some(input)], y);
         let sample = |x| vec![fill(x, from, (outer * r * inner) as usize)];
-        assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Random(2))]);
+        assert_equal(&test, &[sample(x), sample(Fill::Min), sample(Fill::Random(2))]);
     }
 }
 
@@ -31,7 +31,7 @@ fn single_elements_and_the_longest_sums_are_exact() {
             let op = ReduceMean { outer: 1, r, inner: 3, bias: 0, acc_shift: shift, multiplier, zero_point: -32768 };
             test.op(Op::ReduceMean(op), &[Some(input)], y);
             let sample = |x| vec![fill(x, from, 3 * r as usize)];
-            assert_equal(&test, &[sample(Fill::Least), sample(Fill::Greatest), sample(Fill::Alternating)]);
+            assert_equal(&test, &[sample(Fill::Min), sample(Fill::Max), sample(Fill::Alternating)]);
         }
     }
 }

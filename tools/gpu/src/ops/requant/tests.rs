@@ -19,7 +19,7 @@ proptest! {
         let y = if in_place { test.alias(input, to, &[len]) } else { test.output(to, &[len]) };
         test.op(Op::Requant(Requant { len, zero_in, acc_shift, multiplier, zero_out }), &[Some(input)], y);
         let sample = |x| vec![fill(x, from, len as usize)];
-        assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Greatest)]);
+        assert_equal(&test, &[sample(x), sample(Fill::Min), sample(Fill::Max)]);
     }
 }
 
@@ -46,6 +46,6 @@ fn single_elements_are_exact_at_both_ends_of_the_shift() {
         let y = test.output(Dtype::I16, &[1]);
         let op = Requant { len: 1, zero_in: 0, acc_shift: shift, multiplier: i32::MAX, zero_out: 32768 };
         test.op(Op::Requant(op), &[Some(input)], y);
-        assert_equal(&test, &[Fill::Least, Fill::Greatest].map(|x| vec![fill(x, from, 1)]));
+        assert_equal(&test, &[Fill::Min, Fill::Max].map(|x| vec![fill(x, from, 1)]));
     }
 }

@@ -10,7 +10,7 @@ fn check(rows: u32, n: u32, from: Dtype, to: Dtype, acc_shift: u32, multiplier: 
     let y = test.output(to, &[rows, n]);
     test.op(Op::Softmax(Softmax { rows, n, acc_shift, multiplier }), &[Some(input)], y);
     let sample = |x| vec![fill(x, from, (rows * n) as usize)];
-    assert_equal(&test, &[sample(x), sample(Fill::Least), sample(Fill::Alternating), sample(Fill::Random(3))]);
+    assert_equal(&test, &[sample(x), sample(Fill::Min), sample(Fill::Alternating), sample(Fill::Random(3))]);
 }
 
 proptest! {
@@ -27,7 +27,7 @@ proptest! {
 
 #[test]
 fn rows_of_one_and_long_rows_are_exact() {
-    check(5, 1, Dtype::I8, Dtype::I16, 0, i32::MAX, Fill::Least);
-    check(2, 65535, Dtype::I8, Dtype::I8, 0, 1 << 20, Fill::Greatest);
+    check(5, 1, Dtype::I8, Dtype::I16, 0, i32::MAX, Fill::Min);
+    check(2, 65535, Dtype::I8, Dtype::I8, 0, 1 << 20, Fill::Max);
     check(2, 4097, Dtype::I16, Dtype::I16, 15, i32::MAX, Fill::Random(5));
 }

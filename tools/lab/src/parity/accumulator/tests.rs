@@ -65,7 +65,7 @@ impl Single {
             params_offset: 0,
             params_words: 0,
         };
-        let parts = Parts {
+        let parts = ModelParts {
             records: vec![record],
             ops: vec![op],
             tensors,
@@ -73,13 +73,13 @@ impl Single {
             inputs: (0..count).collect(),
             outputs: vec![count],
             receipts: Vec::new(),
-            human: None,
+            annotations: None,
             profile: Profile::Shift,
             arena_bytes: arena_bytes + scratch,
             state: Default::default(),
         };
         let model = ModelFile::from_bytes(&parts.write().unwrap()).unwrap();
-        let side = Contestant::new("portable", &model, |m| Ok(Box::new(Host::<Portable>::new("portable", m))));
+        let side = BackendRun::new("portable", &model, |m| Ok(Box::new(Host::<Portable>::new("portable", m))));
         let bytes = |(d, v): &(Dtype, Vec<i32>)| v.iter().flat_map(|v| v.to_le_bytes()[..d.bytes()].to_vec()).collect();
         let operands: Sample = self.inputs.iter().map(bytes).collect();
         let found = read(&side, 0, &operands, element).unwrap().expect("there is one");

@@ -105,7 +105,7 @@ fn scores(sample: u32, unit: Unit, key: u32) -> vec4<i32> {
     return s;
 }
 
-// Scores of the chunk from `first` into `keys`; the greatest of this invocation's.
+// Scores of the chunk from `first` into `keys`; the largest of this invocation's.
 fn score_chunk(sample: u32, unit: Unit, first: u32, lane: u32) -> vec4<i32> {
     var largest = vec4<i32>(LEAST);
     for (var i = lane; i < min(CHUNK, p.a.n_k - first); i += 64u) {

@@ -20,7 +20,7 @@ fn value(sample: u32, index: u32) -> i32 {
     var sum = 0u;
     var acc = 0i;
     for (var key = 0u; key < p.a.n_k; key++) {
-        // Greater values than the greatest exponential count as this one.
+        // Greater values than the largest exponential count as this one.
         let e = min(element(p.exps, sample, row * p.a.n_k + key), i32(EXP_ONE));
         let v = row_start(p.a.v, unit.batch, unit.head / p.a.kv_group, key) + column;
         sum += bitcast<u32>(e);

@@ -51,8 +51,8 @@ fn every_operator_stays_in_its_certificate() {
     }
 }
 
-/// The greatest left shift for which `bound` still fits `i32`.
-fn greatest_shift(bound: i64) -> u32 {
+/// The largest left shift for which `bound` still fits `i32`.
+fn max_shift(bound: i64) -> u32 {
     (0..31).rev().find(|shift| bound << shift <= i64::from(i32::MAX)).unwrap_or(0)
 }
 
@@ -70,7 +70,7 @@ fn dense(weights: &mut Weights, n: usize, k: usize, format: WeightFormat, w: i8)
     let most = (k.next_multiple_of(16) as i64 * 128 * i64::from(w.unsigned_abs())) + 1000;
     linear::Dense {
         format,
-        acc_shift: greatest_shift(most),
+        acc_shift: max_shift(most),
         zero_point: -32768,
         weights: blob,
         bias: weights.add(&std::vec![1000 * sign; n.next_multiple_of(PANEL)]),
@@ -151,7 +151,7 @@ fn depthwise_convolutions() {
         let mut weights = Weights::default();
         let whole = dense(&mut weights, channels, 9, WeightFormat::I8, w);
         let taps = weights.add(&std::vec![w; 9 * channels]);
-        let dense = linear::Dense { weights: taps, acc_shift: greatest_shift(9 * 128 * 128 + 1000), ..whole };
+        let dense = linear::Dense { weights: taps, acc_shift: max_shift(9 * 128 * 128 + 1000), ..whole };
         let op = depthwise::DepthwiseConv2d { window: window(3), channels: channels as u32, dense };
         for output in TYPES {
             survives(&op, &weights, &[(Dtype::I8, 5 * 6 * channels)], (output, 9 * channels), |inputs, seen| {
@@ -169,7 +169,7 @@ fn pools() {
     let mut weights = Weights::default();
     let average = weights.add(&[i32::MAX; 9]);
     for (multipliers, pad_value) in [(average, -128), (average, 127), (Blob::NONE, 0)] {
-        let acc_shift = greatest_shift(9 * 256);
+        let acc_shift = max_shift(9 * 256);
         let window = conv2d::Window { pad_value, ..window(3) };
         let op = pool::Pool2d { window, channels: channels as u32, acc_shift, zero_point: -128, multipliers };
         let image = [(Dtype::I8, 5 * 6 * channels)];
@@ -198,7 +198,7 @@ fn products() {
                 b_batch: [0, 0, n * k],
                 b_row: if b_transposed { k } else { n },
                 b_transposed,
-                acc_shift: greatest_shift(bound),
+                acc_shift: max_shift(bound),
                 multiplier: i32::MAX,
                 zero_point: -32768,
             };
@@ -234,7 +234,7 @@ fn attentions(case: impl Fn(attention::AttentionParams)) {
             head_dim,
             v_dim: 4,
             wide_exp,
-            acc_shift: greatest_shift(i64::from(head_dim) << 14),
+            acc_shift: max_shift(i64::from(head_dim) << 14),
             score_multiplier: i32::MAX,
             ratio_m: (1 << 15) - 1,
             ratio_shift: 10,
@@ -279,7 +279,7 @@ fn ropes() {
     for (interleaved, angle) in [(false, i16::MIN), (true, i16::MIN), (false, i16::MAX), (true, i16::MAX)] {
         let mut weights = Weights::default();
         let table = weights.add(&std::vec![angle; (capacity * rotary) as usize]);
-        let acc_shift = greatest_shift(1 << 23);
+        let acc_shift = max_shift(1 << 23);
         let multiplier = i32::MAX;
         let op = rope::Rope { rows, heads, head_dim, rotary, interleaved, capacity, acc_shift, multiplier, table };
         let len = (rows * heads * head_dim) as usize;
@@ -333,7 +333,7 @@ fn attention_values(attention: attention::AttentionParams) {
 fn softmaxes() {
     for input in TYPES {
         let bound = i64::from(input.range().1) + 1;
-        let op = softmax::Softmax { rows: 2, n: 700, acc_shift: greatest_shift(bound), multiplier: i32::MAX };
+        let op = softmax::Softmax { rows: 2, n: 700, acc_shift: max_shift(bound), multiplier: i32::MAX };
         for output in TYPES {
             survives(&op, &Weights::default(), &[(input, 1400)], (output, 1400), |_, seen| {
                 seen.scaled(32640 << (output.bytes() * 8 - 1), 0, i32::MAX);
@@ -403,7 +403,7 @@ fn sums_of_two() {
 fn products_of_two() {
     let view = Extent::contiguous(DIMS);
     for a in OPERANDS {
-        let acc_shift = greatest_shift((i64::from(a.range().1) + 256) * 383);
+        let acc_shift = max_shift((i64::from(a.range().1) + 256) * 383);
         for multiplier in [i32::MAX, -i32::MAX] {
             let op = mul::Mul {
                 dims: DIMS,
@@ -436,7 +436,7 @@ fn tables() {
 fn requantizations() {
     for input in OPERANDS {
         for (zero_in, output) in [(32768, Dtype::I16), (-32768, Dtype::I8)] {
-            let acc_shift = greatest_shift(i64::from(input.range().1) + 1 + 32768);
+            let acc_shift = max_shift(i64::from(input.range().1) + 1 + 32768);
             let op = requant::Requant { len: LEN as u32, zero_in, acc_shift, multiplier: i32::MAX, zero_out: -32768 };
             survives(&op, &Weights::default(), &[(input, LEN)], (output, LEN), in_kernels);
         }
@@ -470,7 +470,7 @@ fn gathers() {
 
 fn means() {
     for r in [1u32, 300, 65535] {
-        let acc_shift = greatest_shift((i64::from(r) << 15) + 1000);
+        let acc_shift = max_shift((i64::from(r) << 15) + 1000);
         for multiplier in [i32::MAX, -i32::MAX] {
             let op =
                 reduce_mean::ReduceMean { outer: 1, r, inner: 2, bias: 1000, acc_shift, multiplier, zero_point: 32768 };
@@ -555,7 +555,7 @@ fn shift_gelus() {
 }
 
 fn i_layer_norms() {
-    // The greatest bias that is admitted, with the greatest factors; no bias; a great width.
+    // The largest bias that is admitted, with the largest factors; no bias; a great width.
     let most = crate::arith::ivit::MAX_WIDE - (1 << 30);
     for (n, bias, [m, s]) in [
         (1usize, most, [i32::MAX, 0]),

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 
 /// Why a model cannot be had in whole operators.
 #[derive(Debug, thiserror::Error)]
-pub enum UnchainError {
+pub enum MergeError {
     /// The new model cannot be written.
     #[error("the model cannot be planned in whole operators: {0}")]
     Pack(#[from] PackError),
@@ -28,14 +28,14 @@ pub enum UnchainError {
 /// `file` without chains; itself where it has none. Reference runs are left out.
 ///
 /// # Errors
-/// [`UnchainError`]; none for a model that `pack` has written.
-pub fn unchain(file: &ModelFile) -> Result<ModelFile, UnchainError> {
+/// [`MergeError`]; none for a model that `pack` has written.
+pub fn merge_row_blocks(file: &ModelFile) -> Result<ModelFile, MergeError> {
     let model = file.open().map_err(ModelFileError::from)?;
     let chained = (0..model.n_ops()).any(|op| model.op_record(op).is_some_and(|record| record.chained));
     let program = if chained { program(file, &model) } else { None };
     let Some(mut program) = program else { return Ok(file.clone()) };
     copy_repeated(&mut program);
-    Ok(ModelFile::from_bytes(&pack(&program, &plan_quickly(&program), file.human(), &[])?)?)
+    Ok(ModelFile::from_bytes(&pack(&program, &plan_quickly(&program), file.annotations(), &[])?)?)
 }
 
 /// The program of a model, no operator chained.

@@ -9,7 +9,7 @@ use crate::tensor::Dtype;
 use std::cell::RefCell;
 use std::vec::Vec;
 
-/// Least and greatest of the intermediate values of a run, zero included.
+/// Minimum and maximum of the intermediate values of a run, zero included.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     acc: (i128, i128),
