@@ -38,7 +38,7 @@ pub fn judge(
     if db >= WARNED_BELOW_DB.max(accepted_db) {
         return Ok(None);
     }
-    progress("looking for the operator that loses most");
+    progress("finding the operator with the largest loss");
     let model = ModelFile::from_bytes(&converted.file).map_err(|source| EvalError::Sample { sample: 0, source })?;
     let place = place_of_loss(&model, graph, samples)?.map_or_else(String::new, |place| format!("{place}; "));
     let remedy = remedy(graph, samples, options, db, progress);
@@ -61,7 +61,7 @@ fn place_of_loss(model: &ModelFile, graph: &Graph, samples: &[Vec<Values>]) -> R
     Ok(worst(&errors, 1).first().map(|worst| {
         let operands = worst.input_sqnr_db.map_or_else(String::new, |db| format!(", its operands keep {db:.1} dB"));
         let cause = if worst.cause == Cause::Inherited { String::new() } else { format!(" ({})", worst.cause.name()) };
-        format!("most is lost at `{}`, {}: {:.1} dB{operands}{cause}", worst.name, worst.kind, worst.sqnr_db)
+        format!("the largest loss is at `{}`, {}: {:.1} dB{operands}{cause}", worst.name, worst.kind, worst.sqnr_db)
     }))
 }
 
@@ -112,6 +112,6 @@ fn remedy(
     }
     match best {
         Some((text, db)) => format!("`{text}` gives {db:.1} dB"),
-        None => "no other setting of `convert` gives more".to_owned(),
+        None => "no other setting of `convert` gains anything".to_owned(),
     }
 }

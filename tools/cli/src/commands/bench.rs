@@ -24,11 +24,11 @@ pub struct Args {
     /// Samples to run, as npz; by default those stored in the model.
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Threads: samples per second of N threads, a sample each, and the time of one sample on N threads. All other figures
-    /// are those of one thread.
+    /// Also measure N threads: samples per second with one sample per thread, and the latency of one sample on all. Other figures
+    /// are of one thread.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::threads::parse)]
     threads: usize,
-    /// Run chains in blocks of rows, as a device does; otherwise this machine and a GPU run whole operators, which are faster.
+    /// Run in blocks of rows, as a device does. By default this machine and a GPU run whole operators, which is faster.
     #[arg(long)]
     row_blocks: bool,
     /// Samples per batch on a GPU.
@@ -37,10 +37,10 @@ pub struct Args {
     /// Device time of each operator on a GPU, beside its bytes and operations.
     #[arg(long)]
     per_op: bool,
-    /// What the card moves at the most, in GB/s: with --peak-tops, operators show their share of the roofline.
+    /// Peak memory bandwidth of the card, in GB/s: with --peak-tops, operators show their share of the roofline.
     #[arg(long, value_name = "GB/S", requires = "per_op")]
     peak_gbs: Option<f64>,
-    /// What the card multiplies at the most, in 10^12 integer operations a second.
+    /// Peak integer throughput of the card, in 10^12 operations per second.
     #[arg(long, value_name = "TOPS", requires = "per_op")]
     peak_tops: Option<f64>,
     /// Print one JSON object.

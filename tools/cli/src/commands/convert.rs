@@ -35,7 +35,7 @@ pub struct Args {
     /// The device takes raw u8 pixels x; the model wants (x / 255 - MEAN) / STD.
     #[arg(long, requires = "std", value_name = "MEAN", allow_negative_numbers = true)]
     mean: Option<f64>,
-    /// See --mean.
+    /// Standard deviation that goes with --mean.
     #[arg(long, requires = "mean", value_name = "STD")]
     std: Option<f64>,
     /// Definition of the nonlinearities.
@@ -53,13 +53,13 @@ pub struct Args {
     /// Move scale from normalized activations into the weights that follow.
     #[arg(long, value_enum, default_value_t = SwitchArg::Auto)]
     equalize: SwitchArg,
-    /// Keep biases as they are instead of correcting them for the mean error of the rounded weights.
+    /// Do not correct biases for the mean error of the rounded weights.
     #[arg(long)]
     no_bias_correction: bool,
     /// 16-bit exponentials in attention.
     #[arg(long, value_enum, default_value_t = SwitchArg::Auto)]
     wide_exp: SwitchArg,
-    /// Attention in three operators with the score matrix in memory.
+    /// Compute attention as three operators, with the score matrix in memory.
     #[arg(long)]
     unfused_attention: bool,
     /// Run operators together in blocks of rows (tokens): less RAM, up to a fifth more instructions. By itself where it
@@ -72,7 +72,7 @@ pub struct Args {
     /// Reference runs stored in the file for self-tests of a device.
     #[arg(long, value_name = "N", default_value_t = 2)]
     receipts: usize,
-    /// Leave out names and scales: fewer bytes, but outputs cannot be turned into real units any more.
+    /// Leave out names and scales: a smaller file whose outputs can no longer be turned into real units.
     #[arg(long)]
     strip: bool,
     /// Accept outputs down to this SQNR, measured on the calibration samples; below it there is no file and exit code 1.
@@ -98,7 +98,7 @@ enum ProfileArg {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum RangeArg {
-    /// Everything that was seen.
+    /// The full range seen.
     Minmax,
     /// All but 0.01 % of the values.
     Percentile,
@@ -106,7 +106,7 @@ enum RangeArg {
     Mse,
     /// Minimum Kullback-Leibler divergence of the quantized distribution.
     Entropy,
-    /// The one with the best measured SQNR of the whole model.
+    /// The method with the best measured SQNR of the whole model.
     Auto,
 }
 
@@ -124,7 +124,7 @@ impl From<RangeArg> for RangeMethod {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum SwitchArg {
-    /// Whatever measures better.
+    /// Choose by measured SQNR.
     Auto,
     /// Always.
     On,

@@ -38,7 +38,7 @@ pub fn stand_in(model: &ModelFile) -> Result<Sample, Failure> {
         // Token ids must lie in their table: 0 always does.
         return Ok(sizes.iter().map(|&n| vec![0; n]).collect());
     }
-    output::status("no --data given: the model runs on made-up input");
+    output::status("no --data given: the model runs on synthetic input");
     Ok(sizes.iter().map(|&n| (0..n).map(|i| (i * 89 % 251) as u8).collect()).collect())
 }
 

@@ -26,7 +26,8 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         if let Some(first) = &merged
             && (first.model_crc != part.model_crc || first.data_samples != part.data_samples)
         {
-            let why = format!("{} is of another model or data set than {}", path.display(), args.files[0].display());
+            let why =
+                format!("{} belongs to another model or data set than {}", path.display(), args.files[0].display());
             return Err(Failure::Usage(format!("{why}; merge shards of one evaluation")));
         }
         if shards.contains(&part.shard) {

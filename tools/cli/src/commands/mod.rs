@@ -48,15 +48,15 @@ enum Command {
     Merge(merge::Args),
     /// Measure speed on this machine, or count instructions on an emulated board.
     Bench(bench::Args),
-    /// Take the bundled digits model through everything.
+    /// Run the whole workflow on the bundled digits model.
     Demo(demo::Args),
     /// Compare the bytes of every operator between backends.
     Parity(parity::Args),
     /// List the GPUs and software adapters.
     Adapters(adapters::Args),
-    /// Say which boards a model fits, and how fast it would be there.
+    /// List the boards a model fits, with its estimated latency on each.
     Fit(fit::Args),
-    /// Write source code for a firmware.
+    /// Generate a Rust module or a C header for firmware.
     Codegen(codegen::Args),
 }
 

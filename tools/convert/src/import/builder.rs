@@ -200,16 +200,16 @@ impl Builder {
     pub fn checked_count(&self, shape: &[usize]) -> OpResult<usize> {
         if shape.len() > MAX_RANK {
             return unsupported(format!(
-                "a tensor of {} dimensions is out of reach; the limit is {MAX_RANK}",
+                "a tensor of {} dimensions is too large; the limit is {MAX_RANK}",
                 shape.len()
             ));
         }
         let count = shape.iter().try_fold(1usize, |product, &d| product.checked_mul(d)).filter(|&c| c <= MAX_ELEMENTS);
         match count {
             Some(count) => Ok(count),
-            None => unsupported(format!(
-                "a tensor of shape {shape:?} is out of reach; the limit is {MAX_ELEMENTS} elements"
-            )),
+            None => {
+                unsupported(format!("a tensor of shape {shape:?} is too large; the limit is {MAX_ELEMENTS} elements"))
+            }
         }
     }
 
@@ -232,7 +232,7 @@ impl Builder {
         self.inference = self.inference.saturating_add(work(op, inputs, &self.graph, count));
         if self.computed > MAX_COMPUTED || self.inference > MAX_INFERENCE {
             return invalid(format!(
-                "the model is out of reach: up to here one inference takes {} values and {} steps; the limits are \
+                "the model is too large: up to here one inference takes {} values and {} steps; the limits are \
                  {MAX_COMPUTED} and {MAX_INFERENCE}",
                 self.computed, self.inference
             ));

@@ -111,7 +111,7 @@ impl Call<'_> {
         }
         // Files older than IR version 3 leave the type out.
         if attribute.r#type != kind as i32 && attribute.r#type != 0 {
-            return invalid(format!("attribute `{name}` has another type than {}", kind.as_str_name()));
+            return invalid(format!("attribute `{name}` must have type {}", kind.as_str_name()));
         }
         Ok(Some(attribute))
     }

@@ -248,7 +248,7 @@ impl Walker {
         }
         match self.lookup(name)? {
             Some(value) => Ok(value),
-            None => Err(ImportError::Graph(format!("node `{label}` reads `{name}`, which nothing gives"))),
+            None => Err(ImportError::Graph(format!("node `{label}` reads `{name}`, which no node or input produces"))),
         }
     }
 

@@ -101,7 +101,10 @@ impl Lowering<'_> {
         let fail = |why: String| LowerError::Unsupported(vec![format!("`{name}`: {why}")]);
         let rows = self.rows_of_source(id).ok_or_else(|| fail("ids that no table is indexed with".to_owned()))?;
         if self.calibration.stats(id).min < 0.0 {
-            return Err(fail(format!("negative ids in `{}` cannot be computed with", self.name(id))));
+            return Err(fail(format!(
+                "`{}` holds negative ids, which integer arithmetic here does not take",
+                self.name(id)
+            )));
         }
         let ids = self.forms[id].ids.clone().ok_or_else(|| fail("its ids are not at hand".to_owned()))?;
         let ids = self.contiguous(&ids, name)?;
@@ -127,7 +130,7 @@ impl Lowering<'_> {
         let rows = self.rows_of_source(id).unwrap_or(0);
         if rows > 1 << 15 {
             return Err(LowerError::Unsupported(vec![format!(
-                "`{}`: ids of a table of {rows} rows are too large to be computed with in 16 bits",
+                "`{}`: ids of a table of {rows} rows exceed the 16 bits of computed ids",
                 self.name(id)
             )]));
         }

@@ -399,7 +399,7 @@ impl<'g> Lowering<'g> {
             return (scale, zero);
         }
         let name = self.name(id);
-        self.notes.push(format!("`{name}` is zero in all calibration samples; its scale is arbitrary"));
+        self.notes.push(format!("`{name}` is zero in all calibration samples; its scale is a guess"));
         (1.0 / 128.0, 0.0)
     }
 
@@ -433,7 +433,7 @@ impl<'g> Lowering<'g> {
         };
         let Some(source) = source else {
             return Err(LowerError::Unsupported(vec![format!(
-                "`{}`: a value of this type cannot be computed with",
+                "`{}`: no integer operator takes this element type",
                 self.name(id)
             )]));
         };

@@ -18,10 +18,10 @@ use std::collections::HashMap;
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
     /// The new model cannot be written.
-    #[error("the model cannot be planned in whole operators: {0}")]
+    #[error("the row blocks cannot be merged: {0}")]
     Pack(#[from] PackError),
     /// The new model is not valid.
-    #[error("the model in whole operators is not valid: {0}")]
+    #[error("the model with merged row blocks is not valid: {0}")]
     Model(#[from] ModelFileError),
 }
 

@@ -28,7 +28,7 @@ pub struct TensorStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RangeMethod {
-    /// Everything that was seen.
+    /// The full range seen.
     Minmax,
     /// All but 0.01 % of the values.
     Percentile,
@@ -36,7 +36,7 @@ pub enum RangeMethod {
     Mse,
     /// Least Kullback-Leibler divergence of the quantized distribution.
     Entropy,
-    /// The one with the best measured SQNR of the whole model.
+    /// The method with the best measured SQNR of the whole model.
     Auto,
 }
 

@@ -198,7 +198,7 @@ impl Qemu {
                 Record::Done => return Ok(answer),
             }
         }
-        Err(self.fault(format!("the machine stopped without an answer ({ended})")))
+        Err(self.fault(format!("the machine stopped without a result ({ended})")))
     }
 
     fn job(&self, samples: usize) -> Job {

@@ -206,7 +206,7 @@ fn classes(model: &ModelFile, data: &Dataset, sample: usize) -> Result<Vec<i64>,
     let Some(array) = data.labels() else { return Ok(Vec::new()) };
     let real = array.sample(sample).to_real(None);
     if let Some(value) = real.iter().find(|v| v.fract() != 0.0) {
-        return fail(format!("the label {value} is no class; give whole numbers"));
+        return fail(format!("the label {value} is not a class; give whole numbers"));
     }
     let index = logits_output(model);
     let rows = logit_rows(model, index);

@@ -84,7 +84,7 @@ impl Cause {
             Cause::FewWeightBits => "give this layer 8 bits: `--weights mixed` with a larger budget",
             Cause::Activation if profile == Profile::Shift => "try `--range auto` on more samples, or `--profile lut`",
             Cause::Activation => "try `--range auto` on more samples",
-            Cause::Weights => "nothing short of fine-tuning: this is the limit of 8-bit weights",
+            Cause::Weights => "fine-tune the model: this is the limit of 8-bit weights",
         }
     }
 

@@ -93,14 +93,15 @@ pub fn html(content: &Content) -> String {
 const CHOICES: &str = "Each choice was measured by running the integer model, calibrated on one half of the samples, on the other half; the \
      marked one was kept.";
 const CURVE: &str =
-    "Layers go from 8 to 4 bits in the order of the damage measured for each alone. The ringed point was kept.";
+    "Layers go from 8 to 4 bits in the order of the loss measured for each alone. The ringed point was chosen.";
 const DEPTH: &str = "Signal to noise of every operator's result against the float model. A fall from one bar to the next is \
     where accuracy goes; a level stretch hands on what came in.";
 const MEMORY: &str =
     "Each rectangle is a tensor (grey: scratch): where it lies in the arena and while which operators it is needed.";
 const CERTIFICATE: &str = "For any input bytes, no accumulator, product or row sum needs more bits than stated. The bounds \
     follow from the integer weights by interval arithmetic and are checked again when the model is opened.";
-const ACTIVATIONS: &str = "What calibration saw, on a logarithmic scale; the shaded part is what the integers hold.";
+const ACTIVATIONS: &str =
+    "Values seen in calibration, on a logarithmic scale; the shaded part is the range that the integers cover.";
 const WEIGHTS: &str =
     "Weights of each layer over the largest magnitude of their output channel, which is the end of the integer range.";
 

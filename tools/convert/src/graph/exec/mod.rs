@@ -42,7 +42,7 @@ type Operand<'a> = (&'a [usize], &'a Data);
 pub fn eval_node(op: &Op, inputs: &[Operand<'_>], shape: &[usize], dtype: DataType) -> Result<Data, ExecError> {
     let fail = |why| ExecError::Operands { op: op.to_string(), why };
     if inputs.iter().any(|(shape, data)| shape.iter().product::<usize>() != data.len()) {
-        return Err(fail("an operand has not as many values as its shape says"));
+        return Err(fail("operand length does not match its shape"));
     }
     let at = |index: usize| inputs.get(index).copied().ok_or_else(|| fail("an operand is missing"));
     let floats =

@@ -68,7 +68,7 @@ pub fn eye_like(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         Some(DataType::Float) => Data::Float(ones.map(|one| f32::from(u8::from(one))).collect()),
         Some(DataType::Int) => Data::Int(ones.map(i64::from).collect()),
         Some(DataType::Bool) => Data::Bool(ones.collect()),
-        None => return unsupported("element type; nearest: floats, integers, booleans"),
+        None => return unsupported("element type; use floats, integers or booleans"),
     };
     one(builder.constant(&[rows, columns], data)?)
 }

@@ -89,7 +89,7 @@ fn as_image(builder: &mut Builder, x: TensorId) -> OpResult<(TensorId, usize)> {
     match builder.shape(x)[..] {
         [batch, c, l] => Ok((builder.reshape(x, &[batch, c, 1, l])?, 1)),
         [_, _, _, _] => Ok((x, 2)),
-        ref shape => unsupported(format!("an operand of shape {shape:?}; nearest: one or two spatial dimensions")),
+        ref shape => unsupported(format!("an operand of shape {shape:?}; use one or two spatial dimensions")),
     }
 }
 
@@ -125,7 +125,7 @@ pub fn convolve(
         || declared.is_some() && pair(declared, rank, 1, 1, "kernel_shape")? != [kh, kw]
     {
         return invalid(format!(
-            "{c} channels do not go with weights of {n} x {per_group} x {kh} x {kw} in {groups} groups"
+            "{c} channels do not match weights of {n} x {per_group} x {kh} x {kw} in {groups} groups"
         ));
     }
     let Geometry { window, out, .. } = geometry(call, rank, [kh, kw], [height, width], groups)?;
@@ -172,7 +172,7 @@ fn pool_geometry(builder: &mut Builder, call: &Call) -> OpResult<(TensorId, usiz
     let (x, rank) = as_image(builder, call.input(0)?)?;
     let shape = builder.shape(x);
     if builder.dtype(x) != DataType::Float {
-        return unsupported("pooling of integers; nearest: Cast to float before");
+        return unsupported("pooling of integers; use Cast to float before");
     }
     let Some(kernel) = call.ints("kernel_shape")? else { return invalid("kernel_shape is missing") };
     let kernel = pair(Some(kernel), rank, 1, 1, "kernel_shape")?;
@@ -182,7 +182,7 @@ fn pool_geometry(builder: &mut Builder, call: &Call) -> OpResult<(TensorId, usiz
 
 pub fn max_pool(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     if call.wants(1) {
-        return unsupported("its output Indices; nearest: MaxPool with its first output alone");
+        return unsupported("its output Indices; use MaxPool with its first output alone");
     }
     let (x, rank, Geometry { window, out, .. }) = pool_geometry(builder, call)?;
     let y = pooled(builder, Op::MaxPool(window), x, out)?;
@@ -193,7 +193,7 @@ pub fn average_pool(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let (x, rank, Geometry { window, out, overhang }) = pool_geometry(builder, call)?;
     let count_include_pad = call.int_or("count_include_pad", 0)? != 0;
     if count_include_pad && overhang != [0, 0] {
-        return unsupported("count_include_pad together with partial windows of ceil_mode; nearest: explicit pads");
+        return unsupported("count_include_pad together with partial windows of ceil_mode; use explicit pads");
     }
     let y = pooled(builder, Op::AveragePool { window, count_include_pad }, x, out)?;
     one(from_image(builder, y, rank)?)
@@ -227,7 +227,7 @@ pub fn conv_transpose(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let groups = usize::try_from(call.int_or("group", 1)?).unwrap_or(0);
     call.ignore(&["kernel_shape"]);
     if weight_rank != rank || channels != c || groups == 0 || c % groups != 0 || kh * kw == 0 {
-        return invalid(format!("{c} channels do not go with weights of {channels} x {per_group} in {groups} groups"));
+        return invalid(format!("{c} channels do not match weights of {channels} x {per_group} in {groups} groups"));
     }
     let strides = pair(call.ints("strides")?, rank, 1, 1, "strides")?;
     let dilations = pair(call.ints("dilations")?, rank, 1, 1, "dilations")?;
@@ -403,7 +403,7 @@ fn window_sum(builder: &mut Builder, x: TensorId, window: &Window, out: [usize; 
     let mut shape = builder.shape(x);
     let [kh, kw] = window.kernel;
     if kh * kw > MAX_TAPS {
-        return unsupported(format!("windows of {kh} x {kw}; nearest: AveragePool"));
+        return unsupported(format!("windows of {kh} x {kw}; use AveragePool"));
     }
     let [top, left, bottom, right] = window.pads;
     (shape[2], shape[3]) = (shape[2] + top + bottom, shape[3] + left + right);

@@ -86,7 +86,7 @@ pub fn einsum(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     for (id, labels) in ids.into_iter().zip(&equation.inputs) {
         let distinct = labels.iter().enumerate().all(|(d, label)| !labels[..d].contains(label));
         if !distinct {
-            return unsupported(format!("a diagonal in `{text}`; nearest: Gather"));
+            return unsupported(format!("a diagonal in `{text}`; use Gather"));
         }
         let all = equation.inputs.concat();
         let kept = |label: char| equation.output.contains(&label) || all.iter().filter(|&&l| l == label).count() > 1;
@@ -95,11 +95,11 @@ pub fn einsum(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let result = match &terms[..] {
         [x] => x.clone(),
         [a, b] => contract(builder, a, b, &equation.output)?,
-        _ => return unsupported("more than two operands; nearest: one Einsum for each product"),
+        _ => return unsupported("more than two operands; use one Einsum for each product"),
     };
     let places = equation.output.iter().map(|label| result.labels.iter().position(|l| l == label));
     let Some(perm) = places.collect::<Option<Vec<_>>>().filter(|perm| perm.len() == result.labels.len()) else {
-        return invalid(format!("`{text}` has an output that no operand gives"));
+        return invalid(format!("`{text}` has an output index that no operand has"));
     };
     one(builder.transpose(result.id, &perm)?)
 }
@@ -123,7 +123,7 @@ fn contract(builder: &mut Builder, a: &Term, b: &Term, output: &[char]) -> OpRes
     };
     for &label in batch.iter().chain(&summed) {
         if size(builder, a, label) != size(builder, b, label) {
-            return unsupported("a dimension that is repeated; nearest: Expand before");
+            return unsupported("a dimension that is repeated; use Expand before");
         }
     }
     let sizes = |builder: &Builder, term: &Term, labels: &[char]| {

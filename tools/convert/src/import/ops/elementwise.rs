@@ -72,7 +72,7 @@ pub fn select(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 pub fn cast(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let number = call.int_or("to", 0)?;
     let Some(elem) = i32::try_from(number).ok().and_then(elem_of) else {
-        return unsupported(format!("cast to element type {number}; nearest: floats, integers, booleans"));
+        return unsupported(format!("cast to element type {number}; use floats, integers or booleans"));
     };
     let Some(dtype) = data_type(elem) else { return invalid("unknown element type") };
     let x = call.input(0)?;

@@ -313,10 +313,10 @@ pub fn trilu(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 }
 
 /// The operand's value, which this operator needs.
-fn known<'b>(builder: &'b Builder, id: TensorId, nearest: &str) -> OpResult<&'b Data> {
+fn known<'b>(builder: &'b Builder, id: TensorId, instead: &str) -> OpResult<&'b Data> {
     match builder.graph.constant(id) {
         Some(data) => Ok(data),
-        None => unsupported(format!("only of constants; nearest: {nearest}")),
+        None => unsupported(format!("only of constants; use {instead}")),
     }
 }
 
@@ -345,7 +345,7 @@ pub fn one_hot(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         return unsupported("the values must be two constants");
     }
     if builder.graph.constant(indices).is_some_and(|data| data.to_f32().iter().any(|&i| i < -depth || i >= depth)) {
-        return unsupported("indices outside the depth; nearest: indices below it");
+        return unsupported("indices outside the depth; use indices below it");
     }
     let depth = builder.checked_count(&[depth as usize])?;
     let mut shape = builder.shape(indices);

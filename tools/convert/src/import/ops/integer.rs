@@ -34,7 +34,7 @@ fn centred(builder: &mut Builder, x: TensorId, zero_point: Option<TensorId>, col
         let offset = match zeros.as_deref() {
             None => own,
             Some([zero]) => own - zero,
-            Some(_) => return unsupported("a zero point per row of computed integers; nearest: one zero point"),
+            Some(_) => return unsupported("a zero point per row of computed integers; use one zero point"),
         };
         let real = builder.hold_as_floats(x)?;
         let q = builder.scale(real, 1.0 / held.scale[0])?;
@@ -217,10 +217,10 @@ pub fn matmul_n_bits(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let size = |name: &str, default: i64| call.int_or(name, default).map(|v| usize::try_from(v).unwrap_or(0));
     let (k, n, bits, block) = (size("K", 0)?, size("N", 0)?, size("bits", 4)?, size("block_size", 32)?);
     if !matches!(bits, 2 | 4 | 8) || block == 0 || k == 0 || n == 0 {
-        return unsupported(format!("{bits} bits in blocks of {block}; nearest: 2, 4 or 8 bits"));
+        return unsupported(format!("{bits} bits in blocks of {block}; use 2, 4 or 8 bits"));
     }
     if call.optional(4).is_some_and(|id| builder.shape(id) != [0]) {
-        return unsupported("g_idx; nearest: weights in the order of their groups");
+        return unsupported("g_idx; use weights in the order of their groups");
     }
     let blocks = k.div_ceil(block);
     let bytes = builder.ints(call.input(1)?, "the weights")?;
@@ -240,7 +240,7 @@ pub fn matmul_n_bits(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     };
     let fits = bytes.len() == n * blocks * per_block && scales.len() == n * blocks;
     if !fits || zeros.as_ref().is_some_and(|zeros| zeros.len() != n * blocks) {
-        return invalid(format!("weights and scales do not make {n} rows of {blocks} blocks"));
+        return invalid(format!("weights and scales do not form {n} rows of {blocks} blocks"));
     }
     let middle = (1u32 << (bits - 1)) as f32;
     let count = builder.checked_count(&[n, k])?;

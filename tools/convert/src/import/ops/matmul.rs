@@ -145,7 +145,7 @@ pub fn activated(builder: &mut Builder, call: &Call, y: TensorId) -> OpResult<Te
         }
         other => {
             return unsupported(format!(
-                "activation `{other}`; nearest: Relu, Clip, LeakyRelu, HardSigmoid, Sigmoid, Tanh"
+                "activation `{other}`; use Relu, Clip, LeakyRelu, HardSigmoid, Sigmoid or Tanh"
             ));
         }
     };

@@ -81,7 +81,7 @@ fn mask_bias(builder: &mut Builder, call: &Call, mask: TensorId, batch: usize, t
             let flags = builder.cast(mask, DataType::Bool)?;
             builder.reshape(flags, &[batch, 1, n, t])?
         }
-        _ => return unsupported(format!("a mask of shape {shape:?}; nearest: [batch, keys]")),
+        _ => return unsupported(format!("a mask of shape {shape:?}; use [batch, keys]")),
     };
     additive(builder, shown, hidden)
 }
@@ -89,10 +89,10 @@ fn mask_bias(builder: &mut Builder, call: &Call, mask: TensorId, batch: usize, t
 fn refuse_cache(call: &Call, past: &[usize]) -> OpResult<()> {
     if past.iter().any(|&index| call.optional(index).is_some()) || (1..call.wanted.len()).any(|index| call.wants(index))
     {
-        return unsupported("past and present keys (a cache); nearest: attention over the whole sequence");
+        return unsupported("past and present keys (a cache); use attention over the whole sequence");
     }
     if call.int_or("do_rotary", 0)? != 0 {
-        return unsupported("do_rotary; nearest: the rotation as Slice, Neg, Concat, Mul, Add");
+        return unsupported("do_rotary; use the rotation as Slice, Neg, Concat, Mul, Add");
     }
     Ok(())
 }
@@ -144,7 +144,7 @@ pub fn attention(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     };
     let &[q, k, v] = &widths[..] else { return invalid("qkv_hidden_sizes must have three values") };
     if q.checked_add(k).and_then(|w| w.checked_add(v)) != Some(total) || q != k {
-        return invalid(format!("queries, keys and values of {widths:?} do not make rows of {total}"));
+        return invalid(format!("queries, keys and values of {widths:?} do not add up to rows of {total}"));
     }
     let mut parts = [(0, q), (q, k), (q + k, v)].map(|(start, width)| builder.narrow(qkv, 2, start, width)).into_iter();
     let mut part = || parts.next().unwrap_or_else(|| invalid("three parts"));
@@ -162,7 +162,7 @@ pub fn multi_head_attention(builder: &mut Builder, call: &Call) -> OpResult<Outp
     let mut operands = match (builder.rank(call.input(0)?), call.optional(1), call.optional(2)) {
         (3, Some(k), Some(v)) => [call.input(0)?, k, v],
         (5, None, None) => unpack(builder, call.input(0)?)?,
-        _ => return unsupported("packed keys and values; nearest: queries, keys and values of three dimensions"),
+        _ => return unsupported("packed keys and values; use queries, keys and values of three dimensions"),
     };
     if let Some(bias) = call.optional(3) {
         add_biases(builder, &mut operands, bias)?;
@@ -197,7 +197,7 @@ fn add_biases(builder: &mut Builder, operands: &mut [TensorId; 3], bias: TensorI
     let mut start = 0;
     for x in operands {
         let [_, _, width] = builder.shape(*x)[..] else {
-            return unsupported("a bias for keys with their heads apart; nearest: three dimensions");
+            return unsupported("a bias for keys with their heads apart; use three dimensions");
         };
         if builder.rank(bias) != 1 || start + width > builder.graph.shape(bias)[0] {
             return invalid("the bias is shorter than queries, keys and values together");

@@ -251,7 +251,7 @@ fn contributed(op: &str) -> Option<Handler> {
 pub fn hint(domain: &str, op: &str) -> &'static str {
     match op {
         "Loop" | "Scan" => "loops are not supported; export with fixed sizes so that the exporter unrolls it",
-        "LSTM" | "GRU" | "RNN" => "recurrent layers are not supported; nearest: attention encoders",
+        "LSTM" | "GRU" | "RNN" => "recurrent layers are not supported; use attention encoders",
         "MatMulBnb4" | "MatMulFpQ4" => "give the float model and convert it with 4-bit weights",
         _ if op.starts_with("QLinear") || op == "QAttention" || op == "QEmbedLayerNormalization" => {
             "quantize in QDQ format (QuantFormat.QDQ) instead of operators on integers"

@@ -145,7 +145,7 @@ pub fn slice(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let axes = list(builder, 3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = list(builder, 4, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
     if [ends.len(), axes.len(), steps.len()].iter().any(|&len| len != starts.len()) || steps.contains(&0) {
-        return invalid("starts, ends, axes and steps do not go together");
+        return invalid("starts, ends, axes and steps differ in length");
     }
     axis_indices(&axes, shape.len())?;
     let (mut firsts, mut strides) = (vec![0; shape.len()], vec![1isize; shape.len()]);
@@ -323,7 +323,7 @@ fn continued(
         other => return invalid(format!("unknown mode `{other}`")),
     };
     if n == 0 || before.max(after) > reach {
-        return unsupported(format!("mode `{mode}` with pads beyond {reach} elements; nearest: smaller pads"));
+        return unsupported(format!("mode `{mode}` with pads beyond {reach} elements; use smaller pads"));
     }
     let mirrored = |builder: &mut Builder, start: usize, length: usize| {
         let mut shape = builder.shape(x);
@@ -455,7 +455,7 @@ pub fn depth_to_space(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let ([batch, c, h, w], block) = blocks(builder, call)?;
     let depth = c / (block * block);
     if depth * block * block != c {
-        return invalid(format!("{c} channels are no blocks of {block} x {block}"));
+        return invalid(format!("{c} channels do not divide into blocks of {block} x {block}"));
     }
     let (shape, perm) = match call.text_or("mode", "DCR")?.as_str() {
         "DCR" => ([batch, block, block, depth, h, w], [0, 3, 4, 1, 5, 2]),

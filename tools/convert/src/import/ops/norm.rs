@@ -283,7 +283,7 @@ pub fn lp(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
             let sum = builder.reduce(Reduce::Sum, square, vec![axis], true)?;
             builder.unary(Unary::Sqrt, sum)?
         }
-        p => return unsupported(format!("norm of order {p}; nearest: 1 and 2")),
+        p => return unsupported(format!("norm of order {p}; use 1 or 2")),
     };
     one(builder.binary(Binary::Div, x, norm)?)
 }

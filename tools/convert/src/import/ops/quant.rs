@@ -31,10 +31,7 @@ impl Scaling {
     /// The quantization of a tensor of `shape` with integers of type `elem`.
     fn parameters(&self, builder: &Builder, shape: &[usize], elem: Elem) -> OpResult<FakeQuant> {
         let Some(range) = integer_range(elem) else {
-            return unsupported(format!(
-                "integers of type {}; nearest: INT8, UINT8, INT16, UINT16",
-                elem.as_str_name()
-            ));
+            return unsupported(format!("integers of type {}; use INT8, UINT8, INT16 or UINT16", elem.as_str_name()));
         };
         let scale = builder.floats(self.scale, "the scale")?;
         if scale.iter().any(|s| !s.is_finite() || *s <= 0.0) {
@@ -48,7 +45,7 @@ impl Scaling {
                 match zeros.collect::<Option<Vec<_>>>() {
                     Some(zeros) if zeros.len() == scale.len() => zeros,
                     Some(zeros) if zeros.len() == 1 => vec![zeros[0]; scale.len()],
-                    _ => return invalid("zero points do not go with the scales or the integer type"),
+                    _ => return invalid("zero points do not match the scales or the integer type"),
                 }
             }
         };
@@ -58,7 +55,7 @@ impl Scaling {
         let axis = axis_index(self.axis, shape.len())?;
         if scale.len() != shape[axis] || builder.rank(self.scale) != 1 {
             return unsupported(format!(
-                "{} scales for a tensor of shape {shape:?}; nearest: one scale, or one per index of an axis",
+                "{} scales for a tensor of shape {shape:?}; use one scale, or one per index of an axis",
                 scale.len()
             ));
         }
@@ -75,7 +72,7 @@ fn target(builder: &Builder, call: &Call) -> OpResult<Elem> {
         0 => Ok(Elem::Uint8),
         number => match i32::try_from(number).ok().and_then(elem_of) {
             Some(elem) => Ok(elem),
-            None => unsupported(format!("integers of type {number}; nearest: INT8 and UINT8")),
+            None => unsupported(format!("integers of type {number}; use INT8 or UINT8")),
         },
     }
 }
@@ -86,7 +83,7 @@ pub fn quantize(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         return invalid("takes floats");
     }
     if call.int_or("block_size", 0)? != 0 {
-        return unsupported("scales per block; nearest: one scale, or one per index of an axis");
+        return unsupported("scales per block; use one scale, or one per index of an axis");
     }
     let scaling = Scaling::of_node(call)?;
     let quantization = scaling.parameters(builder, &builder.shape(x), target(builder, call)?)?;
@@ -120,7 +117,7 @@ pub fn reals_of(builder: &mut Builder, x: TensorId, scaling: &Scaling) -> OpResu
         let same =
             same && zeros.is_none_or(|zeros| zeros.iter().copied().eq(held.zero_point.iter().map(|&z| i64::from(z))));
         if !same {
-            return unsupported("other scale or zero point than its QuantizeLinear; nearest: the same on both");
+            return unsupported("other scale or zero point than its QuantizeLinear; use the same on both");
         }
         return builder.hold_as_floats(x);
     }
@@ -156,7 +153,7 @@ fn reals(values: &[i64], shape: &[usize], quantization: &FakeQuant) -> Vec<f32> 
 /// `scale * (q - zero_point)` of integers that the model computes or takes in.
 fn dequantize_computed(builder: &mut Builder, x: TensorId, quantization: &FakeQuant) -> OpResult<TensorId> {
     if quantization.scale.len() != 1 {
-        return unsupported("a scale per channel of integers that are not constant; nearest: one scale");
+        return unsupported("a scale per channel of integers that are not constant; use one scale");
     }
     let mut y = builder.cast(x, DataType::Float)?;
     if quantization.zero_point[0] != 0 {

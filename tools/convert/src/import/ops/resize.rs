@@ -129,7 +129,7 @@ fn transformation(call: &Call, default: &str) -> OpResult<Transformation> {
         "asymmetric" => Transformation::Asymmetric,
         "tf_crop_and_resize" => Transformation::CropAndResize { start: 0.0, end: 1.0, outside: 0.0 },
         other => {
-            return unsupported(format!("coordinate_transformation_mode `{other}`; nearest: half_pixel, asymmetric"));
+            return unsupported(format!("coordinate_transformation_mode `{other}`; use half_pixel or asymmetric"));
         }
     })
 }
@@ -295,7 +295,7 @@ fn repeated(builder: &mut Builder, x: TensorId, axis: usize, rows: &[(Vec<f64>, 
 /// The product of a matrix with every line of `x` along `axis`.
 fn weighted(builder: &mut Builder, x: TensorId, axis: usize, rows: &[(Vec<f64>, f64)]) -> OpResult<TensorId> {
     if builder.dtype(x) != DataType::Float {
-        return unsupported("interpolation of integers; nearest: Cast to float before");
+        return unsupported("interpolation of integers; use Cast to float before");
     }
     let shape = builder.shape(x);
     let rank = shape.len();

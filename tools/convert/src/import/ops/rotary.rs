@@ -22,10 +22,10 @@ pub fn standard(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 /// `com.microsoft.RotaryEmbedding(input, position_ids, cos_cache, sin_cache)`.
 pub fn microsoft(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     if call.int_or("is_packed_batching", 0)? != 0 {
-        return unsupported("is_packed_batching; nearest: batches padded to one length");
+        return unsupported("is_packed_batching; use batches padded to one length");
     }
     if call.float_or("scale", 1.0)? != 1.0 {
-        return unsupported("a scale; nearest: cosines and sines scaled by the exporter");
+        return unsupported("a scale; use cosines and sines scaled by the exporter");
     }
     rotate(builder, call, &Form { cosines: 2, positions: 1 })
 }
