@@ -44,7 +44,7 @@
 //! }
 //! ```
 //!
-//! One inference on several threads: `kernels::Parallel`, with the feature `std`. It divides the rows of operators
+//! One inference on several threads: `kernels::Parallel`, with the feature `parallel`. It divides the rows of operators
 //! among the threads of a rayon pool; the bytes are the same.
 //!
 //! - [`format`]: the byte layout of `.sfm` files and its version rule.

@@ -18,13 +18,15 @@ pub(crate) mod list;
 pub mod neon;
 #[cfg(all(target_arch = "arm", target_os = "linux"))]
 pub mod neon32;
-#[cfg(feature = "std")]
+#[cfg(feature = "parallel")]
 pub(crate) mod parallel;
 pub mod portable;
 #[cfg(riscv_m)]
 mod riscv32;
 #[cfg(any(arm_v7m, riscv_m))]
 mod scalar;
+#[cfg(feature = "std")]
+mod scratch;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
@@ -47,10 +49,8 @@ pub use list::Kernels;
 pub use neon::Native;
 #[cfg(all(target_arch = "arm", target_os = "linux"))]
 pub use neon32::Native;
-#[cfg(feature = "std")]
+#[cfg(feature = "parallel")]
 pub use parallel::Parallel;
-#[cfg(feature = "std")]
-pub(crate) use parallel::with_scratch;
 pub use portable::Portable;
 #[cfg(not(any(
     target_arch = "x86_64",
@@ -65,6 +65,8 @@ pub use portable::Portable;
 pub use portable::Portable as Native;
 #[cfg(riscv_m)]
 pub use riscv32::Riscv32 as Native;
+#[cfg(feature = "std")]
+pub(crate) use scratch::with_scratch;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
 

@@ -5,10 +5,8 @@
 
 use super::list::signatures::*;
 use super::list::{each_kernel, same_constants};
-use super::{Kernels, PANEL, PackedWeights};
-use core::cell::RefCell;
+use super::{Kernels, PANEL, PackedWeights, with_scratch};
 use core::marker::PhantomData;
-use std::vec::Vec;
 
 /// Minimum work of a part, in multiplications: 5 us with AVX-512, 20 us with AVX2. Between operators that are too short to
 /// be divided the other threads fall asleep, and waking them takes longer than such parts do. Elsewhere a quarter of the
@@ -42,26 +40,6 @@ const CHANNELS: usize = 32;
 /// multiplications.
 #[derive(Clone, Copy, Debug)]
 pub struct Parallel<B, const LEAST: u64 = GRAIN>(PhantomData<fn() -> B>);
-
-std::thread_local! {
-    /// Scratch areas that no job of this thread uses.
-    static FREE: RefCell<Vec<Vec<u128>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Calls `work` with `bytes` bytes aligned to 16, of any content.
-pub(crate) fn with_scratch<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
-    let mut area = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    // A word more: on 32-bit Arm their alignment is 8.
-    let words = bytes.div_ceil(16) + 1;
-    if area.len() < words {
-        area.resize(words, 0);
-    }
-    let first = (area.as_ptr() as usize).wrapping_neg() % 16;
-    let memory = bytemuck::cast_slice_mut(&mut area).get_mut(first..).and_then(|memory| memory.get_mut(..bytes));
-    let result = work(memory.unwrap_or(&mut []));
-    FREE.with_borrow_mut(|free| free.push(area));
-    result
-}
 
 /// Dense layers divide the channels of one row; everything else is a method of `B`.
 macro_rules! divided {
@@ -232,18 +210,5 @@ pub(crate) mod tests {
         assert_eq!([0, 99, 199, 200, 450, 1 << 40].map(parts), [1, 1, 1, 2, 4, 5]);
         assert_eq!(Parallel::<Portable, 0>::parts(0), 1);
         assert_eq!(Portable::parts(u64::MAX), 1);
-    }
-
-    #[test]
-    fn scratch_is_aligned_and_apart() {
-        with_scratch(40, |outer| {
-            with_scratch(100, |inner| {
-                outer.fill(1);
-                inner.fill(2);
-                assert!((outer.len(), inner.len()) == (40, 100) && outer.iter().all(|&b| b == 1));
-                assert!([outer.as_ptr(), inner.as_ptr()].iter().all(|p| (*p as usize).is_multiple_of(16)));
-            });
-        });
-        with_scratch(0, |none| assert!(none.is_empty()));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Areas, Memory, OpFault, Operands, Operator, Proof, Step, wide};
 use crate::format::{Blob, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord, align_up};
-#[cfg(feature = "std")]
+#[cfg(feature = "parallel")]
 use crate::kernels::Parallel;
 use crate::kernels::{Kernels, Portable};
 use crate::tensor::Dtype;
@@ -92,14 +92,14 @@ fn run_at<B: Kernels>(
     for ((dtype, values), place) in inputs.iter().zip(places) {
         wide::store(*dtype, &mut arena[place], 0, values);
     }
-    #[cfg(feature = "std")]
+    #[cfg(feature = "parallel")]
     let divided = run_divided::<B>(op, arena, (&weights.0, &tensors, &record));
     let (pieces, step) = (op.pieces(), op.step());
     for piece in (0..pieces).step_by(step as usize) {
         let mut memory = split(arena, (&weights.0, &tensors, &record), POSITION.get()).ok_or(OpFault::Alias)?;
         op.run::<B>(&mut memory, piece..(piece + step).min(pieces)).map_err(|_| OpFault::Operand)?;
     }
-    #[cfg(feature = "std")]
+    #[cfg(feature = "parallel")]
     assert!(divided == Some(arena[out.clone()].to_vec()), "not the same on several threads");
     Ok((proof, wide::values(output.0, &arena[out], 0..output.1).collect()))
 }
@@ -126,7 +126,7 @@ pub fn at_position<T>(pos: u32, f: impl FnOnce() -> T) -> T {
 }
 
 /// The output on several threads, every part as small as can be; `arena` stays as it is.
-#[cfg(feature = "std")]
+#[cfg(feature = "parallel")]
 fn run_divided<B: Kernels>(
     op: &impl Operator,
     arena: &[u8],

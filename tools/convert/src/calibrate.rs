@@ -1,11 +1,10 @@
 //! What the samples say about a graph: extents and histograms of every tensor, moments of the inputs of dense layers.
 
-use crate::graph::exec::{self, ExecError};
+use crate::graph::exec::{self, ExecError, dense_rows};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
 use crate::parallel;
 use crate::quantize::range::{BINS, TensorStats};
 use crate::quantize::sequential::Rounded;
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Statistics of a fused graph over the calibration samples, and the quantization it came with.
@@ -105,18 +104,6 @@ fn dense_readers(graph: &Graph) -> HashMap<TensorId, Vec<usize>> {
         }
     }
     readers
-}
-
-/// The rows a dense node multiplies its weights with, and their width.
-pub fn dense_rows<'a>(graph: &Graph, node: usize, values: &'a [f32]) -> (Cow<'a, [f32]>, usize) {
-    let node = &graph.nodes[node];
-    let x = graph.shape(node.inputs[0]);
-    if let Op::Conv2d(window) = &node.op {
-        let width = graph.shape(node.inputs[1]).iter().skip(1).product::<usize>().max(1);
-        let rows = exec::patches(x, values, window, graph.shape(node.output)).unwrap_or_default();
-        return (Cow::Owned(rows), width);
-    }
-    (Cow::Borrowed(values), x.last().copied().unwrap_or(1).max(1))
 }
 
 struct First {

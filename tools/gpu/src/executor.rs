@@ -4,7 +4,7 @@ use crate::digest;
 use crate::error::GpuError;
 use crate::gpu::{Abilities, Gpu};
 use crate::layout::{Layout, Operands, Region, Source, decode};
-use crate::ops::Builder;
+use crate::ops::{self, Builder};
 use crate::step::{Buffer, Step, Tensor, Work};
 use shiftformer::format::SectionKind;
 use shiftformer::ops::Op;
@@ -439,7 +439,7 @@ fn build_steps(
     for (index, operands) in layout.ops.iter().enumerate() {
         let op = decode(model, index).ok_or(GpuError::Op { op: index, reason: "its parameters do not decode" })?;
         let mut build = Builder::new(index, operands, layout, capacity, abilities);
-        build.add(&op)?;
+        ops::add(&mut build, &op)?;
         let (more, end) = build.finish();
         steps.extend(more);
         words = words.max(end);

@@ -2,18 +2,15 @@
 //! matrix products. Not part of `cargo xtask test`, which runs the tests of the runtime there: building the command for
 //! another architecture takes minutes.
 
-use crate::check::aarch64_tests;
 use crate::digits;
 use crate::error::Error;
+use crate::linux::{AARCH64_CORES, aarch64_tests};
 use crate::process::{output, root, run};
 use crate::setup::AARCH64;
 use crate::toolchain::Toolchain;
 use std::path::Path;
 use std::process::Command;
 
-/// Emulated cores: with SMMLA and SDOT, with SDOT alone, with neither. The pointer authentication of the first one takes
-/// most of the emulator's time where it is the architecture's own.
-pub const CORES: [&str; 3] = ["max,pauth-impdef=on", "neoverse-n1", "cortex-a53"];
 /// Images whose results are compared with those of this machine.
 const IMAGES: [&str; 3] = ["0", "7", "359"];
 
@@ -36,7 +33,7 @@ pub fn run_all() -> Result<(), Error> {
     run(build.current_dir(root()))?;
     let program = toolchain.output().join(AARCH64).join("release/shiftformer");
     digits::module()?;
-    for core in CORES {
+    for core in AARCH64_CORES {
         println!("== aarch64 {core}");
         aarch64_tests(core)?;
         on(core, &program)?;

@@ -3,10 +3,11 @@
 use crate::boards::{self, Program};
 use crate::error::Error;
 use crate::firmware;
+use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
-use crate::setup::{self, AARCH64, ARMV7};
-use crate::toolchain::{Toolchain, gnu_name};
-use crate::{aarch64, audit, digits, emulate, size};
+use crate::setup;
+use crate::toolchain::Toolchain;
+use crate::{audit, digits, emulate, size};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -60,7 +61,10 @@ fn steps() -> Result<Vec<Step>, Error> {
         step("format", format),
         step("clippy", clippy),
         // The development profile checks arithmetic for overflow.
-        step("runtime tests", || cargo(&["test", "--quiet", "--package", "shiftformer", "--features", "std"])),
+        step("runtime tests", || cargo(&["test", "--quiet", "--package", "shiftformer", "--features", "parallel"])),
+        step("runtime without threads", || {
+            cargo(&["check", "--quiet", "--package", "shiftformer", "--features", "std"])
+        }),
         step("tools tests", tools_tests),
         step("converter for wasm32", converter_for_the_web),
     ];
@@ -69,7 +73,7 @@ fn steps() -> Result<Vec<Step>, Error> {
     }
     steps.push(step("firmware", || firmware::build(None, None)));
     emulated(&mut steps, Program::KernelTests, "kernels")?;
-    for core in aarch64::CORES {
+    for core in AARCH64_CORES {
         steps.push(step(format!("kernels on aarch64 {core}"), move || aarch64_tests(core)));
     }
     for core in ARMV7_CORES {
@@ -133,30 +137,6 @@ fn build_runtime(target: &str) -> Result<(), Error> {
         run(build.current_dir(root()))?;
     }
     Ok(())
-}
-
-/// The tests of the runtime on an emulated aarch64.
-///
-/// # Errors
-/// When they do not build or one fails.
-pub fn aarch64_tests(core: &str) -> Result<(), Error> {
-    linux_tests(AARCH64, "qemu-aarch64", core)
-}
-
-/// Emulated 32-bit cores.
-const ARMV7_CORES: [&str; 1] = ["cortex-a7"];
-
-fn armv7_tests(core: &str) -> Result<(), Error> {
-    linux_tests(ARMV7, "qemu-arm", core)
-}
-
-/// The tests of the runtime for `target` on an emulated core.
-fn linux_tests(target: &str, emulator: &str, core: &str) -> Result<(), Error> {
-    let mut test = Toolchain::ensure(target)?.cargo("test", target, &[]);
-    let runner = format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase().replace('-', "_"));
-    test.env(runner, format!("{emulator} -cpu {core} -L /usr/{}", gnu_name(target)));
-    test.args(["--quiet", "--release", "--package", "shiftformer", "--lib", "--features", "std"]);
-    run(test.current_dir(root()))
 }
 
 fn parity() -> Result<(), Error> {

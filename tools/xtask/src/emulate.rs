@@ -4,7 +4,7 @@ use crate::boards::Program;
 use crate::error::Error;
 use crate::firmware;
 use crate::process::{run, shown};
-use crate::{process, setup};
+use crate::{debian, process};
 use defmt_decoder::{DecodeError, Table};
 use shiftformer_link::Machine;
 use std::fs;
@@ -53,7 +53,7 @@ pub fn by_path(elf: &Path) -> Result<&'static Machine, Error> {
 /// [`Error::Check`] when it exits with a failure.
 pub fn emulate(machine: &Machine, elf: &Path) -> Result<(), Error> {
     if process::find(machine.emulator).is_none() {
-        setup::install(&[setup::package_of(machine.emulator)])?;
+        debian::install(&[debian::package_of(machine.emulator)])?;
     }
     let bytes = fs::read(elf).map_err(Error::io(format!("read {}", elf.display())))?;
     let mut command = Command::new(machine.emulator);

@@ -4,6 +4,7 @@
 //! `core` itself (`-Zbuild-std`). Distributions ship the latter as packages. [`CHOICE`] asks for one of them; without it,
 //! the first is taken where it is there, else the second.
 
+use crate::debian::install;
 use crate::error::Error;
 use crate::process::{find, output, root, run_within};
 use std::env;
@@ -115,7 +116,7 @@ impl Toolchain {
             run_within(Command::new("rustup").args(["target", "add", target]), RUSTUP_LIMIT)?;
         }
         if choice != Choice::Rustup && Self::find(target)?.is_none() {
-            crate::setup::install(&BUILD_STD_PACKAGES)?;
+            install(&BUILD_STD_PACKAGES)?;
         }
         Self::find(target)?.ok_or_else(|| Error::Missing {
             what: format!("Rust target {target}"),

@@ -1,6 +1,7 @@
 //! `shiftformer adapters`.
 
-use super::{Failure, Verdict, output};
+use super::failure::{Failure, Verdict};
+use super::output;
 use serde::Serialize;
 #[cfg(feature = "gpu")]
 use shiftformer_gpu::AdapterSummary;

@@ -1,7 +1,8 @@
 //! `shiftformer bench`.
 
+use super::failure::{Failure, Verdict};
 use super::inspect::read_model;
-use super::{Failure, Verdict, data, output};
+use super::{data, output};
 use rayon::prelude::*;
 use serde::Serialize;
 use shiftformer::kernels::{Kernels, Native, Parallel, Portable};

@@ -1,8 +1,9 @@
 //! `shiftformer codegen`.
 
+use super::failure::{Failure, Verdict};
 use super::inspect::{open, read_model};
+use super::output;
 use super::output::OutputFile;
-use super::{Failure, Verdict, output};
 use clap::ValueEnum;
 use shiftformer_lab::codegen::{c_header, rust_module};
 use shiftformer_lab::summary::summarize;

@@ -1,7 +1,8 @@
 //! `shiftformer convert`.
 
+use super::failure::{Failure, Verdict};
 use super::output::OutputFile;
-use super::{Failure, Verdict, data, output, source};
+use super::{data, output, source};
 use clap::ValueEnum;
 use serde::Serialize;
 use shiftformer::format::Profile;

@@ -1,6 +1,7 @@
 //! What commands with samples share: opening data, choosing samples, showing progress.
 
-use super::{Failure, output};
+use super::failure::Failure;
+use super::output;
 use indicatif::{ProgressBar, ProgressStyle};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::model_file::ModelFile;

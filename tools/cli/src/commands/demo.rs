@@ -1,7 +1,8 @@
 //! `shiftformer demo`: the bundled digits model through everything.
 
+use super::failure::{Failure, Verdict};
 use super::picture::{Picture, row};
-use super::{Failure, Verdict, convert, fit as fit_command, output};
+use super::{convert, fit as fit_command, output};
 use shiftformer::kernels::Portable;
 use shiftformer_convert::convert::{ConvertError, ConvertOptions, Converted};
 use shiftformer_convert::data::Dataset;

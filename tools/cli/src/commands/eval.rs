@@ -1,8 +1,9 @@
 //! `shiftformer eval`.
 
+use super::failure::{Failure, Verdict};
 use super::inspect::read_model;
 use super::threads::Threads;
-use super::{Failure, Verdict, data, output, source};
+use super::{data, output, source};
 use serde::{Deserialize, Serialize};
 use shiftformer::format::CRC;
 use shiftformer_convert::model_file::{ModelFile, Values};

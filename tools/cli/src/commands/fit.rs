@@ -1,7 +1,8 @@
 //! `shiftformer fit`.
 
+use super::failure::{Failure, Verdict};
 use super::inspect::{open, read_model};
-use super::{Failure, Verdict, data, output};
+use super::{data, output};
 use serde::Serialize;
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_lab::backend;

@@ -1,6 +1,7 @@
 //! `shiftformer inspect`.
 
-use super::{Failure, Verdict, output};
+use super::failure::{Failure, Verdict};
+use super::output;
 use shiftformer::Model;
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_lab::summary::timeline;

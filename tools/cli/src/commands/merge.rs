@@ -1,7 +1,8 @@
 //! `shiftformer merge`.
 
 use super::eval::EvalOutput;
-use super::{Failure, Verdict, output};
+use super::failure::{Failure, Verdict};
+use super::output;
 use shiftformer_lab::eval::metrics::Score;
 use std::path::PathBuf;
 

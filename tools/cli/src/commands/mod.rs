@@ -23,7 +23,7 @@ mod threads;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-pub use failure::{Failure, Verdict};
+use failure::{Failure, Verdict};
 use std::process::ExitCode;
 
 /// Integer-only transformers: convert ONNX models to .sfm files, check them, measure them.

@@ -1,6 +1,6 @@
 //! Where results go: stdout, stderr, whole files.
 
-use super::Failure;
+use super::failure::Failure;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};

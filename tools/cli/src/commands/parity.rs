@@ -1,9 +1,10 @@
 //! `shiftformer parity`.
 
+use super::failure::{Failure, Verdict};
 use super::inspect::read_model;
 use super::output::OutputFile;
 use super::threads::Threads;
-use super::{Failure, Verdict, data, output};
+use super::{data, output};
 use serde::Serialize;
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_lab::backend::Sample;

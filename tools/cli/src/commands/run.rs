@@ -1,8 +1,9 @@
 //! `shiftformer run`.
 
+use super::failure::{Failure, Verdict};
 use super::inspect::read_model;
 use super::threads::Threads;
-use super::{Failure, Verdict, data, output};
+use super::{data, output};
 use serde::Serialize;
 use shiftformer_lab::eval::{logit_rows, logits_output};
 use shiftformer_lab::{backend, eval};

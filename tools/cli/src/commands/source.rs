@@ -1,6 +1,6 @@
 //! Float models: from an ONNX file to the graph that is converted and compared with.
 
-use super::Failure;
+use super::failure::Failure;
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::Graph;
 use shiftformer_convert::import::{ImportError, ImportOptions, import};

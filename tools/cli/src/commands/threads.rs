@@ -1,6 +1,6 @@
 //! `--threads` of the commands that run models on this machine.
 
-use super::Failure;
+use super::failure::Failure;
 
 /// More than most machines have; far fewer than a system refuses to start.
 const MOST: usize = 1024;

@@ -1,6 +1,6 @@
 //! The runtime on this machine.
 
-use super::{Backend, BackendError, Sample, Trace};
+use super::contract::{Backend, BackendError, Sample, Trace};
 use crate::model_file::ModelFile;
 use crate::model_file::whole::WholeOutputs;
 use crate::parallel;

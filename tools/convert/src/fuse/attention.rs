@@ -1,8 +1,8 @@
 //! Attention: products of queries and keys, softmax, product with values, and all the movement around them.
 
+use super::axes::{inverse, orders};
 use super::layout::{self, Factor, Layout};
 use super::rewriter::{NodeId, Rewriter};
-use super::{inverse, orders};
 use crate::graph::{Attention, Binary, Data, DataType, FakeQuant, Node, Op, TensorId, Unary};
 
 /// Movements followed from an operand to where it comes from, and from the result to where it goes.
@@ -42,7 +42,7 @@ pub(super) fn scale_queries(r: &mut Rewriter, id: NodeId) -> bool {
         let product = r.node(id)?;
         let q = product.inputs[0];
         let per_head = matches!(r.shape(factor), [.., 1, 1]) && r.constant(factor).is_some();
-        let fits = super::broadcast(r.shape(q), r.shape(factor)).as_deref() == Some(r.shape(q));
+        let fits = super::axes::broadcast(r.shape(q), r.shape(factor)).as_deref() == Some(r.shape(q));
         let matches = per_head && fits && r.shape(scores) == r.shape(node.output);
         matches.then(|| (scores, id, product.op.clone(), q, product.inputs[1], factor))
     });
@@ -293,8 +293,8 @@ fn operands(r: &Rewriter, tensor: TensorId, lead: &[usize], turned: bool) -> Vec
         exchange.swap(rank - 1, rank - 2);
     }
     let mut full = lead.to_vec();
-    full.extend(super::permuted(r.shape(tensor), &exchange)[rank - 2..].iter());
-    let own = super::permuted(r.shape(tensor), &exchange);
+    full.extend(super::axes::permuted(r.shape(tensor), &exchange)[rank - 2..].iter());
+    let own = super::axes::permuted(r.shape(tensor), &exchange);
     let mut found = vec![Operand { tensor, layout: Layout::whole(&own).expand(&full), factor: 1.0, turned }];
     let (mut at, mut factor, mut moves) = (tensor, 1.0, Vec::new());
     // An operand keeps the last fake quantization on its way: its scale.
@@ -492,7 +492,7 @@ fn operand_tensor(r: &mut Rewriter, at: NodeId, name: &str, operand: &Operand) -
     let shape = r.shape(operand.tensor);
     let mut perm: Vec<usize> = (0..shape.len()).collect();
     perm.swap(shape.len() - 1, shape.len() - 2);
-    let shape = super::permuted(shape, &perm);
+    let shape = super::axes::permuted(shape, &perm);
     r.add(at, name, Op::Transpose { perm }, vec![operand.tensor], shape)
 }
 
@@ -553,7 +553,7 @@ fn next_sum(r: &Rewriter, tensors: &[TensorId]) -> Option<(TensorId, TensorId, V
     let mut best: Option<(TensorId, TensorId, Vec<usize>)> = None;
     for (i, &a) in tensors.iter().enumerate() {
         for &b in &tensors[..i] {
-            let Some(shape) = super::broadcast(r.shape(a), r.shape(b)) else { continue };
+            let Some(shape) = super::axes::broadcast(r.shape(a), r.shape(b)) else { continue };
             let free = constant(a) && constant(b) && len(&shape) <= len(r.shape(a)).max(len(r.shape(b)));
             let smaller = best.as_ref().is_none_or(|(_, _, other)| len(&shape) < len(other));
             if (free || tensors.len() > 2) && smaller {

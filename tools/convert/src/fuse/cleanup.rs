@@ -1,7 +1,7 @@
 //! Identities, duplicates and constants: what an exporter leaves behind.
 
+use super::axes::{broadcast, orders, swapped};
 use super::rewriter::{NodeId, Rewriter};
-use super::{broadcast, orders, swapped};
 use crate::graph::exec::eval_node;
 use crate::graph::{Binary, Data, Node, Op, TensorId, Unary};
 

@@ -43,13 +43,13 @@ fn constant_left(r: &mut Rewriter, id: NodeId, w: TensorId, x: TensorId, transpo
     let (output, name) = (node.output, node.name.clone());
     let mut perm: Vec<usize> = (0..rank).collect();
     perm.swap(rank - 1, rank - 2);
-    let mut rows = super::permuted(r.shape(x), &perm);
+    let mut rows = super::axes::permuted(r.shape(x), &perm);
     let mut expected = rows.clone();
     if transposed {
         (rows, expected) = (r.shape(x).to_vec(), r.shape(x).to_vec());
     }
     expected[rank - 1] = r.shape(weights)[0];
-    if super::permuted(&expected, &perm) != r.shape(output) {
+    if super::axes::permuted(&expected, &perm) != r.shape(output) {
         return false;
     }
     let x = if transposed { x } else { r.add(id, &name, Op::Transpose { perm: perm.clone() }, vec![x], rows) };
@@ -175,7 +175,7 @@ pub(super) fn fold_bias_of_sum(r: &mut Rewriter, id: NodeId) -> bool {
     let Some(affine) = Affine::of(r, node, n, 0) else { return false };
     let Some(sum) = r.inner(affine.x).filter(|sum| sum.op == Op::Binary(Binary::Add)) else { return false };
     let shape = r.shape(sum.output);
-    let found = super::orders(&sum.inputs).find_map(|(y, residual)| {
+    let found = super::axes::orders(&sum.inputs).find_map(|(y, residual)| {
         let computed = r.weights(residual).is_none() && r.shape(y) == shape;
         Some((y, residual, Layer::before(r, y).filter(|_| computed)?))
     });

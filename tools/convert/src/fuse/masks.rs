@@ -4,7 +4,7 @@
 //! replace by 0; integers have neither. What a tensor hides is therefore read from the graph, and the guards become
 //! conditions on it.
 
-use super::orders;
+use super::axes::orders;
 use super::rewriter::{NodeId, Rewriter};
 use crate::graph::{Binary, Data, DataType, Node, Op, Reduce, TensorId, Unary};
 
@@ -129,7 +129,7 @@ fn build(r: &mut Rewriter, at: NodeId, name: &str, seen: &Seen) -> Option<Tensor
         }
         Seen::Both(a, b) => {
             let (a, b) = (build(r, at, name, a)?, build(r, at, name, b)?);
-            let shape = super::broadcast(r.shape(a), r.shape(b))?;
+            let shape = super::axes::broadcast(r.shape(a), r.shape(b))?;
             r.add_typed(at, name, Op::Binary(Binary::And), vec![a, b], boolean(&shape))
         }
         Seen::Moved(moved) => {
@@ -287,7 +287,7 @@ pub(super) fn factor_behind_product(r: &mut Rewriter, id: NodeId) -> bool {
     });
     let Some((p, factor)) = found else { return false };
     let shape = r.shape(output).to_vec();
-    if super::broadcast(&shape, r.shape(factor)).as_ref() != Some(&shape) {
+    if super::axes::broadcast(&shape, r.shape(factor)).as_ref() != Some(&shape) {
         return false;
     }
     let y = r.add(id, &name, Op::MatMul { transpose_b }, vec![p, values], shape);

@@ -8,6 +8,7 @@
 mod activation;
 mod affine;
 mod attention;
+mod axes;
 mod cleanup;
 mod conv;
 mod layout;
@@ -21,7 +22,7 @@ mod softmax;
 mod tests;
 mod values;
 
-use crate::graph::{Graph, TensorId};
+use crate::graph::Graph;
 use rewriter::{NodeId, Rewriter};
 
 /// Looks at one node; true when it changed the graph.
@@ -106,50 +107,4 @@ fn exhaust(rewriter: &mut Rewriter, group: &[Rewrite]) -> bool {
         }
     }
     true
-}
-
-/// The two operands of a binary operation, the other way round.
-fn swapped(inputs: &[TensorId]) -> Option<(TensorId, TensorId)> {
-    match inputs {
-        &[a, b] => Some((b, a)),
-        _ => None,
-    }
-}
-
-/// Both orders of the operands of a commutative operation.
-fn orders(inputs: &[TensorId]) -> impl Iterator<Item = (TensorId, TensorId)> {
-    let pair = swapped(inputs);
-    pair.into_iter().flat_map(|(b, a)| [(a, b), (b, a)])
-}
-
-/// The shape to which two shapes broadcast.
-fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
-    let rank = a.len().max(b.len());
-    let dim = |shape: &[usize], d: usize| (d + shape.len()).checked_sub(rank).map_or(1, |i| shape[i]);
-    (0..rank)
-        .map(|d| match (dim(a, d), dim(b, d)) {
-            (x, y) if x == y || y == 1 => Some(x),
-            (1, y) => Some(y),
-            _ => None,
-        })
-        .collect()
-}
-
-/// The permutation that moves the dimensions `last` behind all others.
-fn permutation_to_end(rank: usize, last: &[usize]) -> Vec<usize> {
-    (0..rank).filter(|d| !last.contains(d)).chain(last.iter().copied()).collect()
-}
-
-/// The permutation that undoes `perm`.
-fn inverse(perm: &[usize]) -> Vec<usize> {
-    let mut inverse = vec![0; perm.len()];
-    for (i, &p) in perm.iter().enumerate() {
-        inverse[p] = i;
-    }
-    inverse
-}
-
-/// `shape` with its dimensions in the order of `perm`.
-fn permuted(shape: &[usize], perm: &[usize]) -> Vec<usize> {
-    perm.iter().map(|&p| shape[p]).collect()
 }

@@ -1,8 +1,9 @@
 //! LayerNorm, RMSNorm and L2 normalization from means, squares and roots.
 
 use super::affine::Affine;
+use super::axes::{broadcast, orders, over_axes};
 use super::rewriter::{NodeId, Rewriter};
-use super::{inverse, orders, permutation_to_end, permuted, values};
+use super::values;
 use crate::graph::{Binary, Node, Op, Reduce, TensorId, Unary};
 
 /// Lower bounds of a norm up to this are taken for what they are meant as: no division by zero.
@@ -55,7 +56,7 @@ pub(super) fn multiply_first(r: &mut Rewriter, id: NodeId) -> bool {
     let found = orders(&node.inputs).find_map(|(d, factor)| {
         let product = r.inner(factor).filter(|node| node.op == Op::Binary(Binary::Mul))?;
         let (q, gamma) = orders(&product.inputs).find(|&(_, gamma)| r.weights(gamma).is_some())?;
-        let broadcasts = super::broadcast(r.shape(d), r.shape(q)).as_deref() == Some(r.shape(d));
+        let broadcasts = broadcast(r.shape(d), r.shape(q)).as_deref() == Some(r.shape(d));
         (broadcasts && inverse_root(r, q).is_some()).then_some((d, q, gamma))
     });
     let Some((d, q, gamma)) = found else { return false };
@@ -123,33 +124,6 @@ fn shared_mean(r: &Rewriter, tensor: TensorId) -> Option<(TensorId, Vec<usize>)>
         Node { op: Op::Reduce { kind: Reduce::Mean, axes, .. }, inputs, .. } => Some((inputs[0], axes.clone())),
         _ => None,
     }
-}
-
-/// A normalization of the last dimension applied over `axes` of `x`: the last node of it, after adding beside `at` the
-/// movement it needs where they are elsewhere. `affine` are its gamma and beta.
-pub(super) fn over_axes(
-    r: &mut Rewriter,
-    at: NodeId,
-    x: TensorId,
-    axes: &[usize],
-    op: Op,
-    affine: Vec<TensorId>,
-) -> (Op, Vec<TensorId>) {
-    let name = r.node(at).map(|node| node.name.clone()).unwrap_or_default();
-    let shape = r.shape(x).to_vec();
-    let width: usize = axes.iter().map(|&axis| shape[axis]).product();
-    if axes == [shape.len() - 1] {
-        return (op, std::iter::once(x).chain(affine).collect());
-    }
-    let perm = permutation_to_end(shape.len(), axes);
-    let moved = permuted(&shape, &perm);
-    let mut rows = moved[..shape.len() - axes.len()].to_vec();
-    rows.push(width);
-    let turned = r.add(at, &name, Op::Transpose { perm: perm.clone() }, vec![x], moved.clone());
-    let turned = r.add(at, &name, Op::Reshape, vec![turned], rows.clone());
-    let y = r.add(at, &name, op, std::iter::once(turned).chain(affine).collect(), rows);
-    let y = r.add(at, &name, Op::Reshape, vec![y], moved);
-    (Op::Transpose { perm: inverse(&perm) }, vec![y])
 }
 
 /// `node` as a division of a tensor by the root of the mean of its squares.

@@ -1,6 +1,6 @@
 //! Embeddings written as products of one-hot rows with a table.
 
-use super::orders;
+use super::axes::orders;
 use super::rewriter::{NodeId, Rewriter};
 use crate::graph::{Binary, Data, DataType, Node, Op, TensorId, Unary};
 

@@ -1,7 +1,7 @@
 //! Softmax from exponentials and sums.
 
+use super::axes::{inverse, orders, permutation_to_end, permuted};
 use super::rewriter::{NodeId, Rewriter};
-use super::{inverse, orders, permutation_to_end, permuted};
 use crate::graph::{Binary, Node, Op, Reduce, TensorId, Unary};
 
 /// `exp(z) / sum(exp(z))` becomes a softmax, without the subtraction of a row's maximum that does not change it.

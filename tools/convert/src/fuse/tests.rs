@@ -68,7 +68,7 @@ impl Builder {
     }
 
     fn binary(&mut self, kind: Binary, a: TensorId, b: TensorId) -> TensorId {
-        let shape = super::broadcast(&self.shape(a), &self.shape(b)).unwrap();
+        let shape = super::axes::broadcast(&self.shape(a), &self.shape(b)).unwrap();
         self.node(Op::Binary(kind), &[a, b], &shape)
     }
 
@@ -87,7 +87,7 @@ impl Builder {
     }
 
     fn transpose(&mut self, x: TensorId, perm: &[usize]) -> TensorId {
-        let shape = super::permuted(&self.shape(x), perm);
+        let shape = super::axes::permuted(&self.shape(x), perm);
         self.node(Op::Transpose { perm: perm.to_vec() }, &[x], &shape)
     }
 
@@ -107,7 +107,7 @@ impl Builder {
 
     fn matmul(&mut self, a: TensorId, b: TensorId) -> TensorId {
         let (a_shape, b_shape) = (self.shape(a), self.shape(b));
-        let lead = super::broadcast(&a_shape[..a_shape.len() - 2], &b_shape[..b_shape.len() - 2]).unwrap();
+        let lead = super::axes::broadcast(&a_shape[..a_shape.len() - 2], &b_shape[..b_shape.len() - 2]).unwrap();
         let shape: Vec<usize> =
             lead.into_iter().chain([a_shape[a_shape.len() - 2], b_shape[b_shape.len() - 1]]).collect();
         self.node(Op::MatMul { transpose_b: false }, &[a, b], &shape)

@@ -4,7 +4,7 @@
 //! random rows and compared with LayerNorm and RMSNorm over the axes of the reduction: their factor and offset per
 //! element follow from the values, the epsilon from rows next to 0.
 
-use super::norm::over_axes;
+use super::axes::over_axes;
 use super::rewriter::{NodeId, Rewriter};
 use crate::graph::exec::eval_node;
 use crate::graph::{Binary, Data, DataType, Node, Op, Reduce, TensorId, Unary};

@@ -1,14 +1,16 @@
 //! The graph under construction: emits nodes, folds constants, keeps what the float graph does not record.
 
-use super::ImportError;
+use super::error::ImportError;
 use super::node::{OpResult, invalid, unsupported};
-use super::ops::DYNAMIC;
 use super::tensor::Elem;
 use crate::graph::exec;
 use crate::graph::{Binary, Data, DataType, FakeQuant, Graph, Node, Op, Reduce, Tensor, TensorId, Unary};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Stands for the range of integers whose scale follows from the data at run time.
+pub const DYNAMIC: (i32, i32) = (i32::MIN, i32::MAX);
 
 /// Most elements of one tensor: 512 MiB of floats.
 const MAX_ELEMENTS: usize = 1 << 27;

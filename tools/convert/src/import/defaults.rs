@@ -1,6 +1,6 @@
 //! Default attributes of local functions: a field of `FunctionProto` that the parsed form leaves out.
 
-use super::ImportError;
+use super::error::ImportError;
 use crate::import::onnx::AttributeProto;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};

@@ -13,7 +13,7 @@ pub enum OpError {
     /// It is not valid ONNX.
     Invalid(String),
     /// A constant that it stores cannot be used.
-    Other(Box<super::ImportError>),
+    Other(Box<super::error::ImportError>),
 }
 
 /// Outcome of a handler's step.

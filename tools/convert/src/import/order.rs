@@ -1,6 +1,6 @@
 //! Which nodes of a node list are needed, and an order in which they can be computed.
 
-use super::ImportError;
+use super::error::ImportError;
 use crate::import::onnx::{GraphProto, NodeProto};
 use std::collections::{BTreeSet, HashMap, HashSet};
 

@@ -1,11 +1,18 @@
 //! Inputs of the model: their types, and sizes for their symbolic dimensions.
 
+use super::error::ImportError;
 use super::tensor::{Elem, data_type, elem_of};
-use super::{ImportError, ImportOptions};
 use crate::import::onnx::tensor_shape_proto::dimension::Value;
 use crate::import::onnx::type_proto::{self, Tensor};
 use crate::import::onnx::{GraphProto, TensorShapeProto, ValueInfoProto};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What the caller decides.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Sizes of symbolic dimensions by name, or by position as `input.axis`, e.g. `tokens.1`, which goes before the name.
+    pub dims: BTreeMap<String, usize>,
+}
 
 /// One input of the model.
 pub struct Input {

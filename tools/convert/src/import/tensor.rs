@@ -1,6 +1,6 @@
 //! Stored tensors: every element type, typed or raw fields, and external data.
 
-use super::ImportError;
+use super::error::ImportError;
 use crate::graph::{Data, DataType};
 use crate::import::onnx::TensorProto;
 use crate::import::onnx::tensor_proto::DataLocation;

@@ -2,9 +2,11 @@
 
 use super::builder::Builder;
 use super::defaults::FunctionKey;
+use super::error::{ImportError, UnsupportedNode};
 use super::node::{Call, OpError, OpResult, Outputs};
+use super::signature::ImportOptions;
 use super::tensor::{self, data_type};
-use super::{ImportError, ImportOptions, OPSETS, UnsupportedNode, ops, order, signature};
+use super::{ops, order, signature};
 use crate::graph::{Data, Graph, TensorId};
 use crate::import::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
@@ -12,6 +14,9 @@ use crate::import::onnx::{
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+
+/// Oldest and newest opset of the standard domain whose semantics are known.
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=25;
 
 /// How deep functions and branches may lie in one another.
 const MAX_DEPTH: usize = 24;

@@ -1,6 +1,6 @@
 //! Linear layers, convolutions, pooling, products of activations.
 
-use super::elementwise::Chain;
+use super::chains::Chain;
 use super::view::View;
 use super::{Form, LowerError, Lowering};
 use crate::graph::{Binary, Node, Op, TensorId, Window};

@@ -1,5 +1,6 @@
 //! Elementwise functions: tables of one 8-bit tensor, sums, products, softmax, normalization.
 
+use super::chains::{Chain, segment_steps};
 use super::view::{View, collapse, normalize};
 use super::{Form, LowerError, Lowering};
 use crate::graph::exec::eval_scalar;
@@ -10,17 +11,6 @@ use shiftformer::arith::norm;
 use shiftformer::format::Profile;
 use shiftformer::ops;
 use shiftformer::tensor::Dtype;
-
-/// Elementwise nodes that together are one function of one tensor.
-#[derive(Clone, Debug)]
-pub(super) struct Chain {
-    /// The argument.
-    pub base: TensorId,
-    /// Nodes in order.
-    pub nodes: Vec<usize>,
-    /// The value.
-    pub output: TensorId,
-}
 
 impl Lowering<'_> {
     /// The computed operands of an elementwise node, each once; `None` where another operand is a constant vector.
@@ -519,7 +509,7 @@ impl Lowering<'_> {
             if let Some(borders) = borders {
                 let x = self.get(divisor, Form::Wide)?;
                 let x = self.contiguous(&x, &node.name)?;
-                let steps = |i| super::segments::segment_steps(&borders, i).map(|v| 1.0 / v).collect();
+                let steps = |i| segment_steps(&borders, i).map(|v| 1.0 / v).collect();
                 let values: Vec<Vec<f64>> = (0..borders.len() - 1).map(steps).collect();
                 let to = self.new_tensor(&name, Dtype::I16, &own, scale, 0.0, None);
                 self.emit_segments(&name, &x, &borders, &values, to)?;

@@ -1,6 +1,6 @@
 //! Whole numbers: token ids, lengths, positions, flags, raw samples. They stay exact wherever 16 bits hold them.
 
-use super::elementwise::Chain;
+use super::chains::Chain;
 use super::view::View;
 use super::{Form, LowerError, Lowering};
 use crate::graph::{DataType, Node, Op, TensorId};

@@ -4,7 +4,7 @@
 //! have 16 bits and enter the requantization of the branch that is added to them, activations are symmetric. Attention is
 //! taken apart beforehand ([`crate::convert::ivit`]); what has no published form is lowered as in the default profile.
 
-use super::elementwise::Chain;
+use super::chains::Chain;
 use super::view::View;
 use super::{Form, LowerError, Lowering};
 use crate::graph::{Node, Op, TensorId, Unary};

@@ -4,6 +4,7 @@
 //! and outputs. Movement is tracked as strided views and costs a copy only where values must lie in a row.
 
 mod attention;
+mod chains;
 mod dense;
 mod elementwise;
 pub mod facts;
@@ -137,7 +138,7 @@ struct Lowering<'g> {
     /// Nodes computed together with another one.
     absorbed: Vec<bool>,
     /// Elementwise chains by their last node.
-    chains: HashMap<usize, elementwise::Chain>,
+    chains: HashMap<usize, chains::Chain>,
     /// Borders of the segments of those chains that one table is too coarse for, by their last node.
     segments: HashMap<usize, Vec<f64>>,
     /// Linear nodes that add a residual, by the node of the addition: (linear, residual).

@@ -4,7 +4,7 @@
 //! that saturates at its ends, and a table that is 0 at its lower end. Logarithms and reciprocals get segments that shrink
 //! towards 0, scores between 0 and 1 get room beyond what the calibration samples showed.
 
-use super::elementwise::Chain;
+use super::chains::{Chain, STEPS, segment_steps};
 use super::view::View;
 use super::{Form, LowerError, Lowering};
 use crate::graph::{Binary, DataType, Node, Op, TensorId, Unary};
@@ -20,8 +20,6 @@ const WORTH_DB: f64 = 6.0;
 const SATURATED: f64 = 11.0;
 /// Room for values beyond those of the calibration samples, as a factor.
 const HEADROOM: f64 = 1.45;
-/// Steps of a segment.
-const STEPS: f64 = 255.0;
 
 impl Lowering<'_> {
     /// Whether graph outputs show `id`, movement in between allowed.
@@ -180,10 +178,4 @@ impl Lowering<'_> {
         }
         Ok(())
     }
-}
-
-/// The values that the 256 steps of segment `index` stand for.
-pub(super) fn segment_steps(borders: &[f64], index: usize) -> impl Iterator<Item = f64> + use<> {
-    let (low, high) = (borders[index], borders[index + 1]);
-    (0..256).map(move |q| low + (high - low) * f64::from(q) / STEPS)
 }

@@ -111,12 +111,6 @@ fn whole_words(program: &Program, tensor: TensorIndex, block: u8) -> bool {
     (usize::from(block) * row).is_multiple_of(4)
 }
 
-/// The chain that starts at operator `op`.
-pub fn chain_at(program: &Program, op: usize) -> Range<usize> {
-    let others = program.ops[op + 1..].iter().take_while(|op| op.chained).count();
-    op..op + 1 + others
-}
-
 /// Who reads what.
 struct Uses {
     /// Per tensor: operators that read it.

@@ -8,6 +8,7 @@ use shiftformer::format::{Blob, Profile, align_up};
 use shiftformer::ops::Op;
 use shiftformer::tensor::Dtype;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Index into [`Program::tensors`].
@@ -177,6 +178,12 @@ impl Program {
     pub fn add_tensor(&mut self, tensor: QTensor) -> TensorIndex {
         self.tensors.push(tensor);
         self.tensors.len() - 1
+    }
+
+    /// The operators that run in blocks of rows together with operator `op`, the first of them.
+    pub fn chain_at(&self, op: usize) -> Range<usize> {
+        let others = self.ops[op + 1..].iter().take_while(|op| op.chained).count();
+        op..op + 1 + others
     }
 
     /// Removes operators nobody reads, tensors nobody names and weights nobody uses.

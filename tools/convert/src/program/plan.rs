@@ -1,6 +1,5 @@
 //! Where every tensor lies in the arena: lifetimes, in-place reuse, offsets.
 
-use crate::program::chain::chain_at;
 use crate::program::{Program, QOp, TensorIndex};
 use shiftformer::format::align_up;
 use shiftformer::ops::{Op, RowRead};
@@ -149,7 +148,7 @@ fn blocks(program: &Program) -> Vec<Block> {
 fn stretch_over_chains(program: &Program, first: &mut [usize], last: &mut [usize]) {
     let mut start = 0;
     while start < program.ops.len() {
-        let chain = chain_at(program, start);
+        let chain = program.chain_at(start);
         for op in &program.ops[chain.clone()] {
             for tensor in op.inputs.iter().copied().flatten().chain([op.output]) {
                 if program.tensors[tensor].window == 0 {
@@ -166,7 +165,7 @@ fn stretch_over_chains(program: &Program, first: &mut [usize], last: &mut [usize
 /// rows of its block.
 fn chain_reads_rows(program: &Program, op: usize, input: TensorIndex) -> bool {
     let start = (0..=op).rev().find(|&op| !program.ops[op].chained).unwrap_or(0);
-    let chain = chain_at(program, start);
+    let chain = program.chain_at(start);
     chain.len() == 1
         || program.ops[chain].iter().all(|op| {
             let reads = op.op.row_access().map(|access| access.inputs).unwrap_or(RowRead::NONE);
@@ -337,7 +336,7 @@ fn rides(program: &Program, blocks: &[Block]) -> Vec<Overlap> {
     let mut rides: Vec<Overlap> = Vec::new();
     let mut start = 0;
     while start < program.ops.len() {
-        let chain = chain_at(program, start);
+        let chain = program.chain_at(start);
         start = chain.end;
         let output = program.ops[chain.end - 1].output;
         let inputs = program.ops[chain.clone()].iter().flat_map(|op| op.inputs.iter().flatten().copied());

@@ -12,8 +12,7 @@
 
 use super::gptq::{self, Hessian};
 use super::weights::QWeights;
-use crate::calibrate::dense_rows;
-use crate::graph::exec::{ExecError, eval_node};
+use crate::graph::exec::{ExecError, dense_rows, eval_node};
 use crate::graph::{Data, DataType, Graph, Node, Op, TensorId};
 use crate::parallel;
 use shiftformer::weights::WeightFormat;

@@ -1,7 +1,7 @@
 //! A GPU, by the shaders of `shiftformer-gpu`.
 
-use super::{Backend, BackendError, DeviceOpTime, DeviceTimes, Sample, Trace};
 use shiftformer::kernels::Portable;
+use shiftformer_convert::backend::{Backend, BackendError, DeviceOpTime, DeviceTimes, Sample, Trace};
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_gpu::{Gpu as Device, GpuError, GpuModel, Selection};
 use std::sync::Arc;

@@ -2,28 +2,19 @@
 
 #[cfg(feature = "gpu")]
 mod gpu;
+mod names;
 #[cfg(feature = "qemu")]
 mod qemu;
 
 #[cfg(feature = "gpu")]
 pub use gpu::Gpu;
+pub use names::names;
 #[cfg(feature = "qemu")]
 pub use qemu::Qemu;
 use shiftformer::kernels::{Native, Portable};
 pub use shiftformer_convert::backend::{Backend, BackendError, Counts, DeviceOpTime, DeviceTimes, Host, Sample, Trace};
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_convert::model_file::merge_row_blocks::{MergeError, merge_row_blocks};
-use shiftformer_link::Machine;
-
-/// Name of the aarch64 process among the boards.
-const LINUX: &str = "aarch64";
-
-/// Names of all backends.
-pub fn names() -> Vec<String> {
-    let boards = Machine::ALL.iter().map(|machine| machine.name).chain([LINUX]);
-    let boards = boards.map(|board| format!("qemu:{board}"));
-    ["portable", "native", "gpu"].map(str::to_owned).into_iter().chain(boards).collect()
-}
 
 /// What `native` runs of a model: whole operators, see [`merge_row_blocks`].
 ///

@@ -4,11 +4,12 @@
 
 mod firmware;
 
-use super::{Backend, BackendError, Counts, LINUX, Sample, Trace};
+use super::names::{LINUX, names};
 use rayon::prelude::*;
 use shiftformer::arith::digest::join;
 use shiftformer::kernels::Portable;
 use shiftformer::ops::Op;
+use shiftformer_convert::backend::{Backend, BackendError, Counts, Sample, Trace};
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_link::{Core, Job, Machine, Record, Records};
 use std::fs;
@@ -80,7 +81,7 @@ impl Qemu {
         let unavailable = |why: String| BackendError::Unavailable { backend: name.to_owned(), why };
         let machine = Machine::by_name(board);
         if machine.is_none() && board != LINUX {
-            return Err(BackendError::Unknown(name.to_owned(), super::names().join(", ")));
+            return Err(BackendError::Unknown(name.to_owned(), names().join(", ")));
         }
         let emulator = machine.map_or("qemu-aarch64", |machine| machine.emulator);
         if !firmware::in_search_path(emulator) {

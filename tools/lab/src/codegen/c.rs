@@ -1,7 +1,7 @@
 //! The C header of a model.
 
+use super::endpoints::{Named, meaning, named, preamble};
 use super::names::identifier;
-use super::{Named, meaning, named, preamble};
 use crate::summary::Summary;
 use shiftformer::Model;
 use shiftformer::kernels::Kernels;

@@ -1,6 +1,6 @@
 //! The Rust module of a model.
 
-use super::{Named, meaning, named, preamble};
+use super::endpoints::{Named, meaning, named, preamble};
 use crate::summary::Summary;
 use shiftformer::Model;
 use shiftformer::kernels::Kernels;

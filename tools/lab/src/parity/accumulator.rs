@@ -19,7 +19,7 @@
 //! The other kinds have no such value: tables, copies, gathers and the largest of a window choose bytes, and the
 //! results of 16-bit probabilities, exponentials and shiftgelu are what they hold.
 
-use super::{BackendRun, ParityError};
+use super::side::{BackendRun, ParityError};
 use crate::backend::Sample;
 use shiftformer::format::{Blob, NO_TENSOR, TensorRecord, align_up};
 use shiftformer::ops::Op;

@@ -1,6 +1,6 @@
 //! A difference as files: a model of the one operator, and its operands as an npz.
 
-use super::{BackendRun, Difference, ParityError, operands};
+use super::side::{BackendRun, Difference, ParityError, operands};
 use crate::backend::Sample;
 use shiftformer::kernels::Portable;
 use shiftformer::tensor::Dtype;

@@ -4,12 +4,12 @@
 //! it is taken for 1 everywhere: `DynamicQuantizeLinear` gives its operand as it is, and products of integers with
 //! scales become products of reals. The converter calibrates in its place.
 
-use super::super::builder::Builder;
+use super::super::builder::{Builder, DYNAMIC};
 use super::super::node::{Call, OpResult, Outputs, invalid, one, unsupported};
 use super::super::tensor::Elem;
 use super::conv::convolve;
 use super::matmul::product;
-use super::quant::{DYNAMIC, Scaling, integers, reals_of};
+use super::quant::{Scaling, integers, reals_of};
 use crate::graph::{Binary, Data, DataType, FakeQuant, Op, Reduce, TensorId, Unary};
 
 /// `y, y_scale, y_zero_point = DynamicQuantizeLinear(x)`.

@@ -21,8 +21,6 @@ use super::builder::Builder;
 use super::node::{Call, OpResult, Outputs};
 use crate::graph::{Binary, Reduce, Unary};
 
-pub use quant::DYNAMIC;
-
 /// Emits the nodes of one ONNX node.
 pub type Handler = fn(&mut Builder, &Call) -> OpResult<Outputs>;
 

@@ -3,7 +3,7 @@
 //! QuantizeLinear gives the rounded values as floats, marked as integers of their scale; movement passes the mark on;
 //! DequantizeLinear takes it off. So a pair becomes one [`Op::FakeQuant`](crate::graph::Op::FakeQuant).
 
-use super::super::builder::Builder;
+use super::super::builder::{Builder, DYNAMIC};
 use super::super::node::{Call, OpResult, Outputs, axis_index, invalid, one, unsupported};
 use super::super::tensor::{Elem, elem_of, integer_range};
 use crate::graph::{Binary, Data, DataType, FakeQuant, TensorId};
@@ -162,9 +162,6 @@ fn dequantize_computed(builder: &mut Builder, x: TensorId, quantization: &FakeQu
     }
     builder.scale(y, quantization.scale[0])
 }
-
-/// Stands for the range of integers whose scale follows from the data at run time.
-pub const DYNAMIC: (i32, i32) = (i32::MIN, i32::MAX);
 
 /// Constants with a scale per block along an axis, as plain floats.
 fn dequantize_blocks(builder: &mut Builder, call: &Call, x: TensorId) -> OpResult<TensorId> {

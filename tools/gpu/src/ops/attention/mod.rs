@@ -1,6 +1,7 @@
 //! Attention: fused, and in three operators with the score matrix.
 
-use super::{Builder, copy, product};
+use super::builder::{Builder, product};
+use super::copy;
 use crate::error::GpuError;
 use crate::step::Tensor;
 use shiftformer::ops::Extent;

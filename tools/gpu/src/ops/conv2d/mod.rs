@@ -1,7 +1,7 @@
 //! Convolution: windows are gathered into scratch memory, then each group is a dense layer.
 
+use super::builder::{Builder, product};
 use super::linear::{self, Matrix};
-use super::{Builder, product};
 use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::conv2d::Conv2d;

@@ -1,6 +1,6 @@
 //! Strided copies: gathering words where the output is written contiguously, else scattering elements.
 
-use super::{Builder, product};
+use super::builder::{Builder, product};
 use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::Extent;

@@ -1,6 +1,6 @@
 //! Dyadic requantization of the published I-ViT models.
 
-use super::{Builder, product};
+use super::builder::{Builder, product};
 use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::dyadic_requant::DyadicRequant;

@@ -1,6 +1,6 @@
 //! Rows of a table by index.
 
-use super::{Builder, product};
+use super::builder::{Builder, product};
 use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::gather::Gather;

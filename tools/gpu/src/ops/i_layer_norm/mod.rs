@@ -1,6 +1,6 @@
 //! I-LayerNorm of the published I-ViT models.
 
-use super::Builder;
+use super::builder::Builder;
 use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::i_layer_norm::ILayerNorm;

@@ -1,6 +1,6 @@
 //! LayerNorm and RMSNorm.
 
-use super::Builder;
+use super::builder::Builder;
 use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::layer_norm::LayerNorm;

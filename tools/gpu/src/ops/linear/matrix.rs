@@ -1,12 +1,26 @@
 //! Dense layers on cooperative matrices.
 
-use super::Matrix;
 use crate::error::GpuError;
-use crate::ops::Builder;
+use crate::ops::builder::Builder;
 use crate::step::{Buffer, Shader, Tensor, matrix_shader};
 use shiftformer::ops::linear::Dense;
 use shiftformer::tensor::Dtype;
 use shiftformer::weights::WeightFormat;
+
+/// Sizes of a dense layer over one sample.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Matrix {
+    /// Rows.
+    pub rows: u32,
+    /// Bytes between rows of the input.
+    pub x_stride: u32,
+    /// Length of the sums.
+    pub k: u32,
+    /// Channels, a multiple of 4.
+    pub n: u32,
+    /// Right shift of the residual.
+    pub residual_shift: u32,
+}
 
 /// One size of tile.
 struct Tile {

@@ -1,7 +1,7 @@
 //! Dense layers: in tiles over the rows of the whole batch where output rows are whole words, on cooperative matrices
 //! where the device has them, else word by word.
 
-use super::{Builder, product};
+use super::builder::{Builder, product};
 use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::linear::{Dense, Linear};
@@ -11,6 +11,8 @@ static SHADER: Shader =
 static TILE: Shader = shader!("linear tile", ["tensor", "memory", "arith", "packed", "dense", "entry"], "tile.wgsl");
 
 mod matrix;
+
+pub(super) use matrix::Matrix;
 
 /// Rows and channels of a tile.
 const TILE_SIZE: u64 = 64;
@@ -24,21 +26,6 @@ pub(super) fn steps(build: &mut Builder<'_>, op: &Linear) -> Result<(), GpuError
     let len = product(&[op.rows, op.n]);
     let params = build.params(&[x, residual]).with(*op);
     build.elements(&SHADER, out, len, params)
-}
-
-/// Sizes of a dense layer over one sample.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix {
-    /// Rows.
-    pub rows: u32,
-    /// Bytes between rows of the input.
-    pub x_stride: u32,
-    /// Length of the sums.
-    pub k: u32,
-    /// Channels, a multiple of 4.
-    pub n: u32,
-    /// Right shift of the residual.
-    pub residual_shift: u32,
 }
 
 /// The layer `dense` from `x` (with an optional residual) to `out`, in tiles.

@@ -1,6 +1,6 @@
 //! Product of two activations: in tiles where the output's rows are whole words, else element by element.
 
-use super::{Builder, product};
+use super::builder::{Builder, product};
 use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::matmul::MatMul;

@@ -1,6 +1,6 @@
 //! Product of two tensors.
 
-use super::{Builder, product};
+use super::builder::{Builder, product};
 use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::mul::Mul;

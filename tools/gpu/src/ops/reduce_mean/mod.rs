@@ -1,6 +1,6 @@
 //! Mean along a dimension; a long one is summed in parts first.
 
-use super::{Builder, MAX_TERMS, product};
+use super::builder::{Builder, MAX_TERMS, product};
 use crate::error::GpuError;
 use crate::step::{Shader, Tensor, shader};
 use shiftformer::ops::reduce_mean::ReduceMean;

@@ -1,6 +1,6 @@
 //! ShiftGELU of the published I-ViT models.
 
-use super::Builder;
+use super::builder::Builder;
 use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::shiftgelu::ShiftGelu;

@@ -1,6 +1,6 @@
 //! Softmax of rows.
 
-use super::Builder;
+use super::builder::Builder;
 use crate::error::GpuError;
 use crate::step::{Shader, shader};
 use shiftformer::ops::softmax::Softmax;
