@@ -11,7 +11,7 @@ const OVERRIDE: &str = "SHIFTFORMER_FIRMWARE";
 /// What the program is made of, from the root of the repository.
 const SOURCES: [&str; 5] =
     ["runtime/src", "tools/link", "firmware/boards", "firmware/support", "firmware/programs/runner"];
-/// Held while a program is built: backends may be opened from several threads.
+/// Locked while a program is built: backends may be opened from several threads.
 static BUILDING: Mutex<()> = Mutex::new(());
 
 /// Whether a program is in the search path.
