@@ -51,6 +51,7 @@
 //! - [`ops`]: the operators with their parameters and checks.
 //! - [`kernels`]: the inner loops per instruction set; [`kernels::Portable`] defines the right answer.
 //! - [`weights`]: the formats of packed weights, one file each.
+//! - [`text`]: text to token ids and back, and the choice of the next token.
 //! - [`arith`]: the integer arithmetic with its error bounds.
 //!
 //! # State
@@ -84,6 +85,7 @@ mod stepwise;
 pub mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod text;
 pub mod weights;
 
 pub use model::{Chain, MAX_CHAIN, Model, ModelError, SectionName};

@@ -102,6 +102,7 @@ fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
         profile: Profile::Shift,
         arena_bytes: (arena + scratch_bytes) as usize,
         state: StateLayout { bytes: state, capacity: CAPACITY, rows },
+        text: Vec::new(),
     };
     parts.write().unwrap()
 }

@@ -34,6 +34,7 @@
 //! | `Certificate` | one [`CertRecord`] per operator |
 //! | `Receipts` | reference inputs and the digest of every operator for them, see [`Receipts`] |
 //! | `State` | for models that keep state between runs (1.2): [`StateLayout`] |
+//! | `Text` | tokenizer and units of the logits: [`crate::text::TextLayout`]; a reader may skip it |
 //! | `Annotations` | UTF-8 JSON for people and host tools (names, scales). A device never reads it; it may be stripped |
 //!
 //! # Version rule
@@ -112,11 +113,13 @@ pub enum SectionKind {
     Annotations = 8,
     /// Size of the state, positions and rows per run.
     State = 9,
+    /// Tokenizer of a language model.
+    Text = 10,
 }
 
 impl SectionKind {
     /// All kinds this version knows.
-    pub const ALL: [SectionKind; 9] = [
+    pub const ALL: [SectionKind; 10] = [
         SectionKind::Ops,
         SectionKind::Tensors,
         SectionKind::Params,
@@ -126,6 +129,7 @@ impl SectionKind {
         SectionKind::Receipts,
         SectionKind::Annotations,
         SectionKind::State,
+        SectionKind::Text,
     ];
 }
 

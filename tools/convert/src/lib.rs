@@ -14,3 +14,4 @@ pub mod pack;
 mod parallel;
 pub mod program;
 pub mod quantize;
+pub mod tokenizer;

@@ -13,6 +13,7 @@ use shiftformer_convert::graph::{Graph, Op};
 use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_convert::tokenizer;
 use shiftformer_lab::eval::EvalError;
 use shiftformer_lab::quality::{REFUSED_BELOW_DB, judge};
 use shiftformer_lab::report;
@@ -79,6 +80,10 @@ pub struct Args {
     /// Accept outputs down to this SQNR, measured on the calibration samples; below it there is no file and exit code 1.
     #[arg(long, value_name = "DB", default_value_t = REFUSED_BELOW_DB, allow_negative_numbers = true)]
     accept_sqnr: f64,
+    /// Store a tokenizer with a language model: a Hugging Face tokenizer.json, `bytes`, or `characters:ABC` (one id each, in
+    /// this order).
+    #[arg(long, value_name = "TOKENIZER")]
+    tokenizer: Option<String>,
     /// Write a report.
     #[arg(long, value_name = "OUT.html")]
     report: Option<PathBuf>,
@@ -232,6 +237,10 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     if let Some(refusal) = judged {
         output::status(&format!("error: {refusal}"));
         return Ok(Verdict::Failed);
+    }
+    if let Some(tokenizer) = &args.tokenizer {
+        let model = ModelFile::from_bytes(&converted.file).map_err(shiftformer_convert::convert::ConvertError::from)?;
+        converted.file = tokenizer::attach(&model, &tokenizer::Source::parse(tokenizer))?;
     }
     let file = ModelFile::from_bytes(&converted.file).map_err(shiftformer_convert::convert::ConvertError::from)?;
     let model = file.open::<shiftformer::kernels::Portable>().map_err(|e| Failure::Backend(e.into()))?;

@@ -3,6 +3,7 @@
 use shiftformer_convert::convert::ConvertError;
 use shiftformer_convert::import::ImportError;
 use shiftformer_convert::model_file::ModelFileError;
+use shiftformer_convert::tokenizer::TokenizerError;
 use shiftformer_lab::backend::BackendError;
 use shiftformer_lab::eval::EvalError;
 use shiftformer_lab::parity::ParityError;
@@ -44,6 +45,9 @@ pub enum Failure {
     /// The conversion failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    /// The tokenizer cannot be stored with the model.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// The backends cannot be compared.
     #[error(transparent)]
     Parity(#[from] ParityError),

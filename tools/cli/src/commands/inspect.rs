@@ -72,6 +72,10 @@ fn overview(s: &Summary) -> String {
         ),
         format!("receipts     {:>10}", s.receipts),
     ];
+    if let Some(tokenizer) = &s.tokenizer {
+        let state = if tokenizer.valid { "" } else { ", INVALID: convert the model again" };
+        lines.push(format!("tokenizer    {:>10}   {} tokens{state}", size(tokenizer.bytes), tokenizer.tokens));
+    }
     let endpoint = |word: &str, e: &EndpointSummary| {
         let pixels = e.normalization.map_or_else(String::new, |(m, d)| format!(", pixels normalised by ({m}, {d})"));
         format!("{word} `{}` {} {:?}, step {:.4e}{pixels}", e.name, e.dtype, e.shape, e.scale)

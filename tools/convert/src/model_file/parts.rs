@@ -34,6 +34,8 @@ pub struct ModelParts {
     pub arena_bytes: usize,
     /// What the model keeps from one run to the next; all zero for most.
     pub state: StateLayout,
+    /// The `Text` section; empty for a model without a tokenizer.
+    pub text: Vec<u8>,
 }
 
 impl ModelParts {
@@ -53,6 +55,7 @@ impl ModelParts {
             profile: model.profile(),
             arena_bytes: model.arena_bytes(),
             state: model.state(),
+            text: model.sections().get(SectionKind::Text).to_vec(),
         }
     }
 
@@ -113,6 +116,7 @@ impl ModelParts {
             profile: self.profile,
             arena_bytes,
             state: StateLayout::default(),
+            text: Vec::new(),
         })
     }
 
@@ -149,6 +153,9 @@ impl ModelParts {
             let mut state = Vec::new();
             self.state.write(&mut |word: u32| state.extend_from_slice(&word.to_le_bytes()));
             sections.push((SectionKind::State, state));
+        }
+        if !self.text.is_empty() {
+            sections.push((SectionKind::Text, self.text.clone()));
         }
         if let Some(annotations) = &self.annotations {
             sections.push((SectionKind::Annotations, serde_json::to_vec(annotations).unwrap_or_default()));

@@ -7,6 +7,7 @@ use shiftformer::Model;
 use shiftformer::format::{NO_TENSOR, Place, Profile, SectionKind, field};
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::Op;
+use shiftformer::text::{TextError, Tokenizer};
 use shiftformer_convert::lower::facts::{Group, facts};
 use shiftformer_convert::pack::Annotations;
 
@@ -41,8 +42,22 @@ pub struct Summary {
     pub outputs: Vec<EndpointSummary>,
     /// Operators in the order of execution.
     pub ops: Vec<OpSummary>,
+    /// Tokenizer of a language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerSummary>,
     /// Choices and warnings of the converter.
     pub notes: Vec<String>,
+}
+
+/// The tokenizer in a model file.
+#[derive(Clone, Debug, Serialize)]
+pub struct TokenizerSummary {
+    /// Number of token ids.
+    pub tokens: u32,
+    /// Bytes in flash.
+    pub bytes: usize,
+    /// Whether its tables are valid.
+    pub valid: bool,
 }
 
 /// An input or output.
@@ -143,7 +158,16 @@ pub fn summarize<B: Kernels>(model: &Model<'_, B>, annotations: &Annotations) ->
         inputs: endpoints(model, annotations, true),
         outputs: endpoints(model, annotations, false),
         ops,
+        tokenizer: tokenizer(model),
         notes: annotations.notes.clone(),
+    }
+}
+
+fn tokenizer<B: Kernels>(model: &Model<'_, B>) -> Option<TokenizerSummary> {
+    let bytes = model.sections().get(SectionKind::Text).len();
+    match Tokenizer::open(model.sections()) {
+        Ok(tokenizer) => tokenizer.map(|t| TokenizerSummary { tokens: t.vocabulary(), bytes, valid: true }),
+        Err(TextError) => Some(TokenizerSummary { tokens: 0, bytes, valid: false }),
     }
 }
 

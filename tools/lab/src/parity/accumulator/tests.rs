@@ -77,6 +77,7 @@ impl Single {
             profile: Profile::Shift,
             arena_bytes: arena_bytes + scratch,
             state: Default::default(),
+            text: Vec::new(),
         };
         let model = ModelFile::from_bytes(&parts.write().unwrap()).unwrap();
         let side = BackendRun::new("portable", &model, |m| Ok(Box::new(Host::<Portable>::new("portable", m))));
