@@ -15,6 +15,18 @@ pub const M0_LARGE: Machine = Machine {
     counter_hz: 25_000_000,
 };
 
+/// `m23-large`.
+pub const M23_LARGE: Machine = Machine {
+    name: "m23-large",
+    emulator: "qemu-system-arm",
+    arguments: &["-machine", "mps2-an505"],
+    core: Core::M23,
+    counts: &[Core::M23],
+    job_address: 0x8000_0000,
+    job_bytes: 0x0100_0000,
+    counter_hz: 20_000_000,
+};
+
 /// `microbit`.
 pub const MICROBIT: Machine = Machine {
     name: "microbit",
@@ -100,8 +112,8 @@ pub const VIRT_RV32: Machine = Machine {
 };
 
 /// The emulated machines, by name.
-pub const MACHINES: [Machine; 8] =
-    [M0_LARGE, MICROBIT, MPS2_AN385, MPS2_AN386, MPS2_AN500, MPS2_AN505, MPS3_AN547, VIRT_RV32];
+pub const MACHINES: [Machine; 9] =
+    [M0_LARGE, M23_LARGE, MICROBIT, MPS2_AN385, MPS2_AN386, MPS2_AN500, MPS2_AN505, MPS3_AN547, VIRT_RV32];
 
 /// The boards that `shiftformer fit` knows, by core, then RAM, then flash.
 pub const BOARDS: [Board; 18] = [

@@ -17,6 +17,15 @@ const PARITY_IMAGES: &str = "16";
 /// Features of the runtime, each of which must build alone on every target without an operating system.
 const FEATURES: [&str; 3] = ["", "defmt", "testing"];
 
+/// Cores that the list of boards does not have, as target, flags and features of the runtime: without the extension that
+/// their name implies, and with one that only a feature names.
+const CORES: [(&str, &[&str], &str); 4] = [
+    ("thumbv8m.main-none-eabihf", &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=-dsp"], ""),
+    ("thumbv8m.main-none-eabihf", &["-Ctarget-cpu=cortex-m55", "-Ctarget-feature=-mve,-mve.fp"], ""),
+    ("thumbv8m.main-none-eabihf", &[], "dsp"),
+    ("thumbv8m.main-none-eabi", &[], ""),
+];
+
 /// Something that must hold.
 struct Step {
     name: String,
@@ -71,6 +80,7 @@ fn steps() -> Result<Vec<Step>, Error> {
     for target in bare_targets()? {
         steps.push(step(format!("runtime for {target}"), move || build_runtime(&target)));
     }
+    steps.push(step("runtime for cores with fewer and more extensions", build_cores));
     steps.push(step("firmware", || firmware::build(None, None)));
     emulated(&mut steps, Program::KernelTests, "kernels")?;
     for core in AARCH64_CORES {
@@ -133,6 +143,17 @@ fn build_runtime(target: &str) -> Result<(), Error> {
     let toolchain = Toolchain::ensure(target)?;
     for feature in FEATURES {
         let mut build = toolchain.cargo("build", target, &["-Dwarnings".to_owned()]);
+        build.args(["--quiet", "--release", "--package", "shiftformer", "--features", feature]);
+        run(build.current_dir(root()))?;
+    }
+    Ok(())
+}
+
+/// Builds the runtime for [`CORES`]: the assembler sees every kernel.
+fn build_cores() -> Result<(), Error> {
+    for (target, flags, feature) in CORES {
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let mut build = Toolchain::ensure(target)?.cargo("build", target, &flags);
         build.args(["--quiet", "--release", "--package", "shiftformer", "--features", feature]);
         run(build.current_dir(root()))?;
     }

@@ -1,7 +1,7 @@
 //! Four rows of activations by two channels of weights at a time, by `MLA`.
 //!
 //! # Register plan
-//! `r0-r3` and `r4-r7` accumulators of the two channels, `r8` activation, `r9 r10` weights, `r11` activation pointer,
+//! `r0-r7` accumulators, both channels of each row in turn, `r8` activation, `r9 r10` weights, `r11` activation pointer,
 //! `r12` weight pointer, `lr` end of the activations or the second weight pointer. The frame's address is at `sp`.
 //!
 //! # Instructions
@@ -41,16 +41,31 @@ macro_rules! multiply {
     () => {
         "ldrsh r8, [r11], #2
          mla r0, r8, r9, r0
-         mla r4, r8, r10, r4
-         ldrsh r8, [r11], #2
-         mla r1, r8, r9, r1
-         mla r5, r8, r10, r5
+         mla r1, r8, r10, r1
          ldrsh r8, [r11], #2
          mla r2, r8, r9, r2
-         mla r6, r8, r10, r6
+         mla r3, r8, r10, r3
          ldrsh r8, [r11], #2
-         mla r3, r8, r9, r3
+         mla r4, r8, r9, r4
+         mla r5, r8, r10, r5
+         ldrsh r8, [r11], #2
+         mla r6, r8, r9, r6
          mla r7, r8, r10, r7
+        "
+    };
+}
+
+/// Saves what is the caller's and loads the accumulators: `r0` is the frame.
+macro_rules! enter {
+    () => {
+        "push {{r4-r11, lr}}
+         push {{r0}}
+         ldr r11, [r0, #4]
+         ldr r12, [r0, #12]
+         ldr r8, [r0]
+         ldrd r2, r3, [r8, #16]
+         ldrd r4, r5, [r8, #32]
+         ldrd r6, r7, [r8, #48]
         "
     };
 }
@@ -60,7 +75,10 @@ macro_rules! leave {
     () => {
         "pop {{r8}}
          ldr r8, [r8]
-         stmia r8, {{r0-r7}}
+         strd r0, r1, [r8]
+         strd r2, r3, [r8, #16]
+         strd r4, r5, [r8, #32]
+         strd r6, r7, [r8, #48]
          pop {{r4-r11, pc}}
         "
     };
@@ -70,13 +88,9 @@ macro_rules! leave {
 #[unsafe(naked)]
 unsafe extern "C" fn dense(frame: *const Frame) {
     naked_asm!(
-        "push {{r4-r11, lr}}",
-        "ldr r11, [r0, #4]",
+        enter!(),
         "ldr lr, [r0, #8]",
-        "ldr r12, [r0, #12]",
-        "ldr r8, [r0]",
-        "push {{r0}}",
-        "ldmia r8, {{r0-r7}}",
+        "ldrd r0, r1, [r8]",
         "2:",
         ".rept 16",
         "ldrsb r10, [r12, #16]",
@@ -94,13 +108,9 @@ unsafe extern "C" fn dense(frame: *const Frame) {
 #[unsafe(naked)]
 unsafe extern "C" fn rows(frame: *const Frame) {
     naked_asm!(
-        "push {{r4-r11, lr}}",
-        "ldr r11, [r0, #4]",
-        "ldr r12, [r0, #12]",
+        enter!(),
         "ldr lr, [r0, #16]",
-        "ldr r8, [r0]",
-        "push {{r0}}",
-        "ldmia r8, {{r0-r7}}",
+        "ldrd r0, r1, [r8]",
         "2:",
         ".rept 4",
         "ldrsb r9, [r12], #1",

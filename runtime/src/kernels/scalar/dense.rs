@@ -5,8 +5,8 @@ use super::{Block, Frame, ROWS};
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, linear_scratch_bytes, portable};
 
-/// Sums of a panel.
-type Sums = [[i32; ROWS]; PANEL];
+/// Sums of the rows by a panel.
+type Sums = [[i32; PANEL]; ROWS];
 
 /// Elements from the first of the first row to the last of the last; `None` when that is beyond `usize`.
 pub fn reach(rows: usize, stride: usize, width: usize) -> Option<usize> {
@@ -25,16 +25,16 @@ pub fn interleave<X: Copy + Into<i32>>(
     k: usize,
     to: &mut [[i16; ROWS]],
 ) {
-    for index in 0..ROWS {
+    let row = |index: usize| {
         let row = (first + index).min(rows.saturating_sub(1));
-        let x = x.get(row * stride..).and_then(|x| x.get(..k)).unwrap_or(&[]);
-        let mut values = x.iter();
-        for to in to.iter_mut() {
-            if let Some(to) = to.get_mut(index) {
-                *to = values.next().map_or(0, |&value| value.into() as i16);
-            }
-        }
+        x.get(row * stride..).and_then(|x| x.get(..k)).unwrap_or(&[])
+    };
+    let [a, b, c, d] = [row(0), row(1), row(2), row(3)];
+    let (body, pad) = to.split_at_mut_checked(k).unwrap_or((&mut [], &mut []));
+    for ((((to, &a), &b), &c), &d) in body.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+        *to = [a.into() as i16, b.into() as i16, c.into() as i16, d.into() as i16];
     }
+    pad.iter_mut().for_each(|to| *to = [0; ROWS]);
 }
 
 /// [`crate::kernels::Kernels::linear`].
@@ -125,17 +125,20 @@ impl<'j, 's> Dense<'j, 's> {
                 job.weights.format.unpack(panel, self.panel);
                 &*self.panel
             };
-            let mut sums: Sums = bias.map(|bias| [bias; ROWS]);
+            let mut sums: Sums = [*bias; ROWS];
             if rows > 1 {
                 self.block::<B>(weights, &mut sums);
             } else {
-                self.row::<B>(weights, *bias, &mut sums);
+                self.row::<B>(weights, &mut sums);
             }
-            let count = (job.n - channel).min(PANEL);
-            for row in 0..rows {
-                let start = (first + row) * job.out_stride + channel;
-                epilogue(Part { start, count, row, multipliers, sums: &sums });
-            }
+            let part = Part {
+                start: first * job.out_stride + channel,
+                stride: job.out_stride,
+                count: (job.n - channel).min(PANEL),
+                multipliers,
+                sums: sums.get(..rows).unwrap_or(&[]),
+            };
+            epilogue(part);
         }
     }
 
@@ -151,25 +154,21 @@ impl<'j, 's> Dense<'j, 's> {
             // SAFETY: `new` compared the weights with N and K; the scratch holds blocks up to `padded_k`, the sums are
             // those of a panel.
             unsafe { B::dense(&frame) };
-            frame.sums += B::CHANNELS * size_of::<[i32; ROWS]>();
+            frame.sums += B::CHANNELS * size_of::<i32>();
             frame.weights[0] += B::CHANNELS * GROUP;
         }
     }
 
-    fn row<B: Block>(&self, weights: &[u8], bias: [i32; PANEL], sums: &mut Sums) {
-        let mut one = bias;
+    fn row<B: Block>(&self, weights: &[u8], sums: &mut Sums) {
         let x = self.wide.as_ptr().expose_provenance();
         let frame = Frame {
-            sums: one.as_mut_ptr().expose_provenance(),
+            sums: sums.as_mut_ptr().expose_provenance(),
             x,
             x_end: x + self.padded_k * size_of::<i16>(),
             weights: [weights.as_ptr().expose_provenance(); PANEL],
         };
         // SAFETY: as in `block`, for one row.
         unsafe { B::row(&frame) };
-        for (sums, one) in sums.iter_mut().zip(one) {
-            sums[0] = one;
-        }
     }
 }
 
@@ -197,25 +196,28 @@ fn epilogue(job: &LinearJob<'_>, part: &Part<'_>, out: &mut LinearOut<'_>) {
     }
 }
 
-/// Sums of one row by a panel, on their way out.
+/// Sums of rows by a panel, on their way out.
 struct Part<'p> {
     /// Element of the output.
     start: usize,
+    /// Elements between rows of the output.
+    stride: usize,
     /// Channels.
     count: usize,
-    /// Below [`ROWS`].
-    row: usize,
     multipliers: &'p [i32; PANEL],
-    sums: &'p Sums,
+    sums: &'p [[i32; PANEL]],
 }
 
 impl Part<'_> {
     #[inline(always)]
     fn store<T>(&self, out: &mut [T], epilogue: impl Fn(i32, i32, &mut T)) {
-        let out = out.get_mut(self.start..).and_then(|out| out.get_mut(..self.count)).unwrap_or(&mut []);
-        let sums = self.sums.as_flattened().iter().skip(self.row).step_by(ROWS);
-        for ((out, &acc), &m) in out.iter_mut().zip(sums).zip(self.multipliers) {
-            epilogue(acc, m, out);
+        let mut start = self.start;
+        for sums in self.sums {
+            let out = out.get_mut(start..).and_then(|out| out.get_mut(..self.count)).unwrap_or(&mut []);
+            for ((out, &acc), &m) in out.iter_mut().zip(sums).zip(self.multipliers) {
+                epilogue(acc, m, out);
+            }
+            start += self.stride;
         }
     }
 }

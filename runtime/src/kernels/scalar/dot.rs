@@ -38,7 +38,7 @@ fn blocks<B: Block, X: Copy + Into<i32>>(
     for first in (0..job.rows).step_by(ROWS) {
         interleave(x, first, job.rows, job.x_stride, job.k, wide);
         for column in (0..job.cols).step_by(B::CHANNELS) {
-            let mut sums = [[0; ROWS]; PANEL];
+            let mut sums = [[0; PANEL]; ROWS];
             // Columns beyond the last repeat it.
             let row = |index: usize| (column + index).min(job.cols - 1) * job.y_stride;
             let address = y.as_ptr().expose_provenance();
@@ -50,20 +50,22 @@ fn blocks<B: Block, X: Copy + Into<i32>>(
             };
             // SAFETY: `y` has `cols` rows of `read` bytes, found above; `wide` holds `read` steps, the sums a panel.
             unsafe { B::rows(&frame) };
-            store(job, first, column, sums.get(..B::CHANNELS)?, out);
+            store(job, first, column, B::CHANNELS, &sums, out);
         }
     }
     Some(())
 }
 
-/// Sums of a block of rows by some columns from `column` on.
+/// Sums of a block of rows by `count` columns from `column` on, as far as there are rows and columns.
 #[inline(always)]
-fn store(job: &DotJob, first: usize, column: usize, sums: &[[i32; ROWS]], out: &mut [i32]) {
-    for row in 0..(job.rows - first).min(ROWS) {
-        let start = (first + row) * job.out_stride + column;
-        let out = out.get_mut(start..).unwrap_or(&mut []).iter_mut().take(job.cols - column);
-        for (out, &sum) in out.zip(sums.as_flattened().iter().skip(row).step_by(ROWS)) {
+fn store(job: &DotJob, first: usize, column: usize, count: usize, sums: &[[i32; PANEL]; ROWS], out: &mut [i32]) {
+    let count = count.min(job.cols - column);
+    let mut start = first * job.out_stride + column;
+    for sums in sums.iter().take(job.rows - first) {
+        let out = out.get_mut(start..).and_then(|out| out.get_mut(..count)).unwrap_or(&mut []);
+        for (out, &sum) in out.iter_mut().zip(sums) {
             *out = sum;
         }
+        start += job.out_stride;
     }
 }

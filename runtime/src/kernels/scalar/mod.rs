@@ -16,7 +16,7 @@ pub const ROWS: usize = 4;
 /// What a block works on.
 #[repr(C)]
 pub struct Frame {
-    /// `[channels][ROWS]` sums (one row: `[channels]`), added to.
+    /// `[ROWS][PANEL]` sums (one row: `[PANEL]`) from the first channel on, added to.
     pub sums: usize,
     /// First activation, widened to 16 bits: `[k][ROWS]`, or `[k]` for one row.
     pub x: usize,

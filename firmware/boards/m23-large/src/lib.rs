@@ -1,0 +1,32 @@
+//! Code of a Cortex-M23 on the MPS2 with the AN505 image, whose Cortex-M33 runs it.
+#![no_std]
+
+use shiftformer_link::{Machine, boards};
+use support::fpga;
+pub use support::{entry, exit};
+
+support::exit_on_fault!();
+
+/// LEDs and counters, secure alias.
+const FPGAIO: usize = 0x5030_2000;
+
+/// This board.
+pub struct Board;
+
+impl support::Board for Board {
+    const MACHINE: Machine = boards::M23_LARGE;
+    const STACK_BYTES: usize = 32 * 1024;
+    const JOB_IN_RAM: bool = true;
+    type Led = fpga::Led<FPGAIO>;
+
+    fn start() {}
+
+    fn led() -> Self::Led {
+        fpga::Led::new()
+    }
+
+    #[inline(always)]
+    fn ticks() -> u32 {
+        fpga::ticks::<FPGAIO>()
+    }
+}
