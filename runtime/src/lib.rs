@@ -88,7 +88,7 @@ pub mod testing;
 pub mod text;
 pub mod weights;
 
-pub use model::{Chain, MAX_CHAIN, Model, ModelError, SectionName};
+pub use model::{Chain, MAX_CHAIN, Model, ModelError, Proven, SectionName};
 pub use ops::RunFault;
 pub use session::{ArenaError, Digests, Observer, Part, Progress, Session, SnapshotError};
 

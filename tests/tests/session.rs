@@ -53,3 +53,42 @@ fn steps_end_where_a_run_ends_and_a_cancelled_run_starts_anew() {
     assert!(steps > model.n_ops(), "{steps}");
     assert_eq!(session.output(0).unwrap(), whole);
 }
+
+#[test]
+fn a_million_steps_with_cancels_at_random_end_in_the_outputs_of_whole_runs() {
+    let file = digits();
+    let model = file.open::<shiftformer::kernels::Native>().unwrap();
+    let images: Vec<Vec<u8>> = (0..16).map(|image| (0..64).map(|i| (i * (image + 3)) as u8).collect()).collect();
+    let (mut arena, mut other) = (Aligned([0u8; 64 * 1024]), Aligned([0u8; 64 * 1024]));
+    let mut whole = Session::new(&model, &mut other.0).unwrap();
+    let expected: Vec<Vec<u8>> = images
+        .iter()
+        .map(|image| {
+            whole.input_mut(0).unwrap().copy_from_slice(image);
+            whole.run().unwrap();
+            whole.output(0).unwrap().to_vec()
+        })
+        .collect();
+    let mut session = Session::new(&model, &mut arena.0).unwrap();
+    let (mut numbers, mut image) = (1u32, 0);
+    let (mut cancelled, mut finished) = (0, 0);
+    session.input_mut(0).unwrap().copy_from_slice(&images[image]);
+    for _ in 0..1_000_000 {
+        numbers = numbers.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let done = session.step().unwrap() == Progress::Done;
+        if done {
+            assert_eq!(session.output(0).unwrap(), expected[image], "run {finished}");
+            finished += 1;
+        }
+        let cancel = numbers >> 24 == 0;
+        if cancel && !done {
+            session.cancel();
+            cancelled += 1;
+        }
+        if done || cancel {
+            image = (numbers >> 12) as usize % images.len();
+            session.input_mut(0).unwrap().copy_from_slice(&images[image]);
+        }
+    }
+    assert!(cancelled > 1000 && finished > 1000, "{cancelled} cancelled, {finished} finished");
+}

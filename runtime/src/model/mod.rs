@@ -1,7 +1,9 @@
 //! A checked model: what the sections of its file say. Only [`open`](mod@open) makes one.
 
 mod chain;
+mod flow;
 mod open;
+mod proven;
 mod whole;
 
 use crate::format::{
@@ -13,6 +15,7 @@ use core::ops::Range;
 
 pub use chain::{Chain, MAX_CHAIN};
 pub use open::{ModelError, SectionName};
+pub use proven::Proven;
 
 /// A checked model, borrowed from the bytes of a `.sfm` file.
 ///
@@ -55,6 +58,17 @@ impl<'m, B: Kernels> Model<'m, B> {
     /// Bytes of arena a session needs.
     pub fn arena_bytes(&self) -> usize {
         self.sections.arena_bytes
+    }
+
+    /// Work of the longest step, in multiplications with accumulation of a dense layer: a
+    /// [`step`](crate::Session::step) takes no longer than a dense layer with as many. Most models have less than
+    /// [`STEP_WORK`](crate::ops::STEP_WORK); more where a single block of rows has.
+    pub fn step_macs(&self) -> u64 {
+        let of = |op: usize| {
+            let needs = self.needs(&self.op_record(op)?)?;
+            Some(u64::from(needs.step) * u64::from(needs.piece_work))
+        };
+        (0..self.n_ops()).filter_map(of).max().unwrap_or(0)
     }
 
     /// Bytes of state a session needs besides; 0 for most models.

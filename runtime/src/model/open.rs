@@ -1,6 +1,6 @@
 //! Opening a model: one pass that proves every later access.
 
-use super::{Model, arena_range, overlap};
+use super::{Model, Proven, arena_range, overlap};
 use crate::format::{
     CertRecord, FormatError, OpRecord, Place, ReadWords, Receipts, SectionKind, Sections, StateLayout, TensorRecord,
     Word,
@@ -8,6 +8,15 @@ use crate::format::{
 use crate::kernels::{Kernels, Portable};
 use crate::ops::{Entry, OpFault, OpKind, OpTable, Operands};
 use core::fmt;
+
+/// What of a model is known without a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Nothing: everything is checked.
+    Nothing,
+    /// The values of weights and tables, and the order of the operators.
+    Values,
+}
 
 /// Why a model cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,11 +129,32 @@ impl<'m, B: Kernels> Model<'m, B> {
     /// # Errors
     /// [`ModelError`]: the first fault found.
     pub fn open_with(file: &'m [u8], table: &'static [Entry<B>]) -> Result<Self, ModelError> {
-        Self::checked(Sections::read(file)?, table)
+        Self::checked(Sections::read(file)?, table, Trust::Nothing)
+    }
+
+    /// Opens a model that was proven when the firmware was built: the module that `shiftformer codegen` writes does so.
+    ///
+    /// What makes it safe to run is checked as by [`open_with`](Self::open_with): header, section table, every record, every
+    /// size, range, and overlap. Left out is what would take a look at every byte or at every pair of operators:
+    ///
+    /// | not checked again | consequence if the promise of [`Proven`] were false |
+    /// |---|---|
+    /// | checksums of header and payload | other weights compute something else |
+    /// | overflow bounds from the weights, signs of multipliers, entries of tables | sums wrap around |
+    /// | that what is read was written before | what the arena held before counts |
+    ///
+    /// # Errors
+    /// [`ModelError`]: the first fault found.
+    pub fn open_proven(proven: &Proven<'m>, table: &'static [Entry<B>]) -> Result<Self, ModelError> {
+        Self::checked(Sections::read_proven(proven.file())?, table, Trust::Values)
     }
 
     /// The model of these sections, every record checked.
-    pub(super) fn checked(sections: Sections<'m>, table: &'static [Entry<B>]) -> Result<Self, ModelError> {
+    pub(super) fn checked(
+        sections: Sections<'m>,
+        table: &'static [Entry<B>],
+        trust: Trust,
+    ) -> Result<Self, ModelError> {
         let sized = |kind, bytes: usize, name| {
             if sections.get(kind).len() == bytes { Ok(()) } else { Err(ModelError::Section(name)) }
         };
@@ -158,10 +188,13 @@ impl<'m, B: Kernels> Model<'m, B> {
         model.receipts = Receipts::new(sections.get(SectionKind::Receipts), input_bytes, sections.n_ops)
             .ok_or(ModelError::Section(SectionName::Receipts))?;
         for op in 0..sections.n_ops {
-            model.check_op(op).map_err(|fault| model.op_error(op, fault))?;
+            model.check_op(op, trust).map_err(|fault| model.op_error(op, fault))?;
         }
         for op in 0..sections.n_ops {
             model.check_chain_from(op).map_err(|fault| model.op_error(op, fault))?;
+        }
+        if trust == Trust::Nothing {
+            model.check_flow()?;
         }
         Ok(model)
     }
@@ -190,13 +223,13 @@ impl<'m, B: Kernels> Model<'m, B> {
         (follows && tensor.shape().first() == Some(&self.state.capacity)).then_some(())
     }
 
-    fn check_op(&self, op: usize) -> Result<(), OpFault> {
+    fn check_op(&self, op: usize, trust: Trust) -> Result<(), OpFault> {
         let record = self.op_record(op).ok_or(OpFault::Params)?;
         let (words, entry) = self.op_code(&record).ok_or(OpFault::Kind)?;
         let cert = self.certificate(op).ok_or(OpFault::Params)?;
         let tensors = self.sections.get(SectionKind::Tensors);
         let weights = self.sections.get(SectionKind::Weights);
-        let io = Operands { record, tensors, weights };
+        let io = Operands { record, tensors, weights, proven: trust == Trust::Values };
         let needs = entry.check(words, &io, &cert)?;
         let scratch_end = (record.scratch_offset as usize).checked_add(record.scratch_bytes as usize);
         let scratch_fits = record.scratch_bytes >= needs.scratch_bytes && record.scratch_offset.is_multiple_of(16);
@@ -219,7 +252,7 @@ impl<'m, B: Kernels> Model<'m, B> {
         Ok(())
     }
 
-    fn op_error(&self, op: usize, fault: OpFault) -> ModelError {
+    pub(super) fn op_error(&self, op: usize, fault: OpFault) -> ModelError {
         let kind = self.op_record(op).map_or(0, |r| r.kind);
         ModelError::Op { op: op as u16, kind, fault }
     }

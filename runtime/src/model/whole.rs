@@ -1,5 +1,6 @@
 //! Models in whole operators, for machines with the memory that blocks of rows save.
 
+use super::open::Trust;
 use super::{Model, ModelError};
 use crate::format::{OpRecord, SECTION_ALIGN, SectionKind, TensorRecord};
 use crate::kernels::Kernels;
@@ -76,6 +77,6 @@ impl<'m, B: Kernels> Model<'m, B> {
         }
         let mut sections = self.sections.with(SectionKind::Ops, ops).with(SectionKind::Tensors, tensors);
         sections.arena_bytes = arena_bytes;
-        Self::checked(sections, self.table)
+        Self::checked(sections, self.table, Trust::Nothing)
     }
 }

@@ -45,6 +45,9 @@ pub(super) fn check_views(io: &Operands<'_>, dims: &Dims, views: [&Extent; 2]) -
     Ok([first.dtype, second.dtype])
 }
 
+/// Work of an element of an operator on two tensors.
+pub(super) const BINARY_WORK: u32 = 80;
+
 /// Minimum and maximum `x * m` over the values of `dtype`.
 fn product_range(dtype: Dtype, m: i32) -> (i64, i64) {
     let (min, max) = dtype.range();
@@ -64,16 +67,26 @@ impl Operator for Add {
         Ok(Proof::sums((low, high)))
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
         let &Self { ref dims, ref a, ref b, ma, mb, bias, shift } = self;
+        let range = wide::elements(pieces, super::product(dims) as u32);
         let flat = a.is_contiguous(dims) && b.is_contiguous(dims);
         let i16s = memory.inputs.record(1).is_some_and(|b| b.dtype == Dtype::I16) && memory.output.dtype == Dtype::I16;
         if flat && i16s && memory.inputs.is_in_place(0) {
-            let b = memory.inputs.get::<i16>(1)?;
-            B::add_i16_in_place(cast_mut(memory.out)?, b, ma, mb, bias, shift);
+            let b = memory.inputs.get::<i16>(1)?.get(range.clone()).ok_or(RunFault::Memory)?;
+            let out = cast_mut::<i16>(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?;
+            B::add_i16_in_place(out, b, ma, mb, bias, shift);
             return Ok(());
         }
-        wide::binary(memory, dims, [a, b], |a, b| (a * ma).wrapping_add(b * mb).wrapping_add(bias) >> shift)
+        wide::binary(memory, dims, [a, b], range, |a, b| (a * ma).wrapping_add(b * mb).wrapping_add(bias) >> shift)
+    }
+
+    fn pieces(&self) -> u32 {
+        wide::pieces(super::product(&self.dims) as u32)
+    }
+
+    fn piece_work(&self) -> u32 {
+        BINARY_WORK * wide::PIECE
     }
 
     fn in_place(&self) -> Option<usize> {

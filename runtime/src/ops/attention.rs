@@ -12,6 +12,7 @@
 
 pub mod causal;
 
+use super::matmul::TRANSPOSE_WORK;
 use super::{Division, Inputs, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::mulhi_round;
@@ -229,7 +230,11 @@ impl AttentionParams {
     fn check_v(&self, io: &Operands<'_>) -> Result<(), OpFault> {
         let kv_heads = self.heads / self.kv_group.max(1);
         io.need_input(2, &[Dtype::I8], self.v.end(self.batch, kv_heads, self.n_k, self.v_dim))?;
-        io.need_output(&[Dtype::I8], self.out.end(self.batch, self.heads, self.n_q, self.v_dim))?;
+        let rows = super::product(&[self.batch, self.heads, self.n_q]);
+        let out = io.need_output(&[Dtype::I8], rows.saturating_mul(u64::from(self.v_dim)))?;
+        // No row twice, none beyond the end: all of them.
+        let end = self.out.end(self.batch, self.heads, self.n_q, self.v_dim);
+        require(end <= out.len() as u64, OpFault::Operand)?;
         require(self.v.row >= self.v_dim && self.out.row >= self.v_dim, OpFault::Range)?;
         // Rows that overlap would keep what was computed last, which depends on the pieces of a run.
         let axes = [(self.out.batch, self.batch), (self.out.head, self.heads), (self.out.row, self.n_q)];
@@ -565,6 +570,23 @@ attention_form! {
 
 /// Work of a score besides the products, see [`Division`].
 const SCORE_WORK: u64 = 60;
+/// The same for [`Operator::piece_work`].
+const STEP_SCORE_WORK: u32 = 40;
+/// Work of an output of a head besides its products.
+const ROW_WORK: u32 = 30;
+
+impl AttentionParams {
+    /// Work of a query row of a head.
+    fn score_work(&self) -> u32 {
+        let each = self.head_dim.saturating_add(self.v_dim).saturating_add(STEP_SCORE_WORK);
+        super::work(&[self.n_k, each]).saturating_add(super::work(&[ROW_WORK, self.v_dim]))
+    }
+
+    /// Work of transposing the values of a head.
+    fn transpose_work(&self) -> u32 {
+        super::work(&[TRANSPOSE_WORK, self.n_k, self.v_dim])
+    }
+}
 
 impl Operator for Attention {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
@@ -598,11 +620,17 @@ impl Operator for Attention {
         Scratch::sizes(&self.attention).iter().sum::<usize>() as u32
     }
 
+    fn piece_work(&self) -> u32 {
+        let p = &self.attention;
+        let transposed = p.transpose_work().div_ceil(ROW_BLOCK as u32);
+        super::work(&[p.heads, p.score_work().saturating_add(transposed)])
+    }
+
     fn pieces(&self) -> u32 {
         self.attention.batch * self.attention.n_q
     }
 
-    fn step(&self) -> u32 {
+    fn block(&self) -> u32 {
         ROW_BLOCK as u32
     }
 
@@ -654,6 +682,11 @@ impl Operator for AttentionScores {
         linear_scratch_bytes(self.attention.head_dim as usize) as u32
     }
 
+    fn piece_work(&self) -> u32 {
+        let p = &self.attention;
+        super::work(&[ROW_BLOCK as u32, p.n_k, p.head_dim.saturating_add(STEP_SCORE_WORK)])
+    }
+
     fn pieces(&self) -> u32 {
         self.attention.batch * self.attention.heads * self.attention.blocks()
     }
@@ -680,6 +713,10 @@ impl Operator for AttentionExp {
             exp_row::<B>(p.wide_exp, scores, out)?;
         }
         Ok(())
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[STEP_SCORE_WORK, self.attention.n_k])
     }
 
     fn pieces(&self) -> u32 {
@@ -735,6 +772,12 @@ impl Operator for AttentionValues {
 
     fn scratch_bytes(&self) -> u32 {
         Scratch::sizes(&self.attention).iter().sum::<usize>() as u32
+    }
+
+    fn piece_work(&self) -> u32 {
+        let p = &self.attention;
+        super::work(&[ROW_BLOCK as u32, p.n_k, p.v_dim.saturating_add(STEP_SCORE_WORK)])
+            .saturating_add(p.transpose_work())
     }
 
     fn pieces(&self) -> u32 {

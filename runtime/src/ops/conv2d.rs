@@ -1,5 +1,6 @@
 //! 2-D convolution as a dense layer over gathered windows.
 
+use super::linear::EPILOGUE_WORK;
 use super::linear::{Dense, JobSize};
 use super::memory::cast_mut;
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
@@ -392,6 +393,9 @@ impl Conv2d {
     }
 }
 
+/// Work of gathering an element, see [`Operator::piece_work`].
+const ELEMENT_WORK: u32 = 20;
+
 impl Operator for Conv2d {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.groups > 0 && self.groups <= MAX_EXTENT && self.n > 0 && self.n <= MAX_EXTENT, OpFault::Range)?;
@@ -433,11 +437,17 @@ impl Operator for Conv2d {
         self.scratch_for(kernels::ROW_BLOCK) as u32
     }
 
+    fn piece_work(&self) -> u32 {
+        let k = self.k() as u32;
+        let gathered = super::work(&[ELEMENT_WORK, self.groups, k]);
+        super::work(&[self.n, k.saturating_add(EPILOGUE_WORK)]).saturating_add(gathered)
+    }
+
     fn pieces(&self) -> u32 {
         self.window.pixels()
     }
 
-    fn step(&self) -> u32 {
+    fn block(&self) -> u32 {
         kernels::ROW_BLOCK as u32
     }
 

@@ -1,6 +1,8 @@
 //! Data movement: transpose, slice, concat, roll, window partition, expand, all as one strided copy.
 
-use super::{Dims, Extent, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, Walk, require};
+use super::{
+    Dims, Extent, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require, stretches, wide,
+};
 use crate::format::op_params;
 use crate::kernels::Kernels;
 use core::ops::Range;
@@ -23,11 +25,14 @@ op_params! {
     }
 }
 
+/// Work of an element.
+const ELEMENT_WORK: u32 = 20;
+
 impl Operator for Copy {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         use crate::tensor::Dtype::{I8, I16, I32, U8, U16};
         let all = &[I8, U8, I16, U16, I32];
-        let (input, out) = (io.need_input(0, all, 1)?, io.need_output(all, 1)?);
+        let (input, out) = (io.need_input(0, all, 1)?, io.need_room(all, 1)?);
         let size = input.dtype.bytes();
         require(size == out.dtype.bytes() && self.flip <= 255, OpFault::Operand)?;
         require(self.flip == 0 || size == 1, OpFault::Range)?;
@@ -43,11 +48,12 @@ impl Operator for Copy {
         if let Some(width) = self.row() {
             return self.copy_rows(memory, width, rows.start as usize..rows.end as usize);
         }
+        let elements = wide::elements(rows, self.elements());
         let x = memory.inputs.bytes(0)?;
         match memory.output.dtype.bytes() {
-            1 => self.copy::<1>(x, memory.out, self.flip as u8),
-            2 => self.copy::<2>(x, memory.out, 0),
-            _ => self.copy::<4>(x, memory.out, 0),
+            1 => self.copy::<1>(x, memory.out, self.flip as u8, elements),
+            2 => self.copy::<2>(x, memory.out, 0, elements),
+            _ => self.copy::<4>(x, memory.out, 0, elements),
         }
         Ok(())
     }
@@ -57,11 +63,15 @@ impl Operator for Copy {
     }
 
     fn pieces(&self) -> u32 {
-        if self.row().is_some() { self.rows() } else { 1 }
+        if self.row().is_some() { self.rows() } else { wide::pieces(self.elements()) }
     }
 
-    fn step(&self) -> u32 {
-        self.pieces()
+    fn piece_work(&self) -> u32 {
+        super::work(&[ELEMENT_WORK, self.row().unwrap_or(wide::PIECE)])
+    }
+
+    fn written_from(&self, element: u32) -> u32 {
+        self.to.run_from(&self.dims, element)
     }
 
     fn row_access(&self) -> Option<RowAccess> {
@@ -71,6 +81,11 @@ impl Operator for Copy {
 }
 
 impl Copy {
+    /// Elements that are copied: fewer than 2^31.
+    fn elements(&self) -> u32 {
+        super::product(&self.dims) as u32
+    }
+
     fn rows(&self) -> u32 {
         super::product(self.dims.get(..5).unwrap_or(&[])) as u32
     }
@@ -96,15 +111,14 @@ impl Copy {
         Ok(())
     }
 
-    fn copy<const SIZE: usize>(&self, x: &[u8], out: &mut [u8], flip: u8) {
+    fn copy<const SIZE: usize>(&self, x: &[u8], out: &mut [u8], flip: u8, elements: Range<usize>) {
         let (x, out) = (x.as_chunks::<SIZE>().0, out.as_chunks_mut::<SIZE>().0);
-        let [.., width] = self.dims;
         let [.., step_from] = self.from.strides;
         let [.., step_to] = self.to.strides;
         let flat = step_from == 1 && step_to == 1;
-        for [from, to] in Walk::new(&self.dims, [&self.from, &self.to]) {
+        for ([mut from, mut to], count) in stretches(&self.dims, [&self.from, &self.to], elements) {
             if flat {
-                let source = x.get(from..).unwrap_or(&[]).iter().take(width as usize);
+                let source = x.get(from..).unwrap_or(&[]).iter().take(count);
                 let target = out.get_mut(to..).unwrap_or(&mut []).iter_mut();
                 if flip == 0 {
                     target.zip(source).for_each(|(to, from)| *to = *from);
@@ -113,8 +127,7 @@ impl Copy {
                 }
                 continue;
             }
-            let (mut from, mut to) = (from, to);
-            for _ in 0..width {
+            for _ in 0..count {
                 if let (Some(source), Some(target)) = (x.get(from), out.get_mut(to)) {
                     *target = source.map(|b| b ^ flip);
                 }

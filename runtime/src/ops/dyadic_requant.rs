@@ -100,6 +100,9 @@ impl DyadicRequant {
 /// Work of an element, see [`Division`].
 const REQUANT_WORK: u64 = 800;
 
+/// The same for [`Operator::piece_work`].
+const ELEMENT_WORK: u32 = 150;
+
 impl Operator for DyadicRequant {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0, OpFault::Range)?;
@@ -156,6 +159,10 @@ impl Operator for DyadicRequant {
 
     fn in_place(&self) -> Option<usize> {
         Some(1)
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[ELEMENT_WORK, self.n])
     }
 
     fn pieces(&self) -> u32 {

@@ -8,6 +8,10 @@ use core::ops::Range;
 /// Runs pieces of the operator whose parameters the words hold.
 type RunFn = fn(&[u8], &mut Memory<'_>, Range<u32>) -> Result<(), RunFault>;
 
+/// Work of a step, in the unit of [`Operator::piece_work`]: steps of small pieces have no more, and one block of pieces
+/// where a block alone has more. [`Model::step_macs`](crate::Model::step_macs) is the maximum of a model.
+pub const STEP_WORK: u32 = 75_000;
+
 /// How an operator is checked and run, for one set of kernels.
 pub struct Entry<B> {
     /// Which operator.
@@ -15,6 +19,7 @@ pub struct Entry<B> {
     check: fn(&[u8], &Operands<'_>) -> Result<Proof, OpFault>,
     needs: fn(&[u8]) -> Option<Requirements>,
     row_access: fn(&[u8]) -> Option<RowAccess>,
+    written_from: fn(&[u8], u32) -> u32,
     run: RunFn,
     kernels: core::marker::PhantomData<fn() -> B>,
 }
@@ -28,8 +33,10 @@ pub struct Requirements {
     pub in_place: Option<usize>,
     /// Pieces of work.
     pub pieces: u32,
-    /// Pieces that are done at once.
+    /// Pieces that are done at once by a step: as many as [`STEP_WORK`] has room for, at least one block.
     pub step: u32,
+    /// Work of a piece at most, see [`Operator::piece_work`].
+    pub piece_work: u32,
     /// Whether the output is whole afterwards.
     pub completes_output: bool,
 }
@@ -42,6 +49,7 @@ impl<B: Kernels> Entry<B> {
             check: check::<O>,
             needs: needs::<O>,
             row_access: row_access::<O>,
+            written_from: written_from::<O>,
             run: run::<B, O>,
             kernels: core::marker::PhantomData,
         }
@@ -61,7 +69,7 @@ impl<B: Kernels> Entry<B> {
     /// The first [`OpFault`] found.
     pub fn check(&self, words: &[u8], io: &Operands<'_>, cert: &CertRecord) -> Result<Requirements, OpFault> {
         let proof = self.prove(words, io)?;
-        require(proof.is_covered_by(cert), OpFault::Overflow)?;
+        require(io.proven || proof.is_covered_by(cert), OpFault::Overflow)?;
         self.needs(words).ok_or(OpFault::Params)
     }
 
@@ -73,6 +81,12 @@ impl<B: Kernels> Entry<B> {
     /// What the rows of the operator read and write; `None` where it has none or its parameters do not decode.
     pub fn row_access(&self, words: &[u8]) -> Option<RowAccess> {
         (self.row_access)(words)
+    }
+
+    /// How many elements of the output are written without a gap from `element` on; 0 also when the parameters do not
+    /// decode.
+    pub(crate) fn written_from(&self, words: &[u8], element: u32) -> u32 {
+        (self.written_from)(words, element)
     }
 
     /// Runs pieces of a checked operator, those of `pieces` that it has.
@@ -96,12 +110,24 @@ fn row_access<O: Operator>(words: &[u8]) -> Option<RowAccess> {
     decode::<O>(words)?.row_access()
 }
 
+fn written_from<O: Operator>(words: &[u8], element: u32) -> u32 {
+    decode::<O>(words).map_or(0, |params| params.written_from(element))
+}
+
+/// Pieces of a step.
+pub(super) fn step_of(op: &impl Operator) -> u32 {
+    let block = op.block().max(1);
+    let blocks = STEP_WORK / op.piece_work().max(1) / block;
+    blocks.max(1).saturating_mul(block).min(op.pieces().max(1))
+}
+
 fn needs_of<O: Operator>(params: &O) -> Requirements {
     Requirements {
         scratch_bytes: params.scratch_bytes(),
         in_place: params.in_place(),
         pieces: params.pieces(),
-        step: params.step().max(1),
+        step: step_of(params),
+        piece_work: params.piece_work(),
         completes_output: params.completes_output(),
     }
 }

@@ -29,19 +29,33 @@ impl Operator for Gather {
         io.need_output(&[table.dtype], u64::from(self.n) * u64::from(self.width)).map(|_| Proof::NONE)
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
         let table = memory.inputs.bytes(0)?;
         let (ids, bytes) = (memory.inputs.record(1).ok_or(RunFault::Memory)?.dtype, memory.inputs.bytes(1)?);
-        let ids = wide::values(ids, bytes, 0..self.n as usize);
+        let (first, end) = (pieces.start as usize, pieces.end as usize);
+        let ids = wide::values(ids, bytes, first..end);
         let row_bytes = (self.width as usize * memory.output.dtype.bytes()).max(1);
-        for (out, id) in stepwise(memory.out.chunks_exact_mut(row_bytes)).zip(ids) {
+        let out = memory.out.get_mut(first * row_bytes..end * row_bytes).ok_or(RunFault::Memory)?;
+        for (out, id) in stepwise(out.chunks_exact_mut(row_bytes)).zip(ids) {
             let row = self.row(id).ok_or(RunFault::Index { value: id, limit: self.rows })?;
             let row = table.get(row * row_bytes..).ok_or(RunFault::Memory)?;
             out.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
         }
         Ok(())
     }
+
+    fn pieces(&self) -> u32 {
+        self.n
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[BYTE_WORK * size_of::<i32>() as u32, self.width]).saturating_add(ROW_WORK)
+    }
 }
+
+/// Work of a byte, and of finding a row.
+const BYTE_WORK: u32 = 8;
+const ROW_WORK: u32 = 200;
 
 impl Gather {
     /// The row of an id, where there is one.

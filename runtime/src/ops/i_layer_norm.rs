@@ -38,6 +38,9 @@ const MAX_NORMALIZED: i64 = 1 << 30;
 /// Work of an element, see [`Division`].
 const NORM_WORK: u64 = 3300;
 
+/// The same for [`Operator::piece_work`].
+const ELEMENT_WORK: u32 = 500;
+
 impl Operator for ILayerNorm {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0 && self.n <= MAX_WIDTH, OpFault::Range)?;
@@ -86,6 +89,10 @@ impl Operator for ILayerNorm {
 
     fn division(&self) -> Option<Division> {
         Some(Division::rows(self.n, NORM_WORK * u64::from(self.n)))
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[ELEMENT_WORK, self.n])
     }
 
     fn pieces(&self) -> u32 {

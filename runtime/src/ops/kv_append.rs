@@ -20,6 +20,9 @@ op_params! {
     }
 }
 
+/// Work of a byte.
+const BYTE_WORK: u32 = 8;
+
 impl Operator for KvAppend {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.width > 0 && self.rows <= self.capacity, OpFault::Range)?;
@@ -51,8 +54,8 @@ impl Operator for KvAppend {
         self.rows
     }
 
-    fn step(&self) -> u32 {
-        self.rows
+    fn piece_work(&self) -> u32 {
+        super::work(&[BYTE_WORK, self.width])
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -33,6 +33,10 @@ const MAX_BETA: u32 = 1 << 30;
 /// Work of an element, see [`Division`].
 const NORM_WORK: u64 = 80;
 
+/// The same for [`Operator::piece_work`], and of a row besides.
+const ELEMENT_WORK: u32 = 40;
+const ROW_WORK: u32 = 600;
+
 impl Operator for LayerNorm {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let len = u64::from(self.rows) * u64::from(self.n);
@@ -89,6 +93,10 @@ impl Operator for LayerNorm {
 
     fn in_place(&self) -> Option<usize> {
         Some(0)
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[ELEMENT_WORK, self.n]).saturating_add(ROW_WORK)
     }
 
     fn pieces(&self) -> u32 {

@@ -1,7 +1,7 @@
 //! Any function of one 8-bit tensor, as a table.
 
 use super::memory::cast_mut;
-use super::{Memory, OpFault, Operands, Operator, Proof, RunFault, require};
+use super::{Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::format::{Blob, op_params};
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
@@ -17,6 +17,9 @@ op_params! {
     }
 }
 
+/// Work of an element.
+const ELEMENT_WORK: u32 = 12;
+
 impl Operator for Lut {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8], u64::from(self.len))?;
@@ -25,23 +28,32 @@ impl Operator for Lut {
         io.need_blob(self.table, 256 * out.dtype.bytes() as u64).map(|_| Proof::NONE)
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
-        let len = self.len as usize;
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let range = wide::elements(pieces, self.len);
         if memory.output.dtype == Dtype::I8 {
             let table = memory.inputs.blob::<i8>(self.table)?.first_chunk().ok_or(RunFault::Memory)?;
-            let out = cast_mut::<i8>(memory.out)?.get_mut(..len).ok_or(RunFault::Memory)?;
+            let out = cast_mut::<i8>(memory.out)?.get_mut(range.clone()).ok_or(RunFault::Memory)?;
             if !memory.inputs.is_in_place(0) {
-                out.iter_mut().zip(memory.inputs.get::<i8>(0)?).for_each(|(to, from)| *to = *from);
+                let x = memory.inputs.get::<i8>(0)?.get(range).ok_or(RunFault::Memory)?;
+                out.iter_mut().zip(x).for_each(|(to, from)| *to = *from);
             }
             B::lut_in_place(out, table);
             return Ok(());
         }
         let table: &[i16; 256] = memory.inputs.blob::<i16>(self.table)?.first_chunk().ok_or(RunFault::Memory)?;
-        let x = memory.inputs.bytes(0)?;
-        let out = cast_mut::<i16>(memory.out)?.get_mut(..len).ok_or(RunFault::Memory)?;
+        let x = memory.inputs.bytes(0)?.get(range.clone()).ok_or(RunFault::Memory)?;
+        let out = cast_mut::<i16>(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?;
         // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
         out.iter_mut().zip(x).for_each(|(out, &x)| *out = table[usize::from(x ^ 0x80)]);
         Ok(())
+    }
+
+    fn pieces(&self) -> u32 {
+        wide::pieces(self.len)
+    }
+
+    fn piece_work(&self) -> u32 {
+        ELEMENT_WORK * wide::PIECE
     }
 
     fn in_place(&self) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! Product of two activations: `y = requantize(a b)` for every matrix of a batch.
 
+use super::linear::EPILOGUE_WORK;
 use super::memory::{cast, cast_mut};
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::arith::requant::{requantize_i8, requantize_i16};
@@ -103,6 +104,9 @@ impl MatMul {
 /// Work of a product, see [`Division`].
 const PRODUCT_WORK: u64 = 10;
 
+/// Work of moving an element of a matrix to its place in the transposed one.
+pub(super) const TRANSPOSE_WORK: u32 = 6;
+
 impl Operator for MatMul {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let dims = self.batch.iter().chain([&self.m, &self.n, &self.k]);
@@ -177,6 +181,11 @@ impl Operator for MatMul {
         let rows = ROW_BLOCK as u32;
         let work = PRODUCT_WORK * u64::from(rows) * u64::from(self.n) * u64::from(self.k);
         Some(Division { out_row: self.n, group_rows: self.m, group: self.blocks(), rows, work })
+    }
+
+    fn piece_work(&self) -> u32 {
+        let rows = super::work(&[ROW_BLOCK as u32, self.n, self.k.saturating_add(EPILOGUE_WORK)]);
+        if self.b_transposed { rows } else { rows.saturating_add(super::work(&[TRANSPOSE_WORK, self.n, self.k])) }
     }
 
     fn pieces(&self) -> u32 {

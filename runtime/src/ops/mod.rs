@@ -45,7 +45,7 @@ mod wide;
 #[cfg(test)]
 mod worst_case;
 
-pub use entry::{Entry, Requirements};
+pub use entry::{Entry, Requirements, STEP_WORK};
 pub(crate) use exps::dot_limited;
 pub(crate) use memory::Areas;
 pub use memory::{Inputs, Memory, Step};
@@ -54,8 +54,14 @@ pub use proof::{OpFault, Proof, RunFault};
 pub(crate) use proof::{require, signed_bits};
 pub use registry::{Op, OpKind, OpTable};
 pub use rows::{Division, RowAccess, RowRead};
+use strides::stretches;
 pub use strides::{Dims, Extent, Strides, Walk};
 pub(crate) use strides::{is_injective, product};
+
+/// Product of `factors`, for [`Operator::piece_work`]; `u32::MAX` when it is greater.
+pub(crate) fn work(factors: &[u32]) -> u32 {
+    factors.iter().fold(1u32, |work, &factor| work.saturating_mul(factor))
+}
 
 /// One operator: its parameters implement this.
 pub trait Operator: Word + Sync {
@@ -91,9 +97,19 @@ pub trait Operator: Word + Sync {
         1
     }
 
-    /// Pieces that are done at once for speed; any other number gives the same bytes.
-    fn step(&self) -> u32 {
+    /// Pieces that kernels take at once for speed; any other number gives the same bytes.
+    fn block(&self) -> u32 {
         1
+    }
+
+    /// Work of a piece at most, in multiplications with accumulation of a dense layer: what takes a Cortex-M4 as many
+    /// instructions. See [`STEP_WORK`].
+    fn piece_work(&self) -> u32;
+
+    /// How many elements of the output are written without a gap from `element` on, 0 where it is not written; more than
+    /// there are stands for all. Most operators write all of it: their check compares the sizes.
+    fn written_from(&self, element: u32) -> u32 {
+        u32::MAX - element
     }
 
     /// What each piece reads and writes, where pieces are rows and the operator can run in a chain, see

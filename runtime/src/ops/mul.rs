@@ -1,6 +1,6 @@
 //! Product of two tensors, element by element, with broadcasting.
 
-use super::add::check_views;
+use super::add::{BINARY_WORK, check_views};
 use super::{Dims, Extent, Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
@@ -48,12 +48,21 @@ impl Operator for Mul {
         Ok(Proof::of((low, high), self.acc_shift))
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
         let &Self { ref dims, ref a, ref b, zero_a, zero_b, acc_shift, multiplier, zero_point } = self;
-        wide::binary(memory, dims, [a, b], |a, b| {
+        let range = wide::elements(pieces, super::product(dims) as u32);
+        wide::binary(memory, dims, [a, b], range, |a, b| {
             let product = (a - zero_a).wrapping_mul(b - zero_b) << acc_shift;
             mulhi_round(product, multiplier).wrapping_add(zero_point)
         })
+    }
+
+    fn pieces(&self) -> u32 {
+        wide::pieces(super::product(&self.dims) as u32)
+    }
+
+    fn piece_work(&self) -> u32 {
+        BINARY_WORK * wide::PIECE
     }
 
     fn in_place(&self) -> Option<usize> {

@@ -12,6 +12,9 @@ pub struct Operands<'m> {
     pub tensors: &'m [u8],
     /// The `Weights` section.
     pub weights: &'m [u8],
+    /// The values of weights and tables were proven when the firmware was built: no look at them is needed, and the bounds
+    /// of the certificate are theirs.
+    pub proven: bool,
 }
 
 impl<'m> Operands<'m> {
@@ -43,11 +46,21 @@ impl<'m> Operands<'m> {
         Ok(tensor)
     }
 
-    /// The output with at least `len` elements of one of the types `dtypes`.
+    /// The output with `len` elements, no more and no fewer, of one of the types `dtypes`.
     ///
     /// # Errors
     /// [`OpFault::Operand`] otherwise.
     pub fn need_output(&self, dtypes: &[Dtype], len: u64) -> Result<TensorRecord, OpFault> {
+        let tensor = self.need_room(dtypes, len)?;
+        require(tensor.len() as u64 == len, OpFault::Operand)?;
+        Ok(tensor)
+    }
+
+    /// The output with at least `len` elements of one of the types `dtypes`, where other operators write the rest.
+    ///
+    /// # Errors
+    /// [`OpFault::Operand`] otherwise.
+    pub(super) fn need_room(&self, dtypes: &[Dtype], len: u64) -> Result<TensorRecord, OpFault> {
         let tensor = self.output()?;
         let fits = dtypes.contains(&tensor.dtype) && tensor.len() as u64 >= len && tensor.place == Place::Arena;
         require(fits, OpFault::Operand)?;

@@ -1,6 +1,8 @@
 //! Max and average pooling.
 
 use super::conv2d::Window;
+use super::depthwise::STEP_TAP_WORK;
+use super::linear::EPILOGUE_WORK;
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::format::{Blob, op_params};
 use crate::kernels::{Kernels, PoolJob, PoolMean};
@@ -71,6 +73,15 @@ impl Operator for Pool2d {
         let row = self.window.out_w.saturating_mul(self.channels);
         let taps = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w);
         Some(Division::rows(row, TAP_WORK * u64::from(row) * taps))
+    }
+
+    fn piece_work(&self) -> u32 {
+        let taps = [self.window.kernel_h, self.window.kernel_w, self.window.out_w, self.channels];
+        super::work(&taps).saturating_mul(STEP_TAP_WORK).saturating_add(super::work(&[
+            EPILOGUE_WORK,
+            self.window.out_w,
+            self.channels,
+        ]))
     }
 
     fn pieces(&self) -> u32 {

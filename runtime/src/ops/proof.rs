@@ -12,7 +12,7 @@ pub enum OpFault {
     Kind,
     /// The parameters do not decode.
     Params,
-    /// An operand is missing, of the wrong type or too small.
+    /// An operand is missing, of the wrong type or size.
     Operand,
     /// A blob of weights is missing, of the wrong size or out of range.
     Blob,
@@ -24,6 +24,8 @@ pub enum OpFault {
     Scratch,
     /// An intermediate value could overflow: the certificate does not hold.
     Overflow,
+    /// It reads bytes that nothing writes, or that something else has overwritten.
+    Unwritten,
     /// The operator does not fit into its chain: another number of rows, or rows that are not in memory.
     Chain,
 }
@@ -33,12 +35,13 @@ impl fmt::Display for OpFault {
         f.write_str(match self {
             Self::Kind => "the operator is not known or not linked in",
             Self::Params => "the parameters do not decode",
-            Self::Operand => "an operand is missing, mistyped or too small",
+            Self::Operand => "an operand is missing, or of the wrong type or size",
             Self::Blob => "a weight blob is missing or of the wrong size",
             Self::Range => "a parameter is outside its range",
             Self::Alias => "output and inputs overlap",
             Self::Scratch => "the scratch area is too small",
             Self::Overflow => "an intermediate value could overflow",
+            Self::Unwritten => "it reads bytes that nothing has written",
             Self::Chain => "it does not fit into its chain of row blocks",
         })
     }

@@ -32,6 +32,16 @@ const CHUNK: usize = 16;
 
 /// Work of adding an element, see [`Division`].
 const SUM_WORK: u64 = 50;
+/// The same for [`Operator::piece_work`], and what comes to it for a chunk.
+const STEP_SUM_WORK: u32 = 30;
+const PIECE_WORK: u32 = 500;
+
+impl ReduceMean {
+    /// Chunks of columns of a row of the output.
+    fn chunks(&self) -> u32 {
+        self.inner.div_ceil(CHUNK as u32)
+    }
+}
 
 impl Operator for ReduceMean {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
@@ -52,31 +62,35 @@ impl Operator for ReduceMean {
         let dtype = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype;
         let x = memory.inputs.bytes(0)?;
         let (mut sums, mut values) = ([0i32; CHUNK], [0i32; CHUNK]);
-        for outer in pieces {
-            let outer = outer as usize;
-            for start in (0..inner).step_by(CHUNK) {
-                let count = (inner - start).min(CHUNK);
-                let sums = sums.get_mut(..count).unwrap_or(&mut []);
-                let values = values.get_mut(..count).unwrap_or(&mut []);
-                sums.iter_mut().for_each(|s| *s = self.bias);
-                for row in 0..r {
-                    wide::load(dtype, x, (outer * r + row) * inner + start, 1, values);
-                    sums.iter_mut().zip(&*values).for_each(|(s, &v)| *s = s.wrapping_add(v));
-                }
-                for s in sums.iter_mut() {
-                    *s = mulhi_round(*s << self.acc_shift, self.multiplier).wrapping_add(self.zero_point);
-                }
-                wide::store_out(memory, outer * inner + start, sums);
+        let chunks = self.chunks().max(1);
+        for piece in pieces {
+            let (outer, start) = ((piece / chunks) as usize, (piece % chunks) as usize * CHUNK);
+            let count = inner.saturating_sub(start).min(CHUNK);
+            let sums = sums.get_mut(..count).unwrap_or(&mut []);
+            let values = values.get_mut(..count).unwrap_or(&mut []);
+            sums.iter_mut().for_each(|s| *s = self.bias);
+            for row in 0..r {
+                wide::load(dtype, x, (outer * r + row) * inner + start, 1, values);
+                sums.iter_mut().zip(&*values).for_each(|(s, &v)| *s = s.wrapping_add(v));
             }
+            for s in sums.iter_mut() {
+                *s = mulhi_round(*s << self.acc_shift, self.multiplier).wrapping_add(self.zero_point);
+            }
+            wide::store_out(memory, outer * inner + start, sums);
         }
         Ok(())
     }
 
     fn division(&self) -> Option<Division> {
-        Some(Division::rows(self.inner, SUM_WORK * u64::from(self.r) * u64::from(self.inner)))
+        let work = SUM_WORK * u64::from(self.r) * CHUNK as u64;
+        Some(Division { out_row: 1, group_rows: self.inner, group: self.chunks(), rows: CHUNK as u32, work })
     }
 
     fn pieces(&self) -> u32 {
-        self.outer
+        self.outer.saturating_mul(self.chunks())
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[STEP_SUM_WORK, self.r, self.inner.min(CHUNK as u32)]).saturating_add(PIECE_WORK)
     }
 }

@@ -1,6 +1,6 @@
 //! The list of operators: the one place that names them all.
 
-use super::entry::decode;
+use super::entry::{decode, step_of};
 use super::{
     Entry, Operator, RowAccess, add, attention, conv2d, copy, depthwise, dyadic_requant, gather, i_layer_norm,
     kv_append, layer_norm, linear, lut, matmul, mul, pool, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
@@ -95,9 +95,15 @@ macro_rules! operators {
                 match self { $(Op::$kind(params) => params.pieces(),)* }
             }
 
-            /// Pieces that belong together.
+            /// Pieces that a step does.
             pub fn step(&self) -> u32 {
-                match self { $(Op::$kind(params) => params.step(),)* }
+                match self { $(Op::$kind(params) => step_of(params),)* }
+            }
+
+            /// Work of a step at most, see [`Operator::piece_work`].
+            pub fn step_work(&self) -> u64 {
+                let piece = match self { $(Op::$kind(params) => params.piece_work(),)* };
+                u64::from(self.step()) * u64::from(piece)
             }
 
             /// What its rows read and write, where its pieces are rows.

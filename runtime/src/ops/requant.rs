@@ -22,6 +22,9 @@ op_params! {
     }
 }
 
+/// Work of an element.
+const ELEMENT_WORK: u32 = 100;
+
 impl Operator for Requant {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let input = io.need_input(0, &[Dtype::I8, Dtype::U8, Dtype::I16], u64::from(self.len))?;
@@ -35,14 +38,22 @@ impl Operator for Requant {
         Ok(Proof::of(bounds, self.acc_shift))
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, _pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
         let Self { len, zero_in, acc_shift, multiplier, zero_out } = *self;
         let scale = ScoreScale { acc_shift, multiplier };
-        wide::chunks(memory, 0, 0..len as usize, |values| {
+        wide::chunks(memory, 0, wide::elements(pieces, len), |values| {
             values.iter_mut().for_each(|x| *x -= zero_in);
             B::scale_scores(values, scale);
             values.iter_mut().for_each(|y| *y = y.wrapping_add(zero_out));
         })
+    }
+
+    fn pieces(&self) -> u32 {
+        wide::pieces(self.len)
+    }
+
+    fn piece_work(&self) -> u32 {
+        ELEMENT_WORK * wide::PIECE
     }
 
     fn in_place(&self) -> Option<usize> {

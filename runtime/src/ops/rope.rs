@@ -53,6 +53,9 @@ impl Rope {
     }
 }
 
+/// Work of an element.
+const ELEMENT_WORK: u32 = 40;
+
 impl Operator for Rope {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let dims = [self.heads, self.head_dim, self.rotary];
@@ -104,11 +107,15 @@ impl Operator for Rope {
         u64::from(self.rows) * u64::from(self.heads) * u64::from(self.rotary) * 2
     }
 
+    fn piece_work(&self) -> u32 {
+        super::work(&[ELEMENT_WORK, self.width()])
+    }
+
     fn pieces(&self) -> u32 {
         self.rows
     }
 
-    fn step(&self) -> u32 {
+    fn block(&self) -> u32 {
         crate::kernels::ROW_BLOCK as u32
     }
 

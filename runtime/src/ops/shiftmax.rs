@@ -29,6 +29,9 @@ op_params! {
 /// Work of an element, see [`Division`].
 const SHIFTMAX_WORK: u64 = 2800;
 
+/// The same for [`Operator::piece_work`].
+const ELEMENT_WORK: u32 = 600;
+
 impl Operator for Shiftmax {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.n > 0, OpFault::Range)?;
@@ -63,6 +66,10 @@ impl Operator for Shiftmax {
 
     fn division(&self) -> Option<Division> {
         Some(Division::rows(self.n, SHIFTMAX_WORK * u64::from(self.n)))
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[ELEMENT_WORK, self.n])
     }
 
     fn pieces(&self) -> u32 {

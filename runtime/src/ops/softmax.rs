@@ -41,6 +41,10 @@ const ONE: (u32, u32) = (1 << 14, 14);
 /// Work of an element, see [`Division`].
 const SOFTMAX_WORK: u64 = 300;
 
+/// The same for [`Operator::piece_work`], and of a row besides.
+const ELEMENT_WORK: u32 = 80;
+const ROW_WORK: u32 = 300;
+
 impl Operator for Softmax {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let len = u64::from(self.rows) * u64::from(self.n);
@@ -87,6 +91,10 @@ impl Operator for Softmax {
 
     fn division(&self) -> Option<Division> {
         Some(Division::rows(self.n, SOFTMAX_WORK * u64::from(self.n)))
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[ELEMENT_WORK, self.n]).saturating_add(ROW_WORK)
     }
 
     fn pieces(&self) -> u32 {

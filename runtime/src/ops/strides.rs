@@ -2,6 +2,7 @@
 
 use crate::format::ReadWords;
 use crate::format::{Word, WriteWords};
+use core::ops::Range;
 
 /// Dimensions of a walk; unused leading ones are 1.
 pub type Dims = [u32; 6];
@@ -80,6 +81,27 @@ impl Extent {
         is_injective([(a, i), (b, j), (c, k), (d, l), (e, m), (f, n)], 1)
     }
 
+    /// How many elements follow each other in the view of `dims` from `element` on, 0 where it is not in the view. For
+    /// views that are [injective](Self::is_injective).
+    pub(super) fn run_from(&self, dims: &Dims, element: u32) -> u32 {
+        let axes = || self.strides.iter().zip(dims).filter(|&(_, &dim)| dim > 1);
+        let back = |(&stride, &dim): (&i32, &u32)| i64::from(stride.min(0)) * i64::from(dim - 1);
+        let mut rest = i64::from(element) - i64::from(self.offset) - axes().map(back).sum::<i64>();
+        // Digits of the distance from the lowest element, each axis beyond what those below it reach.
+        let (mut done, mut run) = (0u32, 1);
+        for _ in dims {
+            let left = self.strides.iter().zip(dims).enumerate();
+            let left = left.filter(|&(axis, (_, &dim))| dim > 1 && done >> axis & 1 == 0);
+            let Some((axis, (stride, &dim))) = left.max_by_key(|(_, (stride, _))| stride.unsigned_abs()) else { break };
+            let stride = i64::from(stride.unsigned_abs());
+            let digit = rest.checked_div(stride).unwrap_or(0).clamp(0, i64::from(dim) - 1);
+            rest -= digit * stride;
+            run = if stride == 1 { dim - digit as u32 } else { 1 };
+            done |= 1 << axis;
+        }
+        if rest == 0 { run } else { 0 }
+    }
+
     /// Whether every element of the view over `dims` lies in `0..len`.
     pub fn fits(&self, dims: &Dims, len: usize) -> bool {
         let (mut low, mut high) = (i64::from(self.offset), i64::from(self.offset));
@@ -114,6 +136,25 @@ impl<'v, const N: usize> Walk<'v, N> {
         Self { dims, views, index: [0; 5], offsets: views.map(|view| view.offset as usize), rows_left }
     }
 
+    /// Starts at row `row`.
+    fn from_row(dims: &'v Dims, views: [&'v Extent; N], row: u32) -> Self {
+        let mut walk = Self::new(dims, views);
+        walk.rows_left = walk.rows_left.saturating_sub(row);
+        let mut rest = row;
+        for (axis, (index, &dim)) in walk.index.iter_mut().zip(dims).enumerate().rev() {
+            if rest == 0 {
+                break;
+            }
+            *index = rest.checked_rem(dim).unwrap_or(0);
+            rest = rest.checked_div(dim).unwrap_or(0);
+            for (offset, view) in walk.offsets.iter_mut().zip(views) {
+                let stride = view.strides.get(axis).copied().unwrap_or(0) as isize;
+                *offset = offset.wrapping_add_signed(stride.wrapping_mul(*index as isize));
+            }
+        }
+        walk
+    }
+
     /// To the next row. Every offset on the way is that of an element.
     fn advance(&mut self) {
         for (axis, (index, &dim)) in self.index.iter_mut().zip(self.dims).enumerate().rev() {
@@ -141,6 +182,34 @@ impl<const N: usize> Iterator for Walk<'_, N> {
         self.advance();
         Some(now)
     }
+}
+
+/// The elements `range` of `dims`, in row-major order, as stretches of innermost rows of `N` views: where each begins, and
+/// its length.
+pub(super) fn stretches<'v, const N: usize>(
+    dims: &'v Dims,
+    views: [&'v Extent; N],
+    range: Range<usize>,
+) -> impl Iterator<Item = ([usize; N], usize)> + use<'v, N> {
+    let [.., width] = *dims;
+    let width = (width as usize).max(1);
+    // Most ranges begin at the first element: no division.
+    let (row, mut column) = if range.start == 0 { (0, 0) } else { (range.start / width, range.start % width) };
+    let mut rows = Walk::from_row(dims, views, row as u32);
+    let mut left = range.len();
+    core::iter::from_fn(move || {
+        if left == 0 {
+            return None;
+        }
+        let mut at = rows.next()?;
+        for (at, view) in at.iter_mut().zip(views) {
+            let [.., stride] = view.strides;
+            *at = at.wrapping_add_signed((stride as isize).wrapping_mul(column as isize));
+        }
+        let count = (width - column).min(left);
+        (left, column) = (left - count, 0);
+        Some((at, count))
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +243,36 @@ mod tests {
             assert!(!view(strides).is_injective(&dims), "{strides:?}");
         }
         assert!(view([7, 7, 0, 0, 0, 0]).is_injective(&[1; 6]));
+    }
+
+    #[test]
+    fn stretches_of_any_range_are_those_of_the_walk() {
+        let dims = [1, 2, 1, 3, 2, 5];
+        let views = [Extent { offset: 7, strides: [0, 30, 0, -1, 15, 3] }, Extent::contiguous(dims)];
+        let of = |range| -> std::vec::Vec<[usize; 2]> {
+            let each = |([a, b], count): ([usize; 2], usize)| (0..count).map(move |i| [a + 3 * i, b + i]);
+            stretches(&dims, [&views[0], &views[1]], range).flat_map(each).collect()
+        };
+        let all = of(0..60);
+        assert!(all.iter().enumerate().all(|(i, &[_, b])| i == b) && all.len() == 60);
+        for (start, end) in [(0, 1), (1, 60), (4, 5), (5, 10), (13, 47), (29, 31), (60, 60)] {
+            assert_eq!(of(start..end), all[start..end], "{start}..{end}");
+        }
+    }
+
+    #[test]
+    fn runs_of_a_view_are_its_elements() {
+        let dims = [1, 1, 1, 2, 3, 4];
+        for strides in [[0, 0, 0, 20, -6, 1], [0, 0, 0, 1, 2, 6], [0, 0, 0, 12, 4, 1]] {
+            let view = Extent { offset: 13, strides };
+            let elements: std::vec::Vec<usize> =
+                Walk::new(&dims, [&view]).flat_map(|[o]| (0..4).map(move |i| o + i * strides[5] as usize)).collect();
+            for element in 0..64 {
+                let run = view.run_from(&dims, element) as usize;
+                assert_eq!(run > 0, elements.contains(&(element as usize)), "{strides:?} {element}");
+                assert!((element as usize..element as usize + run).all(|e| elements.contains(&e)));
+            }
+        }
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn run_at<B: Kernels>(
         params_words: 0,
     };
     record.inputs.iter_mut().zip(0..inputs.len() as u16).for_each(|(to, index)| *to = index);
-    let proof = op.check(&Operands { record, tensors: &tensors, weights: &weights.0 })?;
+    let proof = op.check(&Operands { record, tensors: &tensors, weights: &weights.0, proven: false })?;
     let mut arena = std::vec![0u128; (offset + scratch_bytes) as usize / 16];
     let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
     for ((dtype, values), place) in inputs.iter().zip(places) {
@@ -94,7 +94,7 @@ fn run_at<B: Kernels>(
     }
     #[cfg(feature = "parallel")]
     let divided = run_divided::<B>(op, arena, (&weights.0, &tensors, &record));
-    let (pieces, step) = (op.pieces(), op.step());
+    let (pieces, step) = (op.pieces(), super::entry::step_of(op));
     for piece in (0..pieces).step_by(step as usize) {
         let mut memory = split(arena, (&weights.0, &tensors, &record), POSITION.get()).ok_or(OpFault::Alias)?;
         op.run::<B>(&mut memory, piece..(piece + step).min(pieces)).map_err(|_| OpFault::Operand)?;

@@ -2,13 +2,26 @@
 //!
 //! For the operators that are not the bulk of a model; the hot ones have typed kernels.
 
-use super::{Dims, Extent, Memory, RunFault, Walk};
+use super::{Dims, Extent, Memory, RunFault, stretches};
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
 /// Elements widened at a time.
 const CHUNK: usize = 32;
+/// Elements of a piece of an elementwise operator.
+pub(super) const PIECE: u32 = 64;
+
+/// Pieces of `len` elements.
+pub(super) const fn pieces(len: u32) -> u32 {
+    len.div_ceil(PIECE)
+}
+
+/// The elements of `pieces` of `len` elements.
+pub(super) fn elements(pieces: Range<u32>, len: u32) -> Range<usize> {
+    let at = |piece: u32| piece.saturating_mul(PIECE).min(len) as usize;
+    at(pieces.start)..at(pieces.end)
+}
 
 /// Reads elements `start`, `start + stride`, ... of `bytes` into `to`; elements out of range read as 0.
 pub(super) fn load(dtype: Dtype, bytes: &[u8], start: usize, stride: isize, to: &mut [i32]) {
@@ -122,19 +135,19 @@ pub(super) fn chunks(
     Ok(())
 }
 
-/// `out = f(a, b)` over contiguous outputs of shape `dims`, inputs 0 and 1 read through their views.
+/// `out = f(a, b)` over the elements `range` of contiguous outputs of shape `dims`, inputs 0 and 1 read through their
+/// views.
 pub(super) fn binary(
     memory: &mut Memory<'_>,
     dims: &Dims,
     views: [&Extent; 2],
+    range: Range<usize>,
     f: impl Fn(i32, i32) -> i32,
 ) -> Result<(), RunFault> {
-    let [.., width] = *dims;
     let [sa, sb] = views.map(|view| view.strides.last().copied().unwrap_or(0) as isize);
     let (mut a, mut b) = ([0i32; CHUNK], [0i32; CHUNK]);
-    let mut to = 0;
-    for [mut x, mut y] in Walk::new(dims, views) {
-        let mut left = width as usize;
+    let mut to = range.start;
+    for ([mut x, mut y], mut left) in stretches(dims, views, range) {
         while left > 0 {
             let count = left.min(CHUNK);
             let (a, b) = (a.get_mut(..count).unwrap_or(&mut []), b.get_mut(..count).unwrap_or(&mut []));

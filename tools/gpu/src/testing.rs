@@ -147,7 +147,7 @@ impl TestModel {
             };
             arena += scratch_bytes;
             let entry = OpTable::<Portable>::ALL.iter().find(|e| e.kind == op.kind()).ok_or(OpFault::Kind)?;
-            let io = Operands { record, tensors: &tensors, weights: &self.weights };
+            let io = Operands { record, tensors: &tensors, weights: &self.weights, proven: false };
             let cert: CertRecord = entry.prove(words, &io)?.certificate()?;
             cert.write(&mut |word: u32| certificate.extend(word.to_le_bytes()));
             record.encode(&mut |word: u32| ops.extend(word.to_le_bytes()));

@@ -2,11 +2,14 @@
 //!
 //! Without the emulator the tests say so and pass: `cargo xtask test` installs it first.
 
-use shiftformer::format::Profile;
+use shiftformer::format::{CRC, HEADER_BYTES, Profile, SECTION_ENTRY_BYTES, field, header_crc};
+use shiftformer::kernels::Portable;
+use shiftformer::{Model, Session};
 use shiftformer_convert::convert::{ConvertOptions, convert};
 use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, TensorId, Unary};
+use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
-use shiftformer_lab::backend::{self, Backend, Sample};
+use shiftformer_lab::backend::{self, Backend, Qemu, Sample};
 use shiftformer_link::Machine;
 use std::process::Command;
 
@@ -145,6 +148,9 @@ fn instruction_counts_are_repeatable_and_add_up() {
         // Finding an operator's output for the observer is counted with the operator, and is all that differs.
         assert!(sum.abs_diff(counts.total) < 200 * counts.ops.len() as u64, "{name}: {counts:?}");
         assert!((200..16 * 1024).contains(&counts.stack_bytes), "{name}: {counts:?}");
+        assert!(counts.open_proven < counts.open, "{name}: {counts:?}");
+        assert!(counts.steps as usize >= counts.ops.len(), "{name}: {counts:?}");
+        assert!(counts.longest_step < counts.total && counts.total < counts.all_steps, "{name}: {counts:?}");
     }
 }
 
@@ -157,4 +163,111 @@ fn a_model_that_does_not_fit_the_flash_is_refused_by_how_much() {
     let Ok(large) = ModelFile::from_bytes(&bytes) else { return };
     let refused = backend::open("qemu:microbit", &large).map(|_| ()).expect_err("it does not fit");
     assert!(refused.to_string().contains("bytes too large"), "{refused}");
+}
+
+#[test]
+fn ten_thousand_inferences_on_a_board_are_those_of_this_machine() {
+    let (model, _) = model_and_samples(Profile::Shift);
+    let mut noise = Noise(3);
+    let samples: Vec<Sample> = (0..10_000)
+        .map(|_| vec![model.encode(0, &Values::Float(noise.floats(TOKENS * WIDTH))).expect("a sample fits")])
+        .collect();
+    let Some(mut board) = open("qemu:mps2-an386", &model) else { return };
+    let here = backend::open("native", &model).and_then(|mut b| b.run(&samples)).expect("the model runs");
+    assert!(board.run(&samples).expect("the model runs") == here, "a digest or an output differs");
+}
+
+/// What the portable kernels of this machine make of a file.
+#[derive(PartialEq)]
+enum Outcome {
+    Outputs(Vec<Vec<u8>>),
+    Refused,
+    /// It takes other samples.
+    OtherInputs,
+}
+
+fn outcome(file: &[u8], sample: &Sample) -> Outcome {
+    let mut memory = vec![0u128; file.len().div_ceil(16)];
+    let bytes = &mut bytemuck::cast_slice_mut::<u128, u8>(&mut memory)[..file.len()];
+    bytes.copy_from_slice(file);
+    let Ok(model) = Model::open(bytes) else { return Outcome::Refused };
+    let inputs = (0..model.n_inputs()).map(|index| model.input(index).map(|tensor| tensor.bytes()));
+    if !inputs.eq(sample.iter().map(|input| Some(input.len()))) {
+        return Outcome::OtherInputs;
+    }
+    let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
+    let Ok(mut session) = Session::new(&model, bytemuck::cast_slice_mut(&mut arena)) else { return Outcome::Refused };
+    for (index, input) in sample.iter().enumerate() {
+        session.input_mut(index).expect("as many as the sample has").copy_from_slice(input);
+    }
+    if session.run().is_err() {
+        return Outcome::Refused;
+    }
+    Outcome::Outputs((0..model.n_outputs()).map(|index| session.output(index).expect("done").to_vec()).collect())
+}
+
+/// A model with one word of its operators, tensors, parameters or weights changed, and its checksums repaired.
+fn mutant(model: &[u8], noise: &mut Noise) -> Vec<u8> {
+    let mut file = model.to_vec();
+    let word = |file: &[u8], at: usize| u32::from_le_bytes(*file[at..].first_chunk().expect("inside"));
+    let sections = usize::from(file[field::N_SECTIONS]);
+    let mut random = |limit: usize| {
+        noise.next();
+        (noise.0 >> 8) as usize % limit.max(1)
+    };
+    let entry = HEADER_BYTES + SECTION_ENTRY_BYTES * random(sections);
+    let (start, bytes) = (word(&file, entry + 4) as usize, word(&file, entry + 8) as usize);
+    let at = start + 4 * random(bytes / 4);
+    let old = word(&file, at);
+    let value = match random(6) {
+        0 => old.wrapping_add(1),
+        1 => old.wrapping_sub(1),
+        2 => old ^ 1 << random(32),
+        3 => old / 2,
+        4 => 0,
+        _ => old.wrapping_add(16),
+    };
+    file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let head = word(&file, field::HEADER_BYTES) as usize;
+    let payload = CRC.checksum(&file[head..]);
+    file[field::PAYLOAD_CRC..][..4].copy_from_slice(&payload.to_le_bytes());
+    let header = header_crc(&file[..head]).expect("long enough");
+    file[field::HEADER_CRC..][..4].copy_from_slice(&header.to_le_bytes());
+    file
+}
+
+#[test]
+fn mutants_on_boards_give_what_they_give_here() {
+    let (model, samples) = model_and_samples(Profile::Shift);
+    let mut parts = ModelParts::of(&model.open::<Portable>().expect("it opens"), model.annotations());
+    parts.receipts.clear();
+    let file = parts.write().expect("written again");
+    let mut noise = Noise(4);
+    // What starts out like the model but needs more memory than the board has is another matter.
+    let small =
+        |file: &Vec<u8>| u32::from_le_bytes(*file[field::ARENA_BYTES..].first_chunk().expect("a header")) < 1 << 20;
+    let files = (0..3500).map(|_| mutant(&file, &mut noise)).filter(small).map(|file| {
+        let outcome = outcome(&file, &samples[0]);
+        ((file, samples[0].clone()), outcome)
+    });
+    let (files, expected): (Vec<(Vec<u8>, Sample)>, Vec<Outcome>) =
+        files.filter(|(_, outcome)| *outcome != Outcome::OtherInputs).unzip();
+    let ran = expected.iter().filter(|outcome| matches!(outcome, Outcome::Outputs(_))).count();
+    assert!(files.len() > 2000 && ran > 500, "{} files, {ran} ran", files.len());
+    for name in ["mps2-an386", "m0-large"] {
+        if open(&format!("qemu:{name}"), &model).is_none() {
+            return;
+        }
+        let board = Qemu::open(&format!("qemu:{name}"), name, &model).expect("it was opened before");
+        let outcomes = board.outcomes(&files).expect("the machine answers for all");
+        for (index, (outcome, expected)) in outcomes.into_iter().zip(&expected).enumerate() {
+            let same = match (&outcome, expected) {
+                (Ok(outputs), Outcome::Outputs(expected)) => outputs == expected,
+                (Err(_), Outcome::Refused) => true,
+                (Ok(_), Outcome::Refused | Outcome::OtherInputs)
+                | (Err(_), Outcome::Outputs(_) | Outcome::OtherInputs) => false,
+            };
+            assert!(same, "mutant {index} on {name}: {outcome:?}");
+        }
+    }
 }

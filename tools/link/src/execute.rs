@@ -1,10 +1,10 @@
 //! Running a job.
 
-use crate::{Job, Record};
+use crate::{Job, Overhead, Record};
 use core::fmt::{self, Write};
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::OpTable;
-use shiftformer::{Model, Observer, Part, Session};
+use shiftformer::{Model, ModelError, Observer, Part, Progress, Proven, Session};
 
 /// The connection to the host could not carry on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,21 +58,29 @@ impl From<HostError> for Fault {
     }
 }
 
-/// Executes the job at the start of `bytes` (header, model) over `arena`, with the kernels `N` where the job asks for
-/// native ones, else `P`. A failure is reported to the host like a result.
+/// Executes the job at the start of `bytes` (header, model), and those behind it, over `arena`, with the kernels `N` where a
+/// job asks for native ones, else `P`. A failure is reported to the host like a result.
 ///
 /// # Errors
 /// [`HostError`] when the host itself failed.
 pub fn execute<P: Kernels, N: Kernels>(bytes: &[u8], arena: &mut [u8], host: &mut impl Host) -> Result<(), HostError> {
-    let done = match Job::decode(bytes) {
-        Some(job) if job.native => run::<N>(&job, bytes, arena, host),
-        Some(job) => run::<P>(&job, bytes, arena, host),
-        None => Err(Fault::of(&"no job where the machine looks for it")),
-    };
-    match done {
-        Ok(()) => put(host, Record::Done),
-        Err(Fault::Text(text)) => put(host, Record::Failed(text.as_bytes())),
-        Err(Fault::Host(error)) => Err(error),
+    let mut rest = bytes;
+    loop {
+        let job = Job::decode(rest);
+        let done = match &job {
+            Some(job) if job.native => run::<N>(job, rest, arena, host),
+            Some(job) => run::<P>(job, rest, arena, host),
+            None => Err(Fault::of(&"no job where the machine looks for it")),
+        };
+        match done {
+            Ok(()) => put(host, Record::Done),
+            Err(Fault::Text(text)) => put(host, Record::Failed(text.as_bytes())),
+            Err(Fault::Host(error)) => Err(error),
+        }?;
+        match job.filter(|job| job.more) {
+            Some(job) => rest = rest.get(job.bytes()..).unwrap_or(&[]),
+            None => return Ok(()),
+        }
     }
 }
 
@@ -87,6 +95,9 @@ fn run<B: Kernels>(job: &Job, bytes: &[u8], arena: &mut [u8], host: &mut impl Ho
     if job.measure {
         read_inputs(&mut session, host)?;
         let record = measure(&mut session, host)?;
+        put(host, record)?;
+        read_inputs(&mut session, host)?;
+        let record = overhead(file, &mut session, host)?;
         put(host, record)?;
     }
     for _ in 0..job.samples {
@@ -136,6 +147,43 @@ fn measure<B: Kernels>(session: &mut Session<'_, '_, B>, host: &mut impl Host) -
     let stack_bytes = host.stack_bytes();
     done.map_err(|e| Fault::of(&e))?;
     Ok(Record::Inference { ticks, stack_bytes })
+}
+
+#[expect(clippy::result_large_err, reason = "there is no heap to put the text of a fault in")]
+fn overhead<B: Kernels>(
+    file: &[u8],
+    session: &mut Session<'_, '_, B>,
+    host: &mut impl Host,
+) -> Result<Record<'static>, Fault> {
+    let mut all = Overhead { open: 0, open_proven: 0, steps: 0, all_steps: 0, longest: 0, longest_op: 0 };
+    let mut op = 0;
+    loop {
+        let (ticks, progress) = interval(host, |_| session.step());
+        (all.steps, all.all_steps) = (all.steps.wrapping_add(1), all.all_steps.wrapping_add(ticks));
+        if ticks > all.longest {
+            (all.longest, all.longest_op) = (ticks, op);
+        }
+        match progress.map_err(|e| Fault::of(&e))? {
+            Progress::Running { op: next } => op = next as u32,
+            Progress::Done => break,
+        }
+    }
+    let proven = Proven::new(file, Proven::checksum(file)).ok_or_else(|| Fault::of(&"the model changes"))?;
+    let (ticks, opened) = interval(host, |_| open(|| Model::<B>::open_proven(&proven, OpTable::<B>::ALL)));
+    opened.map_err(|e| Fault::of(&e))?;
+    all.open_proven = ticks;
+    let (ticks, opened) = interval(host, |_| open(|| Model::<B>::open_with(file, OpTable::<B>::ALL)));
+    opened.map_err(|e| Fault::of(&e))?;
+    all.open = ticks;
+    Ok(Record::Overhead(all))
+}
+
+/// A call of its own: the compiler must not merge what is measured with what is not.
+#[inline(never)]
+fn open<'m, B: Kernels>(open: impl FnOnce() -> Result<Model<'m, B>, ModelError>) -> Result<(), ModelError> {
+    open().map(|model| {
+        core::hint::black_box(&model);
+    })
 }
 
 /// A call of its own, so that the stack is counted from a known place.

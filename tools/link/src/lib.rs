@@ -22,7 +22,7 @@ pub use board::Board;
 pub use cores::Core;
 pub use execute::{Host, HostError, execute};
 pub use machine::Machine;
-pub use record::{Record, RecordError, Records};
+pub use record::{Overhead, Record, RecordError, Records};
 
 /// What the machine is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,17 +31,21 @@ pub struct Job {
     pub model_bytes: u32,
     /// Samples to run and report.
     pub samples: u32,
-    /// Measure one whole inference first: the samples then begin with one more sample, used for that alone.
+    /// Measure first: one whole inference, one in steps, and opening the model. The samples then begin with two more, used
+    /// for that alone.
     pub measure: bool,
     /// Use the fast kernels of the machine instead of the portable ones.
     pub native: bool,
     /// Also report the output bytes of this operator.
     pub dump_op: Option<u16>,
+    /// Another job follows the model, at the next multiple of 16 bytes. Its answer follows that of this job.
+    pub more: bool,
 }
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SFJ1");
 const MEASURE: u32 = 1;
 const NATIVE: u32 = 2;
+const MORE: u32 = 4;
 const NO_DUMP: u32 = u32::MAX;
 
 impl Job {
@@ -50,7 +54,8 @@ impl Job {
 
     /// The header: little-endian words magic, model bytes, samples, flags, dumped operator or all ones, three zeros.
     pub fn encode(&self) -> [u8; Self::BYTES] {
-        let flags = if self.measure { MEASURE } else { 0 } | if self.native { NATIVE } else { 0 };
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let flags = flag(self.measure, MEASURE) | flag(self.native, NATIVE) | flag(self.more, MORE);
         let dump = self.dump_op.map_or(NO_DUMP, u32::from);
         let mut bytes = [0; Self::BYTES];
         let words = [MAGIC, self.model_bytes, self.samples, flags, dump];
@@ -58,6 +63,11 @@ impl Job {
             to.copy_from_slice(&word.to_le_bytes());
         }
         bytes
+    }
+
+    /// Bytes of the job: header, model, and what makes them a multiple of 16.
+    pub fn bytes(&self) -> usize {
+        Self::BYTES + (self.model_bytes as usize).next_multiple_of(16)
     }
 
     /// Reads a header; `None` when `bytes` is too short or holds none.
@@ -73,6 +83,7 @@ impl Job {
             measure: flags & MEASURE != 0,
             native: flags & NATIVE != 0,
             dump_op: u16::try_from(dump).ok(),
+            more: flags & MORE != 0,
         };
         (magic == MAGIC).then_some(job)
     }
@@ -85,7 +96,8 @@ mod tests {
     #[test]
     fn a_job_survives_the_round_trip() {
         for dump_op in [None, Some(0), Some(17)] {
-            let job = Job { model_bytes: 1000, samples: 3, measure: true, native: false, dump_op };
+            let job =
+                Job { model_bytes: 1000, samples: 3, measure: true, native: false, dump_op, more: dump_op.is_some() };
             assert_eq!(Job::decode(&job.encode()), Some(job));
         }
         assert_eq!(Job::decode(&[0; Job::BYTES]), None);

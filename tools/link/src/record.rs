@@ -20,6 +20,8 @@ pub enum Record<'a> {
         /// Bytes of stack below the caller of the inference, at its deepest.
         stack_bytes: u32,
     },
+    /// What comes to an inference: opening the model, and running it in steps.
+    Overhead(Overhead),
     /// An operator has run, or a block of its rows: the ticks of all blocks add up, and their digests join.
     Op {
         /// Index of the operator.
@@ -41,6 +43,23 @@ pub enum Record<'a> {
     Done,
 }
 
+/// Ticks of the counter besides those of an inference in one go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overhead {
+    /// Opening the model with every check.
+    pub open: u32,
+    /// Opening a model that was proven when the firmware was built.
+    pub open_proven: u32,
+    /// Steps of an inference.
+    pub steps: u32,
+    /// All of them together.
+    pub all_steps: u32,
+    /// The longest step.
+    pub longest: u32,
+    /// Operator it belongs to.
+    pub longest_op: u32,
+}
+
 /// The answer breaks off or is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordError;
@@ -48,20 +67,24 @@ pub struct RecordError;
 impl Record<'_> {
     /// Writes the record in pieces.
     pub fn write<E>(&self, mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut words = [0u32; 6];
+        let mut words = [0u32; 8];
         let mut tail: &[u8] = &[];
         let payload_words = match *self {
             Record::Calibration { instructions, ticks, empty_ticks } => {
-                words = [1, 12, instructions, ticks, empty_ticks, 0];
+                words = [1, 12, instructions, ticks, empty_ticks, 0, 0, 0];
                 3
             }
             Record::Inference { ticks, stack_bytes } => {
-                words = [2, 8, ticks, stack_bytes, 0, 0];
+                words = [2, 8, ticks, stack_bytes, 0, 0, 0, 0];
                 2
             }
             Record::Op { op, ticks, digest } => {
-                words = [3, 16, op, ticks, digest as u32, (digest >> 32) as u32];
+                words = [3, 16, op, ticks, digest as u32, (digest >> 32) as u32, 0, 0];
                 4
+            }
+            Record::Overhead(Overhead { open, open_proven, steps, all_steps, longest, longest_op }) => {
+                words = [9, 24, open, open_proven, steps, all_steps, longest, longest_op];
+                6
             }
             Record::Dump(bytes) => tagged(&mut words, &mut tail, 4, bytes),
             Record::Output(bytes) => tagged(&mut words, &mut tail, 5, bytes),
@@ -69,7 +92,7 @@ impl Record<'_> {
             Record::Failed(text) => tagged(&mut words, &mut tail, 7, text),
             Record::Done => tagged(&mut words, &mut tail, 8, &[]),
         };
-        let mut bytes = [0; 24];
+        let mut bytes = [0; 32];
         for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
             to.copy_from_slice(&word.to_le_bytes());
         }
@@ -78,8 +101,8 @@ impl Record<'_> {
     }
 }
 
-fn tagged<'a>(words: &mut [u32; 6], tail: &mut &'a [u8], tag: u32, bytes: &'a [u8]) -> usize {
-    *words = [tag, bytes.len() as u32, 0, 0, 0, 0];
+fn tagged<'a>(words: &mut [u32; 8], tail: &mut &'a [u8], tag: u32, bytes: &'a [u8]) -> usize {
+    *words = [tag, bytes.len() as u32, 0, 0, 0, 0, 0, 0];
     *tail = bytes;
     0
 }
@@ -111,13 +134,13 @@ fn split(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
     let (tag, rest) = bytes.split_first_chunk::<4>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (payload, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    let mut words = [0; 4];
+    let mut words = [0; 6];
     let (chunks, odd) = payload.as_chunks::<4>();
     for (word, chunk) in words.iter_mut().zip(chunks) {
         *word = u32::from_le_bytes(*chunk);
     }
     let whole = |n: usize| (chunks.len() == n && odd.is_empty()).then_some(());
-    let [a, b, c, d] = words;
+    let [a, b, c, d, e, f] = words;
     let record = match u32::from_le_bytes(*tag) {
         1 => whole(3).map(|()| Record::Calibration { instructions: a, ticks: b, empty_ticks: c })?,
         2 => whole(2).map(|()| Record::Inference { ticks: a, stack_bytes: b })?,
@@ -127,6 +150,9 @@ fn split(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
         6 => Record::SampleEnd,
         7 => Record::Failed(payload),
         8 => Record::Done,
+        9 => whole(6).map(|()| {
+            Record::Overhead(Overhead { open: a, open_proven: b, steps: c, all_steps: d, longest: e, longest_op: f })
+        })?,
         _ => return None,
     };
     Some((record, rest))
@@ -137,9 +163,10 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    const ALL: [Record<'_>; 8] = [
+    const ALL: [Record<'_>; 9] = [
         Record::Calibration { instructions: 2000, ticks: 12_800, empty_ticks: 40 },
         Record::Inference { ticks: 7, stack_bytes: 900 },
+        Record::Overhead(Overhead { open: 1, open_proven: 2, steps: 3, all_steps: 4, longest: 5, longest_op: 6 }),
         Record::Op { op: 3, ticks: 9, digest: 0x0123_4567_89ab_cdef },
         Record::Dump(&[1, 2, 3]),
         Record::Output(&[]),

@@ -54,11 +54,17 @@ impl Operator for CausalAttention {
         Scratch::sizes(&self.attention).iter().sum::<usize>() as u32
     }
 
+    fn piece_work(&self) -> u32 {
+        let p = &self.attention;
+        // The values of a head are transposed for every row.
+        super::super::work(&[p.heads, p.score_work().saturating_add(p.transpose_work())])
+    }
+
     fn pieces(&self) -> u32 {
         self.attention.n_q
     }
 
-    fn step(&self) -> u32 {
+    fn block(&self) -> u32 {
         ROW_BLOCK as u32
     }
 

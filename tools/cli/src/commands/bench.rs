@@ -101,6 +101,14 @@ struct CountOutput {
     macs: u64,
     instructions_per_mac: f64,
     stack_bytes: u32,
+    /// Opening the model with every check, and as the module of `codegen` does.
+    open: u64,
+    open_proven: u64,
+    /// The inference in steps: how many, all of them, the longest and its operator.
+    steps: u32,
+    all_steps: u64,
+    longest_step: u64,
+    longest_step_op: usize,
     ops: Vec<CountOp>,
 }
 
@@ -352,6 +360,12 @@ fn counted(args: &Args, file: &ModelFile, counts: &backend::Counts) -> Result<Ve
         macs,
         instructions_per_mac: ratio(counts.total, macs).unwrap_or(0.0),
         stack_bytes: counts.stack_bytes,
+        open: counts.open,
+        open_proven: counts.open_proven,
+        steps: counts.steps,
+        all_steps: counts.all_steps,
+        longest_step: counts.longest_step,
+        longest_step_op: counts.longest_step_op,
         ops: ops.collect(),
     };
     if args.json {
@@ -510,8 +524,19 @@ impl CountOutput {
             ]);
         }
         format!(
-            "{table}\n\n{}: {} instructions, {:.2} per MAC; {} bytes of stack\n",
-            self.backend, self.instructions, self.instructions_per_mac, self.stack_bytes
+            "{table}\n\n{}: {} instructions, {:.2} per MAC; {} bytes of stack\n\
+             in {} steps: {} instructions, the longest {} (operator {})\n\
+             opening: {} instructions, {} where the model was proven when the firmware was built\n",
+            self.backend,
+            self.instructions,
+            self.instructions_per_mac,
+            self.stack_bytes,
+            self.steps,
+            self.all_steps,
+            self.longest_step,
+            self.longest_step_op,
+            self.open,
+            self.open_proven
         )
     }
 }

@@ -24,6 +24,18 @@ pub struct Counts {
     pub ops: Vec<u64>,
     /// Bytes of stack the inference took at its deepest.
     pub stack_bytes: u32,
+    /// Instructions of opening the model with every check.
+    pub open: u64,
+    /// Instructions of opening the model where it was proven when the firmware was built.
+    pub open_proven: u64,
+    /// Steps of an inference.
+    pub steps: u32,
+    /// Instructions of an inference in steps.
+    pub all_steps: u64,
+    /// Instructions of the longest step.
+    pub longest_step: u64,
+    /// Operator it belongs to.
+    pub longest_step_op: usize,
 }
 
 /// Why a backend cannot run.

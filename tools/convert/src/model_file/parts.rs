@@ -134,7 +134,7 @@ impl ModelParts {
             let (params_offset, params_words) = ((first / 4) as u32, ((params.len() - first) / 4) as u32);
             let record = OpRecord { kind: op.kind() as u16, params_offset, params_words, ..*record };
             record.encode(&mut |word: u32| ops.extend_from_slice(&word.to_le_bytes()));
-            let io = Operands { record, tensors: &tensors, weights: &self.weights };
+            let io = Operands { record, tensors: &tensors, weights: &self.weights, proven: false };
             let cert = prove(op.kind(), &params[first..], &io).map_err(|fault| self.fault(index, fault))?;
             cert.write(&mut |word: u32| certificate.extend_from_slice(&word.to_le_bytes()));
         }

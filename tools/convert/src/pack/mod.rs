@@ -144,7 +144,7 @@ pub fn pack(
         };
         record.encode(&mut |word: u32| ops.extend_from_slice(&word.to_le_bytes()));
         let words = &params[params_offset as usize * 4..];
-        let io = Operands { record, tensors: &tensors, weights: program.weights.bytes() };
+        let io = Operands { record, tensors: &tensors, weights: program.weights.bytes(), proven: false };
         let fault = |fault| PackError::Op {
             name: op.name.clone(),
             origin: origin(&program.origins, &op.name).map(str::to_owned),

@@ -11,7 +11,7 @@ use shiftformer::kernels::Portable;
 use shiftformer::ops::Op;
 use shiftformer_convert::backend::{Backend, BackendError, Counts, Sample, Trace};
 use shiftformer_convert::model_file::ModelFile;
-use shiftformer_link::{Core, Job, Machine, Record, Records};
+use shiftformer_link::{Core, Job, Machine, Overhead, Record, Records};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -47,6 +47,9 @@ enum Place {
     Linux { runner: PathBuf },
 }
 
+/// The outputs of a file's run, or the machine's words for why there are none.
+pub type Outcome = Result<Vec<Vec<u8>>, String>;
+
 /// What a machine answered, taken apart.
 #[derive(Default)]
 struct Answer {
@@ -56,6 +59,7 @@ struct Answer {
     dump: Option<Vec<u8>>,
     calibration: Option<Measured>,
     inference: Option<Inference>,
+    overhead: Option<Overhead>,
 }
 
 #[derive(Clone, Copy)]
@@ -127,6 +131,17 @@ impl Qemu {
 
     /// Executes `job` over `samples`; `icount` is the shift of the instruction clock, where instructions are counted.
     fn execute(&self, job: Job, samples: &[&Sample], icount: Option<u32>) -> Result<Answer, BackendError> {
+        let (bytes, ended) = self.answer(&[&job.encode(), self.model.bytes()], samples, icount)?;
+        self.read_answer(&bytes, &ended)
+    }
+
+    /// What the machine answers to a job, given in parts, and how it ended.
+    fn answer(
+        &self,
+        job: &[&[u8]],
+        samples: &[&Sample],
+        icount: Option<u32>,
+    ) -> Result<(Vec<u8>, String), BackendError> {
         let folder = tempfile::tempdir().map_err(|e| self.fault(format!("cannot make a temporary folder: {e}")))?;
         let write = |name: &str, parts: &mut dyn Iterator<Item = &[u8]>| {
             let bytes = parts.fold(Vec::new(), |mut all, part| {
@@ -135,14 +150,14 @@ impl Qemu {
             });
             fs::write(folder.path().join(name), bytes).map_err(|e| self.fault(format!("cannot write {name}: {e}")))
         };
-        write("job.bin", &mut [&job.encode()[..], self.model.bytes()].into_iter())?;
+        write("job.bin", &mut job.iter().copied())?;
         write("samples.bin", &mut samples.iter().flat_map(|sample| sample.iter().map(Vec::as_slice)))?;
         let limit = START_LIMIT + Duration::from_secs(self.macs()? / SLOWEST_MACS_PER_SECOND * samples.len() as u64);
         let child =
             self.command(folder.path(), icount).spawn().map_err(|e| self.fault(format!("cannot start: {e}")))?;
         let ended = wait(child, limit).map_err(|why| self.fault(why))?;
         let bytes = fs::read(folder.path().join("answer.bin")).unwrap_or_default();
-        self.read_answer(&bytes, &ended)
+        Ok((bytes, ended))
     }
 
     fn command(&self, folder: &Path, icount: Option<u32>) -> Command {
@@ -178,6 +193,7 @@ impl Qemu {
                     answer.calibration = Some(Measured { instructions, ticks, empty_ticks });
                 }
                 Record::Inference { ticks, stack_bytes } => answer.inference = Some(Inference { ticks, stack_bytes }),
+                Record::Overhead(overhead) => answer.overhead = Some(overhead),
                 Record::Op { op, ticks, digest } => {
                     let op = op as usize;
                     if op > usize::from(u16::MAX) {
@@ -209,7 +225,63 @@ impl Qemu {
             measure: false,
             native: self.native,
             dump_op: None,
+            more: false,
         }
+    }
+
+    /// What becomes of any files, whether they are models or not, each run with one sample. One start of the machine serves many files.
+    ///
+    /// # Errors
+    /// [`BackendError::Run`] when the machine does not answer for every file.
+    pub fn outcomes(&self, files: &[(Vec<u8>, Sample)]) -> Result<Vec<Outcome>, BackendError> {
+        let mut outcomes = Vec::new();
+        let mut rest = files;
+        while !rest.is_empty() {
+            let mut bytes = Vec::new();
+            let fits = rest.iter().take_while(|(file, _)| {
+                bytes.push(Job::BYTES + file.len().next_multiple_of(16));
+                bytes.iter().sum::<usize>() <= self.room()
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            outcomes.extend(self.outcomes_at_once(now)?);
+            rest = later;
+        }
+        Ok(outcomes)
+    }
+
+    fn outcomes_at_once(&self, files: &[(Vec<u8>, Sample)]) -> Result<Vec<Outcome>, BackendError> {
+        let mut job = Vec::new();
+        for (index, (file, _)) in files.iter().enumerate() {
+            let more = index + 1 < files.len();
+            let header = Job { model_bytes: file.len() as u32, more, ..self.job(1) };
+            job.extend_from_slice(&header.encode());
+            job.extend_from_slice(file);
+            job.resize(job.len().next_multiple_of(16), 0);
+        }
+        let samples: Vec<&Sample> = files.iter().map(|(_, sample)| sample).collect();
+        let (bytes, ended) = self.answer(&[&job], &samples, None)?;
+        let mut outcomes = Vec::new();
+        let mut outputs = Vec::new();
+        for record in Records::new(&bytes) {
+            match record.map_err(|_| self.fault(format!("its answer breaks off ({ended})")))? {
+                Record::Output(bytes) => outputs.push(bytes.to_vec()),
+                Record::Failed(text) => {
+                    outputs.clear();
+                    outcomes.push(Err(String::from_utf8_lossy(text).into_owned()));
+                }
+                Record::Done => outcomes.push(Ok(std::mem::take(&mut outputs))),
+                Record::Calibration { .. }
+                | Record::Inference { .. }
+                | Record::Overhead(_)
+                | Record::Op { .. }
+                | Record::Dump(_)
+                | Record::SampleEnd => {}
+            }
+        }
+        if outcomes.len() == files.len() {
+            return Ok(outcomes);
+        }
+        Err(self.fault(format!("it answered for {} of {} files ({ended})", outcomes.len(), files.len())))
     }
 
     /// Counts one inference on a board.
@@ -222,8 +294,9 @@ impl Qemu {
         let fits = |shift: &u32| machine.instructions(u32::MAX, *shift) > most;
         let shift = ICOUNT_SHIFTS.into_iter().find(fits).unwrap_or(0);
         let job = Job { measure: true, ..self.job(1) };
-        let answer = self.execute(job, &[sample, sample], Some(shift))?;
-        let (Some(clock), Some(inference)) = (answer.calibration, answer.inference) else {
+        let answer = self.execute(job, &[sample, sample, sample], Some(shift))?;
+        let (Some(clock), Some(inference), Some(overhead)) = (answer.calibration, answer.inference, answer.overhead)
+        else {
             return Err(self.fault("the machine did not measure"));
         };
         let counted = machine.instructions(clock.ticks, shift);
@@ -238,6 +311,12 @@ impl Qemu {
             total: instructions((inference.ticks, 1)),
             ops: answer.op_ticks.into_iter().map(instructions).collect(),
             stack_bytes: inference.stack_bytes,
+            open: instructions((overhead.open, 1)),
+            open_proven: instructions((overhead.open_proven, 1)),
+            steps: overhead.steps,
+            all_steps: instructions((overhead.all_steps, overhead.steps)),
+            longest_step: instructions((overhead.longest, 1)),
+            longest_step_op: overhead.longest_op as usize,
         })
     }
 }

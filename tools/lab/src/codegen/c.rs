@@ -34,6 +34,8 @@ pub fn c_header<B: Kernels>(model: &Model<'_, B>, summary: &Summary, stem: &str,
 #define {upper}_ARENA_BYTES {arena}u
 /* Bytes of the model. */
 #define {upper}_MODEL_BYTES {bytes}u
+/* Work of the longest step, in multiplications of a dense layer. */
+#define {upper}_STEP_MACS {step_macs}u
 
 /* Stands before a declaration. */
 #if defined(__GNUC__) || defined(__clang__)
@@ -46,6 +48,7 @@ pub fn c_header<B: Kernels>(model: &Model<'_, B>, summary: &Summary, stem: &str,
 ",
         arena = summary.arena_bytes,
         bytes = summary.file_bytes,
+        step_macs = model.step_macs(),
     );
     for (index, input) in inputs.iter().enumerate() {
         let offset = model.input(index).map_or(0, |t| t.offset);

@@ -2,9 +2,9 @@
 
 use super::endpoints::{Named, meaning, named, preamble};
 use crate::summary::Summary;
-use shiftformer::Model;
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::OpKind;
+use shiftformer::{Model, Proven};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
@@ -22,9 +22,9 @@ pub fn rust_module<B: Kernels>(model: &Model<'_, B>, summary: &Summary, file: &s
     }
     out.push_str("\nuse core::marker::PhantomData;\nuse shiftformer::kernels::Kernels;\n");
     out.push_str(
-        "use shiftformer::ops::{self, Entry, OpKind};\nuse shiftformer::{Aligned, Model, ModelError, Session};\n\n",
+        "use shiftformer::ops::{self, Entry, OpKind};\nuse shiftformer::{Aligned, Model, ModelError, Proven, Session};\n\n",
     );
-    constants(&mut out, summary, include_path);
+    constants(&mut out, model, summary, include_path);
     operators(&mut out, model);
     out.push_str(OPEN);
     for (index, input) in inputs.iter().enumerate() {
@@ -41,13 +41,14 @@ pub fn rust_module<B: Kernels>(model: &Model<'_, B>, summary: &Summary, file: &s
 const OPEN: &str = "/// Opens the model for the kernels `B`.
 ///
 /// # Errors
-/// [`ModelError`] when the file was exchanged for one that this module does not fit.
+/// None for the file that this module was made from.
 pub fn open<B: Kernels>() -> Result<Model<'static, B>, ModelError> {
-    Model::open_with(&MODEL.0, Operators::<B>::TABLE)
+    Model::open_proven(&PROVEN, Operators::<B>::TABLE)
 }
 ";
 
-fn constants(out: &mut String, summary: &Summary, include_path: &str) {
+fn constants<B: Kernels>(out: &mut String, model: &Model<'_, B>, summary: &Summary, include_path: &str) {
+    let (checksum, step_macs) = (Proven::checksum(model.sections().file), model.step_macs());
     let _ = write!(
         out,
         "/// Bytes of arena that a session needs; declare it as `Aligned<[u8; ARENA_BYTES]>`.
@@ -58,6 +59,16 @@ pub const MODEL_BYTES: usize = {};
 
 /// The model, read in place.
 pub static MODEL: Aligned<[u8; MODEL_BYTES]> = Aligned(*include_bytes!({include_path:?}));
+
+/// The compiler compares the file with the one that `shiftformer codegen` has proven.
+#[allow(long_running_const_eval)]
+pub static PROVEN: Proven<'static> = match Proven::new(&MODEL.0, {checksum:#010x}) {{
+    Some(proven) => proven,
+    None => panic!(\"the model is not the one this module was made from: run `shiftformer codegen` again\"),
+}};
+
+/// Work of the longest `Session::step`, in multiplications of a dense layer.
+pub const STEP_MACS: u64 = {step_macs};
 
 ",
         summary.arena_bytes, summary.file_bytes
