@@ -4,7 +4,7 @@
 //! - [`engine`]: tiles of packed rows and columns, the bulk of dense layers and attention;
 //! - [`dense`], [`attention`]: what surrounds them, in blocks on the stack;
 //! - [`tiles`]: few rows as they lie, and dot products;
-//! - [`rows`]: the rows between the products, the same for every level.
+//! - [`rows`], [`windows`]: the rows between the products, depthwise convolutions and pooling, the same for every level.
 //!
 //! The level is chosen by what the processor has (feature `std`, detected once) or by the target features alone. NEON
 //! belongs to the target.
@@ -16,6 +16,7 @@ mod dense;
 mod engine;
 mod rows;
 mod tiles;
+mod windows;
 
 use super::Kernels;
 use super::list::signatures::*;
@@ -75,6 +76,7 @@ kernels! {
     dot_i8 => smull::dot_i8,
     dot_u8 => smull::dot_u8,
     dot_u16 => tiles::dot_u16,
+    // Products by SDOT or SMULL, then `scale_scores`.
     scores => portable,
     scale_scores => rows::scale_scores,
     exp_row => rows::exp_row,
@@ -85,8 +87,8 @@ kernels! {
     norm_rows => rows::norm_rows,
     lut_in_place => rows::lut_in_place,
     add_i16_in_place => rows::add_i16_in_place,
-    depthwise => portable,
-    pool => portable,
+    depthwise => windows::depthwise,
+    pool => windows::pool,
 }
 
 kernels! {
