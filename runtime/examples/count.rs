@@ -7,7 +7,7 @@
 use shiftformer::arith::digest;
 use shiftformer::kernels::Native;
 use shiftformer::ops::OpTable;
-use shiftformer::{Model, Observer, Session};
+use shiftformer::{AlignedBytes, Model, Observer, Session};
 use std::error::Error;
 use std::os::unix::process::parent_id;
 
@@ -31,24 +31,17 @@ fn mark() {
 /// Marks that fit without an allocation among what is counted.
 const MARKS: usize = 1 << 16;
 
-/// Bytes at an address divisible by 16, as models and arenas want them.
-fn aligned(len: usize) -> Vec<u128> {
-    vec![0; len.div_ceil(16)]
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [path, runs, rest @ ..] = args.as_slice() else { return Err("usage: count FILE.sfm RUNS [ops]".into()) };
     let runs: u32 = runs.parse()?;
     let [marks, whole] = ["ops", "whole"].map(|option| rest.iter().any(|arg| arg == option));
-    let bytes = std::fs::read(path)?;
-    let mut file = aligned(bytes.len());
-    bytemuck::cast_slice_mut(&mut file)[..bytes.len()].copy_from_slice(&bytes);
-    let model = Model::open_with(&bytemuck::cast_slice(&file)[..bytes.len()], OpTable::<Native>::ALL)?;
+    let file = AlignedBytes::from(&std::fs::read(path)?[..]);
+    let model = Model::open_with(&file, OpTable::<Native>::ALL)?;
     let mut tables = vec![0; model.whole_tables_bytes()];
     let model = if whole { model.whole(&mut tables)? } else { model };
-    let mut arena = aligned(model.arena_bytes());
-    let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena))?;
+    let mut arena = AlignedBytes::zeroed(model.arena_bytes());
+    let mut session = Session::new(&model, &mut arena)?;
     let mut marked = Marks(Vec::with_capacity(MARKS));
     for _ in 0..runs {
         let mut index = 0;

@@ -23,14 +23,16 @@
 //! thread takes a session with an arena of its own:
 //!
 //! ```
-//! use shiftformer::{Model, Session};
+//! # #[cfg(feature = "alloc")]
+//! # mod example {
+//! use shiftformer::{AlignedBytes, Model, Session};
 //!
 //! /// The outputs of two halves of a batch, on two threads.
 //! fn batch(model: &Model<'_>, halves: [&[Vec<u8>]; 2]) -> [Vec<Vec<u8>>; 2] {
 //!     let half = |samples: &[Vec<u8>]| {
-//!         let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
+//!         let mut arena = AlignedBytes::zeroed(model.arena_bytes());
 //!         let mut run = |sample: &Vec<u8>| {
-//!             let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).ok()?;
+//!             let mut session = Session::new(model, &mut arena).ok()?;
 //!             session.input_mut(0)?.copy_from_slice(sample);
 //!             session.run().ok()?;
 //!             Some(session.output(0)?.to_vec())
@@ -42,6 +44,7 @@
 //!         [first.join().unwrap_or_default(), second.join().unwrap_or_default()]
 //!     })
 //! }
+//! # }
 //! ```
 //!
 //! One inference on several threads: `kernels::Parallel`, with the feature `parallel`. It divides the rows of operators
@@ -53,6 +56,7 @@
 //! - [`weights`]: the formats of packed weights, one file each.
 //! - [`text`]: text to token ids and back, and the choice of the next token.
 //! - [`arith`]: the integer arithmetic with its error bounds.
+//! - [`audio`]: features of sound, from samples to the input of a keyword spotter.
 //!
 //! # State
 //!
@@ -72,10 +76,15 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-#[cfg(any(test, doctest, feature = "std"))]
+#[cfg(all(feature = "alloc", not(any(test, feature = "std"))))]
+extern crate alloc as std;
+#[cfg(any(test, feature = "std"))]
 extern crate std;
 
+#[cfg(any(test, feature = "alloc"))]
+mod aligned;
 pub mod arith;
+pub mod audio;
 pub mod format;
 pub mod kernels;
 mod model;
@@ -88,6 +97,9 @@ pub mod testing;
 pub mod text;
 pub mod weights;
 
+#[cfg(any(test, feature = "alloc"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "alloc")))]
+pub use aligned::AlignedBytes;
 pub use model::{Chain, MAX_CHAIN, Model, ModelError, Proven, SectionName};
 pub use ops::RunFault;
 pub use session::{ArenaError, Digests, Observer, Part, Progress, Session, SnapshotError};

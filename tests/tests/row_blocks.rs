@@ -2,7 +2,7 @@
 
 use shiftformer::kernels::{Native, Portable};
 use shiftformer::ops::{OpFault, OpKind};
-use shiftformer::{Aligned, Digests, Model, ModelError, Progress, Session};
+use shiftformer::{Aligned, AlignedBytes, Digests, Model, ModelError, Progress, Session};
 use shiftformer_convert::convert::{ConvertOptions, Converted, Switch, convert};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::fuse::fuse;
@@ -176,8 +176,8 @@ fn the_runtime_runs_blocks_of_rows_as_whole_operators() {
 
 /// The digest of every operator.
 fn digests(model: &Model<'_, Native>, sample: &Sample) -> Vec<(usize, u64)> {
-    let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
-    let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).unwrap();
+    let mut arena = AlignedBytes::zeroed(model.arena_bytes());
+    let mut session = Session::new(model, &mut arena).unwrap();
     for (index, input) in sample.iter().enumerate() {
         session.input_mut(index).unwrap().copy_from_slice(input);
     }

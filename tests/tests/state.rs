@@ -8,7 +8,7 @@ use shiftformer::ops::kv_append::KvAppend;
 use shiftformer::ops::rope::Rope;
 use shiftformer::ops::{Op, OpTable};
 use shiftformer::tensor::Dtype;
-use shiftformer::{Aligned, ArenaError, Model, Progress, RunFault, Session, SnapshotError};
+use shiftformer::{Aligned, AlignedBytes, ArenaError, Model, Progress, RunFault, Session, SnapshotError};
 use shiftformer_convert::model_file::parts::ModelParts;
 
 /// Positions.
@@ -109,27 +109,21 @@ fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
 
 /// Memory of a session.
 struct Memory {
-    file: Vec<u128>,
-    bytes: usize,
-    arena: Vec<u128>,
-    state: Vec<u128>,
+    file: AlignedBytes,
+    arena: AlignedBytes,
+    state: AlignedBytes,
 }
 
 impl Memory {
     fn new(file: &[u8]) -> Self {
-        let mut words = vec![0u128; file.len().div_ceil(16)];
-        bytemuck::cast_slice_mut(&mut words)[..file.len()].copy_from_slice(file);
         // What is there before a run counts for nothing.
-        let garbage = u128::from_le_bytes([0xa5; 16]);
-        Self { file: words, bytes: file.len(), arena: vec![garbage; 1024], state: vec![garbage; 64] }
+        let garbage = |len: usize| AlignedBytes::from(&vec![0xa5; len][..]);
+        Self { file: AlignedBytes::from(file), arena: garbage(16 * 1024), state: garbage(1024) }
     }
 
     fn with<B: Kernels, T>(&mut self, f: impl FnOnce(&mut Session<'_, '_, B>) -> T) -> T {
-        let file = &bytemuck::cast_slice(&self.file)[..self.bytes];
-        let model = Model::open_with(file, OpTable::<B>::ALL).unwrap();
-        let arena = bytemuck::cast_slice_mut(&mut self.arena);
-        let state = bytemuck::cast_slice_mut(&mut self.state);
-        f(&mut Session::with_state(&model, arena, state).unwrap())
+        let model = Model::open_with(&self.file, OpTable::<B>::ALL).unwrap();
+        f(&mut Session::with_state(&model, &mut self.arena, &mut self.state).unwrap())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use shiftformer::format::Profile;
 use shiftformer::kernels::{Kernels, Native, Parallel, Portable};
-use shiftformer::{Digests, Progress, Session};
+use shiftformer::{AlignedBytes, Digests, Progress, Session};
 use shiftformer_convert::convert::{ConvertOptions, Switch, WeightBits, convert};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::fuse::fuse;
@@ -47,8 +47,8 @@ fn pool(threads: usize) -> rayon::ThreadPool {
 /// Runs a sample with the kernels `B`, whole or step by step.
 fn run<B: Kernels>(file: &ModelFile, sample: &Sample, steps: bool) -> Trace {
     let model = file.open::<B>().unwrap();
-    let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
-    let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena)).unwrap();
+    let mut arena = AlignedBytes::zeroed(model.arena_bytes());
+    let mut session = Session::new(&model, &mut arena).unwrap();
     for (index, bytes) in sample.iter().enumerate() {
         session.input_mut(index).unwrap().copy_from_slice(bytes);
     }

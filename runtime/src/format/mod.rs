@@ -35,6 +35,7 @@
 //! | `Receipts` | reference inputs and the digest of every operator for them, see [`Receipts`] |
 //! | `State` | for models that keep state between runs (1.2): [`StateLayout`] |
 //! | `Text` | tokenizer and units of the logits: [`crate::text::TextLayout`]; a reader may skip it |
+//! | `Labels` | `u32` index of an output, then the UTF-8 names of its classes, `\n` between them; may be missing, and a reader may skip it |
 //! | `Annotations` | UTF-8 JSON for people and host tools (names, scales). A device never reads it; it may be stripped |
 //!
 //! # Version rule
@@ -115,11 +116,13 @@ pub enum SectionKind {
     State = 9,
     /// Tokenizer of a language model.
     Text = 10,
+    /// Names of the classes of an output.
+    Labels = 11,
 }
 
 impl SectionKind {
     /// All kinds this version knows.
-    pub const ALL: [SectionKind; 10] = [
+    pub const ALL: [SectionKind; 11] = [
         SectionKind::Ops,
         SectionKind::Tensors,
         SectionKind::Params,
@@ -130,6 +133,7 @@ impl SectionKind {
         SectionKind::Annotations,
         SectionKind::State,
         SectionKind::Text,
+        SectionKind::Labels,
     ];
 }
 

@@ -20,13 +20,13 @@ const CHANNELS: usize = 32;
 /// ```
 /// use shiftformer::kernels::{Native, Parallel};
 /// use shiftformer::ops::OpTable;
-/// use shiftformer::{Model, Session};
+/// use shiftformer::{AlignedBytes, Model, Session};
 ///
 /// /// The first output for one input, computed by all threads of `pool`.
 /// fn infer(pool: &rayon::ThreadPool, file: &[u8], input: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
 ///     let model = Model::open_with(file, OpTable::<Parallel<Native>>::ALL)?;
-///     let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
-///     let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena))?;
+///     let mut arena = AlignedBytes::zeroed(model.arena_bytes());
+///     let mut session = Session::new(&model, &mut arena)?;
 ///     session.input_mut(0).ok_or("no input")?.copy_from_slice(input);
 ///     pool.install(|| session.run())?;
 ///     Ok(session.output(0).ok_or("no output")?.to_vec())

@@ -1,24 +1,21 @@
 //! Scratch memory of the threads of a host.
 
+use crate::AlignedBytes;
 use core::cell::RefCell;
 use std::vec::Vec;
 
 std::thread_local! {
     /// Scratch areas that no job of this thread uses.
-    static FREE: RefCell<Vec<Vec<u128>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<AlignedBytes>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `work` with `bytes` bytes aligned to 16, of any content.
 pub(crate) fn with_scratch<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
     let mut area = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    // A word more: on 32-bit Arm their alignment is 8.
-    let words = bytes.div_ceil(16) + 1;
-    if area.len() < words {
-        area.resize(words, 0);
+    if area.len() < bytes {
+        area = AlignedBytes::zeroed(bytes);
     }
-    let first = (area.as_ptr() as usize).wrapping_neg() % 16;
-    let memory = bytemuck::cast_slice_mut(&mut area).get_mut(first..).and_then(|memory| memory.get_mut(..bytes));
-    let result = work(memory.unwrap_or(&mut []));
+    let result = work(area.get_mut(..bytes).unwrap_or(&mut []));
     FREE.with_borrow_mut(|free| free.push(area));
     result
 }

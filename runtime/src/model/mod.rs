@@ -2,6 +2,7 @@
 
 mod chain;
 mod flow;
+mod labels;
 mod open;
 mod proven;
 mod whole;

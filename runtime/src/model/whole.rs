@@ -23,20 +23,25 @@ impl<'m, B: Kernels> Model<'m, B> {
     /// others stay where they are. The result is checked like a file.
     ///
     /// ```
-    /// use shiftformer::{Model, Session};
+    /// # #[cfg(feature = "alloc")]
+    /// # fn main() {
+    /// use shiftformer::{AlignedBytes, Model, Session};
     ///
     /// /// The first output, computed by whole operators.
     /// fn infer(file: &[u8], input: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     ///     let model = Model::open(file)?;
     ///     let mut tables = vec![0; model.whole_tables_bytes()];
     ///     let model = model.whole(&mut tables)?;
-    ///     let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
-    ///     let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut arena))?;
+    ///     let mut arena = AlignedBytes::zeroed(model.arena_bytes());
+    ///     let mut session = Session::new(&model, &mut arena)?;
     ///     session.input_mut(0).ok_or("no input")?.copy_from_slice(input);
     ///     session.run()?;
     ///     Ok(session.output(0).ok_or("no output")?.to_vec())
     /// }
     /// assert!(infer(b"not a model", &[0; 64]).is_err());
+    /// # }
+    /// # #[cfg(not(feature = "alloc"))]
+    /// # fn main() {}
     /// ```
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Runs one operator over given values, for the tests beside the operators.
 
 use super::{Areas, Memory, OpFault, Operands, Operator, Proof, Step, wide};
+use crate::AlignedBytes;
 use crate::format::{Blob, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, TensorRecord, align_up};
 #[cfg(feature = "parallel")]
 use crate::kernels::Parallel;
@@ -87,8 +88,8 @@ fn run_at<B: Kernels>(
     };
     record.inputs.iter_mut().zip(0..inputs.len() as u16).for_each(|(to, index)| *to = index);
     let proof = op.check(&Operands { record, tensors: &tensors, weights: &weights.0, proven: false })?;
-    let mut arena = std::vec![0u128; (offset + scratch_bytes) as usize / 16];
-    let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
+    let mut arena = AlignedBytes::zeroed((offset + scratch_bytes) as usize);
+    let arena: &mut [u8] = &mut arena;
     for ((dtype, values), place) in inputs.iter().zip(places) {
         wide::store(*dtype, &mut arena[place], 0, values);
     }
@@ -132,9 +133,8 @@ fn run_divided<B: Kernels>(
     arena: &[u8],
     (weights, tensors, record): (&[u8], &[u8], &OpRecord),
 ) -> Option<Vec<u8>> {
-    let mut words = std::vec![0u128; arena.len() / 16];
-    let copy: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-    copy.copy_from_slice(arena);
+    let mut copy = AlignedBytes::from(arena);
+    let copy: &mut [u8] = &mut copy;
     let pos = POSITION.get();
     crate::kernels::parallel::tests::POOL.install(|| {
         let mut memory = split(copy, (weights, tensors, record), pos)?;

@@ -5,6 +5,7 @@
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
+use shiftformer::AlignedBytes;
 use shiftformer::arith::exp::RowScale;
 use shiftformer::kernels::{
     AttentionJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow, PackedWeights, Portable,
@@ -109,7 +110,7 @@ impl Work for Linear {
         let x = i8s(rows * k);
         let weights = values(PackedWeights::bytes_for(n, k, format), |bits| bits as u8);
         let (bias, multipliers) = (vec![0; n.next_multiple_of(4)], vec![HALF; n.next_multiple_of(4)]);
-        let mut scratch = vec![0u128; dense_scratch_bytes(k, format).div_ceil(16)];
+        let mut scratch = AlignedBytes::zeroed(dense_scratch_bytes(k, format));
         let mut out = vec![0i8; rows * n];
         Some(Box::new(move || {
             let weights = PackedWeights { bytes: &weights, format };

@@ -8,7 +8,7 @@ use shiftformer::format::{
 use shiftformer::kernels::Portable;
 use shiftformer::ops::{Op, OpFault, OpTable, Operands};
 use shiftformer::tensor::Dtype;
-use shiftformer::{Model, Observer, Part, RunFault, Session};
+use shiftformer::{AlignedBytes, Model, Observer, Part, RunFault, Session};
 use std::sync::{Arc, OnceLock};
 
 /// The device all tests share, or `None` where `SHIFTFORMER_NO_GPU=1` says that there is none to be had.
@@ -170,8 +170,7 @@ impl TestModel {
 
 /// Bytes of a model, aligned as the reader wants them.
 pub struct File {
-    words: Vec<u128>,
-    len: usize,
+    bytes: AlignedBytes,
 }
 
 impl File {
@@ -200,14 +199,12 @@ impl File {
         file[field::PAYLOAD_CRC..][..4].copy_from_slice(&payload.to_le_bytes());
         let header = header_crc(&file[..header_bytes]).expect("the header is whole");
         file[field::HEADER_CRC..][..4].copy_from_slice(&header.to_le_bytes());
-        let mut words = vec![0u128; file.len().div_ceil(16)];
-        bytemuck::cast_slice_mut(&mut words)[..file.len()].copy_from_slice(&file);
-        Self { words, len: file.len() }
+        Self { bytes: AlignedBytes::from(&file[..]) }
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[..self.len]
+        &self.bytes
     }
 }
 
@@ -223,8 +220,8 @@ impl Observer for Outputs {
 
 /// What the portable runtime leaves after every operator.
 pub fn portable(model: &Model<'_>, sample: &Sample) -> Result<Vec<Vec<u8>>, RunFault> {
-    let mut arena = vec![0u128; model.arena_bytes().div_ceil(16).max(1)];
-    let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).expect("the arena fits");
+    let mut arena = AlignedBytes::zeroed(model.arena_bytes());
+    let mut session = Session::new(model, &mut arena).expect("the arena fits");
     for (index, bytes) in sample.iter().enumerate() {
         session.input_mut(index).expect("the input exists").copy_from_slice(bytes);
     }

@@ -2,6 +2,7 @@
 //!
 //! Reads `job.bin` and `samples.bin` and writes `answer.bin` in the current directory.
 
+use shiftformer::AlignedBytes;
 use shiftformer::kernels::{Native, Portable};
 use shiftformer_link::{Host, HostError, execute};
 use std::fs::{self, File};
@@ -42,16 +43,13 @@ const ARENA_BYTES: usize = 64 << 20;
 
 fn run() -> std::io::Result<bool> {
     let bytes = fs::read("job.bin")?;
-    // 16-byte words give the model and the arena their alignment.
-    let mut job = vec![0u128; bytes.len().div_ceil(16)];
-    bytemuck::cast_slice_mut::<u128, u8>(&mut job)[..bytes.len()].copy_from_slice(&bytes);
-    let mut arena = vec![0u128; ARENA_BYTES / 16];
+    let job = AlignedBytes::from(&bytes[..]);
+    let mut arena = AlignedBytes::zeroed(ARENA_BYTES);
     let mut host = Process {
         samples: BufReader::new(File::open("samples.bin")?),
         answer: BufWriter::new(File::create("answer.bin")?),
     };
-    let job = &bytemuck::cast_slice(&job)[..bytes.len()];
-    let done = execute::<Portable, Native>(job, bytemuck::cast_slice_mut(&mut arena), &mut host);
+    let done = execute::<Portable, Native>(&job, &mut arena, &mut host);
     host.answer.flush()?;
     Ok(done.is_ok())
 }

@@ -2,7 +2,7 @@
 
 use crate::subject::Subject;
 use shiftformer::kernels::Native;
-use shiftformer::{Model, Observer, Session};
+use shiftformer::{AlignedBytes, Model, Observer, Session};
 use shiftformer_lab::clock;
 use shiftformer_lab::summary::{OpSummary, summarize};
 use tract_onnx::prelude::*;
@@ -14,7 +14,7 @@ const PART_RUNS: usize = 40;
 pub struct Ours<'m> {
     subject: &'m Subject,
     model: Model<'m, Native>,
-    arena: Vec<u128>,
+    arena: AlignedBytes,
 }
 
 /// The operators of a kind together.
@@ -50,7 +50,7 @@ impl Observer for Fastest {
 impl<'m> Ours<'m> {
     pub fn new(subject: &'m Subject) -> Self {
         let model = subject.file.open::<Native>().expect("a converted model opens");
-        let arena = vec![0; model.arena_bytes().div_ceil(16)];
+        let arena = AlignedBytes::zeroed(model.arena_bytes());
         Self { subject, model, arena }
     }
 

@@ -6,7 +6,7 @@ use super::{data, output};
 use rayon::prelude::*;
 use serde::Serialize;
 use shiftformer::kernels::{Kernels, Native, Parallel, Portable};
-use shiftformer::{Model, Observer, Part, RunFault, Session};
+use shiftformer::{AlignedBytes, Model, Observer, Part, RunFault, Session};
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_lab::backend::{self, Backend, BackendError, Sample};
 use shiftformer_lab::clock;
@@ -238,19 +238,18 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
 /// One session's memory.
 struct Bench<'m, B: Kernels> {
     model: &'m Model<'m, B>,
-    arena: Vec<u128>,
+    arena: AlignedBytes,
 }
 
 impl<'m, B: Kernels> Bench<'m, B> {
     fn new(model: &'m Model<'m, B>) -> Self {
-        Self { model, arena: vec![0; model.arena_bytes().div_ceil(16)] }
+        Self { model, arena: AlignedBytes::zeroed(model.arena_bytes()) }
     }
 
     /// Processor time of one inference, input copied in, in seconds.
     fn run(&mut self, sample: &Sample, observer: &mut impl Observer) -> Result<f64, RunFault> {
         let started = clock::now();
-        let mut session =
-            Session::new(self.model, bytemuck::cast_slice_mut(&mut self.arena)).map_err(|_| RunFault::Memory)?;
+        let mut session = Session::new(self.model, &mut self.arena).map_err(|_| RunFault::Memory)?;
         for (index, bytes) in sample.iter().enumerate() {
             let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
             input.ok_or(RunFault::Memory)?.copy_from_slice(bytes);

@@ -8,7 +8,7 @@ use shiftformer::arith::digest;
 use shiftformer::kernels::Kernels;
 #[cfg(feature = "parallel")]
 use shiftformer::kernels::Parallel;
-use shiftformer::{Model, Observer, Part, RunFault, Session};
+use shiftformer::{AlignedBytes, Model, Observer, Part, RunFault, Session};
 use std::marker::PhantomData;
 
 /// Runs a model with the kernels `B` on the threads of the rayon pool it is called in: samples in parallel, or the rows of
@@ -54,8 +54,8 @@ impl<B: Kernels> Host<B> {
         sample: &Sample,
         observer: &mut impl Observer,
     ) -> Result<Vec<Vec<u8>>, BackendError> {
-        let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
-        let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).map_err(|e| self.fault(e))?;
+        let mut arena = AlignedBytes::zeroed(model.arena_bytes());
+        let mut session = Session::new(model, &mut arena).map_err(|e| self.fault(e))?;
         for (index, bytes) in sample.iter().enumerate() {
             let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
             input.ok_or_else(|| self.fault(RunFault::Memory))?.copy_from_slice(bytes);

@@ -1,5 +1,6 @@
 //! A `.sfm` file on the host: aligned bytes, the annotations, and the way between real values and tensor bytes.
 
+pub mod labels;
 pub mod merge_row_blocks;
 pub mod parts;
 pub mod whole;
@@ -11,15 +12,13 @@ use shiftformer::format::{SectionKind, TensorRecord};
 use shiftformer::kernels::{Kernels, Portable};
 use shiftformer::ops::{Op, OpTable};
 use shiftformer::tensor::Dtype;
-use shiftformer::{Model, ModelError};
+use shiftformer::{AlignedBytes, Model, ModelError};
 use std::path::Path;
 
 /// A checked model in memory, at an address the runtime accepts.
 #[derive(Clone, Debug)]
 pub struct ModelFile {
-    /// 16-byte words keep the alignment of the file.
-    words: Vec<u128>,
-    len: usize,
+    bytes: AlignedBytes,
     annotations: Annotations,
 }
 
@@ -124,9 +123,7 @@ impl ModelFile {
     /// # Errors
     /// [`ModelFileError`] when it is not a valid model.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelFileError> {
-        let mut words = vec![0u128; bytes.len().div_ceil(16)];
-        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-        let mut file = Self { words, len: bytes.len(), annotations: Annotations::default() };
+        let mut file = Self { bytes: AlignedBytes::from(bytes), annotations: Annotations::default() };
         let model = file.open::<Portable>()?;
         let section = model.sections().get(SectionKind::Annotations);
         let annotations = if section.is_empty() {
@@ -140,7 +137,7 @@ impl ModelFile {
 
     /// The bytes, 16-byte aligned.
     pub fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[..self.len]
+        &self.bytes
     }
 
     /// Opens the model for the kernels `B`.
@@ -219,9 +216,19 @@ impl ModelFile {
         matches!(values, Values::U8(bytes) if real && bytes.iter().any(beyond))
     }
 
+    /// Element type of input `index`.
+    pub fn input_dtype(&self, index: usize) -> Option<Dtype> {
+        self.open::<Portable>().ok()?.input(index).map(|record| record.dtype)
+    }
+
     /// Element type of output `index`.
     pub fn output_dtype(&self, index: usize) -> Option<Dtype> {
         self.open::<Portable>().ok()?.output(index).map(|record| record.dtype)
+    }
+
+    /// Name of class `class` of output `output`, where the file has names.
+    pub fn label(&self, output: usize, class: usize) -> Option<String> {
+        self.open::<Portable>().ok()?.label(output, class).map(str::to_owned)
     }
 
     /// The real values of output `index`.

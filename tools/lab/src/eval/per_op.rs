@@ -7,7 +7,7 @@ use shiftformer::format::{NO_TENSOR, Profile, TensorRecord};
 use shiftformer::kernels::Portable;
 use shiftformer::ops::linear::Dense;
 use shiftformer::ops::{Op, OpKind};
-use shiftformer::{Model, Observer, RunFault, Session};
+use shiftformer::{AlignedBytes, Model, Observer, RunFault, Session};
 use shiftformer_convert::convert::ivit;
 use shiftformer_convert::graph::exec;
 use shiftformer_convert::graph::{Graph, TensorId};
@@ -163,8 +163,8 @@ fn sources(model: &ModelFile, graph: &Graph, opened: &Model<'_>) -> HashMap<usiz
 }
 
 fn run(model: &Model<'_>, sample: &[Vec<u8>], watch: &mut impl Observer) -> Result<(), RunFault> {
-    let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
-    let mut session = Session::new(model, bytemuck::cast_slice_mut(&mut arena)).map_err(|_| RunFault::Memory)?;
+    let mut arena = AlignedBytes::zeroed(model.arena_bytes());
+    let mut session = Session::new(model, &mut arena).map_err(|_| RunFault::Memory)?;
     for (index, bytes) in sample.iter().enumerate() {
         let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
         input.ok_or(RunFault::Memory)?.copy_from_slice(bytes);
