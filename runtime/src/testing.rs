@@ -7,7 +7,8 @@
 use crate::arith::exp::{MASKED, RowScale};
 use crate::kernels::{
     AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow,
-    PoolJob, PoolMean, Portable, ROW_BLOCK, ScoreBias, ScoreScale, Windows, dense_scratch_bytes, linear_scratch_bytes,
+    PoolJob, PoolMean, Portable, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows, dense_scratch_bytes,
+    linear_scratch_bytes, wide_scratch_bytes,
 };
 use crate::weights::WeightFormat::{I4, I8};
 use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
@@ -228,7 +229,23 @@ pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) ->
     actual.fill(1);
     Portable::linear_acc(&job, x, expected, scratch);
     B::linear_acc(&job, x, actual, scratch);
-    compare("linear_acc", index, expected, actual)
+    compare("linear_acc", index, expected, actual)?;
+    // The same bytes as 16-bit activations, where they are aligned and there is room for the halves.
+    let wide_bytes = wide_scratch_bytes(rows, n, k) + dense_scratch_bytes(k, format);
+    let room = arena.0.len() >= wide_bytes + 2 * rows * x_stride + 8 * rows * out_stride + 80;
+    if !room {
+        return Ok(());
+    }
+    let x = arena.take::<i16>(rows * x_stride, 0);
+    x.fill_with(|| fill.i16(&mut numbers));
+    let scratch = arena.take::<u8>(wide_bytes, 0);
+    let [expected, actual] = [arena.take::<i32>(rows * out_stride, 0), arena.take::<i32>(rows * out_stride, 0)];
+    let job = WideJob { dense: job, low_bias: multipliers, drop: (index % 9) as u32 };
+    expected.fill(1);
+    actual.fill(1);
+    Portable::linear_wide(&job, x, expected, scratch);
+    B::linear_wide(&job, x, actual, scratch);
+    compare("linear_wide", index, expected, actual)
 }
 
 /// A multiplier that takes a random sum of `k` products to about 128 steps of 8 bits, or as many of 16 bits as fit:

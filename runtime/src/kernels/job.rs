@@ -44,6 +44,18 @@ pub(crate) fn whole_rows(len: usize, stride: usize, width: usize) -> usize {
     if width == 0 || stride < width || len < width { 0 } else { (len - width) / stride + 1 }
 }
 
+/// The sums of a dense layer over 16-bit activations, by the halves `x = 256 h + l` in `-128..=127`, `x` at most 32639:
+/// `acc[row][ch] = ((bias[ch] + sum(h w)) << (8 - drop)) + ((low_bias[ch] + sum(l w)) >> drop)`.
+#[derive(Clone, Copy)]
+pub struct WideJob<'a> {
+    /// Rows, strides in elements, weights; `bias` is that of the high halves. The multipliers are not read.
+    pub dense: LinearJob<'a>,
+    /// `[n]`, padded like `bias`.
+    pub low_bias: &'a [i32],
+    /// Low bits that are left out, 0..=8.
+    pub drop: u32,
+}
+
 /// Where a dense layer writes, and how the requantized value gets there.
 pub enum LinearOut<'a> {
     /// `out = sat8(zero_point + requantized)`, then through `lut` (indexed by value + 128) where there is one.
@@ -351,6 +363,12 @@ pub const fn linear_scratch_bytes(k: usize) -> usize {
 pub const fn dense_scratch_bytes(k: usize, format: WeightFormat) -> usize {
     let panel = if format.is_unpacked() { 0 } else { WeightFormat::I8.panel_bytes(k) };
     linear_scratch_bytes(k) + panel
+}
+
+/// Scratch of [`Kernels::linear_wide`](super::Kernels::linear_wide) for `rows` rows and `n` channels, before that of the
+/// dense layers it is made of: both halves of the rows, and the sums of the low ones.
+pub const fn wide_scratch_bytes(rows: usize, n: usize, k: usize) -> usize {
+    2 * (rows * k).next_multiple_of(16) + (rows * n * size_of::<i32>()).next_multiple_of(16)
 }
 
 /// Rows that blocked kernels take at a time. On Cortex-M4 five accumulators, five activations loaded by one `LDM`, the

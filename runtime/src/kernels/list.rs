@@ -19,7 +19,7 @@ use signatures::*;
 pub(crate) mod signatures {
     pub use super::super::job::{
         AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow,
-        PoolJob, ScoreScale,
+        PoolJob, ScoreScale, WideJob,
     };
     pub use super::super::portable;
     pub use crate::arith::exp::RowScale;
@@ -110,6 +110,13 @@ kernel_methods! { $
     /// [`linear`](Self::linear); the multipliers are not read.
     fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
         portable::linear_acc(job, x, out, scratch)
+    }
+
+    /// The sums of a dense layer over 16-bit activations, see [`WideJob`]. `scratch` has
+    /// [`wide_scratch_bytes`](super::wide_scratch_bytes) bytes, aligned to 16, and behind them that of
+    /// [`linear`](Self::linear).
+    fn linear_wide(job: &WideJob<'_>, x: &[i16], out: &mut [i32], scratch: &mut [u8]) {
+        portable::linear_wide::<Self>(job, x, out, scratch)
     }
 
     /// Dot products of signed rows. `scratch` as for [`linear`](Self::linear).

@@ -42,7 +42,8 @@ pub use helium::Helium as Native;
 pub(crate) use job::whole_rows;
 pub use job::{
     AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow, PoolJob,
-    PoolMean, ROW_BLOCK, ScoreBias, ScoreScale, Windows, dense_scratch_bytes, linear_scratch_bytes,
+    PoolMean, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows, dense_scratch_bytes, linear_scratch_bytes,
+    wide_scratch_bytes,
 };
 pub use list::Kernels;
 #[cfg(target_arch = "aarch64")]

@@ -5,7 +5,7 @@
 
 use super::{
     AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow,
-    PANEL, PoolJob, ScoreScale, Windows,
+    PANEL, PoolJob, ScoreScale, WideJob, Windows,
 };
 use crate::arith::{exp, norm, requant};
 use crate::stepwise::stepwise;
@@ -43,6 +43,49 @@ pub fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut 
 /// [`super::Kernels::linear_acc`]; needs no scratch.
 pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut [u8]) {
     linear_rows(job, x, out, |acc, _, out| *out = acc);
+}
+
+/// [`super::Kernels::linear_wide`] by the dense layers of `B`.
+#[inline(always)]
+pub fn linear_wide<B: Kernels>(job: &WideJob<'_>, x: &[i16], out: &mut [i32], scratch: &mut [u8]) {
+    let LinearJob { rows, k, n, x_stride, out_stride, .. } = job.dense;
+    let plane = (rows * k).next_multiple_of(16);
+    let (high, scratch) = scratch.split_at_mut(plane.min(scratch.len()));
+    let (low, scratch) = scratch.split_at_mut(plane.min(scratch.len()));
+    let sums = (rows * n * size_of::<i32>()).next_multiple_of(16).min(scratch.len());
+    let (sums, scratch) = scratch.split_at_mut(sums);
+    let [Ok(high), Ok(low)] = [high, low].map(bytemuck::try_cast_slice_mut::<u8, i8>) else { return };
+    let Ok(sums) = bytemuck::try_cast_slice_mut::<u8, i32>(sums) else { return };
+    let halves = stepwise(high.chunks_exact_mut(k.max(1))).zip(stepwise(low.chunks_exact_mut(k.max(1))));
+    for (x, (high, low)) in stepwise(x.chunks(x_stride.max(1))).zip(halves).take(rows) {
+        split_halves(x, high, low);
+    }
+    B::linear_acc(&LinearJob { x_stride: k, ..job.dense }, high, out, scratch);
+    let low_job = LinearJob { x_stride: k, out_stride: n, bias: job.low_bias, ..job.dense };
+    B::linear_acc(&low_job, low, sums, scratch);
+    let low_rows = stepwise(sums.chunks_exact(n.max(1)));
+    for (out, low) in stepwise(out.chunks_mut(out_stride.max(1))).zip(low_rows).take(rows) {
+        join_halves(out, low, job.drop);
+    }
+}
+
+/// Maximum that has two signed halves: `256 * 127 + 127`.
+pub const MAX_VALUE: i16 = 32639;
+
+/// `x = 256 high + low`, `x` at most [`MAX_VALUE`].
+#[inline(always)]
+pub(crate) fn split_halves(x: &[i16], high: &mut [i8], low: &mut [i8]) {
+    for (&x, (high, low)) in x.iter().zip(high.iter_mut().zip(low)) {
+        let x = x.min(MAX_VALUE);
+        (*high, *low) = (((x + 128) >> 8) as i8, x as i8);
+    }
+}
+
+/// `out = (out << (8 - drop)) + (low >> drop)`. The sums are proven to fit; a file that was never checked may wrap.
+#[inline(always)]
+pub(crate) fn join_halves(out: &mut [i32], low: &[i32], drop: u32) {
+    let (up, down) = (8u32.saturating_sub(drop), drop.min(8));
+    out.iter_mut().zip(low).for_each(|(out, &low)| *out = (*out << up).wrapping_add(low >> down));
 }
 
 /// What the epilogue needs to know about an output channel.

@@ -236,21 +236,21 @@ impl Window {
 }
 
 impl Conv2d {
-    fn k(&self) -> usize {
+    pub(super) fn k(&self) -> usize {
         self.window.kernel_h as usize * self.window.kernel_w as usize * self.channels as usize
     }
 
-    fn group_n(&self) -> u32 {
+    pub(super) fn group_n(&self) -> u32 {
         self.n.checked_div(self.groups).unwrap_or(0)
     }
 
     /// The part of `blob` that belongs to `group`.
-    fn part(blob: Blob, bytes: usize, group: u32) -> Blob {
+    pub(super) fn part(blob: Blob, bytes: usize, group: u32) -> Blob {
         Blob { offset: blob.offset.wrapping_add(group.wrapping_mul(bytes as u32)), bytes: bytes as u32 }
     }
 
     /// The dense layer of one group.
-    fn group(&self, group: u32) -> Dense {
+    pub(super) fn group(&self, group: u32) -> Dense {
         let n = self.group_n() as usize;
         let weights = PackedWeights::bytes_for(n, self.k(), self.dense.format);
         let channels = n.next_multiple_of(PANEL) * 4;
@@ -264,6 +264,27 @@ impl Conv2d {
             },
             ..self.dense
         }
+    }
+
+    /// Checks the geometry over an image of `len` elements, and that every group has an even part of the blobs; the length
+    /// of the sums.
+    pub(super) fn check_shape(&self, len: usize) -> Result<u32, OpFault> {
+        require(self.groups > 0 && self.groups <= MAX_EXTENT && self.n > 0 && self.n <= MAX_EXTENT, OpFault::Range)?;
+        require(self.n.is_multiple_of(self.groups) && self.channels <= MAX_EXTENT, OpFault::Range)?;
+        let all_channels = self.channels.checked_mul(self.groups).ok_or(OpFault::Range)?;
+        self.window.check(all_channels, len)?;
+        let k = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w) * u64::from(self.channels);
+        require(k <= 1 << 20, OpFault::Range)?;
+        let dense = &self.dense;
+        let even = self.is_even(dense.weights) && self.is_even(dense.bias) && self.is_even(dense.multipliers);
+        require(even, OpFault::Blob)?;
+        Ok(k as u32)
+    }
+
+    /// Whether every group has the same whole part of `blob`.
+    pub(super) fn is_even(&self, blob: Blob) -> bool {
+        let part = blob.bytes.checked_div(self.groups).filter(|_| blob.bytes.is_multiple_of(self.groups));
+        part.is_some_and(|bytes| bytes.is_multiple_of(16))
     }
 
     /// Bytes of `count` windows.
@@ -283,7 +304,7 @@ impl Conv2d {
         if B::INTERLEAVES && neighbours && window.channel_stride >= window.in_w {
             self.gather_planes::<B>(x, pixel, first, out);
         } else {
-            self.gather_taps(x, pixel, first, out);
+            self.gather_taps(x, window.pad_value as i8, pixel, first, out);
         }
     }
 
@@ -311,9 +332,8 @@ impl Conv2d {
         }
     }
 
-    /// [`gather`](Self::gather) element by element.
-    fn gather_taps(&self, x: &[i8], pixel: u32, first: usize, out: &mut [i8]) {
-        let pad = self.window.pad_value as i8;
+    /// The window of `pixel` for the channels from `first`, element by element; `pad` where there is no image.
+    pub(super) fn gather_taps<T: Copy>(&self, x: &[T], pad: T, pixel: u32, first: usize, out: &mut [T]) {
         let channels = self.channels as usize;
         let stride = self.window.channel_stride as usize;
         for (tap, out) in self.window.taps(pixel).zip(out.chunks_exact_mut(channels.max(1))) {
@@ -398,22 +418,11 @@ const ELEMENT_WORK: u32 = 20;
 
 impl Operator for Conv2d {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
-        require(self.groups > 0 && self.groups <= MAX_EXTENT && self.n > 0 && self.n <= MAX_EXTENT, OpFault::Range)?;
-        require(self.n.is_multiple_of(self.groups) && self.channels <= MAX_EXTENT, OpFault::Range)?;
         let input = io.need_input(0, &[Dtype::I8], 1)?;
-        let all_channels = self.channels.checked_mul(self.groups).ok_or(OpFault::Range)?;
-        self.window.check(all_channels, input.len())?;
-        let k = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w) * u64::from(self.channels);
-        require(k <= 1 << 20, OpFault::Range)?;
+        let k = self.check_shape(input.len())?;
         let out =
             io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], u64::from(self.window.pixels()) * u64::from(self.n))?;
-        let whole = |blob: Blob| {
-            let part = blob.bytes.checked_div(self.groups).filter(|_| blob.bytes.is_multiple_of(self.groups));
-            part.is_some_and(|bytes| bytes.is_multiple_of(16))
-        };
-        let even = whole(self.dense.weights) && whole(self.dense.bias) && whole(self.dense.multipliers);
-        require(even, OpFault::Blob)?;
-        let group = |g| self.group(g).check(io, self.group_n(), k as u32, out.dtype);
+        let group = |g| self.group(g).check(io, self.group_n(), k, out.dtype);
         (0..self.groups).try_fold(Proof::NONE, |proof, g| Ok(proof.and(group(g)?)))
     }
 
@@ -526,7 +535,7 @@ mod tests {
             for pixel in 0..conv.window.pixels() {
                 let [mut rows, mut taps] = [vec![1i8; conv.k()], vec![2i8; conv.k()]];
                 conv.gather_planes::<Native>(&x, pixel, 0, &mut rows);
-                conv.gather_taps(&x, pixel, 0, &mut taps);
+                conv.gather_taps(&x, conv.window.pad_value as i8, pixel, 0, &mut taps);
                 assert_eq!(rows, taps, "{channels} channels, windows of {kernel:?}, pixel {pixel}");
             }
         }

@@ -31,10 +31,10 @@ const TAP_WORK: u64 = 4;
 /// The same for [`Operator::piece_work`].
 pub(super) const STEP_TAP_WORK: u32 = 12;
 
-impl Operator for DepthwiseConv2d {
-    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
-        let input = io.need_input(0, &[Dtype::I8], 1)?;
-        self.window.check(self.channels, input.len())?;
+impl DepthwiseConv2d {
+    /// Checks everything but the type of the image, which has `len` elements; weights and biases.
+    pub(super) fn check_shape<'a>(&self, io: &Operands<'a>, len: usize) -> Result<(&'a [u8], &'a [u8]), OpFault> {
+        self.window.check(self.channels, len)?;
         let out =
             io.need_output(&[Dtype::I8, Dtype::I16], u64::from(self.window.pixels()) * u64::from(self.channels))?;
         require(
@@ -51,10 +51,19 @@ impl Operator for DepthwiseConv2d {
             io.need_blob(self.dense.lut, 256)?;
             require(out.dtype == Dtype::I8, OpFault::Blob)?;
         }
+        require(io.proven || are_positive(multipliers), OpFault::Range)?;
+        Ok((weights, bias))
+    }
+}
+
+impl Operator for DepthwiseConv2d {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
+        let input = io.need_input(0, &[Dtype::I8], 1)?;
+        let (weights, bias) = self.check_shape(io, input.len())?;
         if io.proven {
             return Ok(Proof::NONE);
         }
-        require(are_positive(multipliers), OpFault::Range)?;
+        let channels = self.channels as usize;
         Ok(Proof::of(acc_bounds(weights, bias, channels), self.dense.acc_shift))
     }
 
@@ -112,14 +121,19 @@ impl Operator for DepthwiseConv2d {
 
 /// Minimum and maximum accumulator over all channels for any `i8` input.
 pub fn acc_bounds(weights: &[u8], bias: &[u8], channels: usize) -> (i64, i64) {
+    acc_bounds_of(weights, bias, channels, (-128, 127))
+}
+
+/// [`acc_bounds`] for inputs from `min` to `max`.
+pub(super) fn acc_bounds_of(weights: &[u8], bias: &[u8], channels: usize, (min, max): (i64, i64)) -> (i64, i64) {
     let mut bounds = (0, 0);
     for (channel, bias) in bias.as_chunks::<4>().0.iter().enumerate().take(channels) {
         let bias = i64::from(i32::from_le_bytes(*bias));
         let (mut low, mut high) = (bias, bias);
         for &w in weights.get(channel..).unwrap_or(&[]).iter().step_by(channels.max(1)) {
             let w = i64::from(w as i8);
-            low += (127 * w).min(-128 * w);
-            high += (127 * w).max(-128 * w);
+            low += (max * w).min(min * w);
+            high += (max * w).max(min * w);
         }
         bounds = (low.min(bounds.0), high.max(bounds.1));
     }

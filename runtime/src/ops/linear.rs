@@ -54,13 +54,31 @@ pub(super) fn are_positive(multipliers: &[u8]) -> bool {
 /// Longest sum: keeps the sizes of scratch memory inside 32 bits.
 const MAX_K: u32 = 1 << 24;
 
+/// Bytes of an `i32` for each of `n` channels, padded to whole panels.
+pub(super) fn channel_bytes(n: u32) -> u64 {
+    u64::from(n).next_multiple_of(PANEL as u64) * size_of::<i32>() as u64
+}
+
 impl Dense {
     /// Checks the blobs of an `[n, k]` layer and, from the weights, that no accumulator leaves the certificate.
     pub(super) fn check(&self, io: &Operands<'_>, n: u32, k: u32, out: Dtype) -> Result<Proof, OpFault> {
+        let (weights, bias) = self.check_blobs(io, n, k, out)?;
+        let bounds = weights.acc_bounds(bias, k as usize);
+        Ok(if out == Dtype::I32 { Proof::sums(bounds) } else { Proof::of(bounds, self.acc_shift) })
+    }
+
+    /// Checks the blobs of an `[n, k]` layer; returns its weights and biases.
+    pub(super) fn check_blobs<'a>(
+        &self,
+        io: &Operands<'a>,
+        n: u32,
+        k: u32,
+        out: Dtype,
+    ) -> Result<(PackedWeights<'a>, &'a [u8]), OpFault> {
         require(n > 0 && k > 0 && k <= MAX_K, OpFault::Range)?;
         require(self.zero_point >= -32768 && self.zero_point <= 32767, OpFault::Range)?;
         let bytes = io.need_blob(self.weights, self.format.bytes(n, k))?;
-        let channels = u64::from(n).next_multiple_of(PANEL as u64) * size_of::<i32>() as u64;
+        let channels = channel_bytes(n);
         let bias = io.need_blob(self.bias, channels)?;
         if self.lut.is_some() {
             io.need_blob(self.lut, 256)?;
@@ -76,8 +94,7 @@ impl Dense {
             return Ok(Proof::NONE);
         }
         // The weights are there: `k` fits memory.
-        let bounds = PackedWeights { bytes, format: self.format }.acc_bounds(bias, k as usize);
-        Ok(if out == Dtype::I32 { Proof::sums(bounds) } else { Proof::of(bounds, self.acc_shift) })
+        Ok((PackedWeights { bytes, format: self.format }, bias))
     }
 
     /// The job of `rows` rows. Inlined: its parameters then go from the file to the job without a copy between them.

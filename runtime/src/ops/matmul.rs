@@ -4,7 +4,7 @@ use super::linear::EPILOGUE_WORK;
 use super::memory::{cast, cast_mut};
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::arith::requant::{requantize_i8, requantize_i16};
-use crate::format::op_params;
+use crate::format::{TensorRecord, op_params};
 use crate::kernels::{DotJob, Kernels, ROW_BLOCK, linear_scratch_bytes};
 use crate::tensor::Dtype;
 use core::ops::Range;
@@ -50,24 +50,52 @@ const MAX_DIM: u32 = 1 << 16;
 pub const MAX_PROBABILITY: u16 = i16::MAX as u16;
 
 impl MatMul {
-    fn blocks(&self) -> u32 {
+    /// Checks shapes and operands; the records of `a`, in one of `types`, and of the output.
+    pub(super) fn check_operands(
+        &self,
+        io: &Operands<'_>,
+        types: &[Dtype],
+        outputs: &[Dtype],
+    ) -> Result<(TensorRecord, TensorRecord), OpFault> {
+        let dims = self.batch.iter().chain([&self.m, &self.n, &self.k]);
+        require(dims.clone().all(|&d| d > 0 && d <= MAX_DIM) && self.multiplier >= 0, OpFault::Range)?;
+        require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
+        let batches = super::product(&self.batch);
+        require(batches.saturating_mul(u64::from(self.blocks())) <= u64::from(u32::MAX), OpFault::Range)?;
+        let reach = |strides: [u32; 3], rows: u32, row: u32, width: u32| {
+            let batch: u64 = strides.iter().zip(&self.batch).map(|(&s, &d)| u64::from(s) * u64::from(d - 1)).sum();
+            batch + u64::from(row) * u64::from(rows - 1) + u64::from(width)
+        };
+        let (b_rows, b_width) = if self.b_transposed { (self.n, self.k) } else { (self.k, self.n) };
+        require(self.a_row >= self.k && self.b_row >= b_width, OpFault::Range)?;
+        let a = io.need_input(0, types, reach(self.a_batch, self.m, self.a_row, self.k))?;
+        io.need_input(1, &[Dtype::I8], reach(self.b_batch, b_rows, self.b_row, b_width))?;
+        let len = batches.saturating_mul(u64::from(self.m) * u64::from(self.n));
+        let out = io.need_output(outputs, len)?;
+        // In numbers of 64 bits: what is beyond `usize` is beyond this bound as well.
+        let columns = u64::from(self.n) * u64::from(self.k).next_multiple_of(16);
+        require(self.b_transposed || columns < 1 << 28, OpFault::Range)?;
+        Ok((a, out))
+    }
+
+    pub(super) fn blocks(&self) -> u32 {
         self.m.div_ceil(ROW_BLOCK as u32)
     }
 
-    fn padded_k(&self) -> usize {
+    pub(super) fn padded_k(&self) -> usize {
         (self.k as usize).next_multiple_of(16)
     }
 
-    fn column_bytes(&self) -> usize {
+    pub(super) fn column_bytes(&self) -> usize {
         if self.b_transposed { 0 } else { self.n as usize * self.padded_k() }
     }
 
-    fn acc_bytes(&self) -> usize {
+    pub(super) fn acc_bytes(&self) -> usize {
         (ROW_BLOCK * self.n as usize * 4).next_multiple_of(16)
     }
 
     /// Writes sums to the elements of `out` from `start`, requantized unless the output is the sums.
-    fn write(&self, acc: &[i32], start: usize, dtype: Dtype, out: &mut [u8]) -> Result<(), RunFault> {
+    pub(super) fn write_sums(&self, acc: &[i32], start: usize, dtype: Dtype, out: &mut [u8]) -> Result<(), RunFault> {
         match dtype {
             Dtype::I8 => {
                 let out: &mut [i8] = cast_mut(out)?;
@@ -90,7 +118,7 @@ impl MatMul {
     }
 
     /// Offset of matrix `index` of the batch.
-    fn start(&self, index: u32, strides: [u32; 3]) -> usize {
+    pub(super) fn start(&self, index: u32, strides: [u32; 3]) -> usize {
         // Checked, since the test for zero dimensions may be far from here for the compiler.
         let split = |index: u32, by: u32| (index.checked_div(by).unwrap_or(0), index.checked_rem(by).unwrap_or(0));
         let [_, d1, d2] = self.batch;
@@ -109,24 +137,7 @@ pub(super) const TRANSPOSE_WORK: u32 = 6;
 
 impl Operator for MatMul {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
-        let dims = self.batch.iter().chain([&self.m, &self.n, &self.k]);
-        require(dims.clone().all(|&d| d > 0 && d <= MAX_DIM) && self.multiplier >= 0, OpFault::Range)?;
-        require(self.zero_point.unsigned_abs() <= 32768, OpFault::Range)?;
-        let batches = super::product(&self.batch);
-        require(batches.saturating_mul(u64::from(self.blocks())) <= u64::from(u32::MAX), OpFault::Range)?;
-        let reach = |strides: [u32; 3], rows: u32, row: u32, width: u32| {
-            let batch: u64 = strides.iter().zip(&self.batch).map(|(&s, &d)| u64::from(s) * u64::from(d - 1)).sum();
-            batch + u64::from(row) * u64::from(rows - 1) + u64::from(width)
-        };
-        let (b_rows, b_width) = if self.b_transposed { (self.n, self.k) } else { (self.k, self.n) };
-        require(self.a_row >= self.k && self.b_row >= b_width, OpFault::Range)?;
-        let a = io.need_input(0, &[Dtype::I8, Dtype::U16], reach(self.a_batch, self.m, self.a_row, self.k))?;
-        io.need_input(1, &[Dtype::I8], reach(self.b_batch, b_rows, self.b_row, b_width))?;
-        let len = batches.saturating_mul(u64::from(self.m) * u64::from(self.n));
-        let out = io.need_output(&[Dtype::I8, Dtype::I16, Dtype::I32], len)?;
-        // In numbers of 64 bits: what is beyond `usize` is beyond this bound as well.
-        let columns = u64::from(self.n) * u64::from(self.k).next_multiple_of(16);
-        require(self.b_transposed || columns < 1 << 28, OpFault::Range)?;
+        let (a, out) = self.check_operands(io, &[Dtype::I8, Dtype::U16], &[Dtype::I8, Dtype::I16, Dtype::I32])?;
         let (min, max) = if a.dtype == Dtype::U16 { (0, i64::from(MAX_PROBABILITY)) } else { (-128, 127) };
         let k = i64::from(self.k);
         let dots = (-128 * max * k, (127 * max).max(-128 * min) * k);
@@ -164,7 +175,7 @@ impl Operator for MatMul {
                 B::dot_i8(&job, cast(a)?, y, acc, scratch);
             }
             let start = ((matrix as usize * self.m as usize + first) * n).saturating_sub(skipped);
-            self.write(acc.get(..rows * n).ok_or(RunFault::Memory)?, start, memory.output.dtype, memory.out)?;
+            self.write_sums(acc.get(..rows * n).ok_or(RunFault::Memory)?, start, memory.output.dtype, memory.out)?;
         }
         Ok(())
     }

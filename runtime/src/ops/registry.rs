@@ -2,8 +2,9 @@
 
 use super::entry::{decode, step_of};
 use super::{
-    Entry, Operator, RowAccess, add, attention, conv2d, copy, depthwise, dyadic_requant, gather, i_layer_norm,
-    kv_append, layer_norm, linear, lut, matmul, mul, pool, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
+    Entry, Operator, RowAccess, add, attention, conv2d, conv2d_i16, copy, depthwise, depthwise_i16, dyadic_requant,
+    gather, i_layer_norm, kv_append, layer_norm, linear, linear_i16, lut, lut_i16, matmul, matmul_i16, max_pool_i16,
+    mul, pool, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
 };
 use crate::format::{Blob, Word};
 use crate::kernels::Kernels;
@@ -150,6 +151,12 @@ operators! {
     23 KvAppend "kv_append" kv_append::KvAppend, since 2;
     24 CausalAttention "causal_attention" attention::causal::CausalAttention, since 2;
     25 Rope "rope" rope::Rope, since 2;
+    26 LinearI16 "linear_i16" linear_i16::LinearI16, since 3;
+    27 Conv2dI16 "conv2d_i16" conv2d_i16::Conv2dI16, since 3;
+    28 DepthwiseConv2dI16 "depthwise_conv2d_i16" depthwise_i16::DepthwiseConv2dI16, since 3;
+    29 MatMulI16 "matmul_i16" matmul_i16::MatMulI16, since 3;
+    30 LutI16 "lut_i16" lut_i16::LutI16, since 3;
+    31 MaxPoolI16 "max_pool_i16" max_pool_i16::MaxPoolI16, since 3;
 }
 
 #[cfg(test)]

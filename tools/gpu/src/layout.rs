@@ -155,6 +155,9 @@ fn packed_bytes(op: &Op) -> u64 {
         Op::Linear(layer) => Some(layer.dense),
         Op::Conv2d(layer) => Some(layer.dense),
         Op::DepthwiseConv2d(layer) => Some(layer.dense),
+        Op::LinearI16(layer) => Some(layer.linear.dense),
+        Op::Conv2dI16(layer) => Some(layer.conv.dense),
+        Op::DepthwiseConv2dI16(layer) => Some(layer.conv.dense),
         Op::MatMul(_)
         | Op::Attention(_)
         | Op::AttentionScores(_)
@@ -176,7 +179,10 @@ fn packed_bytes(op: &Op) -> u64 {
         | Op::ILayerNorm(_)
         | Op::KvAppend(_)
         | Op::CausalAttention(_)
-        | Op::Rope(_) => None,
+        | Op::Rope(_)
+        | Op::MatMulI16(_)
+        | Op::LutI16(_)
+        | Op::MaxPoolI16(_) => None,
     };
     dense.map_or(0, |dense| u64::from(dense.weights.bytes))
 }

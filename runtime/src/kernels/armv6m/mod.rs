@@ -25,6 +25,7 @@ kernels! {
     }
     linear => dense::linear,
     linear_acc => dense::linear_acc,
+    linear_wide => portable,
     dot_i8 => dot::dot,
     dot_u8 => dot::dot,
     dot_u16 => dot::dot,

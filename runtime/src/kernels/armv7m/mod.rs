@@ -20,6 +20,7 @@ kernels! {
     }
     linear => dense::linear::<Mla>,
     linear_acc => dense::linear_acc::<Mla>,
+    linear_wide => portable,
     dot_i8 => dot::dot::<Mla, i8>,
     dot_u8 => dot::dot::<Mla, u8>,
     dot_u16 => dot::dot::<Mla, u16>,

@@ -73,6 +73,7 @@ kernels! {
     }
     linear => smull::linear,
     linear_acc => smull::linear_acc,
+    linear_wide => portable,
     dot_i8 => smull::dot_i8,
     dot_u8 => smull::dot_u8,
     dot_u16 => tiles::dot_u16,
@@ -100,6 +101,7 @@ kernels! {
     }
     linear => sdot::linear,
     linear_acc => sdot::linear_acc,
+    linear_wide => portable,
     dot_i8 => sdot::dot_i8,
     dot_u8 => sdot::dot_u8,
     dot_u16 => Neon::dot_u16,
@@ -126,6 +128,7 @@ kernels! {
     }
     linear => smmla::linear,
     linear_acc => smmla::linear_acc,
+    linear_wide => portable,
     dot_i8 => NeonDot::dot_i8,
     dot_u8 => NeonDot::dot_u8,
     dot_u16 => NeonDot::dot_u16,

@@ -47,6 +47,7 @@ kernels! {
     }
     linear => linear,
     linear_acc => linear_acc,
+    linear_wide => portable,
     dot_i8 => dot_i8,
     dot_u8 => dot_u8,
     dot_u16 => portable,

@@ -20,6 +20,7 @@ kernels! {
     }
     linear => dense::linear::<MulAdd>,
     linear_acc => dense::linear_acc::<MulAdd>,
+    linear_wide => portable,
     dot_i8 => dot::dot::<MulAdd, i8>,
     dot_u8 => dot::dot::<MulAdd, u8>,
     dot_u16 => dot::dot::<MulAdd, u16>,

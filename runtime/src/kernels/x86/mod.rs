@@ -108,6 +108,7 @@ kernels! {
     }
     linear => available!(Avx512, avx512::linear::linear),
     linear_acc => available!(Avx512, avx512::linear::linear_acc),
+    linear_wide => portable,
     dot_i8 => dot_i8,
     dot_u8 => dot_u8,
     dot_u16 => dot_u16,
@@ -189,6 +190,7 @@ macro_rules! level_256 {
             }
             linear => available!($level, avx2::linear, $tiles),
             linear_acc => available!($level, avx2::linear_acc, $tiles),
+            linear_wide => portable,
             dot_i8 => dot_i8,
             dot_u8 => dot_u8,
             dot_u16 => dot_u16,

@@ -40,6 +40,12 @@ fn cases(kind: OpKind) {
         OpKind::KvAppend => kv_appends(),
         OpKind::CausalAttention => attentions(causal_attention),
         OpKind::Rope => ropes(),
+        OpKind::LinearI16 => wide_dense_layers(),
+        OpKind::Conv2dI16 => wide_convolutions(),
+        OpKind::DepthwiseConv2dI16 => wide_depthwise_convolutions(),
+        OpKind::MatMulI16 => wide_products(),
+        OpKind::LutI16 => wide_tables(),
+        OpKind::MaxPoolI16 => wide_maxima(),
     }
 }
 
@@ -100,6 +106,42 @@ fn dense_layers() {
     }
 }
 
+/// Halves whose low sums start at the far end, and the left shift that the bound leaves.
+fn halves(weights: &mut Weights, n: usize, k: usize, w: i8, drop: u32) -> (halves::Halves, u32) {
+    let sign = if w < 0 { -1 } else { 1 };
+    let low_bias = weights.add(&std::vec![100_000 * sign; n.next_multiple_of(PANEL)]);
+    let high = k.next_multiple_of(16) as i64 * 128 * i64::from(w.unsigned_abs()) + 1000;
+    let most = (high << (8 - drop)) + ((high + 100_000) >> drop) + 1;
+    (halves::Halves { drop, low_bias }, max_shift(most))
+}
+
+fn wide_dense_layers() {
+    let (rows, n) = (6, 5);
+    use WeightFormat::{I4, I8};
+    for (format, w) in [(I8, -128), (I8, 127), (I4, -8), (I4, 7)] {
+        for (k, drop) in [(35, 0), (35, 8), (3000, 3)] {
+            let mut weights = Weights::default();
+            let (halves, acc_shift) = halves(&mut weights, n, k, w, drop);
+            let dense = linear::Dense { acc_shift, ..dense(&mut weights, n, k, format, w) };
+            let linear = linear::Linear { rows: rows as u32, k: k as u32, n: n as u32, residual_shift: 15, dense };
+            let op = linear_i16::LinearI16 { linear, halves };
+            for output in TYPES {
+                survives(&op, &weights, &[(Dtype::I16, rows * k)], (output, rows * n), |inputs, seen| {
+                    for row in inputs[0].chunks(k) {
+                        let of = |half: &dyn Fn(i32) -> i32| row.iter().map(|&x| half(x) * i32::from(w)).sum::<i32>();
+                        let sign = i32::from(w).signum();
+                        let high = of(&|x| (x.min(32639) + 128) >> 8) + 1000 * sign;
+                        let low = of(&|x| i32::from(x.min(32639) as i8)) + 100_000 * sign;
+                        seen.scaled((high << (8 - drop)) + (low >> drop), acc_shift, i32::MAX);
+                    }
+                });
+            }
+            let inputs = [(Dtype::I16, rows * k), (Dtype::I16, rows * n)];
+            survives(&op, &weights, &inputs, (Dtype::I16, rows * n), in_kernels);
+        }
+    }
+}
+
 fn window(channels: u32) -> conv2d::Window {
     conv2d::Window {
         in_h: 5,
@@ -132,6 +174,99 @@ fn convolutions() {
             survives(&op(dense), &weights, &image, (output, 9 * 4), in_kernels);
         }
     }
+}
+
+fn wide_convolutions() {
+    let channels = 3;
+    let image = [(Dtype::I16, 5 * 6 * channels)];
+    for w in [-128, 127] {
+        for drop in [0, 5] {
+            let mut weights = Weights::default();
+            let (halves, acc_shift) = halves(&mut weights, 4, 9 * channels, w, drop);
+            let dense = dense(&mut weights, 4, 9 * channels, WeightFormat::I8, w);
+            let dense = linear::Dense { acc_shift, ..dense };
+            let conv = conv2d::Conv2d { window: window(3), channels: channels as u32, groups: 1, n: 4, dense };
+            for output in TYPES {
+                survives(&conv2d_i16::Conv2dI16 { conv, halves }, &weights, &image, (output, 9 * 4), in_kernels);
+            }
+        }
+    }
+}
+
+fn wide_depthwise_convolutions() {
+    let channels = 3;
+    for w in [-128, 127] {
+        let mut weights = Weights::default();
+        let whole = dense(&mut weights, channels, 9, WeightFormat::I8, w);
+        let taps = weights.add(&std::vec![w; 9 * channels]);
+        let dense = linear::Dense { weights: taps, acc_shift: max_shift(9 * 128 * 32768 + 1000), ..whole };
+        let conv = depthwise::DepthwiseConv2d { window: window(3), channels: channels as u32, dense };
+        let op = depthwise_i16::DepthwiseConv2dI16 { conv };
+        for output in TYPES {
+            survives(&op, &weights, &[(Dtype::I16, 5 * 6 * channels)], (output, 9 * channels), |inputs, seen| {
+                windows(channels, &inputs[0], |_, taps| {
+                    let sum: i32 = taps.iter().map(|x| x.unwrap_or(-128) * i32::from(w)).sum();
+                    seen.scaled(sum + 1000 * i32::from(w).signum(), dense.acc_shift, i32::MAX);
+                });
+            });
+        }
+    }
+}
+
+fn wide_products() {
+    let (m, n) = (7, 5);
+    for (k, drop) in [(300, 0), (300, 8), (3000, 3)] {
+        for b_transposed in [false, true] {
+            let most = (i64::from(k) << (14 + 8 - drop)) + (((i64::from(k) << 14) + 128) >> drop);
+            let product = matmul::MatMul {
+                batch: [1, 1, 2],
+                m,
+                n,
+                k,
+                a_batch: [0, 0, m * k],
+                a_row: k,
+                b_batch: [0, 0, n * k],
+                b_row: if b_transposed { k } else { n },
+                b_transposed,
+                acc_shift: max_shift(most),
+                multiplier: i32::MAX,
+                zero_point: -32768,
+            };
+            let op = matmul_i16::MatMulI16 { product, drop };
+            let inputs = [(Dtype::I16, 2 * (m * k) as usize), (Dtype::I8, 2 * (n * k) as usize)];
+            for output in TYPES {
+                survives(&op, &Weights::default(), &inputs, (output, 2 * (m * n) as usize), |inputs, seen| {
+                    let columns = |j: usize| {
+                        (0..k as usize).map(move |i| if b_transposed { j * k as usize + i } else { i * n as usize + j })
+                    };
+                    for row in inputs[0][..(m * k) as usize].chunks(k as usize) {
+                        for j in 0..n as usize {
+                            let products = row
+                                .iter()
+                                .zip(columns(j))
+                                .map(|(&a, b)| i64::from(a.min(32639)) * i64::from(inputs[1][b]));
+                            let half = if drop > 0 { 1 << (drop - 1) } else { 0 };
+                            seen.scaled((products.sum::<i64>() + half) >> drop, op.product.acc_shift, i32::MAX);
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// No arithmetic.
+fn wide_maxima() {
+    let op = max_pool_i16::MaxPoolI16 { window: window(3), channels: 3 };
+    survives(&op, &Weights::default(), &[(Dtype::I16, 5 * 6 * 3)], (Dtype::I16, 9 * 3), in_kernels);
+}
+
+/// No sums: lines between entries stay in their type.
+fn wide_tables() {
+    let mut weights = Weights::default();
+    let ends: Vec<i16> = (0..lut_i16::ENTRIES).map(|i| if i % 2 == 0 { i16::MIN } else { i16::MAX }).collect();
+    let op = lut_i16::LutI16 { len: 40, table: weights.add(&ends) };
+    survives(&op, &weights, &[(Dtype::I16, 40)], (Dtype::I16, 40), in_kernels);
 }
 
 /// For each channel and output pixel of [`window`] over `x`, the values in the image and how many are outside.

@@ -86,6 +86,8 @@ kernels! {
     }
     linear => linear,
     linear_acc => linear_acc,
+    // Of the sums above; the operator's reference sees how they are joined.
+    linear_wide => portable,
     dot_i8 => dot,
     dot_u8 => dot,
     dot_u16 => dot,

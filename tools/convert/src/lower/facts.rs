@@ -105,6 +105,11 @@ const fn costs(plain: (f64, f64), dsp: (f64, f64), mve: (f64, f64)) -> Costs {
 const LINEAR: Costs = costs((3.53, 65.9), (0.82, 9.4), (0.13, 4.9));
 const CONV2D: Costs = costs((3.45, 115.0), (0.78, 30.0), (0.14, 24.0));
 const DEPTHWISE: Costs = costs((12.0, 40.0), (8.0, 30.0), (8.0, 30.0));
+/// Two products of 8 bits for each of 16, and both halves of the rows.
+const LINEAR_I16: Costs = costs((7.1, 100.0), (1.7, 30.0), (0.27, 16.0));
+const CONV2D_I16: Costs = costs((7.1, 160.0), (1.7, 60.0), (0.29, 40.0));
+const DEPTHWISE_I16: Costs = costs((12.0, 40.0), (10.0, 30.0), (10.0, 30.0));
+const MATMUL_I16: Costs = costs((13.5, 100.0), (2.7, 25.0), (0.95, 16.0));
 const MATMUL: Costs = costs((6.7, 75.0), (1.3, 15.0), (0.45, 8.0));
 const ATTENTION: Costs = costs((4.45, 282.5), (0.91, 101.0), (0.135, 44.5));
 const EXPONENTIALS: Costs = costs((0.0, 60.0), (0.0, 30.0), (0.0, 10.0));
@@ -146,6 +151,12 @@ pub const fn facts(kind: OpKind) -> OpFacts {
             (Dense, MATMUL, Written, "; make the summed dimension shorter", Function, sum)
         }
         OpKind::Attention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, MEAN_OF_VALUES),
+        OpKind::LinearI16 => (Dense, LINEAR_I16, Written, FEWER_INPUTS, Weights, None),
+        OpKind::Conv2dI16 => (Dense, CONV2D_I16, Written, FEWER_INPUTS, Weights, None),
+        OpKind::DepthwiseConv2dI16 => (Dense, DEPTHWISE_I16, Written, FEWER_INPUTS, Weights, SUM),
+        OpKind::MatMulI16 => (Dense, MATMUL_I16, Written, "; make the summed dimension shorter", Function, None),
+        OpKind::MaxPoolI16 => (Other, MEANS, Read, NEAR_ONE, Function, None),
+        OpKind::LutI16 => (Other, ELEMENTWISE, Written, NEAR_ONE, Function, None),
         OpKind::AttentionScores => {
             let sum = read("sum", ReadoutForm::Whole(Dtype::I32));
             (Attention, ATTENTION, Written, NARROWER_HEADS, Function, sum)

@@ -6,15 +6,21 @@ mod add;
 mod attention;
 mod builder;
 mod conv2d;
+mod conv2d_i16;
 mod copy;
 mod depthwise;
+mod depthwise_i16;
 mod dyadic_requant;
 mod gather;
 mod i_layer_norm;
 mod layer_norm;
 mod linear;
+mod linear_i16;
 mod lut;
+mod lut_i16;
 mod matmul;
+mod matmul_i16;
+mod max_pool_i16;
 mod mul;
 mod pool;
 mod reduce_mean;
@@ -55,6 +61,12 @@ pub fn add(builder: &mut Builder<'_>, op: &Op) -> Result<(), GpuError> {
         Op::Shiftmax(params) => shiftmax::steps(builder, params),
         Op::ShiftGelu(params) => shiftgelu::steps(builder, params),
         Op::ILayerNorm(params) => i_layer_norm::steps(builder, params),
+        Op::LinearI16(params) => linear_i16::steps(builder, params),
+        Op::Conv2dI16(params) => conv2d_i16::steps(builder, params),
+        Op::DepthwiseConv2dI16(params) => depthwise_i16::steps(builder, params),
+        Op::MatMulI16(params) => matmul_i16::steps(builder, params),
+        Op::LutI16(params) => lut_i16::steps(builder, params),
+        Op::MaxPoolI16(params) => max_pool_i16::steps(builder, params),
         Op::KvAppend(_) | Op::CausalAttention(_) | Op::Rope(_) => {
             Err(builder.broken("it depends on a position, which the GPU does not know yet"))
         }

@@ -293,7 +293,13 @@ fn dense(op: &Op) -> Option<&Dense> {
         Op::Linear(linear) => Some(&linear.dense),
         Op::Conv2d(conv) => Some(&conv.dense),
         Op::DepthwiseConv2d(conv) => Some(&conv.dense),
+        Op::LinearI16(op) => Some(&op.linear.dense),
+        Op::Conv2dI16(op) => Some(&op.conv.dense),
+        Op::DepthwiseConv2dI16(op) => Some(&op.conv.dense),
         Op::MatMul(_)
+        | Op::MatMulI16(_)
+        | Op::LutI16(_)
+        | Op::MaxPoolI16(_)
         | Op::Attention(_)
         | Op::AttentionScores(_)
         | Op::AttentionExp(_)

@@ -106,6 +106,7 @@ fn probe(single: &ModelParts, dtype: Dtype, shift: u32, moved: i64) -> Option<Mo
         Op::Linear(linear) => dense(&mut probe, &mut linear.dense, shift, moved)?,
         Op::Conv2d(conv) => dense(&mut probe, &mut conv.dense, shift, moved)?,
         Op::DepthwiseConv2d(conv) => dense(&mut probe, &mut conv.dense, shift, moved)?,
+        Op::DepthwiseConv2dI16(op) => dense(&mut probe, &mut op.conv.dense, shift, moved)?,
         Op::ReduceMean(mean) => {
             mean.bias = i32::try_from(i64::from(mean.bias) - moved).ok()?;
             (mean.acc_shift, mean.multiplier, mean.zero_point) = (acc_shift, multiplier, 0);
@@ -137,6 +138,7 @@ fn probe(single: &ModelParts, dtype: Dtype, shift: u32, moved: i64) -> Option<Mo
         }
         Op::DyadicRequant(requant) => finer(&mut probe, requant, shift)?,
         Op::Softmax(_) | Op::Shiftmax(_) => (),
+        Op::LinearI16(_) | Op::Conv2dI16(_) | Op::MatMulI16(_) | Op::LutI16(_) | Op::MaxPoolI16(_) => return None,
         Op::AttentionExp(_) | Op::Lut(_) | Op::Copy(_) | Op::Gather(_) | Op::ShiftGelu(_) => return None,
         Op::KvAppend(_) | Op::CausalAttention(_) | Op::Rope(_) => return None,
     }
