@@ -5,7 +5,9 @@ use crate::eval::EvalError;
 use crate::eval::per_op::{Cause, per_op, worst};
 use shiftformer::format::Profile;
 use shiftformer_convert::convert::quality::worst_output;
-use shiftformer_convert::convert::{ConvertError, ConvertOptions, Converted, Switch, WeightBits, convert};
+use shiftformer_convert::convert::{
+    ActivationBits, ConvertError, ConvertOptions, Converted, Switch, WeightBits, convert,
+};
 use shiftformer_convert::graph::{Graph, Op};
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
@@ -81,6 +83,9 @@ fn alternatives(options: &ConvertOptions, attention: bool) -> Vec<(&'static str,
     }
     if options.wide_exp == Switch::Off && attention {
         add("--wide-exp auto", ConvertOptions { wide_exp: Switch::Auto, ..options.clone() });
+    }
+    if options.activations == ActivationBits::Eight {
+        add("--activations auto", ConvertOptions { activations: ActivationBits::Auto, ..options.clone() });
     }
     match options.profile {
         Profile::Ivit => add("--profile shift", ConvertOptions { profile: Profile::Shift, ..options.clone() }),

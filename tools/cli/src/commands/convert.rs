@@ -7,7 +7,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 use shiftformer::format::Profile;
 use shiftformer_convert::convert::quality::OutputQuality;
-use shiftformer_convert::convert::{BitsPoint, ConvertOptions, Converted, Switch, Trial, WeightBits, convert};
+use shiftformer_convert::convert::wide::WideReport;
+use shiftformer_convert::convert::{
+    ActivationBits, BitsPoint, ConvertOptions, Converted, Switch, Trial, WeightBits, convert,
+};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::graph::{Graph, Op};
 use shiftformer_convert::model_file::parts::ModelParts;
@@ -61,6 +64,10 @@ pub struct Args {
     /// 16-bit exponentials in attention.
     #[arg(long, value_enum, default_value_t = SwitchArg::Auto)]
     wide_exp: SwitchArg,
+    /// Bits of the activations that layers, products and functions read: 16 where 8 cost too much, by measured sensitivity,
+    /// or everywhere. The notes say where and what it costs.
+    #[arg(long, value_enum, default_value_t = ActivationsArg::Auto)]
+    activations: ActivationsArg,
     /// Compute attention as three operators, with the score matrix in memory.
     #[arg(long)]
     unfused_attention: bool,
@@ -148,6 +155,18 @@ enum WeightsArg {
     Mixed,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum ActivationsArg {
+    /// 8 bits everywhere.
+    #[value(name = "8")]
+    Eight,
+    /// 16 bits wherever an operator takes them.
+    #[value(name = "16")]
+    Sixteen,
+    /// 16 bits for the tensors whose 8 bits cost most, where the outputs gain by them.
+    Auto,
+}
+
 #[derive(Serialize)]
 struct ConvertOutput<'a> {
     file: String,
@@ -159,6 +178,8 @@ struct ConvertOutput<'a> {
     warnings: &'a [String],
     trials: &'a [Trial],
     bits_curve: &'a [BitsPoint],
+    /// Where 16-bit activations are used and what they cost.
+    wide_activations: Option<&'a WideReport>,
     #[serde(flatten)]
     summary: &'a Summary,
 }
@@ -199,6 +220,11 @@ impl Args {
             wide_exp: switch(self.wide_exp),
             unfused_attention: self.unfused_attention,
             row_blocks: switch(self.row_blocks),
+            activations: match self.activations {
+                ActivationsArg::Eight => ActivationBits::Eight,
+                ActivationsArg::Sixteen => ActivationBits::Sixteen,
+                ActivationsArg::Auto => ActivationBits::Auto,
+            },
             normalization: self.mean.zip(self.std),
             receipts: self.receipts,
             source: self.model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
@@ -263,6 +289,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             warnings: &converted.warnings,
             trials: &converted.trials,
             bits_curve: &converted.curve,
+            wide_activations: converted.wide.as_ref(),
             summary: &summary,
         })?;
     } else {

@@ -6,6 +6,7 @@
 
 pub mod ivit;
 pub mod quality;
+pub mod wide;
 
 use crate::backend::{Backend, BackendError, Host, Sample};
 use crate::calibrate::{CalibrateError, Calibration};
@@ -28,7 +29,7 @@ use shiftformer::format::Profile;
 use shiftformer::kernels::{Native, Portable};
 use shiftformer::ops;
 use shiftformer::weights::WeightFormat;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Bits of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,17 @@ pub enum Switch {
     Off,
 }
 
+/// Bits of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationBits {
+    /// 8 bits wherever there is an operator for them.
+    Eight,
+    /// 16 bits wherever there is one.
+    Sixteen,
+    /// 8 bits; 16 for the tensors whose 8 bits cost most, where the outputs gain by them.
+    Auto,
+}
+
 /// How to convert.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
@@ -74,6 +86,8 @@ pub struct ConvertOptions {
     pub unfused_attention: bool,
     /// Operators in chains of row blocks where that makes the arena smaller, see [`chain`].
     pub row_blocks: Switch,
+    /// Bits of the activations that dense layers, products and functions read.
+    pub activations: ActivationBits,
     /// Raw pixels become `(x / 255 - mean) / std`.
     pub normalization: Option<(f64, f64)>,
     /// Reference runs stored in the file, from the first samples.
@@ -93,6 +107,7 @@ impl Default for ConvertOptions {
             wide_exp: Switch::Auto,
             unfused_attention: false,
             row_blocks: Switch::Auto,
+            activations: ActivationBits::Auto,
             normalization: None,
             receipts: 2,
             source: String::new(),
@@ -227,6 +242,8 @@ pub struct Converted {
     pub held_out: bool,
     /// What may be wrong with the model or the samples.
     pub warnings: Vec<String>,
+    /// Where 16-bit activations are used and what they cost; `None` where they are not.
+    pub wide: Option<wide::WideReport>,
     /// All choices tried.
     pub trials: Vec<Trial>,
     /// Trade-off between size and accuracy (mixed bits only).
@@ -293,6 +310,7 @@ pub fn convert(
         unfused_attention: options.unfused_attention,
         normalization: options.normalization,
         bias_correction: options.bias_correction,
+        wide: BTreeSet::new(),
     };
     let (mut site, mut chosen) = (base, start);
     let trial = Trials::new(&site, &chosen, samples, &data)?;
@@ -302,7 +320,12 @@ pub fn convert(
         let source = Source { data: &data, fixed: &fixed, four };
         folds = search.trial.folds(&site, &source)?;
         search.range(&folds, &mut chosen)?;
-        search.migration(&mut site, &mut folds, &chosen, &source)?;
+        let migrated = search.migration(&mut site, &mut folds, &chosen, &source)?;
+        // Ranges that cut off what scale migration has made even cut too much.
+        if migrated && chosen.range != RangeMethod::Minmax {
+            search.range(&folds, &mut chosen)?;
+        }
+        search.activations(&site, &folds, &mut chosen)?;
         search.exponentials(&folds, &mut chosen)?;
     }
     let curve = match options.weights {
@@ -315,6 +338,8 @@ pub fn convert(
         lowered.program = chain::in_blocks(&lowered.program, options.row_blocks == Switch::On);
     }
     let arena = plan(&lowered.program);
+    let wide = wide::report(&site, &chosen, options, &lowered, &arena)?;
+    notes.extend(wide.as_ref().map(ToString::to_string));
     notes.extend(lowered.notes.iter().cloned());
     notes.extend(raw_bytes_note(&site.graph, samples.first(), options.normalization));
     notes.extend(exponentials_note(&lowered.program));
@@ -357,6 +382,7 @@ pub fn convert(
         measured,
         held_out,
         warnings,
+        wide,
         trials,
         curve,
         notes,
@@ -367,7 +393,7 @@ pub fn convert(
 struct Site {
     graph: Graph,
     calibration: Calibration,
-    /// Column factors of tensors whose scale was migrated: original = value * factor.
+    /// Column factors of tensors whose scale was migrated: original = value * factor; empty where they are not columns.
     factors: HashMap<TensorId, Vec<f64>>,
 }
 
@@ -436,6 +462,13 @@ impl<'a> Trials<'a> {
         let run = |pick: usize| exec::run(&site.graph, &data[pick], &mut |_, _| {});
         let reference = parallel::try_map(picks.clone(), run)?;
         Ok(Self { samples, picks, stride, reference })
+    }
+
+    /// At most `count` of these samples.
+    fn spread(&self, count: usize) -> Self {
+        let pairs: Vec<(usize, Vec<Data>)> = self.picks.iter().copied().zip(self.reference.iter().cloned()).collect();
+        let (picks, reference) = spread(&pairs, count).cloned().unzip();
+        Self { samples: self.samples, picks, stride: self.stride, reference }
     }
 
     /// The samples.
@@ -532,16 +565,17 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Whether scales were migrated.
     fn migration(
         &mut self,
         site: &mut Site,
         folds: &mut Vec<Fold>,
         chosen: &LowerOptions,
         source: &Source<'_>,
-    ) -> Result<(), ConvertError> {
+    ) -> Result<bool, ConvertError> {
         // A quantized model keeps its scales.
         if self.options.equalize == Switch::Off || !source.fixed.activations.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut results = Vec::new();
         if self.options.equalize == Switch::Auto {
@@ -555,7 +589,7 @@ impl Search<'_> {
             let mut graph = site.graph.clone();
             let factors = equalize(&mut graph, &few, alpha)?;
             if factors.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             let bare = Site { graph, calibration: Calibration::default(), factors };
             let candidate = self.trial.folds(&bare, source)?;
@@ -570,6 +604,7 @@ impl Search<'_> {
             first.1 -= MARGIN_DB;
         }
         self.record("scale migration", &results, kept);
+        let moved = best.is_some();
         if let Some((_, candidate)) = best {
             *folds = candidate;
             if let Some(Fold { site: moved, .. }) = folds.first() {
@@ -577,7 +612,7 @@ impl Search<'_> {
                 *site = Site::new(graph, source.data, source.fixed, factors, source.four)?;
             }
         }
-        Ok(())
+        Ok(moved)
     }
 
     fn exponentials(&mut self, folds: &[Fold], chosen: &mut LowerOptions) -> Result<(), ConvertError> {
@@ -695,6 +730,8 @@ fn assemble(site: &Site, lower_options: &LowerOptions, options: &ConvertOptions)
 
 fn annotations(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, notes: &[String]) -> Annotations {
     let program = &lowered.program;
+    // Where other axes than the columns have factors, the tensor is none of the source graph any more.
+    let source = |source: Option<TensorId>| source.filter(|id| site.factors.get(id).is_none_or(|f| !f.is_empty()));
     let factors = |source: Option<TensorId>| {
         let factors = source.and_then(|id| site.factors.get(&id));
         factors.map(|f| f.iter().map(|&v| v as f32).collect()).unwrap_or_default()
@@ -711,7 +748,7 @@ fn annotations(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOpt
                 name: t.name.clone(),
                 scale: t.scale,
                 zero: t.zero,
-                source: t.source,
+                source: source(t.source),
                 column_factors: factors(t.source),
             })
             .collect(),

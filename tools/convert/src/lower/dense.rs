@@ -8,6 +8,7 @@ use crate::quantize::multiplier::{multiplier, multipliers};
 use crate::quantize::sequential;
 use crate::quantize::weights::{self, QWeights};
 use shiftformer::format::Blob;
+use shiftformer::ops::halves::Halves;
 use shiftformer::ops::linear::Dense;
 use shiftformer::ops::{self, conv2d};
 use shiftformer::tensor::Dtype;
@@ -27,6 +28,8 @@ struct Packed {
     sums: Dense,
     /// Scale of a sum over that of the target, per channel.
     ratios: Vec<f64>,
+    /// How the sums of 16-bit activations are made; unused with 8 bits.
+    halves: Halves,
 }
 
 impl Lowering<'_> {
@@ -93,10 +96,7 @@ impl Lowering<'_> {
         target: &Target,
     ) -> Packed {
         let format = self.weight_format(node);
-        // A bias must leave room for the sum: at most 2^28 steps.
-        let floor: Vec<f64> = (0..n)
-            .map(|c| f64::from(bias.get(c).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
-            .collect();
+        let floor = self.scale_floor(n, bias, x);
         let q = self.quantize_weights(node, values, n, k, format, &floor);
         self.pack_quantized(node, &q, values, bias, x, target)
     }
@@ -144,6 +144,47 @@ impl Lowering<'_> {
         x: &View,
         target: &Target,
     ) -> Packed {
+        if !self.is_wide(x) {
+            return self.pack_whole(node, q, exact, bias, x, target);
+        }
+        let steps = self.bias_steps(node, q, exact, bias, x);
+        let (biases, halves) = self.halves(q, &steps);
+        let unit = x.scale * f64::from(1 << halves.drop);
+        let ratios = q.scales.iter().map(|s| s * unit / target.scale).collect();
+        Packed { sums: self.sums_of(q, &biases), ratios, halves }
+    }
+
+    /// A layer whose sums are those of the whole activations.
+    fn pack_whole(
+        &mut self,
+        node: &Node,
+        q: &QWeights,
+        exact: &[f32],
+        bias: &[f32],
+        x: &View,
+        target: &Target,
+    ) -> Packed {
+        let steps = self.bias_steps(node, q, exact, bias, x);
+        let biases: Vec<i32> =
+            steps.iter().map(|s| s.clamp(-f64::from(i32::MAX), f64::from(i32::MAX)) as i32).collect();
+        let ratios = q.scales.iter().map(|s| s * x.scale / target.scale).collect();
+        Packed { sums: self.sums_of(q, &biases), ratios, halves: Halves { drop: 0, low_bias: Blob::NONE } }
+    }
+
+    fn sums_of(&mut self, q: &QWeights, biases: &[i32]) -> Dense {
+        Dense {
+            format: q.format,
+            acc_shift: 0,
+            zero_point: 0,
+            weights: self.program.weights.add(&weights::pack(q)),
+            bias: self.program.weights.add_i32(&weights::pad_channels(biases)),
+            multipliers: Blob::NONE,
+            lut: Blob::NONE,
+        }
+    }
+
+    /// The biases in steps of the sums, whole numbers.
+    fn bias_steps(&self, node: &Node, q: &QWeights, exact: &[f32], bias: &[f32], x: &View) -> Vec<f64> {
         let (n, k) = (q.n, q.k);
         // The mean of the input times the rounding error of the weights is a known error: take it out of the bias.
         let means = if self.options.bias_correction { self.calibration.input_means(&node.name) } else { None };
@@ -151,7 +192,7 @@ impl Lowering<'_> {
         // Error-compensated rounding comes with its own correction.
         let corrected =
             self.calibration.rounded.get(&node.name).filter(|r| r.weights.values == q.values).map(|r| r.bias.clone());
-        let biases: Vec<i32> = (0..n)
+        (0..n)
             .map(|c| {
                 let row = &q.values[c * k..(c + 1) * k];
                 let sum: i64 = row.iter().map(|&w| i64::from(w)).sum();
@@ -167,21 +208,9 @@ impl Lowering<'_> {
                         .map(|((&w, &e), m)| (f64::from(e) - f64::from(w) * q.scales[c]) * m);
                     real += lost.sum::<f64>();
                 }
-                let steps = real / (x.scale * q.scales[c]) - x.zero * sum as f64;
-                steps.round().clamp(-f64::from(i32::MAX), f64::from(i32::MAX)) as i32
+                (real / (x.scale * q.scales[c]) - x.zero * sum as f64).round()
             })
-            .collect();
-        let ratios: Vec<f64> = q.scales.iter().map(|s| s * x.scale / target.scale).collect();
-        let sums = Dense {
-            format: q.format,
-            acc_shift: 0,
-            zero_point: 0,
-            weights: self.program.weights.add(&weights::pack(q)),
-            bias: self.program.weights.add_i32(&weights::pad_channels(&biases)),
-            multipliers: Blob::NONE,
-            lut: Blob::NONE,
-        };
-        Packed { sums, ratios }
+            .collect()
     }
 
     /// The layer with its requantization to `target`.
@@ -198,7 +227,7 @@ impl Lowering<'_> {
 
     /// Input 0 of a dense node as a view, its weights and bias.
     fn operands(&mut self, node: &Node) -> Result<(View, Vec<f32>, Vec<f32>), LowerError> {
-        let x = self.get(node.inputs[0], Form::Narrow)?;
+        let x = self.get(node.inputs[0], self.read_form(node.inputs[0], Form::Narrow))?;
         let weights = self.graph.floats(node.inputs[1]).map(<[f32]>::to_vec);
         let Some(weights) = weights else { return Err(self.unsupported(node, "weights must be constants")) };
         let bias = node.inputs.get(2).and_then(|&id| self.graph.floats(id)).map(<[f32]>::to_vec).unwrap_or_default();
@@ -224,12 +253,16 @@ impl Lowering<'_> {
         let rows = (x.len() / k) as u32;
         let residual_shift = residual.map_or(0, |(_, shift)| shift);
         let dense = self.requantized(&packed, target);
-        let op = ops::linear::Linear { rows, k: k as u32, n: n as u32, residual_shift, dense };
+        let linear = ops::linear::Linear { rows, k: k as u32, n: n as u32, residual_shift, dense };
+        let op = match self.is_wide(&x) {
+            true => ops::Op::LinearI16(ops::linear_i16::LinearI16 { linear, halves: packed.halves }),
+            false => ops::Op::Linear(linear),
+        };
         let inputs = match residual {
             Some((tensor, _)) => vec![Some(x.tensor), Some(tensor)],
             None => vec![Some(x.tensor)],
         };
-        self.push(&node.name, ops::Op::Linear(op), &inputs, to);
+        self.push(&node.name, op, &inputs, to);
         Ok(())
     }
 
@@ -271,11 +304,14 @@ impl Lowering<'_> {
     /// A dense layer with a table behind it.
     pub(super) fn linear_with_table(&mut self, index: usize, chain: &Chain) -> Result<(), LowerError> {
         let node = &self.graph.nodes[index];
-        if self.preferred(chain.output) == Dtype::I16 {
-            // The table's result is wanted in 16 bits: two operators.
+        let wide = self.options.wide.contains(&chain.base);
+        if self.preferred(chain.output) == Dtype::I16 || wide {
+            // The table's argument or result is wanted in 16 bits: two operators.
             self.absorbed[index] = false;
-            self.wants[chain.base].narrow = true;
-            self.wants[chain.base].zero_point = true;
+            if !wide {
+                self.wants[chain.base].narrow = true;
+                self.wants[chain.base].zero_point = true;
+            }
             match &node.op {
                 Op::Conv2d(window) => self.conv2d(node, window)?,
                 _ => self.linear(index)?,
@@ -417,11 +453,9 @@ impl Lowering<'_> {
                 .collect()
         };
         let reordered = reorder(&weights);
-        let (mut all, mut parts) = (Vec::new(), [Vec::<u8>::new(), Vec::new(), Vec::new()]);
+        let mut parts = [Vec::<u8>::new(), Vec::new(), Vec::new(), Vec::new()];
         // One shift for all groups: found on the whole layer, then every group is packed with it.
-        let floor: Vec<f64> = (0..n)
-            .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
-            .collect();
+        let floor = self.scale_floor(n, &bias, &x);
         let format = self.weight_format(node);
         let whole = self.quantize_weights(node, &reordered, n, k, format, &floor);
         let packed = self.pack_quantized(node, &whole, &reordered, &bias, &x, target);
@@ -436,14 +470,18 @@ impl Lowering<'_> {
         }
         let dense = self.requantized(&packed, target);
         if groups == 1 {
-            let op = conv2d::Conv2d { window: geometry, channels: c as u32, groups: 1, n: n as u32, dense };
-            self.push(&node.name, ops::Op::Conv2d(op), &[Some(x.tensor)], to);
+            let conv = conv2d::Conv2d { window: geometry, channels: c as u32, groups: 1, n: n as u32, dense };
+            self.push_conv(node, conv, packed.halves, &x, to);
             return Ok(());
         }
         let section = |blob: Blob, program: &crate::program::Program| {
             program.weights.bytes()[blob.offset as usize..][..blob.bytes as usize].to_vec()
         };
         let biases = section(dense.bias, &self.program);
+        let low_biases = match packed.halves.low_bias.is_some() {
+            true => section(packed.halves.low_bias, &self.program),
+            false => vec![0; biases.len()],
+        };
         let factors = section(dense.multipliers, &self.program);
         for group in 0..groups {
             let rows = group * group_n..(group + 1) * group_n;
@@ -454,9 +492,8 @@ impl Lowering<'_> {
                 k,
                 format,
             };
-            all.push(q.clone());
             parts[0].extend(weights::pack(&q));
-            for (part, source) in [(1, &biases), (2, &factors)] {
+            for (part, source) in [(1, &biases), (2, &factors), (3, &low_biases)] {
                 let mut bytes = source[rows.start * 4..rows.end * 4].to_vec();
                 bytes.resize(group_n.next_multiple_of(4) * 4, 0);
                 parts[part].extend(bytes);
@@ -468,9 +505,19 @@ impl Lowering<'_> {
             multipliers: self.program.weights.add(&parts[2]),
             ..dense
         };
-        let op = conv2d::Conv2d { window: geometry, channels: c as u32, groups: groups as u32, n: n as u32, dense };
-        self.push(&node.name, ops::Op::Conv2d(op), &[Some(x.tensor)], to);
+        let conv = conv2d::Conv2d { window: geometry, channels: c as u32, groups: groups as u32, n: n as u32, dense };
+        let low_bias = if self.is_wide(&x) { self.program.weights.add(&parts[3]) } else { Blob::NONE };
+        self.push_conv(node, conv, Halves { low_bias, ..packed.halves }, &x, to);
         Ok(())
+    }
+
+    /// Emits a convolution of an image of 8 or 16 bits.
+    fn push_conv(&mut self, node: &Node, conv: conv2d::Conv2d, halves: Halves, x: &View, to: usize) {
+        let op = match self.is_wide(x) {
+            true => ops::Op::Conv2dI16(ops::conv2d_i16::Conv2dI16 { conv, halves }),
+            false => ops::Op::Conv2d(conv),
+        };
+        self.push(&node.name, op, &[Some(x.tensor)], to);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -490,19 +537,26 @@ impl Lowering<'_> {
             .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
             .collect();
         let q = weights::quantize(values, channels, taps, WeightFormat::I8, &floor);
-        let packed = self.pack_quantized(node, &q, values, bias, x, target);
+        let wide = self.is_wide(x);
+        // The few products of a window fit as they are: no halves, the bias in whole steps.
+        let packed = self.pack_whole(node, &q, values, bias, x, target);
         // [channels, taps] to [taps, channels].
         let turned: Vec<i8> = (0..taps * channels).map(|i| q.values[(i % channels) * taps + i / channels]).collect();
         let dense = self.requantized(&packed, target);
         let dense = Dense { weights: self.program.weights.add_i8(&turned), format: WeightFormat::I8, ..dense };
-        let op = ops::depthwise::DepthwiseConv2d { window, channels: channels as u32, dense };
-        self.push(&node.name, ops::Op::DepthwiseConv2d(op), &[Some(x.tensor)], to);
+        let conv = ops::depthwise::DepthwiseConv2d { window, channels: channels as u32, dense };
+        let op = match wide {
+            true => ops::Op::DepthwiseConv2dI16(ops::depthwise_i16::DepthwiseConv2dI16 { conv }),
+            false => ops::Op::DepthwiseConv2d(conv),
+        };
+        self.push(&node.name, op, &[Some(x.tensor)], to);
         Ok(())
     }
 
     /// Max pooling, or average pooling with `count_include_pad`.
     pub(super) fn pool(&mut self, node: &Node, window: &Window, average: Option<bool>) -> Result<(), LowerError> {
-        let x = self.get(node.inputs[0], Form::Narrow)?;
+        let form = if average.is_none() { self.read_form(node.inputs[0], Form::Narrow) } else { Form::Narrow };
+        let x = self.get(node.inputs[0], form)?;
         let x = self.image(x, &node.name)?;
         let geometry = self.window(node, window, &x)?;
         let taps = window.kernel[0] * window.kernel[1];
@@ -518,6 +572,12 @@ impl Lowering<'_> {
             }
             None => (0, Vec::new()),
         };
+        if self.is_wide(&x) {
+            let to = self.image_output(node.output, Dtype::I16, scale, zero);
+            let op = ops::max_pool_i16::MaxPoolI16 { window: geometry, channels: x.shape[1] as u32 };
+            self.push(&node.name, ops::Op::MaxPoolI16(op), &[Some(x.tensor)], to);
+            return Ok(());
+        }
         let to = self.image_output(node.output, Dtype::I8, scale, zero);
         let op = ops::pool::Pool2d {
             window: geometry,
@@ -533,7 +593,7 @@ impl Lowering<'_> {
     pub(super) fn matmul(&mut self, node: &Node, transpose_b: bool) -> Result<(), LowerError> {
         let a = match self.probabilities(node.inputs[0]) {
             Some(view) => view,
-            None => self.get(node.inputs[0], Form::Symmetric)?,
+            None => self.get(node.inputs[0], self.read_form(node.inputs[0], Form::Symmetric))?,
         };
         let b = self.get(node.inputs[1], Form::Symmetric)?;
         let unit_rows = |view: View, lowering: &mut Self| -> Result<View, LowerError> {
@@ -589,7 +649,10 @@ impl Lowering<'_> {
             Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
             _ => (self.wide_scale(node.output), 0.0),
         };
-        let ratio = a.scale * b.scale / scale;
+        let wide = self.is_wide(&a) && !self.is_ivit();
+        // 2^23 for every product, in both halves together.
+        let drop = (0..8).find(|drop| (k as u64) << (23 - drop) <= 1 << 31).unwrap_or(8);
+        let ratio = a.scale * b.scale / scale * if wide { f64::from(1 << drop) } else { 1.0 };
         let (acc_shift, multiplier) = if self.is_ivit() { (0, 0) } else { multiplier(ratio) };
         let to = self.output(node.output, dtype, scale, zero);
         let op = ops::matmul::MatMul {
@@ -612,7 +675,11 @@ impl Lowering<'_> {
             self.quant_act(&node.name, sums, &[ratio], None, to);
             return Ok(());
         }
-        self.push(&node.name, ops::Op::MatMul(op), &[Some(a.tensor), Some(b.tensor)], to);
+        let op = match wide {
+            true => ops::Op::MatMulI16(ops::matmul_i16::MatMulI16 { product: op, drop }),
+            false => ops::Op::MatMul(op),
+        };
+        self.push(&node.name, op, &[Some(a.tensor), Some(b.tensor)], to);
         Ok(())
     }
 }

@@ -200,6 +200,9 @@ impl Lowering<'_> {
         if self.shift_gelu(chain)? {
             return Ok(());
         }
+        if self.options.wide.contains(&chain.base) {
+            return self.wide_chain(chain);
+        }
         let node = &self.graph.nodes[*chain.nodes.last().unwrap_or(&0)];
         let forms = &self.forms[chain.base];
         if forms.narrow.is_none() && forms.wide.is_none() && forms.ids.is_some() {

@@ -14,6 +14,7 @@ mod limits;
 mod movement;
 mod segments;
 pub mod view;
+pub mod wide;
 
 use crate::calibrate::Calibration;
 use crate::graph::{Binary, DataType, Graph, Node, Op, Reduce, TensorId};
@@ -25,7 +26,7 @@ use shiftformer::format::Profile;
 use shiftformer::ops::{self, copy::Copy};
 use shiftformer::tensor::Dtype;
 use shiftformer::weights::WeightFormat;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use view::{View, collapse};
 
@@ -48,6 +49,8 @@ pub struct LowerOptions {
     pub normalization: Option<(f64, f64)>,
     /// Correct biases for the mean error of the rounded weights.
     pub bias_correction: bool,
+    /// Tensors that dense layers, products and functions read in 16 bits, see [`wide::candidates`].
+    pub wide: BTreeSet<TensorId>,
 }
 
 impl Default for LowerOptions {
@@ -61,6 +64,7 @@ impl Default for LowerOptions {
             unfused_attention: false,
             normalization: None,
             bias_correction: true,
+            wide: BTreeSet::new(),
         }
     }
 }
@@ -610,10 +614,16 @@ impl<'g> Lowering<'g> {
             let narrow = Want { narrow: true, zero_point: true, ..Want::default() };
             let symmetric = Want { narrow: true, symmetric: true, ..Want::default() };
             let wide = Want { wide: true, ..Want::default() };
+            // What is chosen to be read in 16 bits is asked for in them.
+            let chosen = |id: TensorId, other: Want| if self.options.wide.contains(&id) { wide } else { other };
             match &node.op {
-                Op::Linear | Op::Conv2d(_) => ask(node.inputs[0], narrow),
-                Op::MaxPool(_) | Op::AveragePool { .. } => ask(node.inputs[0], symmetric),
-                Op::MatMul { .. } => node.inputs.iter().for_each(|&id| ask(id, symmetric)),
+                Op::Linear | Op::Conv2d(_) => ask(node.inputs[0], chosen(node.inputs[0], narrow)),
+                Op::MaxPool(_) => ask(node.inputs[0], chosen(node.inputs[0], symmetric)),
+                Op::AveragePool { .. } => ask(node.inputs[0], symmetric),
+                Op::MatMul { .. } => {
+                    ask(node.inputs[0], chosen(node.inputs[0], symmetric));
+                    ask(node.inputs[1], symmetric);
+                }
                 Op::Attention(_) => {
                     node.inputs.iter().take(3).for_each(|&id| ask(id, symmetric));
                     node.inputs.iter().skip(3).for_each(|&id| ask(id, wide));
@@ -623,12 +633,12 @@ impl<'g> Lowering<'g> {
                 Op::Unary(_) | Op::Binary(_) | Op::Where if segmented => {
                     node.inputs.iter().for_each(|&id| ask(id, wide));
                 }
-                Op::Unary(_) => node.inputs.iter().for_each(|&id| ask(id, narrow)),
+                Op::Unary(_) => node.inputs.iter().for_each(|&id| ask(id, chosen(id, narrow))),
                 Op::Where if !chained => {
                     ask(node.inputs[0], narrow);
                     node.inputs[1..].iter().for_each(|&id| ask(id, out));
                 }
-                Op::Where => node.inputs.iter().for_each(|&id| ask(id, narrow)),
+                Op::Where => node.inputs.iter().for_each(|&id| ask(id, chosen(id, narrow))),
                 Op::Binary(Binary::Div) if !chained => {
                     ask(node.inputs[0], wide);
                     let stats = self.calibration.stats(node.inputs[1]);
@@ -643,7 +653,7 @@ impl<'g> Lowering<'g> {
                         false if self.graph.tensors[node.inputs[0]].dtype == DataType::Bool => narrow,
                         false => wide,
                     };
-                    node.inputs.iter().for_each(|&id| ask(id, inner));
+                    node.inputs.iter().for_each(|&id| ask(id, if chained { chosen(id, inner) } else { inner }));
                 }
                 Op::Gather { .. } => {
                     ask(node.inputs[0], out);
@@ -651,7 +661,8 @@ impl<'g> Lowering<'g> {
                         ask(node.inputs[1], Want { ids: true, ..Want::default() });
                     }
                 }
-                Op::Reduce { kind: Reduce::Max | Reduce::Min, .. } => ask(node.inputs[0], narrow),
+                Op::Reduce { kind: Reduce::Max, .. } => ask(node.inputs[0], chosen(node.inputs[0], narrow)),
+                Op::Reduce { kind: Reduce::Min, .. } => ask(node.inputs[0], narrow),
                 Op::Reduce { .. } => ask(node.inputs[0], wide),
                 Op::Transpose { .. }
                 | Op::Reshape

@@ -10,6 +10,9 @@ use shiftformer::tensor::Dtype;
 /// Most elements or rows that are copied one by one.
 const MAX_COPIES: usize = 8;
 
+/// Elements of the largest table that is stored in 16 bits.
+const WIDE_TABLE: usize = 1 << 16;
+
 impl Lowering<'_> {
     /// Applies a movement to a view; copies first where strides cannot express a reshape.
     pub(super) fn moved(&mut self, node: &Node, view: &View) -> Result<View, LowerError> {
@@ -203,10 +206,14 @@ impl Lowering<'_> {
             return Err(self.unsupported(node, "computed indices beyond 16 bits; give them as an input of the model"));
         }
         let ids = self.contiguous(&ids, &node.name)?;
-        let table = self.get(table, Form::Symmetric)?;
+        // Small tables go along with 16 bits of what is read from them; large ones would double the file.
+        let small = self.graph.tensors[table].len() <= WIDE_TABLE && self.is_constant(table);
+        let form = if small { self.read_form(node.output, Form::Symmetric) } else { Form::Symmetric };
+        let table = self.get(table, form)?;
         let table = self.contiguous(&table, &node.name)?;
+        let dtype = self.program.tensors[table.tensor].dtype;
         let width: usize = table.shape[1..].iter().product();
-        let to = self.output(node.output, Dtype::I8, table.scale, table.zero);
+        let to = self.output(node.output, dtype, table.scale, table.zero);
         let op = ops::gather::Gather { rows: table.shape[0] as u32, width: width as u32, n: ids.len() as u32 };
         self.push(&node.name, ops::Op::Gather(op), &[Some(table.tensor), Some(ids.tensor)], to);
         Ok(())
@@ -297,6 +304,7 @@ impl Lowering<'_> {
     pub(super) fn reduce(&mut self, node: &Node, kind: Reduce, axes: &[usize]) -> Result<(), LowerError> {
         let view = match kind {
             Reduce::Mean | Reduce::Sum => self.get(node.inputs[0], Form::Any)?,
+            Reduce::Max if self.options.wide.contains(&node.inputs[0]) => self.get(node.inputs[0], Form::Wide)?,
             Reduce::Max | Reduce::Min
                 if self.forms[node.inputs[0]].narrow.is_some() || !self.is_integer(node.inputs[0]) =>
             {
@@ -380,16 +388,18 @@ impl Lowering<'_> {
             column_stride: 1,
             pad_value: 0,
         };
-        let op = ops::pool::Pool2d {
-            window,
-            channels: outer as u32,
-            acc_shift: 0,
-            zero_point: 0,
-            multipliers: shiftformer::format::Blob::NONE,
+        let channels = outer as u32;
+        let multipliers = shiftformer::format::Blob::NONE;
+        let (dtype, op) = match self.is_wide(&x) {
+            true => (Dtype::I16, ops::Op::MaxPoolI16(ops::max_pool_i16::MaxPoolI16 { window, channels })),
+            false => {
+                let op = ops::pool::Pool2d { window, channels, acc_shift: 0, zero_point: 0, multipliers };
+                (Dtype::I8, ops::Op::Pool2d(op))
+            }
         };
         // The operator writes channels last.
-        let pooled = self.new_tensor(&node.name, Dtype::I8, &[inner, outer], x.scale, x.zero, None);
-        self.push(&node.name, ops::Op::Pool2d(op), &[Some(x.tensor)], pooled);
+        let pooled = self.new_tensor(&node.name, dtype, &[inner, outer], x.scale, x.zero, None);
+        self.push(&node.name, op, &[Some(x.tensor)], pooled);
         let pooled = View::whole(pooled, &[inner, outer], x.scale, x.zero);
         let pooled = if min { self.complement(&format!("{}/pooled", node.name), &pooled) } else { pooled };
         let turned = pooled.transpose(&[1, 0]);

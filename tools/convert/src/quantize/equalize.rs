@@ -2,20 +2,24 @@
 //!
 //! Where the output of a normalization is read by linear layers only, `gamma_j` and `beta_j` are divided by `s_j` and
 //! column `j` of every reader is multiplied by it: the same function, with activations that fill their 256 steps more
-//! evenly. `s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)`, scaled to a geometric mean of 1.
+//! evenly. So are the channels of a linear layer or a convolution that others of its kind read, directly or through functions
+//! with `f(s x) = s f(x)` for positive `s`: ReLU, LeakyReLU, the absolute value, pooling. `s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)`, scaled to a geometric mean of 1.
 //!
 //! # Reference
 //! Xiao et al., "SmoothQuant", ICML 2023, eq. (4); Nagel et al., "Data-Free Quantization Through Weight Equalization and
 //! Bias Correction", ICCV 2019, section 4.1.
 
 use crate::graph::exec::{self, ExecError};
-use crate::graph::{Data, Graph, Op, TensorId};
+use crate::graph::{Binary, Data, Graph, Node, Op, TensorId, Unary};
 use std::collections::HashMap;
 
-/// Maximum factor of one column, and its inverse the smallest.
-const MAX_FACTOR: f64 = 16.0;
+/// Maximum factor of a column behind a normalization, and its inverse the minimum.
+const MAX_NORM_FACTOR: f64 = 16.0;
+/// Maximum factor of a channel between two layers: the first one has a scale for every channel, whatever the factors are.
+const MAX_DENSE_FACTOR: f64 = 4096.0;
 
-/// Migrates scales in place; returns the factor of every column of every changed tensor: original = new * factor.
+/// Migrates scales in place; returns the factor of every column of every changed tensor: original = new * factor. It is empty
+/// for tensors whose channels are not their columns.
 ///
 /// # Errors
 /// [`ExecError`] when a sample cannot be run.
@@ -25,46 +29,126 @@ pub fn equalize(
     alpha: f64,
 ) -> Result<HashMap<TensorId, Vec<f64>>, ExecError> {
     let sites = sites(graph);
-    let extents = column_extents(graph, &sites, samples)?;
+    let extents = channel_extents(graph, &sites, samples)?;
     let mut changed = HashMap::new();
     for site in &sites {
-        let Some(extent) = extents.get(&site.output) else { continue };
+        let Some(extent) = extents.get(&site.output()) else { continue };
         let factors = factors(graph, site, extent, alpha);
         apply(graph, site, &factors);
-        changed.insert(site.output, factors);
+        for &id in &site.tensors {
+            let columns = site.axis(graph, id) + 1 == graph.shape(id).len();
+            changed.insert(id, if columns { factors.clone() } else { Vec::new() });
+        }
     }
     Ok(changed)
 }
 
-/// A normalization whose readers are all linear.
+/// A producer whose channels can be scaled, and the layers that take the factors back.
 struct Site {
-    norm: usize,
-    output: TensorId,
+    /// A normalization, a linear layer or a convolution.
+    producer: usize,
+    /// The tensors between: the producer's output and those of functions that scale with their argument.
+    tensors: Vec<TensorId>,
     readers: Vec<usize>,
+}
+
+impl Site {
+    /// What the readers read.
+    fn output(&self) -> TensorId {
+        self.tensors.last().copied().unwrap_or_default()
+    }
+
+    /// The axis of the channels.
+    fn axis(&self, graph: &Graph, id: TensorId) -> usize {
+        match graph.nodes[self.producer].op {
+            Op::Conv2d(_) => 1,
+            _ => graph.shape(id).len().saturating_sub(1),
+        }
+    }
+}
+
+/// The channels of the input that the weights of a layer belong to, in their order: `[n, k]`, or `[n, c, kh, kw]` with
+/// groups.
+fn input_channels<'g>(graph: &'g Graph, reader: usize) -> impl Iterator<Item = usize> + use<'g> {
+    let node = &graph.nodes[reader];
+    let shape = graph.shape(node.inputs[1]);
+    let (n, c) = (shape[0], shape[1]);
+    let (taps, groups) = match &node.op {
+        Op::Conv2d(window) => (shape[2..].iter().product::<usize>(), window.groups),
+        _ => (1, 1),
+    };
+    let group_n = (n / groups.max(1)).max(1);
+    (0..n * c * taps).map(move |i| (i / (c * taps)) / group_n * c + i / taps % c)
 }
 
 fn sites(graph: &Graph) -> Vec<Site> {
     let consumers = graph.consumers();
-    let affine = |op: &Op| matches!(op, Op::LayerNorm { .. } | Op::RmsNorm { .. });
-    graph
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(_, node)| affine(&node.op))
-        .filter_map(|(norm, node)| {
-            let readers = consumers[node.output].clone();
-            let linear = |&r: &usize| {
-                let reader = graph.nodes.get(r)?;
-                let constant = graph.floats(*reader.inputs.get(1)?).is_some();
-                (reader.op == Op::Linear && reader.inputs[0] == node.output && constant).then_some(())
+    let constant = |node: usize| {
+        let weights = graph.nodes[node].inputs.get(1);
+        weights.is_some_and(|&id| graph.floats(id).is_some())
+    };
+    let site = |producer: usize| {
+        let node = &graph.nodes[producer];
+        let mut tensors = vec![node.output];
+        let convolution = matches!(node.op, Op::Conv2d(_));
+        let layer = match node.op {
+            Op::LayerNorm { .. } | Op::RmsNorm { .. } => false,
+            Op::Linear | Op::Conv2d(_) if constant(producer) => true,
+            _ => return None,
+        };
+        // A positive factor goes through these.
+        while layer {
+            let last = tensors[tensors.len() - 1];
+            let Some(more) = scaled_with(graph, &consumers, last, convolution) else { break };
+            tensors.extend(more);
+        }
+        let output = tensors[tensors.len() - 1];
+        let readers = consumers[output].clone();
+        let takes = |&reader: &usize| {
+            let Some(node) = graph.nodes.get(reader) else { return false };
+            let same_kind = match node.op {
+                Op::Linear => !convolution,
+                Op::Conv2d(_) => convolution,
+                _ => false,
             };
-            let all = !readers.is_empty() && readers.iter().all(|r| linear(r).is_some());
-            all.then_some(Site { norm, output: node.output, readers })
-        })
-        .collect()
+            same_kind && node.inputs[0] == output && constant(reader)
+        };
+        let all = !readers.is_empty() && readers.iter().all(takes);
+        all.then_some(Site { producer, tensors, readers })
+    };
+    (0..graph.nodes.len()).filter_map(site).collect()
 }
 
-fn column_extents(
+/// The tensors of a function through which a positive factor of a channel of `id` goes, its value last.
+fn scaled_with(graph: &Graph, consumers: &[Vec<usize>], id: TensorId, images: bool) -> Option<Vec<TensorId>> {
+    let node = |index: usize| graph.nodes.get(index);
+    let only = |id: TensorId| match consumers[id][..] {
+        [one] => node(one),
+        _ => None,
+    };
+    let reads = |node: &Node, id: TensorId| node.inputs.contains(&id);
+    if let [one] = consumers[id][..] {
+        let node = node(one)?;
+        return match node.op {
+            Op::Unary(Unary::Relu | Unary::LeakyRelu { .. } | Unary::Abs) => Some(vec![node.output]),
+            Op::MaxPool(_) | Op::AveragePool { .. } if images => Some(vec![node.output]),
+            _ => None,
+        };
+    }
+    // PReLU: max(x, 0) + slope * min(x, 0).
+    let [a, b] = consumers[id][..] else { return None };
+    let (a, b) = (node(a)?, node(b)?);
+    let (relu, min) = if a.op == Op::Unary(Unary::Relu) { (a, b) } else { (b, a) };
+    let zero = |id: &TensorId| graph.floats(*id).is_some_and(|v| v.iter().all(|&x| x == 0.0));
+    let is_min = min.op == Op::Binary(Binary::Min) && min.inputs.iter().any(zero);
+    let (product, sum) = (only(min.output)?, only(relu.output)?);
+    let scales = product.op == Op::Binary(Binary::Mul) && product.inputs.iter().any(|&id| graph.floats(id).is_some());
+    let adds = sum.op == Op::Binary(Binary::Add) && reads(sum, product.output) && only(product.output).is_some();
+    let found = relu.op == Op::Unary(Unary::Relu) && is_min && scales && adds;
+    found.then(|| vec![relu.output, min.output, product.output, sum.output])
+}
+
+fn channel_extents(
     graph: &Graph,
     sites: &[Site],
     samples: &[Vec<Data>],
@@ -72,13 +156,15 @@ fn column_extents(
     let mut extents: HashMap<TensorId, Vec<f64>> = HashMap::new();
     for sample in samples {
         exec::run(graph, sample, &mut |id, data| {
-            if !sites.iter().any(|site| site.output == id) {
-                return;
-            }
-            let k = graph.shape(id).last().copied().unwrap_or(1).max(1);
-            let extent = extents.entry(id).or_insert_with(|| vec![0.0; k]);
-            for row in data.floats().unwrap_or(&[]).chunks_exact(k) {
-                extent.iter_mut().zip(row).for_each(|(e, &v)| *e = e.max(f64::from(v.abs())));
+            let Some(site) = sites.iter().find(|site| site.output() == id) else { return };
+            let (shape, axis) = (graph.shape(id), site.axis(graph, id));
+            let channels = shape.get(axis).copied().unwrap_or(1).max(1);
+            let inner = shape.get(axis + 1..).map_or(1, |s| s.iter().product::<usize>()).max(1);
+            let extent = extents.entry(id).or_insert_with(|| vec![0.0; channels]);
+            for (index, row) in data.floats().unwrap_or(&[]).chunks_exact(inner).enumerate() {
+                let most = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let extent = &mut extent[index % channels];
+                *extent = extent.max(f64::from(most));
             }
         })?;
     }
@@ -90,8 +176,8 @@ fn factors(graph: &Graph, site: &Site, extent: &[f64], alpha: f64) -> Vec<f64> {
     let mut weights = vec![0.0f64; k];
     for &reader in &site.readers {
         let values = graph.floats(graph.nodes[reader].inputs[1]).unwrap_or(&[]);
-        for row in values.chunks_exact(k.max(1)) {
-            weights.iter_mut().zip(row).for_each(|(m, &w)| *m = m.max(f64::from(w.abs())));
+        for (&w, channel) in values.iter().zip(input_channels(graph, reader)) {
+            weights[channel] = weights[channel].max(f64::from(w.abs()));
         }
     }
     let raw: Vec<f64> = extent
@@ -99,33 +185,58 @@ fn factors(graph: &Graph, site: &Site, extent: &[f64], alpha: f64) -> Vec<f64> {
         .zip(&weights)
         .map(|(&x, &w)| if x > 0.0 && w > 0.0 { x.powf(alpha) / w.powf(1.0 - alpha) } else { 1.0 })
         .collect();
+    let most = match graph.nodes[site.producer].op {
+        Op::LayerNorm { .. } | Op::RmsNorm { .. } => MAX_NORM_FACTOR,
+        _ => MAX_DENSE_FACTOR,
+    };
     let mean = (raw.iter().map(|s| s.ln()).sum::<f64>() / k.max(1) as f64).exp();
     // f32 so that the stored factor is exactly the one that was applied.
-    raw.iter().map(|s| f64::from((s / mean).clamp(1.0 / MAX_FACTOR, MAX_FACTOR) as f32)).collect()
+    raw.iter().map(|s| f64::from((s / mean).clamp(1.0 / most, most) as f32)).collect()
 }
 
 fn apply(graph: &mut Graph, site: &Site, factors: &[f64]) {
-    let k = factors.len();
-    let default = graph.nodes[site.norm].op.clone();
-    for (slot, missing) in [(1, 1.0f32), (2, 0.0)] {
-        if slot == 2 && matches!(default, Op::RmsNorm { .. }) {
-            continue;
-        }
-        let id = graph.nodes[site.norm].inputs.get(slot).copied();
-        let old = id.and_then(|id| graph.floats(id)).map(<[f32]>::to_vec).unwrap_or_else(|| vec![missing; k]);
-        let scaled = (0..k).map(|j| (f64::from(old[if old.len() == 1 { 0 } else { j }]) / factors[j]) as f32).collect();
-        let name = format!("{}/equalized{slot}", graph.nodes[site.norm].name);
-        let new = graph.add_constant(name, vec![k], Data::Float(scaled));
-        let inputs = &mut graph.nodes[site.norm].inputs;
-        if inputs.len() > slot { inputs[slot] = new } else { inputs.push(new) }
+    match graph.nodes[site.producer].op {
+        Op::LayerNorm { .. } | Op::RmsNorm { .. } => divide_norm(graph, site.producer, factors),
+        _ => divide_layer(graph, site.producer, factors),
     }
     for &reader in &site.readers {
-        let id = graph.nodes[reader].inputs[1];
-        let shape = graph.shape(id).to_vec();
-        let old = graph.floats(id).map(<[f32]>::to_vec).unwrap_or_default();
-        let scaled = old.iter().enumerate().map(|(i, &w)| (f64::from(w) * factors[i % k]) as f32).collect();
-        let name = format!("{}/equalized", graph.tensors[id].name);
-        let new = graph.add_constant(name, shape, Data::Float(scaled));
-        graph.nodes[reader].inputs[1] = new;
+        let channels: Vec<usize> = input_channels(graph, reader).collect();
+        scale_constant(graph, reader, 1, |i| factors[channels[i]]);
+    }
+}
+
+/// Multiplies element `i` of the constant input `slot` of a node by `factor(i)`, in a copy.
+fn scale_constant(graph: &mut Graph, node: usize, slot: usize, factor: impl Fn(usize) -> f64) {
+    let Some(&id) = graph.nodes[node].inputs.get(slot) else { return };
+    let Some(old) = graph.floats(id).map(<[f32]>::to_vec) else { return };
+    let scaled = old.iter().enumerate().map(|(i, &w)| (f64::from(w) * factor(i)) as f32).collect();
+    let (name, shape) = (format!("{}/equalized", graph.tensors[id].name), graph.shape(id).to_vec());
+    let new = graph.add_constant(name, shape, Data::Float(scaled));
+    graph.nodes[node].inputs[slot] = new;
+}
+
+/// Divides the output channels of a linear layer or a convolution.
+fn divide_layer(graph: &mut Graph, layer: usize, factors: &[f64]) {
+    let len = graph.tensors[graph.nodes[layer].inputs[1]].len();
+    let of_channel = len / factors.len().max(1);
+    scale_constant(graph, layer, 1, |i| 1.0 / factors[i / of_channel.max(1)]);
+    scale_constant(graph, layer, 2, |i| 1.0 / factors[i]);
+}
+
+/// Divides gamma and beta.
+fn divide_norm(graph: &mut Graph, norm: usize, factors: &[f64]) {
+    let k = factors.len();
+    let rms = matches!(graph.nodes[norm].op, Op::RmsNorm { .. });
+    for (slot, missing) in [(1, 1.0f32), (2, 0.0)] {
+        if slot == 2 && rms {
+            continue;
+        }
+        let id = graph.nodes[norm].inputs.get(slot).copied();
+        let old = id.and_then(|id| graph.floats(id)).map(<[f32]>::to_vec).unwrap_or_else(|| vec![missing; k]);
+        let scaled = (0..k).map(|j| (f64::from(old[if old.len() == 1 { 0 } else { j }]) / factors[j]) as f32).collect();
+        let name = format!("{}/equalized{slot}", graph.nodes[norm].name);
+        let new = graph.add_constant(name, vec![k], Data::Float(scaled));
+        let inputs = &mut graph.nodes[norm].inputs;
+        if inputs.len() > slot { inputs[slot] = new } else { inputs.push(new) }
     }
 }
