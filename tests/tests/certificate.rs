@@ -19,8 +19,17 @@ use shiftformer_lab::backend::{Backend, Host};
 fn with_op(mut program: Program, op: Op, inputs: &[Option<(Dtype, usize)>], output: (Dtype, usize)) -> Program {
     let mut add = |name: &str, (dtype, len): (Dtype, usize)| {
         let name = name.to_owned();
-        let tensor =
-            QTensor { name, dtype, shape: vec![len], scale: 1.0, zero: 0.0, constant: None, source: None, window: 0 };
+        let tensor = QTensor {
+            name,
+            dtype,
+            shape: vec![len],
+            scale: 1.0,
+            zero: 0.0,
+            constant: None,
+            source: None,
+            window: 0,
+            in_state: false,
+        };
         program.add_tensor(tensor)
     };
     let operands: Vec<_> = inputs.iter().map(|input| input.map(|input| add("x", input))).collect();

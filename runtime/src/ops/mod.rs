@@ -36,6 +36,7 @@ mod memory;
 pub mod mul;
 mod operands;
 pub mod pool;
+pub mod positions;
 mod proof;
 pub mod reduce_mean;
 mod registry;

@@ -4,7 +4,7 @@ use super::entry::{decode, step_of};
 use super::{
     Entry, Operator, RowAccess, add, attention, conv2d, conv2d_i16, copy, depthwise, depthwise_i16, dyadic_requant,
     gather, i_layer_norm, kv_append, layer_norm, linear, linear_i16, lut, lut_i16, matmul, matmul_i16, max_pool_i16,
-    mul, pool, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
+    mul, pool, positions, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
 };
 use crate::format::{Blob, Word};
 use crate::kernels::Kernels;
@@ -157,6 +157,7 @@ operators! {
     29 MatMulI16 "matmul_i16" matmul_i16::MatMulI16, since 3;
     30 LutI16 "lut_i16" lut_i16::LutI16, since 3;
     31 MaxPoolI16 "max_pool_i16" max_pool_i16::MaxPoolI16, since 3;
+    32 Positions "positions" positions::Positions, since 3;
 }
 
 #[cfg(test)]

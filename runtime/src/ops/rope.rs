@@ -12,9 +12,9 @@ use crate::tensor::Dtype;
 use core::ops::Range;
 
 op_params! {
-    /// `x: [rows, heads * head_dim] i8` to `y` of the same shape. With `(c, s)` of the row's position and pair:
+    /// `x: [rows, heads * head_dim] i8 | i16` to `y` of the same shape in `i8`. With `(c, s)` of the row's position and pair:
     /// `y_a = requantize(x_a c - x_b s)`, `y_b = requantize(x_b c + x_a s)`; elements of a head beyond `rotary` are
-    /// `requantize(x * 2^15)`.
+    /// `requantize(x * 2^15)`. For `i16` everything in the table counts half, rounded down, and 2^15 is 2^14.
     Rope {
         /// Rows of a run at most.
         rows: u32,
@@ -42,9 +42,36 @@ const ONE: i32 = 1 << 15;
 /// Largest size of a dimension.
 const MAX_DIM: u32 = 1 << 16;
 
+/// By how many bits the table is shifted right for elements of `dtype`: the products of 16-bit ones fill 32 bits.
+fn halving(dtype: Dtype) -> u32 {
+    u32::from(dtype == Dtype::I16)
+}
+
 impl Rope {
     fn width(&self) -> u32 {
         self.heads.saturating_mul(self.head_dim)
+    }
+
+    /// One row, with the angles of its position shifted right by `halved` bits.
+    fn rotate<T: Copy + Into<i32>>(&self, x: &[T], angles: &[i16], halved: u32, out: &mut [i8]) {
+        let head_dim = (self.head_dim as usize).max(1);
+        let requantize = |acc: i32| requantize_i8(acc, self.acc_shift, self.multiplier, 0);
+        for (x, out) in stepwise(x.chunks_exact(head_dim)).zip(out.chunks_exact_mut(head_dim)) {
+            let at = |place: usize| x.get(place).map_or(0, |&x| x.into());
+            for (pair, &[cos, sin]) in angles.as_chunks::<2>().0.iter().enumerate() {
+                let (a, b) = self.pair(pair);
+                let (cos, sin) = (i32::from(cos) >> halved, i32::from(sin) >> halved);
+                let rotated = [(a, at(a) * cos - at(b) * sin), (b, at(b) * cos + at(a) * sin)];
+                for (place, acc) in rotated {
+                    if let Some(out) = out.get_mut(place) {
+                        *out = requantize(acc);
+                    }
+                }
+            }
+            for (out, &x) in out.iter_mut().zip(x).skip(self.rotary as usize) {
+                *out = requantize(x.into() * (ONE >> halved));
+            }
+        }
     }
 
     /// The places of pair `pair` in a head.
@@ -63,41 +90,30 @@ impl Operator for Rope {
         require(self.rotary.is_multiple_of(2) && self.rotary <= self.head_dim, OpFault::Range)?;
         require(self.multiplier >= 0 && self.capacity >= self.rows, OpFault::Range)?;
         let len = u64::from(self.rows) * u64::from(self.heads) * u64::from(self.head_dim);
-        io.need_input(0, &[Dtype::I8], len)?;
+        let x = io.need_input(0, &[Dtype::I8, Dtype::I16], len)?;
         io.need_output(&[Dtype::I8], len)?;
         io.need_blob(self.table, u64::from(self.capacity) * u64::from(self.rotary) * size_of::<i16>() as u64)?;
-        // Two products with -2^15 at most, whatever the table holds.
-        Ok(Proof::of((-256 * i64::from(ONE), 256 * i64::from(ONE)), self.acc_shift))
+        // Two products with -2^15 or -2^14 at most, whatever the table holds.
+        let most = 2 * i64::from(x.dtype.range().0) * i64::from(ONE >> halving(x.dtype));
+        Ok(Proof::of((most, -most), self.acc_shift))
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
-        let (width, head_dim, rotary) = (self.width() as usize, self.head_dim as usize, self.rotary as usize);
-        let requantize = |acc: i32| requantize_i8(acc, self.acc_shift, self.multiplier, 0);
+        let (width, rotary) = (self.width() as usize, self.rotary as usize);
         let table = memory.inputs.blob::<i16>(self.table)?;
         let pos = memory.inputs.step().pos;
+        let wide = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype == Dtype::I16;
         for row in rows {
             let position = pos.saturating_add(row);
             let beyond = RunFault::Index { value: position as i32, limit: self.capacity };
             let angles = table.get(position as usize * rotary..).and_then(|t| t.get(..rotary)).ok_or(beyond)?;
             let row = row as usize..row as usize + 1;
-            let x = memory.inputs.rows::<i8>(0, row.clone(), width)?;
-            let (out, _) = memory.out_rows::<i8>(row, width)?;
-            let heads = stepwise(x.chunks_exact(head_dim.max(1))).zip(out.chunks_exact_mut(head_dim.max(1)));
-            for (x, out) in heads {
-                let at = |place: usize| i32::from(x.get(place).copied().unwrap_or(0));
-                for (pair, &[cos, sin]) in angles.as_chunks::<2>().0.iter().enumerate() {
-                    let (a, b) = self.pair(pair);
-                    let (cos, sin) = (i32::from(cos), i32::from(sin));
-                    let rotated = [(a, at(a) * cos - at(b) * sin), (b, at(b) * cos + at(a) * sin)];
-                    for (place, acc) in rotated {
-                        if let Some(out) = out.get_mut(place) {
-                            *out = requantize(acc);
-                        }
-                    }
-                }
-                for (out, &x) in out.iter_mut().zip(x).skip(rotary) {
-                    *out = requantize(i32::from(x) * ONE);
-                }
+            if wide {
+                let x = memory.inputs.rows::<i16>(0, row.clone(), width)?;
+                self.rotate(x, angles, halving(Dtype::I16), memory.out_rows::<i8>(row, width)?.0);
+            } else {
+                let x = memory.inputs.rows::<i8>(0, row.clone(), width)?;
+                self.rotate(x, angles, halving(Dtype::I8), memory.out_rows::<i8>(row, width)?.0);
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 mod observe;
 mod state;
+mod tokens;
 
 use crate::format::{Place, SectionKind, TensorRecord};
 use crate::kernels::{Kernels, Portable};

@@ -66,6 +66,7 @@ impl Builder {
             head_dim: HEAD,
             v_dim: HEAD,
             scale: (HEAD as f32).powf(-0.5),
+            causal: None,
             q: view(0),
             k: view(width),
             v: view(2 * width),

@@ -68,6 +68,7 @@ fn endpoint(program: &mut Program, name: &str, width: usize) -> Endpoint {
         constant: None,
         source: None,
         window: 0,
+        in_state: false,
     };
     Endpoint { name, tensor: program.add_tensor(tensor), shape, normalization: None, masks: false }
 }

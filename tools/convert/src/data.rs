@@ -204,6 +204,28 @@ impl Dataset {
     }
 }
 
+/// The arrays of the npz file at `path` whose names are `wanted`.
+///
+/// # Errors
+/// [`DataError`]; each says what to change.
+pub fn read_arrays(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<(String, Array)>, DataError> {
+    let name = path.display().to_string();
+    let bytes = files::read(path).map_err(|source| DataError::Read { path: name.clone(), source })?;
+    let broken = |why: &dyn std::fmt::Display| DataError::NotNpz { path: name.clone(), why: why.to_string() };
+    let mut npz = npyz::npz::NpzArchive::new(Cursor::new(bytes)).map_err(|e| broken(&e))?;
+    let mut names: Vec<String> = npz.array_names().map(str::to_owned).collect();
+    names.sort();
+    let mut arrays = Vec::new();
+    for array_name in names.into_iter().filter(|array| wanted(array)) {
+        let file = npz.by_name(&array_name).map_err(|e| broken(&e))?.ok_or_else(|| broken(&"an entry is missing"))?;
+        let dtype = file.dtype().descr();
+        let array = read_array(file).map_err(|e| broken(&format!("`{array_name}`: {e}")))?;
+        let array = array.ok_or_else(|| DataError::Dtype { path: name.clone(), name: array_name.clone(), dtype })?;
+        arrays.push((array_name, array));
+    }
+    Ok(arrays)
+}
+
 /// Reads one array; `None` for an element type that is not supported.
 fn read_array<R: Read>(file: NpyFile<R>) -> std::io::Result<Option<Array>> {
     let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);

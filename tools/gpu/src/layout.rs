@@ -178,6 +178,7 @@ fn packed_bytes(op: &Op) -> u64 {
         | Op::ShiftGelu(_)
         | Op::ILayerNorm(_)
         | Op::KvAppend(_)
+        | Op::Positions(_)
         | Op::CausalAttention(_)
         | Op::Rope(_)
         | Op::MatMulI16(_)

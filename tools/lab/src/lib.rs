@@ -8,5 +8,6 @@ pub mod fit;
 pub mod parity;
 pub mod quality;
 pub mod report;
+pub mod sequence;
 pub mod summary;
 pub mod text;

@@ -2,6 +2,7 @@
 
 use crate::{Job, Overhead, Record};
 use core::fmt::{self, Write};
+use shiftformer::format::SECTION_ALIGN;
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::OpTable;
 use shiftformer::{Model, ModelError, Observer, Part, Progress, Proven, Session};
@@ -91,7 +92,11 @@ fn run<B: Kernels>(job: &Job, bytes: &[u8], arena: &mut [u8], host: &mut impl Ho
     let file = bytes.get(Job::BYTES..).and_then(|rest| rest.get(..job.model_bytes as usize));
     let file = file.ok_or_else(|| Fault::of(&"the job is shorter than its model"))?;
     let model = Model::open_with(file, OpTable::<B>::ALL).map_err(|e| Fault::of(&e))?;
-    let mut session = Session::new(&model, arena).map_err(|e| Fault::of(&e))?;
+    // What the model keeps lies before the arena; every sample starts anew at position 0.
+    let kept = arena.split_at_mut_checked(model.state_bytes().next_multiple_of(SECTION_ALIGN));
+    let (state, arena) =
+        kept.ok_or_else(|| Fault::of(&"the machine has too little memory for the state of the model"))?;
+    let mut session = Session::with_state(&model, arena, state).map_err(|e| Fault::of(&e))?;
     if job.measure {
         read_inputs(&mut session, host)?;
         let record = measure(&mut session, host)?;
@@ -132,6 +137,7 @@ fn interval<H: Host, R>(host: &mut H, work: impl FnOnce(&mut H) -> R) -> (u32, R
 }
 
 fn read_inputs<B: Kernels>(session: &mut Session<'_, '_, B>, host: &mut impl Host) -> Result<(), HostError> {
+    session.reset();
     let mut index = 0;
     while let Some(input) = session.input_mut(index) {
         host.read(input)?;

@@ -46,6 +46,7 @@ fn cases(kind: OpKind) {
         OpKind::MatMulI16 => wide_products(),
         OpKind::LutI16 => wide_tables(),
         OpKind::MaxPoolI16 => wide_maxima(),
+        OpKind::Positions => positions(),
     }
 }
 
@@ -409,26 +410,36 @@ fn kv_appends() {
     assert_eq!(ran.err(), Some(OpFault::Operand));
 }
 
+/// No arithmetic: rows of a constant.
+fn positions() {
+    let op = positions::Positions { rows: 2, width: 3, capacity: 4 };
+    let ran = run(&op, &Weights::default(), &[(Dtype::I8, &[0; 12])], (Dtype::I8, 6));
+    assert_eq!(ran.err(), Some(OpFault::Operand));
+}
+
 fn ropes() {
     let (rows, heads, head_dim, rotary, capacity) = (3u32, 2u32, 6u32, 4u32, 7u32);
-    for (interleaved, angle) in [(false, i16::MIN), (true, i16::MIN), (false, i16::MAX), (true, i16::MAX)] {
-        let mut weights = Weights::default();
-        let table = weights.add(&std::vec![angle; (capacity * rotary) as usize]);
-        let acc_shift = max_shift(1 << 23);
-        let multiplier = i32::MAX;
-        let op = rope::Rope { rows, heads, head_dim, rotary, interleaved, capacity, acc_shift, multiplier, table };
-        let len = (rows * heads * head_dim) as usize;
-        survives(&op, &weights, &[(Dtype::I8, len)], (Dtype::I8, len), |inputs, seen| {
-            for head in inputs[0].chunks(head_dim as usize) {
-                for pair in 0..rotary as usize / 2 {
-                    let [a, b] =
-                        if interleaved { [2 * pair, 2 * pair + 1] } else { [pair, pair + rotary as usize / 2] };
-                    let [a, b] = [head[a], head[b]].map(|x| x * i32::from(angle));
-                    [a - b, b + a].iter().for_each(|&acc| seen.scaled(acc, acc_shift, multiplier));
+    for (dtype, halved) in [(Dtype::I8, 0), (Dtype::I16, 1)] {
+        for (interleaved, angle) in [(false, i16::MIN), (true, i16::MIN), (false, i16::MAX), (true, i16::MAX)] {
+            let mut weights = Weights::default();
+            let table = weights.add(&std::vec![angle; (capacity * rotary) as usize]);
+            let acc_shift = max_shift(if dtype == Dtype::I8 { 1 << 23 } else { 1 << 30 });
+            let multiplier = i32::MAX;
+            let op = rope::Rope { rows, heads, head_dim, rotary, interleaved, capacity, acc_shift, multiplier, table };
+            let len = (rows * heads * head_dim) as usize;
+            survives(&op, &weights, &[(dtype, len)], (Dtype::I8, len), |inputs, seen| {
+                for head in inputs[0].chunks(head_dim as usize) {
+                    for pair in 0..rotary as usize / 2 {
+                        let [a, b] =
+                            if interleaved { [2 * pair, 2 * pair + 1] } else { [pair, pair + rotary as usize / 2] };
+                        let [a, b] = [head[a], head[b]].map(|x| x * (i32::from(angle) >> halved));
+                        [a - b, b + a].iter().for_each(|&acc| seen.scaled(acc, acc_shift, multiplier));
+                    }
+                    let rest = &head[rotary as usize..];
+                    rest.iter().for_each(|x| seen.scaled(x << (15 - halved), acc_shift, multiplier));
                 }
-                head[rotary as usize..].iter().for_each(|x| seen.scaled(x << 15, acc_shift, multiplier));
-            }
-        });
+            });
+        }
     }
 }
 

@@ -239,17 +239,20 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
 struct Bench<'m, B: Kernels> {
     model: &'m Model<'m, B>,
     arena: AlignedBytes,
+    state: AlignedBytes,
 }
 
 impl<'m, B: Kernels> Bench<'m, B> {
     fn new(model: &'m Model<'m, B>) -> Self {
-        Self { model, arena: AlignedBytes::zeroed(model.arena_bytes()) }
+        let [arena, state] = [model.arena_bytes(), model.state_bytes()].map(AlignedBytes::zeroed);
+        Self { model, arena, state }
     }
 
     /// Processor time of one inference, input copied in, in seconds.
     fn run(&mut self, sample: &Sample, observer: &mut impl Observer) -> Result<f64, RunFault> {
         let started = clock::now();
-        let mut session = Session::new(self.model, &mut self.arena).map_err(|_| RunFault::Memory)?;
+        let mut session =
+            Session::with_state(self.model, &mut self.arena, &mut self.state).map_err(|_| RunFault::Memory)?;
         for (index, bytes) in sample.iter().enumerate() {
             let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
             input.ok_or(RunFault::Memory)?.copy_from_slice(bytes);

@@ -9,13 +9,16 @@ use shiftformer::format::Profile;
 use shiftformer_convert::convert::quality::OutputQuality;
 use shiftformer_convert::convert::wide::WideReport;
 use shiftformer_convert::convert::{
-    ActivationBits, BitsPoint, ConvertOptions, Converted, Switch, Trial, WeightBits, convert,
+    ActivationBits, BitsPoint, ConvertOptions, Converted, DecoderRows, Switch, Trial, WeightBits, convert,
 };
 use shiftformer_convert::data::Dataset;
+use shiftformer_convert::decoder::resized;
 use shiftformer_convert::graph::{Graph, Op};
+use shiftformer_convert::import::decoder::{MIN_POSITIONS, has_cache};
 use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_convert::sequences::Sequences;
 use shiftformer_convert::tokenizer;
 use shiftformer_lab::eval::EvalError;
 use shiftformer_lab::quality::{REFUSED_BELOW_DB, judge};
@@ -78,6 +81,14 @@ pub struct Args {
     /// Size of a symbolic dimension.
     #[arg(long, value_name = "NAME=VALUE")]
     dim: Vec<String>,
+    /// The model is a decoder: keep keys and values of N positions from one run to the next. --calib then holds sequences:
+    /// `ids` [sequences, length], perhaps with `logits` [sequences, length, vocabulary].
+    #[arg(long, value_name = "N", conflicts_with_all = ["dim", "mean", "std", "unfused_attention"])]
+    context: Option<usize>,
+    /// Tokens of a run of a decoder at most: more make prompts faster and the arena larger. By default as many, up to 16,
+    /// as leave the arena at an eighth of the state.
+    #[arg(long, value_name = "ROWS", requires = "context")]
+    prefill: Option<usize>,
     /// Reference runs stored in the file for self-tests of a device.
     #[arg(long, value_name = "N", default_value_t = 2)]
     receipts: usize,
@@ -227,6 +238,7 @@ impl Args {
             },
             normalization: self.mean.zip(self.std),
             receipts: self.receipts,
+            decoder: self.context.map(|_| self.prefill.map_or(DecoderRows::Auto, DecoderRows::Fixed)),
             source: self.model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
         }
     }
@@ -236,6 +248,15 @@ impl Args {
             || self.mean.is_some_and(|mean| !mean.is_finite())
         {
             return Err(Failure::Usage("--mean and --std must be finite, --std above 0".to_owned()));
+        }
+        if self.context == Some(1) {
+            return Err(Failure::Usage("--context 1 leaves no room for a second token; give at least 2".to_owned()));
+        }
+        if self.context.is_some() && matches!(self.profile, ProfileArg::Ivit) {
+            return Err(Failure::Usage("the profile ivit has no decoders; use --profile shift or lut".to_owned()));
+        }
+        if self.prefill.is_some_and(|rows| rows == 0 || self.context.is_some_and(|context| rows > context)) {
+            return Err(Failure::Usage("--prefill must be at least 1 and at most --context".to_owned()));
         }
         if self.calib_samples == 0 {
             return Err(Failure::Usage("--calib-samples 0 leaves nothing to calibrate on; give at least 1".to_owned()));
@@ -248,10 +269,16 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     args.check()?;
     let target = OutputFile::create(&args.output)?;
     let report_target = args.report.as_deref().map(OutputFile::create).transpose()?;
-    let graph = source::float_graph(&args.model, &args.dim)?;
-    let samples = match &args.calib {
-        Some(path) => calibration_samples(&graph, &data::open(path)?, args.calib_samples)?,
-        None => without_samples(&graph)?,
+    let (graph, samples) = match args.context {
+        Some(context) => decoder(args, context)?,
+        None => {
+            let graph = source::float_graph(&args.model, &args.dim).map_err(|error| with_cache_hint(args, error))?;
+            let samples = match &args.calib {
+                Some(path) => calibration_samples(&graph, &data::open(path)?, args.calib_samples)?,
+                None => without_samples(&graph)?,
+            };
+            (graph, samples)
+        }
     };
     let spinner = data::spinner();
     let converted = convert(&graph, &samples, &args.options(), &mut |what| spinner.set_message(what.to_owned()));
@@ -298,6 +325,59 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(Verdict::Passed)
 }
 
+/// The graph of a decoder over as many tokens as the calibration sequences show of its context, and these sequences.
+fn decoder(args: &Args, context: usize) -> Result<(Graph, Vec<Vec<Values>>), Failure> {
+    let whole = source::decoder_graph(&args.model, context)?;
+    let Some(path) = &args.calib else {
+        return Err(Failure::Usage(
+            "a decoder is calibrated on sequences; pass --calib DATA.npz with the array ids [sequences, length]"
+                .to_owned(),
+        ));
+    };
+    let sequences = Sequences::open(path)?;
+    if sequences.length() < MIN_POSITIONS {
+        return Err(Failure::Usage(format!(
+            "{}: sequences of one token show no attention; give longer ones",
+            path.display()
+        )));
+    }
+    if let Some(vocabulary) = vocabulary(&whole) {
+        sequences.check(vocabulary)?;
+    }
+    let length = sequences.length().min(context);
+    if length < sequences.length() {
+        output::status(&format!(
+            "note: {}: {} of {} positions are beyond --context {context} and left out",
+            path.display(),
+            sequences.length() - length,
+            sequences.length()
+        ));
+    }
+    let fail = |source| Failure::Decoder { path: args.model.clone(), source };
+    let graph = resized(&whole, length).map_err(fail)?;
+    Ok((graph, sequences.samples(length, args.calib_samples)))
+}
+
+/// Rows of the table that the ids are looked up in.
+fn vocabulary(graph: &Graph) -> Option<usize> {
+    let ids = *graph.inputs.first()?;
+    graph.nodes.iter().find_map(|node| match node.op {
+        Op::Gather { axis: 0 } if node.inputs[1] == ids => graph.shape(node.inputs[0]).first().copied(),
+        _ => None,
+    })
+}
+
+/// An import that failed on a model with a cache says how such models are converted.
+fn with_cache_hint(args: &Args, error: Failure) -> Failure {
+    if matches!(error, Failure::Import { .. }) && args.dim.is_empty() && has_cache(&args.model).unwrap_or(false) {
+        return Failure::Usage(format!(
+            "{}: the model keeps keys and values from one run to the next; give the number of positions: --context 128",
+            args.model.display()
+        ));
+    }
+    error
+}
+
 /// The values of every input for the first `limit` samples.
 pub fn calibration_samples(graph: &Graph, data: &Dataset, limit: usize) -> Result<Vec<Vec<Values>>, Failure> {
     let found = || data.names().collect::<Vec<_>>().join(", ");
@@ -333,8 +413,11 @@ fn strip(file: &ModelFile) -> Result<Vec<u8>, Failure> {
 
 fn describe(args: &Args, converted: &Converted, summary: &Summary, file_bytes: usize, samples: usize) -> String {
     let size = |n: usize| text::bytes(n as f64);
+    let state = summary.state.as_ref().map_or_else(String::new, |state| {
+        format!("state {} ({} positions), runs of up to {} tokens, ", size(state.bytes), state.positions, state.rows)
+    });
     let mut out = format!(
-        "{}: {}, arena {} (lower bound {}), {} operators, {} MACs\n",
+        "{}: {}, {state}arena {} (lower bound {}), {} operators, {} MACs\n",
         args.output.display(),
         size(file_bytes),
         size(summary.arena_bytes),

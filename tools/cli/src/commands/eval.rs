@@ -7,9 +7,11 @@ use super::{data, output, source};
 use serde::{Deserialize, Serialize};
 use shiftformer::format::CRC;
 use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_convert::sequences::Sequences;
 use shiftformer_lab::eval::metrics::{Figures, Score};
 use shiftformer_lab::eval::per_op::{OpError, per_op, worst};
 use shiftformer_lab::eval::{Reference, evaluate, sample_values, unused};
+use shiftformer_lab::sequence::{self, SequenceScore};
 use shiftformer_lab::{backend, text};
 use std::path::PathBuf;
 
@@ -17,7 +19,8 @@ use std::path::PathBuf;
 pub struct Args {
     /// The model.
     file: PathBuf,
-    /// Samples, as npz: `in_<input>`, optionally `label` and `out_<output>`.
+    /// Samples, as npz: `in_<input>`, optionally `label` and `out_<output>`; for a decoder sequences: `ids`, optionally
+    /// `logits`.
     #[arg(long)]
     data: PathBuf,
     /// The ONNX model to compare with, instead of `out_*` in the npz.
@@ -152,6 +155,9 @@ const PER_OP_SAMPLES: usize = 32;
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
     args.threads.start()?;
     let model = read_model(&args.file)?;
+    if sequence::shape(&model).is_ok() {
+        return on_sequences(args, &model);
+    }
     let data = data::open(&args.data)?;
     let all = data::first(&data, args.limit)?;
     let shard = args.shard.as_deref().map(parse_shard).transpose()?;
@@ -187,6 +193,58 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         output::print(&whole.text());
         output::print(&per_op_text(&errors, &worst));
     }
+    Ok(Verdict::Passed)
+}
+
+#[derive(Serialize)]
+struct SequenceOutput<'a> {
+    file: String,
+    backend: &'a str,
+    context: usize,
+    #[serde(flatten)]
+    score: SequenceScore,
+}
+
+/// A decoder on sequences of tokens.
+fn on_sequences(args: &Args, model: &ModelFile) -> Result<Verdict, Failure> {
+    if args.float.is_some() || args.shard.is_some() {
+        return Err(Failure::Usage(
+            "a decoder is compared with the array logits of the sequences; --float and --shard are for other models"
+                .to_owned(),
+        ));
+    }
+    if args.limit == Some(0) {
+        return Err(Failure::Usage("--limit 0 leaves no sequences; give at least 1".to_owned()));
+    }
+    let sequences = Sequences::open(&args.data)?;
+    let context = sequence::shape(model)?.context;
+    let bar = data::progress(sequences.ids.len().min(args.limit.unwrap_or(usize::MAX)), "evaluating");
+    let score = sequence::evaluate(model, &args.backend, &sequences, args.limit, || bar.inc(1))?;
+    bar.finish_and_clear();
+    if score.left_out > 0 {
+        let all = score.tokens + score.left_out;
+        output::status(&format!(
+            "note: {} of {all} tokens are beyond the context of {context} and left out",
+            score.left_out
+        ));
+    }
+    let file = args.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let result = SequenceOutput { file, backend: &args.backend, context, score };
+    if args.json {
+        output::json(&result)?;
+        return Ok(Verdict::Passed);
+    }
+    let SequenceOutput { file, backend, score, .. } = result;
+    let bits = |bits: Option<f64>| bits.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.4}"));
+    output::print(&format!(
+        "{file} on {backend}: {} tokens of {} sequences\nbits per token {}   float {}   agreement {}\nSQNR {}\n",
+        score.tokens,
+        score.sequences,
+        bits(score.bits_per_token),
+        bits(score.float_bits_per_token),
+        text::percent(score.agreement),
+        text::decibels(score.sqnr_db),
+    ));
     Ok(Verdict::Passed)
 }
 

@@ -1,12 +1,15 @@
 //! How commands end.
 
 use shiftformer_convert::convert::ConvertError;
+use shiftformer_convert::decoder::DecoderError;
 use shiftformer_convert::import::ImportError;
 use shiftformer_convert::model_file::ModelFileError;
+use shiftformer_convert::sequences::SequenceError;
 use shiftformer_convert::tokenizer::TokenizerError;
 use shiftformer_lab::backend::BackendError;
 use shiftformer_lab::eval::EvalError;
 use shiftformer_lab::parity::ParityError;
+use shiftformer_lab::sequence::SequenceRunError;
 use std::path::PathBuf;
 
 /// The answer of a command that ran.
@@ -54,6 +57,15 @@ pub enum Failure {
     /// A backend is missing or failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// A decoder cannot be run.
+    #[error(transparent)]
+    Sequence(#[from] SequenceRunError),
+    /// The file holds no sequences of tokens.
+    #[error(transparent)]
+    Sequences(#[from] SequenceError),
+    /// The model is no decoder.
+    #[error("{}: {source}", path.display())]
+    Decoder { path: PathBuf, source: DecoderError },
     /// The evaluation cannot be done with this data.
     #[error(transparent)]
     Eval(#[from] EvalError),

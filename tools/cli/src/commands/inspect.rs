@@ -76,6 +76,14 @@ fn overview(s: &Summary) -> String {
         let state = if tokenizer.valid { "" } else { ", INVALID: convert the model again" };
         lines.push(format!("tokenizer    {:>10}   {} tokens{state}", size(tokenizer.bytes), tokenizer.tokens));
     }
+    lines.extend(s.state.iter().map(|state| {
+        format!(
+            "state        {:>10}   {} positions, runs of up to {} tokens",
+            size(state.bytes),
+            state.positions,
+            state.rows
+        )
+    }));
     let endpoint = |word: &str, e: &EndpointSummary| {
         let pixels = e.normalization.map_or_else(String::new, |(m, d)| format!(", pixels normalised by ({m}, {d})"));
         format!("{word} `{}` {} {:?}, step {:.4e}{pixels}", e.name, e.dtype, e.shape, e.scale)

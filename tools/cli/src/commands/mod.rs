@@ -12,6 +12,7 @@ mod demo;
 mod eval;
 mod failure;
 mod fit;
+mod generate;
 mod inspect;
 mod merge;
 mod output;
@@ -46,6 +47,8 @@ enum Command {
     Eval(eval::Args),
     /// Join the results of `eval --shard`.
     Merge(merge::Args),
+    /// Continue a prompt with a decoder, token by token.
+    Generate(generate::Args),
     /// Measure speed on this machine, or count instructions on an emulated board.
     Bench(bench::Args),
     /// Run the whole workflow on the bundled digits model.
@@ -83,6 +86,7 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -1,8 +1,10 @@
 //! Float models: from an ONNX file to the graph that is converted and compared with.
 
 use super::failure::Failure;
+use shiftformer_convert::decoder::derive;
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::Graph;
+use shiftformer_convert::import::decoder::import_decoder;
 use shiftformer_convert::import::{ImportError, ImportOptions, import};
 use std::path::Path;
 
@@ -22,12 +24,23 @@ pub fn import_options(dims: &[String]) -> Result<ImportOptions, Failure> {
     Ok(options)
 }
 
+/// Imports a decoder as the function of a whole sequence, and finds what its single rows need: the graph has `context`
+/// positions, or more where the file fixes them.
+pub fn decoder_graph(path: &Path, context: usize) -> Result<Graph, Failure> {
+    let sequence = import_decoder(path, context).map_err(|source| failed(path, source))?;
+    let graph = derive(&fuse(sequence.graph), context);
+    graph.map_err(|source| Failure::Decoder { path: path.to_owned(), source })
+}
+
+fn failed(path: &Path, error: ImportError) -> Failure {
+    match error {
+        ImportError::Read { path, source } => Failure::Read { path, source },
+        source => Failure::Import { path: path.to_owned(), source },
+    }
+}
+
 /// Imports and fuses a model.
 pub fn float_graph(path: &Path, dims: &[String]) -> Result<Graph, Failure> {
     let options = import_options(dims)?;
-    let graph = import(path, &options).map_err(|source| match source {
-        ImportError::Read { path, source } => Failure::Read { path, source },
-        source => Failure::Import { path: path.to_owned(), source },
-    })?;
-    Ok(fuse(graph))
+    Ok(fuse(import(path, &options).map_err(|source| failed(path, source))?))
 }

@@ -3,5 +3,6 @@
 mod bad_input;
 mod codegen;
 mod commands;
+mod decoder;
 mod harness;
 mod parity;

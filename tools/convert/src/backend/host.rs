@@ -54,8 +54,8 @@ impl<B: Kernels> Host<B> {
         sample: &Sample,
         observer: &mut impl Observer,
     ) -> Result<Vec<Vec<u8>>, BackendError> {
-        let mut arena = AlignedBytes::zeroed(model.arena_bytes());
-        let mut session = Session::new(model, &mut arena).map_err(|e| self.fault(e))?;
+        let [mut arena, mut state] = [model.arena_bytes(), model.state_bytes()].map(AlignedBytes::zeroed);
+        let mut session = Session::with_state(model, &mut arena, &mut state).map_err(|e| self.fault(e))?;
         for (index, bytes) in sample.iter().enumerate() {
             let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
             input.ok_or_else(|| self.fault(RunFault::Memory))?.copy_from_slice(bytes);

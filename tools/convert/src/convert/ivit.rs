@@ -292,6 +292,7 @@ mod tests {
             head_dim: d,
             v_dim: d,
             scale: 0.6,
+            causal: None,
             q,
             k,
             v,

@@ -10,15 +10,17 @@ pub mod wide;
 
 use crate::backend::{Backend, BackendError, Host, Sample};
 use crate::calibrate::{CalibrateError, Calibration};
+use crate::decoder;
 use crate::graph::exec::{self, ExecError};
 use crate::graph::{Data, DataType, Graph, Op, TensorId};
 use crate::lower::{LowerError, LowerOptions, Lowered, lower};
 use crate::model_file::{ModelFile, ModelFileError, Values};
 use crate::pack::{AnnotatedTensor, Annotations, PackError, ReceiptData, pack};
 use crate::parallel;
-use crate::program::Program;
 use crate::program::chain;
 use crate::program::plan::{Plan, plan, plan_quickly};
+use crate::program::{Program, State};
+use crate::quantize::balance::balance;
 use crate::quantize::equalize::equalize;
 use crate::quantize::qdq;
 use crate::quantize::range::{BINS, RangeMethod};
@@ -92,8 +94,19 @@ pub struct ConvertOptions {
     pub normalization: Option<(f64, f64)>,
     /// Reference runs stored in the file, from the first samples.
     pub receipts: usize,
+    /// The graph is a decoder, see [`derive`](crate::decoder::derive): rows of a run of the finished model.
+    pub decoder: Option<DecoderRows>,
     /// File name of the source model, for people.
     pub source: String,
+}
+
+/// How many tokens one run of a decoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecoderRows {
+    /// As many, up to 16, as leave the arena small beside the state.
+    Auto,
+    /// At most so many.
+    Fixed(usize),
 }
 
 impl Default for ConvertOptions {
@@ -110,6 +123,7 @@ impl Default for ConvertOptions {
             activations: ActivationBits::Auto,
             normalization: None,
             receipts: 2,
+            decoder: None,
             source: String::new(),
         }
     }
@@ -185,6 +199,9 @@ pub enum ConvertError {
         /// The budget.
         budget: usize,
     },
+    /// The graph cannot be cut to rows.
+    #[error("{0}")]
+    Decoder(#[from] decoder::DecoderError),
     /// The option needs samples.
     #[error("{0} needs calibration data: pass --calib DATA.npz")]
     NeedsSamples(&'static str),
@@ -268,6 +285,12 @@ const MARGIN_DB: f64 = 0.15;
 const RANGE_MARGIN_DB: f64 = 0.3;
 /// Half of the range of values, as [`sum_error`] counts.
 const HALF_RANGE: u32 = 32768;
+/// Exponents of scale migration across products that are tried.
+const BALANCE_ALPHAS: [f64; 2] = [0.5, 0.8];
+/// Rows of a run of a decoder that are tried beyond one.
+const MORE_ROWS: [usize; 4] = [2, 4, 8, 16];
+/// More rows are taken while the arena has at most this part of the bytes of the state.
+const ARENA_SHARE: usize = 8;
 /// Exponents of scale migration that are tried.
 const ALPHAS: [f64; 3] = [0.35, 0.5, 0.65];
 /// Magnitudes this many times the median of those that are not 0 are reported as outliers.
@@ -319,6 +342,9 @@ pub fn convert(
     if !data.is_empty() {
         let source = Source { data: &data, fixed: &fixed, four };
         folds = search.trial.folds(&site, &source)?;
+        if options.decoder.is_some() {
+            search.balance(&mut site, &mut folds, &chosen, &source)?;
+        }
         search.range(&folds, &mut chosen)?;
         let migrated = search.migration(&mut site, &mut folds, &chosen, &source)?;
         // Ranges that cut off what scale migration has made even cut too much.
@@ -333,8 +359,11 @@ pub fn convert(
         _ => Vec::new(),
     };
     (search.progress)("planning and packing");
-    let mut lowered = lower(&site.graph, &site.calibration, &chosen)?;
-    if options.row_blocks != Switch::Off {
+    let mut lowered = match options.decoder {
+        Some(rows) => lower_rows(&site, &chosen, rows)?,
+        None => lower(&site.graph, &site.calibration, &chosen)?,
+    };
+    if options.row_blocks != Switch::Off && options.decoder.is_none() {
         lowered.program = chain::in_blocks(&lowered.program, options.row_blocks == Switch::On);
     }
     let arena = plan(&lowered.program);
@@ -348,7 +377,9 @@ pub fn convert(
     let model = ModelFile::from_bytes(&unremarked)?;
     let (mut sqnr_db, mut outputs) = (None, Vec::new());
     if !data.is_empty() {
-        let mut measured = vec![search.trial.ratios(&unremarked, None)?];
+        // A decoder is measured over whole sequences; its bytes do not depend on the rows of a run.
+        let sequences = options.decoder.map(|_| assemble(&site, &chosen, options)).transpose()?;
+        let mut measured = vec![search.trial.ratios(sequences.as_ref().unwrap_or(&unremarked), None)?];
         sqnr_db = Some(quality::joint_sqnr(&measured[0]));
         if held_out {
             for fold in &folds {
@@ -366,7 +397,8 @@ pub fn convert(
     }
     let annotations = annotations(&site, &lowered, &arena, options, &notes);
     let bare = pack(&lowered.program, &arena, &annotations, &[])?;
-    let receipts = receipts(&bare, &samples[..options.receipts.min(samples.len())])?;
+    let stored = stored_samples(&samples[..options.receipts.min(samples.len())], lowered.program.state);
+    let receipts = receipts(&bare, &stored)?;
     let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &annotations, &receipts)? };
     let (trials, measured) = (search.trials, search.trial.picks.len());
     let Site { graph, calibration, .. } = site;
@@ -387,6 +419,43 @@ pub fn convert(
         curve,
         notes,
     })
+}
+
+/// The runs of a decoder of some rows, of which the samples show whole sequences.
+fn lower_rows(site: &Site, chosen: &LowerOptions, rows: DecoderRows) -> Result<Lowered, ConvertError> {
+    let lowered = |rows: usize| -> Result<Lowered, ConvertError> {
+        Ok(lower(&decoder::resized(&site.graph, rows)?, &site.calibration, chosen)?)
+    };
+    let capacity = site.graph.nodes.iter().find_map(|node| match &node.op {
+        Op::Attention(attention) => attention.causal,
+        _ => None,
+    });
+    let capacity = capacity.unwrap_or(1);
+    match rows {
+        DecoderRows::Fixed(rows) => lowered(rows.clamp(1, capacity)),
+        DecoderRows::Auto => {
+            let mut best = lowered(1)?;
+            let state: usize = best.program.tensors.iter().filter(|t| t.in_state).map(|t| t.bytes()).sum();
+            for rows in MORE_ROWS.into_iter().filter(|&rows| rows <= capacity) {
+                let more = lowered(rows)?;
+                if plan_quickly(&more.program).arena_bytes > state / ARENA_SHARE {
+                    break;
+                }
+                best = more;
+            }
+            Ok(best)
+        }
+    }
+}
+
+/// Samples as a run of the finished model takes them: the first tokens of sequences.
+fn stored_samples(samples: &[Vec<Values>], state: Option<State>) -> Vec<Vec<Values>> {
+    let Some(State { rows, .. }) = state else { return samples.to_vec() };
+    let first = |values: &Values| match values {
+        Values::Int(ids) => Values::Int(ids.iter().copied().take(rows).collect()),
+        Values::U8(_) | Values::Float(_) => values.clone(),
+    };
+    samples.iter().map(|sample| sample.iter().map(first).collect()).collect()
 }
 
 /// A graph with its statistics.
@@ -565,6 +634,44 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Scale migration across gates and attention, see [`balance`].
+    fn balance(
+        &mut self,
+        site: &mut Site,
+        folds: &mut Vec<Fold>,
+        chosen: &LowerOptions,
+        source: &Source<'_>,
+    ) -> Result<(), ConvertError> {
+        if self.options.equalize == Switch::Off || !source.fixed.activations.is_empty() {
+            return Ok(());
+        }
+        (self.progress)("trying scale migration across products");
+        let few: Vec<Vec<Data>> = spread(source.data, FEW_SAMPLES).cloned().collect();
+        let mut results = vec![("off".to_owned(), self.measure_folds(folds, chosen)?)];
+        let (mut kept, mut best) = (0, results[0].1 + MARGIN_DB);
+        for alpha in BALANCE_ALPHAS {
+            let mut graph = site.graph.clone();
+            let factors = balance(&mut graph, &few, alpha)?;
+            if factors.is_empty() {
+                return Ok(());
+            }
+            let bare = Site { graph, calibration: Calibration::default(), factors };
+            let candidate = self.trial.folds(&bare, source)?;
+            let sqnr = self.measure_folds(&candidate, chosen)?;
+            results.push((format!("alpha {alpha}"), sqnr));
+            if sqnr > best {
+                (kept, best) = (results.len() - 1, sqnr);
+                *folds = candidate;
+            }
+        }
+        self.record("product scales", &results, kept);
+        if let Some(Fold { site: moved, .. }) = folds.first().filter(|_| kept > 0) {
+            let (graph, factors) = (moved.graph.clone(), moved.factors.clone());
+            *site = Site::new(graph, source.data, source.fixed, factors, source.four)?;
+        }
+        Ok(())
+    }
+
     /// Whether scales were migrated.
     fn migration(
         &mut self,
@@ -587,10 +694,11 @@ impl Search<'_> {
         for alpha in ALPHAS {
             (self.progress)(&format!("trying scale migration {alpha}"));
             let mut graph = site.graph.clone();
-            let factors = equalize(&mut graph, &few, alpha)?;
+            let mut factors = equalize(&mut graph, &few, alpha)?;
             if factors.is_empty() {
                 return Ok(false);
             }
+            factors.extend(site.factors.clone());
             let bare = Site { graph, calibration: Calibration::default(), factors };
             let candidate = self.trial.folds(&bare, source)?;
             let sqnr = self.measure_folds(&candidate, chosen)?;

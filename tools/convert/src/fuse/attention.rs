@@ -424,6 +424,7 @@ impl Grid {
                 head_dim: parts.head_dim,
                 v_dim: parts.v_dim,
                 scale,
+                causal: None,
                 q: view(0, q, end)?,
                 k: view(1, k, kv_end)?,
                 v: view(2, v, kv_end)?,

@@ -108,7 +108,9 @@ fn seen(r: &Rewriter, tensor: TensorId, depth: usize) -> Option<Seen> {
         | Op::Binary(_)
         | Op::Gather { .. }
         | Op::Reduce { .. }
-        | Op::Attention(_) => Seen::All,
+        | Op::Attention(_)
+        | Op::Rope(_)
+        | Op::Positions => Seen::All,
     })
 }
 

@@ -82,7 +82,9 @@ fn is_inner(node: &Node) -> bool {
         | Op::Concat { .. }
         | Op::Gather { .. }
         | Op::Pad { .. }
-        | Op::Attention(_) => false,
+        | Op::Attention(_)
+        | Op::Rope(_)
+        | Op::Positions => false,
     }
 }
 

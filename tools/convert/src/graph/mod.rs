@@ -161,6 +161,11 @@ pub enum Op {
     FakeQuant(FakeQuant),
     /// `[q, k, v, bias0?, bias1?]`: softmax(scale q k^T + bias) v without intermediate tensors.
     Attention(Attention),
+    /// `[x, cosines const [positions, rotary / 2], sines const [positions, rotary / 2]]`: rotary position embedding of rows
+    /// of `heads * head_dim` elements, row `i` at position `i`.
+    Rope(Rope),
+    /// `[table const [positions, ..]]`: its first rows, as many as the output has.
+    Positions,
 }
 
 /// Geometry of a convolution or pooling.
@@ -295,6 +300,8 @@ pub struct Attention {
     pub v_dim: usize,
     /// Factor of the products.
     pub scale: f32,
+    /// Query row `i` sees the keys up to `i`, and keys and values are kept for so many positions; without biases then.
+    pub causal: Option<usize>,
     /// Where query rows lie in their operand.
     pub q: HeadView,
     /// Where key rows lie.
@@ -303,6 +310,24 @@ pub struct Attention {
     pub v: HeadView,
     /// Where output rows lie in the output.
     pub out: HeadView,
+}
+
+/// Which elements are rotated: of every head the first `rotary`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Rope {
+    pub heads: usize,
+    pub head_dim: usize,
+    pub rotary: usize,
+    /// Pairs are neighbours `(2 i, 2 i + 1)`; otherwise `(i, i + rotary / 2)`.
+    pub interleaved: bool,
+}
+
+impl Rope {
+    /// The places of pair `pair` in a head.
+    pub fn pair(self, pair: usize) -> [usize; 2] {
+        if self.interleaved { [2 * pair, 2 * pair + 1] } else { [pair, pair + self.rotary / 2] }
+    }
 }
 
 /// Row `i` of head `h` of batch `b` starts at element `offset + b * batch + h * head + i * row`; elements of a row are

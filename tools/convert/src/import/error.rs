@@ -63,6 +63,9 @@ pub enum ImportError {
     /// All nodes that have no counterpart.
     #[error("{} unsupported operator(s):{}", .0.len(), .0.iter().map(|op| format!("\n  {op}")).collect::<String>())]
     Unsupported(Vec<UnsupportedNode>),
+    /// The interface is not that of a decoder.
+    #[error("{0}")]
+    Decoder(String),
     /// A defect of the importer, caught.
     #[error("the importer failed on this model ({0}); please report it with the file")]
     Internal(String),

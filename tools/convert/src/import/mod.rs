@@ -8,6 +8,7 @@
 //! Any bytes give a graph or an [`ImportError`], in bounded time and memory: see the limits in `builder`.
 
 mod builder;
+pub mod decoder;
 mod defaults;
 mod error;
 mod isolate;
@@ -37,14 +38,19 @@ const MAX_FILE_BYTES: u64 = (1 << 31) - 1;
 /// # Errors
 /// [`ImportError`]. External data is read from the folder of the model only.
 pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError> {
+    let bytes = read_model(path)?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    import_bytes(&bytes, Some(folder), options)
+}
+
+/// The bytes of a model file.
+fn read_model(path: &Path) -> Result<Vec<u8>, ImportError> {
     let read = |source| ImportError::Read { path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(read)?.len();
     if length > MAX_FILE_BYTES {
         return Err(ImportError::TooLong(length));
     }
-    let bytes = files::read(path).map_err(read)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    import_bytes(&bytes, Some(folder), options)
+    files::read(path).map_err(read)
 }
 
 /// Reads an ONNX model from memory; external data lies in `folder`, or is refused.

@@ -378,7 +378,11 @@ impl Walker {
             Some(Data::Bool(values)) if values.len() == 1 => values[0],
             Some(_) => return Err(OpError::Invalid("the condition must be one boolean".into())),
             None => {
-                return Err(OpError::Unsupported("the condition depends on the input; export one branch only".into()));
+                return Err(OpError::Unsupported(
+                    "the condition depends on the input; export one branch only (of a merged decoder: the file \
+                     `decoder_with_past_model.onnx`)"
+                        .into(),
+                ));
             }
         };
         let name = if condition { "then_branch" } else { "else_branch" };

@@ -197,7 +197,7 @@ pub const fn facts(kind: OpKind) -> OpFacts {
         OpKind::Pool2d => (Other, MEANS, Read, TWO_STEPS, Function, read("sum", ReadoutForm::Leading(Dtype::I8, 24))),
         // No copy of it alone is made: its keys and values are in the state.
         OpKind::CausalAttention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, None),
-        OpKind::Copy | OpKind::KvAppend => (Other, COPY, Written, NEAR_ONE, Function, None),
+        OpKind::Copy | OpKind::KvAppend | OpKind::Positions => (Other, COPY, Written, NEAR_ONE, Function, None),
         OpKind::Gather | OpKind::Lut | OpKind::Rope | OpKind::ShiftGelu => {
             (Other, ELEMENTWISE, Written, NEAR_ONE, Function, None)
         }

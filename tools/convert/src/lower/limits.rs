@@ -151,7 +151,9 @@ fn reader(graph: &Graph, calibration: &Calibration, node: &Node, operand: usize,
         | Op::Where
         | Op::Gather { .. }
         | Op::Reduce { .. }
-        | Op::Attention(_) => Limits::NONE,
+        | Op::Attention(_)
+        | Op::Rope(_)
+        | Op::Positions => Limits::NONE,
     }
 }
 

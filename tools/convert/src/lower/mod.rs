@@ -5,6 +5,7 @@
 
 mod attention;
 mod chains;
+mod decoder;
 mod dense;
 mod elementwise;
 pub mod facts;
@@ -259,7 +260,17 @@ impl<'g> Lowering<'g> {
     ) -> TensorIndex {
         let shape = if shape.is_empty() { vec![1] } else { shape.to_vec() };
         let name = name.to_owned();
-        self.program.add_tensor(QTensor { name, dtype, shape, scale, zero, constant: None, source, window: 0 })
+        self.program.add_tensor(QTensor {
+            name,
+            dtype,
+            shape,
+            scale,
+            zero,
+            constant: None,
+            source,
+            window: 0,
+            in_state: false,
+        })
     }
 
     fn push(&mut self, name: &str, op: ops::Op, inputs: &[Option<TensorIndex>], output: TensorIndex) {
@@ -628,6 +639,8 @@ impl<'g> Lowering<'g> {
                     node.inputs.iter().take(3).for_each(|&id| ask(id, symmetric));
                     node.inputs.iter().skip(3).for_each(|&id| ask(id, wide));
                 }
+                Op::Rope(_) => ask(node.inputs[0], wide),
+                Op::Positions => {}
                 Op::Softmax if ivit => ask(node.inputs[0], symmetric),
                 Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => ask(node.inputs[0], wide),
                 Op::Unary(_) | Op::Binary(_) | Op::Where if segmented => {
@@ -703,7 +716,12 @@ impl<'g> Lowering<'g> {
             Op::MaxPool(window) => self.pool(node, window, None),
             Op::AveragePool { window, count_include_pad } => self.pool(node, window, Some(*count_include_pad)),
             Op::MatMul { transpose_b } => self.matmul(node, *transpose_b),
-            Op::Attention(attention) => self.attention(node, attention),
+            Op::Attention(attention) => match attention.causal {
+                Some(capacity) => self.causal_attention(node, attention, capacity),
+                None => self.attention(node, attention),
+            },
+            Op::Rope(rope) => self.rope(node, *rope),
+            Op::Positions => self.positions(node),
             Op::Softmax => self.softmax(node),
             Op::LayerNorm { eps } => self.layer_norm(node, f64::from(*eps), false),
             Op::RmsNorm { eps } => self.layer_norm(node, f64::from(*eps), true),

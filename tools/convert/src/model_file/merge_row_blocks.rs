@@ -7,7 +7,7 @@
 use crate::model_file::{ModelFile, ModelFileError};
 use crate::pack::{PackError, pack};
 use crate::program::plan::plan_quickly;
-use crate::program::{Program, QOp, QTensor, Weights};
+use crate::program::{Program, QOp, QTensor, State, Weights};
 use shiftformer::Model;
 use shiftformer::format::{Blob, NO_TENSOR, Place, SectionKind};
 use shiftformer::ops::copy::Copy;
@@ -56,8 +56,11 @@ fn program(file: &ModelFile, model: &Model<'_>) -> Option<Program> {
             constant,
             source: None,
             window: 0,
+            in_state: record.place == Place::State,
         });
     }
+    let kept = model.state();
+    program.state = (kept.rows > 0).then_some(State { capacity: kept.capacity as usize, rows: kept.rows as usize });
     for op in 0..model.n_ops() {
         let record = model.op_record(op)?;
         let tensor = |&index: &u16| (index != NO_TENSOR).then_some(usize::from(index));

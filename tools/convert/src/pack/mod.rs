@@ -7,7 +7,7 @@ use crate::program::{Endpoint, Program};
 use serde::{Deserialize, Serialize};
 use shiftformer::format::{
     CRC, CertRecord, HEADER_BYTES, MAGIC, NO_TENSOR, OpRecord, Place, Receipts, SECTION_ENTRY_BYTES, SectionKind,
-    TensorRecord, VERSION_MAJOR, VERSION_MINOR_CHAINS, Word, align_up, field, header_crc,
+    StateLayout, TensorRecord, VERSION_MAJOR, VERSION_MINOR_CHAINS, Word, align_up, field, header_crc,
 };
 use shiftformer::kernels::Portable;
 use shiftformer::ops::{OpFault, OpKind, OpTable, Operands};
@@ -100,6 +100,7 @@ pub fn pack(
         return Err(PackError::TooLarge("tensors"));
     }
     let mut tensors = Vec::new();
+    let mut state_bytes = 0;
     for (index, tensor) in program.tensors.iter().enumerate() {
         let mut dims = [1u32; 6];
         // Leading dimensions are merged beyond rank 6; only the element count matters to a reader.
@@ -113,12 +114,21 @@ pub fn pack(
         for (dim, &size) in dims.iter_mut().zip(&shape) {
             *dim = u32::try_from(size).map_err(|_| PackError::TooLarge("elements"))?;
         }
+        let (place, offset) = match tensor.constant {
+            Some(blob) => (Place::Constant, blob.offset),
+            None if tensor.in_state => {
+                let offset = state_bytes;
+                state_bytes = align_up(state_bytes + tensor.bytes());
+                (Place::State, u32::try_from(offset).map_err(|_| PackError::TooLarge("bytes of state"))?)
+            }
+            None => (Place::Arena, plan.offsets[index] as u32),
+        };
         let record = TensorRecord {
             dtype: tensor.dtype,
-            place: if tensor.constant.is_some() { Place::Constant } else { Place::Arena },
+            place,
             rank: shape.len() as u8,
             window: tensor.window,
-            offset: tensor.constant.map_or(plan.offsets[index] as u32, |blob| blob.offset),
+            offset,
             dims,
             zero_point: tensor.zero.round() as i32,
         };
@@ -162,7 +172,7 @@ pub fn pack(
         io.extend_from_slice(&(endpoint.tensor as u16).to_le_bytes());
     }
     let annotations = serde_json::to_vec(annotations).unwrap_or_default();
-    let sections = [
+    let mut sections = vec![
         (SectionKind::Ops, ops),
         (SectionKind::Tensors, tensors),
         (SectionKind::Params, params),
@@ -172,6 +182,13 @@ pub fn pack(
         (SectionKind::Receipts, receipt_section(receipts)),
         (SectionKind::Annotations, annotations),
     ];
+    if let Some(kept) = program.state {
+        let size = |n: usize| u32::try_from(n).map_err(|_| PackError::TooLarge("bytes of state"));
+        let layout = StateLayout { bytes: size(state_bytes)?, capacity: size(kept.capacity)?, rows: size(kept.rows)? };
+        let mut state = Vec::new();
+        layout.write(&mut |word: u32| state.extend_from_slice(&word.to_le_bytes()));
+        sections.push((SectionKind::State, state));
+    }
     let frame = Frame {
         arena_bytes: plan.arena_bytes,
         n_ops: program.ops.len(),

@@ -27,10 +27,21 @@ pub struct Program {
     pub inputs: Vec<Endpoint>,
     /// Model outputs.
     pub outputs: Vec<Endpoint>,
+    /// What is kept between runs, where the model does.
+    pub state: Option<State>,
     /// Numeric profile.
     pub profile: Profile,
     /// Operators of the source model by the names of its nodes, see [`origin`](crate::graph::origin).
     pub origins: Arc<HashMap<String, String>>,
+}
+
+/// Sizes of a model with state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Positions that the state has room for.
+    pub capacity: usize,
+    /// Rows of a run at most.
+    pub rows: usize,
 }
 
 /// A quantized tensor: `real = scale * (q - zero)`.
@@ -52,6 +63,8 @@ pub struct QTensor {
     pub source: Option<usize>,
     /// Rows (of the last dimension) in memory at a time; 0: all. Inside chains only.
     pub window: u8,
+    /// Lies in the state: a row per position.
+    pub in_state: bool,
 }
 
 impl QTensor {
@@ -63,6 +76,11 @@ impl QTensor {
     /// Whether a dimension is zero.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether it takes memory of the arena.
+    pub fn in_arena(&self) -> bool {
+        self.constant.is_none() && !self.in_state
     }
 
     /// Size in bytes, of all rows.
@@ -169,6 +187,7 @@ impl Program {
             weights: Weights::default(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            state: None,
             profile,
             origins: Arc::default(),
         }

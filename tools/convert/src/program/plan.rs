@@ -89,7 +89,7 @@ fn blocks(program: &Program) -> Vec<Block> {
     let n_ops = program.ops.len();
     let mut first = vec![usize::MAX; program.tensors.len()];
     let mut last = vec![0usize; program.tensors.len()];
-    let arena = |t: TensorIndex| program.tensors[t].constant.is_none();
+    let arena = |t: TensorIndex| program.tensors[t].in_arena();
     for (index, op) in program.ops.iter().enumerate() {
         first[op.output] = first[op.output].min(index);
         last[op.output] = last[op.output].max(index);
@@ -117,7 +117,7 @@ fn blocks(program: &Program) -> Vec<Block> {
         block_of[input.tensor] = Some(new_block(input.tensor, &mut blocks));
     }
     for (index, op) in program.ops.iter().enumerate() {
-        if block_of[op.output].is_some() {
+        if block_of[op.output].is_some() || !arena(op.output) {
             continue;
         }
         let reusable = op.op.in_place().and_then(|i| op.inputs.get(i).copied().flatten()).filter(|&input| {
@@ -359,7 +359,7 @@ fn ride_distance(program: &Program, chain: &Range<usize>, input: TensorIndex) ->
     let QOp { op: last, output, .. } = &program.ops[chain.end - 1];
     let (input_tensor, output_tensor) = (&program.tensors[input], &program.tensors[*output]);
     let block = u32::from(program.tensors[program.ops[chain.start].output].window);
-    let whole = input_tensor.constant.is_none() && input_tensor.window == 0 && output_tensor.window == 0;
+    let whole = input_tensor.in_arena() && input_tensor.window == 0 && output_tensor.window == 0;
     (chain.len() > 1 && block > 0 && whole).then_some(())?;
     let access = last.row_access()?;
     let rows = last.pieces();

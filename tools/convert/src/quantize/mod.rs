@@ -1,6 +1,7 @@
 //! From floats to integers: ranges of activations, scales of weights, dyadic multipliers.
 
 pub mod activation;
+pub mod balance;
 pub mod equalize;
 pub mod gptq;
 pub mod multiplier;

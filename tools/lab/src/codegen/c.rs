@@ -2,6 +2,7 @@
 
 use super::endpoints::{Named, meaning, named, preamble};
 use super::names::identifier;
+use super::state;
 use crate::summary::Summary;
 use shiftformer::Model;
 use shiftformer::kernels::Kernels;
@@ -50,6 +51,7 @@ pub fn c_header<B: Kernels>(model: &Model<'_, B>, summary: &Summary, stem: &str,
         bytes = summary.file_bytes,
         step_macs = model.step_macs(),
     );
+    state::c_constants(&mut out, summary, &upper);
     for (index, input) in inputs.iter().enumerate() {
         let offset = model.input(index).map_or(0, |t| t.offset);
         accessor(&mut out, (&prefix, &upper), input, offset, Direction::Input);

@@ -4,6 +4,7 @@ mod c;
 mod endpoints;
 mod names;
 mod rust;
+mod state;
 
 pub use c::c_header;
 pub use rust::rust_module;

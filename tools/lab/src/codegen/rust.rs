@@ -1,6 +1,7 @@
 //! The Rust module of a model.
 
 use super::endpoints::{Named, meaning, named, preamble};
+use super::state;
 use crate::summary::Summary;
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::OpKind;
@@ -25,8 +26,10 @@ pub fn rust_module<B: Kernels>(model: &Model<'_, B>, summary: &Summary, file: &s
         "use shiftformer::ops::{self, Entry, OpKind};\nuse shiftformer::{Aligned, Model, ModelError, Proven, Session};\n\n",
     );
     constants(&mut out, model, summary, include_path);
+    state::rust_constants(&mut out, summary);
     operators(&mut out, model);
     out.push_str(OPEN);
+    state::rust_functions(&mut out, summary);
     for (index, input) in inputs.iter().enumerate() {
         endpoint_constants(&mut out, input);
         input_accessor(&mut out, index, input);

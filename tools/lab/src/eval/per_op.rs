@@ -163,8 +163,8 @@ fn sources(model: &ModelFile, graph: &Graph, opened: &Model<'_>) -> HashMap<usiz
 }
 
 fn run(model: &Model<'_>, sample: &[Vec<u8>], watch: &mut impl Observer) -> Result<(), RunFault> {
-    let mut arena = AlignedBytes::zeroed(model.arena_bytes());
-    let mut session = Session::new(model, &mut arena).map_err(|_| RunFault::Memory)?;
+    let [mut arena, mut state] = [model.arena_bytes(), model.state_bytes()].map(AlignedBytes::zeroed);
+    let mut session = Session::with_state(model, &mut arena, &mut state).map_err(|_| RunFault::Memory)?;
     for (index, bytes) in sample.iter().enumerate() {
         let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
         input.ok_or(RunFault::Memory)?.copy_from_slice(bytes);
@@ -305,6 +305,7 @@ fn dense(op: &Op) -> Option<&Dense> {
         | Op::AttentionExp(_)
         | Op::CausalAttention(_)
         | Op::KvAppend(_)
+        | Op::Positions(_)
         | Op::Rope(_)
         | Op::AttentionValues(_)
         | Op::Softmax(_)

@@ -68,7 +68,7 @@ pub fn demand<B: Kernels>(model: &Model<'_, B>) -> Demand {
     let estimate = |core| Count { instructions: estimate(model, core), counted: false };
     Demand {
         flash_bytes: model.file_bytes() - model.sections().get(SectionKind::Annotations).len() + RUNTIME_FLASH_BYTES,
-        ram_bytes: model.arena_bytes() + RUNTIME_RAM_BYTES,
+        ram_bytes: model.arena_bytes() + model.state_bytes() + RUNTIME_RAM_BYTES,
         instructions: cores.into_iter().map(|core| (core, estimate(core))).collect(),
     }
 }

@@ -30,6 +30,9 @@ pub struct Summary {
     pub flash_bytes: usize,
     /// Bytes of arena.
     pub arena_bytes: usize,
+    /// What is kept from one run to the next, where the model does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateSummary>,
     /// No plan of these operators can need less.
     pub arena_lower_bound_bytes: usize,
     /// Multiplications with accumulation of one inference.
@@ -58,6 +61,17 @@ pub struct TokenizerSummary {
     pub bytes: usize,
     /// Whether its tables are valid.
     pub valid: bool,
+}
+
+/// Memory that lives from one run to the next.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StateSummary {
+    /// Bytes, apart from the arena.
+    pub bytes: usize,
+    /// Positions (tokens) it has room for.
+    pub positions: usize,
+    /// Rows (tokens) of a run at most.
+    pub rows: usize,
 }
 
 /// An input or output.
@@ -152,6 +166,11 @@ pub fn summarize<B: Kernels>(model: &Model<'_, B>, annotations: &Annotations) ->
         file_bytes: model.file_bytes(),
         flash_bytes: model.file_bytes() - human_bytes,
         arena_bytes: model.arena_bytes(),
+        state: (model.state_bytes() > 0).then(|| StateSummary {
+            bytes: model.state_bytes(),
+            positions: model.state().capacity as usize,
+            rows: model.state().rows as usize,
+        }),
         arena_lower_bound_bytes: lower_bound,
         macs: ops.iter().map(|op| op.macs).sum(),
         receipts: model.receipts().len(),

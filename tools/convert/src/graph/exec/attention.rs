@@ -46,6 +46,9 @@ pub(super) fn attend(a: &Attention, inputs: &[Operand<'_>], shape: &[usize]) -> 
                         let at: isize = strides.iter().zip(index).map(|(&s, i)| s * i as isize).sum();
                         *score += bias.get(at as usize)?;
                     }
+                    if a.causal.is_some() && column > row {
+                        *score = f32::NEG_INFINITY;
+                    }
                 }
                 softmax_row(scores, &mut exps);
                 scores.copy_from_slice(&exps);

@@ -4,6 +4,7 @@
 //! a blocked matrix multiplication. Integers and booleans are exact.
 
 mod attention;
+mod decoder;
 mod elementwise;
 mod movement;
 mod operand;
@@ -13,6 +14,7 @@ mod windows;
 
 use crate::graph::{Data, DataType, Graph, Op, TensorId, contiguous_strides};
 use attention::attend;
+use decoder::{first_values, rotate};
 pub use elementwise::eval_scalar;
 use elementwise::{binary, fake_quant, select, unary};
 use movement::{broadcast_strides, concat, gather, gather_strided, pad};
@@ -113,6 +115,8 @@ pub fn eval_node(op: &Op, inputs: &[Operand<'_>], shape: &[usize], dtype: DataTy
         Op::Reduce { kind, axes, .. } => reduce(at(0)?, *kind, axes),
         Op::FakeQuant(quant) => fake_quant((at(0)?.0, floats(0)?), quant),
         Op::Attention(attention) => attend(attention, inputs, shape),
+        Op::Rope(rope) => rotate(rope, floats(0)?, [floats(1)?, floats(2)?]),
+        Op::Positions => first_values(at(0)?.1, shape.iter().product()),
     };
     let result = result.ok_or_else(|| fail("the operands do not fit together"))?;
     if result.len() != shape.iter().product::<usize>() {
@@ -238,6 +242,7 @@ mod tests {
             head_dim: 2,
             v_dim: 2,
             scale: 0.0,
+            causal: None,
             q: view,
             k: view,
             v: view,

@@ -5,6 +5,7 @@ mod constant;
 mod conv;
 mod einsum;
 mod elementwise;
+mod group_query;
 mod index;
 mod integer;
 mod matmul;
@@ -212,6 +213,7 @@ fn movement_handler(op: &str) -> Option<Handler> {
 fn contributed(op: &str) -> Option<Handler> {
     Some(match op {
         "Attention" => microsoft::attention,
+        "GroupQueryAttention" => group_query::attention,
         "MultiHeadAttention" => microsoft::multi_head_attention,
         "EmbedLayerNormalization" => microsoft::embed_layer_norm,
         "SkipLayerNormalization" => |builder, call| microsoft::skip_norm(builder, call, false),
@@ -256,11 +258,9 @@ pub fn hint(domain: &str, op: &str) -> &'static str {
         }
         "MaxRoiPool" | "RoiAlign" => "use AveragePool or MaxPool",
         "NonMaxSuppression" => "take the boxes and scores as outputs and pick on the host",
-        "GroupQueryAttention"
-        | "PackedAttention"
-        | "PackedMultiHeadAttention"
-        | "DecoderMaskedMultiHeadAttention"
-        | "SparseAttention" => "use Attention of opset 23 or com.microsoft.MultiHeadAttention without a cache",
+        "PackedAttention" | "PackedMultiHeadAttention" | "DecoderMaskedMultiHeadAttention" | "SparseAttention" => {
+            "use Attention of opset 23 or com.microsoft.MultiHeadAttention without a cache"
+        }
         "SequenceConstruct" | "SequenceAt" | "SplitToSequence" | "ConcatFromSequence" | "SequenceEmpty"
         | "SequenceInsert" => "sequences are not supported; use Split and Concat",
         "RandomNormal" | "RandomUniform" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "Multinomial" => {

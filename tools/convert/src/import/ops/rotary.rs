@@ -45,32 +45,57 @@ fn rotate(builder: &mut Builder, call: &Call, form: &Form) -> OpResult<Outputs> 
     } else {
         x
     };
-    let [batch, _, n, d] = builder.dims(x)?;
+    let [_, _, _, d] = builder.dims(x)?;
     let width = if width == 0 { d } else { width };
     if width > d || width % 2 != 0 {
         return invalid(format!("{width} of {d} values cannot be rotated"));
     }
     let positions = call.optional(form.positions);
-    let [cosines, sines] = [form.cosines, form.cosines + 1].map(|operand| {
-        let table = call.input(operand)?;
-        angles(builder, table, positions, [batch, n, width / 2])
-    });
+    let tables = [call.input(form.cosines)?, call.input(form.cosines + 1)?];
+    let y = rotated(builder, x, tables, positions, (width, interleaved))?;
+    one(if flat { merge_heads(builder, y)? } else { y })
+}
+
+/// `x [batch, heads, n, d]` rotated by the angles of `positions`; as many elements of a head as the tables say.
+pub fn rotate_heads(
+    builder: &mut Builder,
+    x: TensorId,
+    tables: [TensorId; 2],
+    positions: TensorId,
+    interleaved: bool,
+) -> OpResult<TensorId> {
+    let [_, _, _, d] = builder.dims(x)?;
+    let [_, half] = builder.dims(tables[0])?;
+    if 2 * half > d {
+        return invalid(format!("{} of {d} values cannot be rotated", 2 * half));
+    }
+    rotated(builder, x, tables, Some(positions), (2 * half, interleaved))
+}
+
+/// `x [batch, heads, n, d]` with the first `width` elements of every head rotated.
+fn rotated(
+    builder: &mut Builder,
+    x: TensorId,
+    tables: [TensorId; 2],
+    positions: Option<TensorId>,
+    (width, interleaved): (usize, bool),
+) -> OpResult<TensorId> {
+    let [batch, _, n, d] = builder.dims(x)?;
+    let [cosines, sines] = tables.map(|table| angles(builder, table, positions, [batch, n, width / 2]));
     let (cosines, sines) = (cosines?, sines?);
-    let rotated = builder.narrow(x, 3, 0, width)?;
-    let [first, second] = halves(builder, rotated, interleaved)?;
+    let part = builder.narrow(x, 3, 0, width)?;
+    let [first, second] = halves(builder, part, interleaved)?;
     let product = |builder: &mut Builder, a, b| builder.binary(Binary::Mul, a, b);
     let (fc, ss) = (product(builder, first, cosines)?, product(builder, second, sines)?);
     let (fs, sc) = (product(builder, first, sines)?, product(builder, second, cosines)?);
     let real = builder.binary(Binary::Sub, fc, ss)?;
     let imaginary = builder.binary(Binary::Add, fs, sc)?;
     let y = joined(builder, [real, imaginary], interleaved)?;
-    let y = if width < d {
-        let rest = builder.narrow(x, 3, width, d - width)?;
-        builder.concat(&[y, rest], 3)?
-    } else {
-        y
-    };
-    one(if flat { merge_heads(builder, y)? } else { y })
+    if width == d {
+        return Ok(y);
+    }
+    let rest = builder.narrow(x, 3, width, d - width)?;
+    builder.concat(&[y, rest], 3)
 }
 
 /// Rows of a table of cosines or sines for every position, `[batch or 1, 1, n, half]`.

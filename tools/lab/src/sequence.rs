@@ -1,0 +1,288 @@
+//! Decoders over sequences of tokens: sessions on any backend of this machine, and what their logits are worth.
+
+use crate::eval::metrics::argmax;
+use serde::Serialize;
+use shiftformer::kernels::{Kernels, Native, Portable};
+use shiftformer::{RunFault, Session};
+use shiftformer_convert::model_file::{ModelFile, dequantize};
+use shiftformer_convert::sequences::Sequences;
+
+/// Why a decoder cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum SequenceRunError {
+    /// The model keeps nothing between runs.
+    #[error("the model is no decoder: it keeps no keys and values; convert it with --context N")]
+    NoDecoder,
+    /// The backend has no sessions.
+    #[error("backend `{0}` runs no decoder yet; available: portable, native")]
+    Backend(String),
+    /// Tokens and positions.
+    #[error("{0}")]
+    Tokens(String),
+    /// The run failed.
+    #[error("the run failed: {0}")]
+    Run(RunFault),
+    /// The logits of the file are of another model.
+    #[error(
+        "the logits in the file are of a vocabulary of {given}, the model has {expected}; use logits of the same model"
+    )]
+    Vocabulary {
+        /// Of the file.
+        given: usize,
+        /// Of the model.
+        expected: usize,
+    },
+}
+
+/// A decoder that is running.
+pub trait Decoder {
+    /// Processes `tokens`; `row` is given the bytes of the logits of each.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    fn feed(&mut self, tokens: &[u32], row: &mut dyn FnMut(&[u8])) -> Result<(), RunFault>;
+
+    /// Tokens in the state.
+    fn position(&self) -> u32;
+
+    /// Forgets all tokens.
+    fn reset(&mut self);
+}
+
+impl<B: Kernels> Decoder for Session<'_, '_, B> {
+    fn feed(&mut self, tokens: &[u32], row: &mut dyn FnMut(&[u8])) -> Result<(), RunFault> {
+        let rows = (self.model().state().rows as usize).max(1);
+        let start = self.position();
+        for block in tokens.chunks(rows) {
+            let done = self.prefill(block);
+            if let Err(fault) = done {
+                self.truncate(start);
+                return Err(fault);
+            }
+            for index in 0..block.len() as u32 {
+                row(self.row_of_output(index).ok_or(RunFault::Memory)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn position(&self) -> u32 {
+        Session::position(self)
+    }
+
+    fn reset(&mut self) {
+        Session::reset(self);
+    }
+}
+
+/// Sizes of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DecoderShape {
+    /// Positions that the state has room for.
+    pub context: usize,
+    /// Tokens of a run at most.
+    pub rows: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// Bytes of state.
+    pub state_bytes: usize,
+    /// Bytes of arena.
+    pub arena_bytes: usize,
+}
+
+/// The sizes of `model`.
+///
+/// # Errors
+/// [`SequenceRunError::NoDecoder`].
+pub fn shape(model: &ModelFile) -> Result<DecoderShape, SequenceRunError> {
+    let opened = model.open::<Portable>().map_err(|_| SequenceRunError::NoDecoder)?;
+    let state = opened.state();
+    let output = opened.output(0).filter(|_| state.rows > 0 && opened.n_inputs() == 1);
+    let output = output.ok_or(SequenceRunError::NoDecoder)?;
+    Ok(DecoderShape {
+        context: state.capacity as usize,
+        rows: state.rows as usize,
+        vocabulary: output.len() / state.rows as usize,
+        state_bytes: opened.state_bytes(),
+        arena_bytes: opened.arena_bytes(),
+    })
+}
+
+/// Calls `work` with a session of `model` on `backend`.
+///
+/// # Errors
+/// [`SequenceRunError`], or that of `work`.
+pub fn with_decoder<T, E: From<SequenceRunError>>(
+    model: &ModelFile,
+    backend: &str,
+    work: &mut dyn FnMut(&mut dyn Decoder) -> Result<T, E>,
+) -> Result<T, E> {
+    shape(model)?;
+    match backend {
+        "portable" => on::<Portable, T, E>(model, work),
+        "native" => on::<Native, T, E>(model, work),
+        other => Err(SequenceRunError::Backend(other.to_owned()).into()),
+    }
+}
+
+fn on<B: Kernels, T, E: From<SequenceRunError>>(
+    model: &ModelFile,
+    work: &mut dyn FnMut(&mut dyn Decoder) -> Result<T, E>,
+) -> Result<T, E> {
+    let opened = model.open::<B>().map_err(|_| SequenceRunError::NoDecoder)?;
+    let mut arena = vec![0u128; opened.arena_bytes().div_ceil(16)];
+    let mut state = vec![0u128; opened.state_bytes().div_ceil(16)];
+    let (arena, state) = (bytemuck::cast_slice_mut(&mut arena), bytemuck::cast_slice_mut(&mut state));
+    let session = Session::with_state(&opened, arena, state);
+    let mut session = session.map_err(|_| SequenceRunError::Run(RunFault::Memory))?;
+    work(&mut session)
+}
+
+/// Real logits of the bytes of a row.
+pub struct Logits<'m> {
+    model: &'m ModelFile,
+    dtype: shiftformer::tensor::Dtype,
+    units: (f64, f64),
+}
+
+impl<'m> Logits<'m> {
+    /// Those of `model`.
+    ///
+    /// # Errors
+    /// [`SequenceRunError::NoDecoder`].
+    pub fn of(model: &'m ModelFile) -> Result<Self, SequenceRunError> {
+        let endpoint = model.outputs().first().ok_or(SequenceRunError::NoDecoder)?;
+        let dtype = model.output_dtype(0).ok_or(SequenceRunError::NoDecoder)?;
+        Ok(Self { model, dtype, units: model.units(endpoint.tensor) })
+    }
+
+    /// The logits of one token.
+    pub fn decode(&self, row: &[u8]) -> Vec<f32> {
+        dequantize(row, self.dtype, self.units.0, self.units.1)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &ModelFile {
+        self.model
+    }
+}
+
+/// What the logits of a decoder are worth.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SequenceScore {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens whose logits were computed.
+    pub tokens: usize,
+    /// Tokens beyond the context, left out.
+    pub left_out: usize,
+    /// `10 log10(signal / noise)` against the logits of the float model.
+    pub sqnr_db: Option<f64>,
+    /// Share of tokens with the same most likely successor as the float model.
+    pub agreement: Option<f64>,
+    /// Mean of `-log2` of the probability of the token that follows.
+    pub bits_per_token: Option<f64>,
+    /// The same of the float model.
+    pub float_bits_per_token: Option<f64>,
+}
+
+#[derive(Default)]
+struct Sums {
+    tokens: usize,
+    signal: f64,
+    noise: f64,
+    same: usize,
+    compared: usize,
+    bits: f64,
+    float_bits: f64,
+    predicted: usize,
+}
+
+/// Evaluates `model` on the first `limit` sequences.
+///
+/// # Errors
+/// [`SequenceRunError`], the first met.
+pub fn evaluate(
+    model: &ModelFile,
+    backend: &str,
+    data: &Sequences,
+    limit: Option<usize>,
+    mut progress: impl FnMut(),
+) -> Result<SequenceScore, SequenceRunError> {
+    let shape = shape(model)?;
+    data.check(shape.vocabulary).map_err(|error| SequenceRunError::Tokens(error.to_string()))?;
+    if let Some(given) = data.vocabulary().filter(|&given| given != shape.vocabulary) {
+        return Err(SequenceRunError::Vocabulary { given, expected: shape.vocabulary });
+    }
+    let logits = Logits::of(model)?;
+    let count = data.ids.len().min(limit.unwrap_or(usize::MAX));
+    let length = data.length().min(shape.context);
+    let mut sums = Sums::default();
+    with_decoder(model, backend, &mut |decoder| {
+        for (index, ids) in data.ids.iter().take(count).enumerate() {
+            decoder.reset();
+            let tokens: Vec<u32> = ids.iter().take(length).map(|&id| id as u32).collect();
+            let mut at = 0;
+            let mut row = |bytes: &[u8]| {
+                let ours = logits.decode(bytes);
+                let float = data
+                    .logits
+                    .as_ref()
+                    .and_then(|all| all.get(index)?.get(at * shape.vocabulary..)?.get(..shape.vocabulary));
+                sums.token(&ours, float, tokens.get(at + 1).copied());
+                at += 1;
+            };
+            decoder.feed(&tokens, &mut row).map_err(SequenceRunError::Run)?;
+            progress();
+        }
+        Ok::<(), SequenceRunError>(())
+    })?;
+    let ratio = |sum: f64, n: usize| (n > 0).then(|| sum / n as f64);
+    let has_float = data.logits.is_some();
+    Ok(SequenceScore {
+        sequences: count,
+        tokens: sums.tokens,
+        left_out: count * (data.length() - length),
+        sqnr_db: (sums.signal > 0.0).then(|| 10.0 * (sums.signal / sums.noise.max(1e-30)).log10()),
+        agreement: ratio(sums.same as f64, sums.compared),
+        bits_per_token: ratio(sums.bits, sums.predicted),
+        float_bits_per_token: ratio(sums.float_bits, sums.predicted).filter(|_| has_float),
+    })
+}
+
+impl Sums {
+    fn token(&mut self, ours: &[f32], float: Option<&[f32]>, next: Option<u32>) {
+        self.tokens += 1;
+        if let Some(next) = next {
+            self.predicted += 1;
+            self.bits += bits(ours, next as usize);
+            self.float_bits += float.map_or(0.0, |float| bits(float, next as usize));
+        }
+        let Some(float) = float else { return };
+        self.compared += 1;
+        self.same += usize::from(argmax(ours) == argmax(float));
+        for (&got, &want) in ours.iter().zip(float) {
+            self.signal += f64::from(want).powi(2);
+            self.noise += (f64::from(got) - f64::from(want)).powi(2);
+        }
+    }
+}
+
+/// `-log2` of the probability of `token`.
+fn bits(logits: &[f32], token: usize) -> f64 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&v| f64::from(v - top).exp()).sum();
+    let own = logits.get(token).map_or(f64::NEG_INFINITY, |&v| f64::from(v - top));
+    (sum.ln() - own) / std::f64::consts::LN_2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_those_of_the_softmax() {
+        assert!((bits(&[0.0; 8], 3) - 3.0).abs() < 1e-12);
+        assert!((bits(&[0.0, 2f32.ln()], 1) - 1.5f64.log2()).abs() < 1e-6);
+    }
+}
