@@ -2,9 +2,10 @@
 
 use shiftformer::kernels::Native;
 use shiftformer_convert::backend::{Backend, Host};
+use shiftformer_convert::convert::quality::{OutputQuality, worst_output};
 use shiftformer_convert::convert::{ConvertError, ConvertOptions, Converted, convert};
 use shiftformer_convert::fuse::fuse;
-use shiftformer_convert::graph::{Binary, Data, DataType, FakeQuant, Graph, Op, Reduce, TensorId, Unary};
+use shiftformer_convert::graph::{Binary, Data, DataType, FakeQuant, Graph, Op, Reduce, TensorId, Unary, Window};
 use shiftformer_convert::model_file::{ModelFile, Values};
 
 /// Numbers between -1 and 1 that are the same in every run.
@@ -465,4 +466,317 @@ fn suspicious_samples_are_said_once() {
     assert_eq!(graph(&bytes, Some((0.5, 0.5))), [""; 0]);
     assert!(graph(&bytes, Some((127.5, 127.5)))[0].contains("divide both by 255"));
     assert!(graph(&good, Some((0.5, 0.5)))[0].contains("--mean and --std are for u8 pixels"));
+}
+
+/// Eight sensors: what they show on average, and how far they deviate.
+const SENSORS: [(f32, f32); 8] =
+    [(1013.0, 9.0), (3.3, 0.2), (20.0, 5.0), (0.002, 0.0005), (55.0, 12.0), (-40.0, 3.0), (9.81, 0.3), (300.0, 20.0)];
+
+fn sensor_samples(rows: usize) -> Vec<Vec<Values>> {
+    let mut random = Random(37);
+    let value = |r: &mut Random, i: usize| SENSORS[i % 8].0 + SENSORS[i % 8].1 * 1.7 * r.next();
+    (0..40).map(|_| vec![Values::Float((0..rows * 8).map(|i| value(&mut random, i)).collect())]).collect()
+}
+
+fn normalized(x: &[f32]) -> Vec<f64> {
+    let of = |(i, &v): (usize, &f32)| (f64::from(v) - f64::from(SENSORS[i % 8].0)) / f64::from(SENSORS[i % 8].1);
+    x.iter().enumerate().map(of).collect()
+}
+
+/// `x [rows, 8]` less the means over the deviations.
+fn normalize_sensors(b: &mut Builder, x: TensorId, rows: usize) -> TensorId {
+    let (mean, deviation) = (SENSORS.map(|s| s.0), SENSORS.map(|s| s.1));
+    let (mean, deviation) = (b.floats(&[8], &mean), b.floats(&[8], &deviation));
+    let centred = b.node(Op::Binary(Binary::Sub), &[x, mean], &[1, rows, 8]);
+    b.node(Op::Binary(Binary::Div), &[centred, deviation], &[1, rows, 8])
+}
+
+#[test]
+fn sensors_of_unlike_sizes_keep_their_values() {
+    let (rows, n) = (12, 6);
+    let weights = Random(3).values(n * 8, 0.4);
+    let layer = |x: &[f64], w: &[f32]| -> Vec<f32> {
+        let product = |row: &[f64], w: &[f32]| row.iter().zip(w).map(|(a, &b)| a * f64::from(b)).sum::<f64>() as f32;
+        x.chunks(8).flat_map(|row| w.chunks(8).map(move |w| product(row, w))).collect()
+    };
+    let samples = sensor_samples(rows);
+    let right = |s: &[Values]| layer(&normalized(&real(&s[0])), &weights);
+
+    // In front of a dense layer, where the normalization would disappear in its weights.
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, rows, 8], DataType::Float);
+    let z = normalize_sensors(&mut b, x, rows);
+    let w = b.floats(&[n, 8], &weights);
+    let y = b.node(Op::Linear, &[z, w], &[1, rows, n]);
+    let kept = b.keeps(&[y], &samples, right);
+    assert!(kept > 33.0, "{kept}");
+
+    // In front of a residual as well.
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, rows, 8], DataType::Float);
+    let z = normalize_sensors(&mut b, x, rows);
+    let square = Random(4).values(64, 0.4);
+    let w = b.floats(&[8, 8], &square);
+    let linear = b.node(Op::Linear, &[z, w], &[1, rows, 8]);
+    let y = b.node(Op::Binary(Binary::Add), &[linear, z], &[1, rows, 8]);
+    let sum = |s: &[Values]| {
+        let z = normalized(&real(&s[0]));
+        layer(&z, &square).iter().zip(&z).map(|(a, &b)| a + b as f32).collect()
+    };
+    let kept = b.keeps(&[y], &samples, sum);
+    assert!(kept > 33.0, "{kept}");
+
+    // Folded into the weights by whoever exported the model.
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, rows, 8], DataType::Float);
+    let folded: Vec<f32> = weights.iter().enumerate().map(|(i, w)| w / SENSORS[i % 8].1).collect();
+    let moved = |w: &[f32]| -w.iter().zip(SENSORS).map(|(&w, s)| f64::from(w) * f64::from(s.0)).sum::<f64>() as f32;
+    let bias: Vec<f32> = folded.chunks(8).map(moved).collect();
+    let (w, bias) = (b.floats(&[n, 8], &folded), b.floats(&[n], &bias));
+    let y = b.node(Op::Linear, &[x, w, bias], &[1, rows, n]);
+    let kept = b.keeps(&[y], &samples, right);
+    assert!(kept > 33.0, "{kept}");
+}
+
+#[test]
+fn sensors_enter_a_padded_convolution() {
+    let rows = 10;
+    let weights = Random(5).values(4 * 8 * 3, 0.3);
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, rows, 8], DataType::Float);
+    let z = normalize_sensors(&mut b, x, rows);
+    let turned = b.node(Op::Transpose { perm: vec![0, 2, 1] }, &[z], &[1, 8, rows]);
+    let image = b.node(Op::Reshape, &[turned], &[1, 8, 1, rows]);
+    let w = b.floats(&[4, 8, 1, 3], &weights);
+    let window = Window { kernel: [1, 3], strides: [1, 1], pads: [0, 1, 0, 1], dilations: [1, 1], groups: 1 };
+    let y = b.node(Op::Conv2d(window), &[image, w], &[1, 4, 1, rows]);
+    let right = |s: &[Values]| {
+        let z = normalized(&real(&s[0]));
+        let tap = |n: usize, t: usize, c: usize, k: usize| {
+            let at = (t + k).checked_sub(1).filter(|&at| at < rows);
+            at.map_or(0.0, |at| z[at * 8 + c] * f64::from(weights[(n * 8 + c) * 3 + k]))
+        };
+        let value = |n: usize, t: usize| (0..24).map(|i| tap(n, t, i / 3, i % 3)).sum::<f64>() as f32;
+        (0..4).flat_map(|n| (0..rows).map(move |t| (n, t))).map(|(n, t)| value(n, t)).collect()
+    };
+    let kept = b.keeps(&[y], &sensor_samples(rows), right);
+    assert!(kept > 33.0, "{kept}");
+}
+
+#[test]
+fn angles_of_positions_are_right_wherever_they_are() {
+    let frequencies: Vec<f32> = (0..4).map(|i| 1000f32.powf(-(i as f32) / 4.0)).collect();
+    for (kind, function) in [(Unary::Sin, f64::sin as fn(f64) -> f64), (Unary::Cos, f64::cos)] {
+        let mut b = Builder::default();
+        let position = b.input("position", &[1, 5], DataType::Int);
+        let real_position = b.node(Op::Unary(Unary::Cast), &[position], &[1, 5]);
+        let column = b.node(Op::Reshape, &[real_position], &[1, 5, 1]);
+        let f = b.floats(&[1, 1, 4], &frequencies);
+        let angle = b.node(Op::Binary(Binary::Mul), &[column, f], &[1, 5, 4]);
+        let twice = b.node(Op::Concat { axis: 2 }, &[angle, angle], &[1, 5, 8]);
+        let y = b.node(Op::Unary(kind), &[twice], &[1, 5, 8]);
+        let sample = |s: i64| vec![Values::Int((0..5).map(|i| (s * 53 + i) % 900).collect())];
+        let samples: Vec<_> = (0..20).map(sample).collect();
+        let right = |s: &[Values]| {
+            let of = |p: f32| {
+                let angle = |c: usize| f64::from(p * frequencies[c % 4]);
+                (0..8).map(|c| function(angle(c)) as f32).collect::<Vec<_>>()
+            };
+            real(&s[0]).into_iter().flat_map(of).collect()
+        };
+        let converted = b.converted(&[y], &samples).unwrap();
+        let kept = decibels(&run(&converted, &samples), &samples, right);
+        assert!(kept > 40.0, "{kept}");
+        let model = ModelFile::from_bytes(&converted.file).unwrap();
+        let error = model.encode(0, &Values::Int(vec![1, 2, 3, 4, 1024])).unwrap_err().to_string();
+        assert!(error.contains("`position` holds 1024") && error.contains("1024 rows"), "{error}");
+    }
+}
+
+#[test]
+fn sines_of_wide_ranges_are_made_of_segments() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[2, 16], DataType::Float);
+    let y = b.node(Op::Unary(Unary::Sin), &[x], &[2, 16]);
+    let kept = b.keeps(&[y], &float_samples(20, 32, 40.0), |s| real(&s[0]).iter().map(|v| v.sin()).collect());
+    assert!(kept > 28.0, "{kept}");
+}
+
+#[test]
+fn roundings_to_whole_numbers_are_those_of_16_bits() {
+    let kinds: [(Unary, fn(f32) -> f32); 4] =
+        [(Unary::Floor, f32::floor), (Unary::Ceil, f32::ceil), (Unary::Round, f32::round), (Unary::Trunc, f32::trunc)];
+    for (kind, function) in kinds {
+        for size in [1.2, 30.0] {
+            let mut b = Builder::default();
+            let x = b.input("x", &[4, 16], DataType::Float);
+            let y = b.node(Op::Unary(kind), &[x], &[4, 16]);
+            let samples = float_samples(20, 64, size);
+            let got = run(&b.converted(&[y], &samples).unwrap(), &samples);
+            let right = samples.iter().map(|s| real(&s[0]).into_iter().map(function).collect::<Vec<f32>>());
+            let different = |(right, got): (Vec<f32>, &Vec<f32>)| right.iter().zip(got).filter(|(a, b)| a != b).count();
+            let count: usize = right.zip(&got).map(different).sum();
+            assert!(count <= 3, "{kind:?} of {size}: {count} of 1280");
+        }
+    }
+    // x - floor(x) has steps of its own in between.
+    let mut b = Builder::default();
+    let x = b.input("x", &[4, 16], DataType::Float);
+    let floor = b.node(Op::Unary(Unary::Floor), &[x], &[4, 16]);
+    let y = b.node(Op::Binary(Binary::Sub), &[x, floor], &[4, 16]);
+    let kept = b.keeps(&[y], &float_samples(20, 64, 30.0), |s| real(&s[0]).iter().map(|v| v - v.floor()).collect());
+    assert!(kept > 23.0, "{kept}");
+}
+
+#[test]
+fn whole_numbers_are_divided_exactly() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, 32], DataType::Int);
+    let ten = b.0.add_constant("ten", vec![], Data::Int(vec![10]));
+    let y = b.typed(Op::Binary(Binary::Div), &[x, ten], &[1, 32], DataType::Int);
+    let samples: Vec<Vec<Values>> = (0..20).map(|s| vec![Values::Int((0..32).map(|i| s * 32 + i).collect())]).collect();
+    let right = |s: &[Values]| real(&s[0]).iter().map(|v| (v / 10.0).floor()).collect();
+    assert!(b.keeps(&[y], &samples, right) > 200.0);
+}
+
+#[test]
+fn pairs_of_16_bits_inside_of_a_model_round_and_clip() {
+    // Scale, zero point and range; the last two clip at 0.5.
+    for (scale, zero_point, range) in
+        [(0.25, 0, (-32768, 32767)), (0.5 / 32768.0, 0, (-32768, 32767)), (1.0 / 65536.0, 32768, (0, 65535))]
+    {
+        let mut b = Builder::default();
+        let x = b.input("x", &[4, 16], DataType::Float);
+        let quant = FakeQuant { scale: vec![scale], zero_point: vec![zero_point], axis: 0, range };
+        let q = b.node(Op::FakeQuant(quant), &[x], &[4, 16]);
+        let y = b.node(Op::Binary(Binary::Add), &[q, x], &[4, 16]);
+        let pair = |v: f32| {
+            let q = ((v / scale).round_ties_even() as i32 + zero_point).clamp(range.0, range.1);
+            (q - zero_point) as f32 * scale + v
+        };
+        let kept = b.keeps(&[y], &float_samples(20, 64, 2.0), |s| real(&s[0]).into_iter().map(pair).collect());
+        assert!(kept > 35.0, "{scale}: {kept}");
+    }
+}
+
+#[test]
+fn linear_attention_divides_by_sums_that_may_vanish() {
+    let (n, d) = (8, 4);
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, n, 3 * d], DataType::Float);
+    let part = |b: &mut Builder, i: usize| {
+        let op = Op::Slice { starts: vec![0, 0, i * d], steps: vec![1, 1, 1] };
+        b.node(op, &[x], &[1, n, d])
+    };
+    let (q, k, v) = (part(&mut b, 0), part(&mut b, 1), part(&mut b, 2));
+    let (q, k) = (b.node(Op::Unary(Unary::Relu), &[q], &[1, n, d]), b.node(Op::Unary(Unary::Relu), &[k], &[1, n, d]));
+    let turned = b.node(Op::Transpose { perm: vec![0, 2, 1] }, &[k], &[1, d, n]);
+    let kv = b.node(Op::MatMul { transpose_b: false }, &[turned, v], &[1, d, d]);
+    let above = b.node(Op::MatMul { transpose_b: false }, &[q, kv], &[1, n, d]);
+    let sums = b.node(Op::Reduce { kind: Reduce::Sum, axes: vec![1], keep: true }, &[k], &[1, 1, d]);
+    let products = b.node(Op::Binary(Binary::Mul), &[q, sums], &[1, n, d]);
+    let below = b.node(Op::Reduce { kind: Reduce::Sum, axes: vec![2], keep: true }, &[products], &[1, n, 1]);
+    let eps = b.floats(&[], &[1e-6]);
+    let below = b.node(Op::Binary(Binary::Add), &[below, eps], &[1, n, 1]);
+    let y = b.node(Op::Binary(Binary::Div), &[above, below], &[1, n, d]);
+    let right = |s: &[Values]| {
+        let x = real(&s[0]);
+        let at = |t: usize, i: usize| x[t * 3 * d + i];
+        let (q, k) = (|t: usize, c: usize| at(t, c).max(0.0), |t: usize, c: usize| at(t, d + c).max(0.0));
+        let weight = |i: usize, j: usize| (0..d).map(|c| q(i, c) * k(j, c)).sum::<f32>();
+        let value = |i: usize, c: usize| {
+            let below: f32 = (0..n).map(|j| weight(i, j)).sum::<f32>() + 1e-6;
+            (0..n).map(|j| weight(i, j) * at(j, 2 * d + c)).sum::<f32>() / below
+        };
+        (0..n * d).map(|i| value(i / d, i % d)).collect()
+    };
+    let kept = b.keeps(&[y], &float_samples(40, n * 3 * d, 1.5), right);
+    assert!(kept > 25.0, "{kept}");
+}
+
+#[test]
+fn logarithms_of_probabilities_reach_below_their_steps() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[4, 8], DataType::Float);
+    let p = b.node(Op::Softmax, &[x], &[4, 8]);
+    let y = b.node(Op::Unary(Unary::Log), &[p], &[4, 8]);
+    let right = |s: &[Values]| {
+        let row = |r: &[f32]| {
+            let sum: f32 = r.iter().map(|v| v.exp()).sum();
+            r.iter().map(|v| v - sum.ln()).collect::<Vec<_>>()
+        };
+        real(&s[0]).chunks(8).flat_map(row).collect()
+    };
+    let kept = b.keeps(&[y], &float_samples(20, 32, 6.0), right);
+    assert!(kept > 35.0, "{kept}");
+}
+
+/// Fused attention of one head with a mask that is an input, some of whose rows hide every key.
+fn masked_attention(hidden: f32) -> (Builder, TensorId, Vec<Vec<Values>>) {
+    let (n, d) = (6, 8);
+    let mut b = Builder::default();
+    let [q, k, v] = ["q", "k", "v"].map(|name| b.input(name, &[1, n, d], DataType::Float));
+    let mask = b.input("mask", &[1, n, n], DataType::Float);
+    let scores = b.node(Op::MatMul { transpose_b: true }, &[q, k], &[1, n, n]);
+    let factor = b.floats(&[], &[0.353_553_4]);
+    let scores = b.node(Op::Binary(Binary::Mul), &[scores, factor], &[1, n, n]);
+    let sum = b.node(Op::Binary(Binary::Add), &[scores, mask], &[1, n, n]);
+    let p = b.node(Op::Softmax, &[sum], &[1, n, n]);
+    let y = b.node(Op::MatMul { transpose_b: false }, &[p, v], &[1, n, d]);
+    let mut random = Random(41);
+    let sample = |r: &mut Random| {
+        let mut mask: Vec<f32> = (0..n * n).map(|i| if i % n > 0 && r.next() > 0.2 { hidden } else { 0.0 }).collect();
+        let all = r.below(n as u64) as usize;
+        mask[all * n..(all + 1) * n].fill(hidden);
+        let mut values = || Values::Float(r.values(n * d, 1.7));
+        vec![values(), values(), values(), Values::Float(mask)]
+    };
+    (b, y, (0..24).map(|_| sample(&mut random)).collect())
+}
+
+#[test]
+fn rows_whose_keys_an_input_hides_are_those_of_the_float_model() {
+    for hidden in [f32::NEG_INFINITY, f32::MIN, -1e9, -1e4] {
+        let (n, d) = (6, 8);
+        let (b, y, samples) = masked_attention(hidden);
+        let right = |s: &[Values]| {
+            let [q, k, v, mask] = [0, 1, 2, 3].map(|i| real(&s[i]));
+            let row = |i: usize| {
+                let score =
+                    |j: usize| (0..d).map(|c| q[i * d + c] * k[j * d + c]).sum::<f32>() * 0.353_553_4 + mask[i * n + j];
+                let scores: Vec<f32> = (0..n).map(score).collect();
+                let p = if scores.iter().all(|&s| s == f32::NEG_INFINITY) { vec![0.0; n] } else { softmax(&scores) };
+                (0..d).map(|c| (0..n).map(|j| p[j] * v[j * d + c]).sum()).collect::<Vec<f32>>()
+            };
+            (0..n).flat_map(row).collect()
+        };
+        let kept = b.keeps(&[y], &samples, right);
+        assert!(kept > 30.0, "{hidden}: {kept}");
+    }
+}
+
+#[test]
+fn indices_are_judged_by_how_many_are_right() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[8], DataType::Float);
+    let limit = b.floats(&[], &[0.0]);
+    let y = b.typed(Op::Binary(Binary::Greater), &[x, limit], &[8], DataType::Bool);
+    let converted = b.converted(&[y], &float_samples(40, 8, 1.0)).unwrap();
+    let quality = &converted.outputs[0];
+    assert!(quality.whole && quality.sqnr_db.unwrap() > 100.0, "{quality:?}");
+    let poor = OutputQuality { sqnr_db: Some(20.0), ..quality.clone() };
+    assert!(poor.loss().contains("differs from the float model in 10 % of its values"), "{}", poor.loss());
+}
+
+#[test]
+fn rare_events_are_judged_by_the_error_of_their_score() {
+    let quality = |sqnr_db, largest_error| OutputQuality {
+        name: "y".into(),
+        sqnr_db: Some(sqnr_db),
+        whole: false,
+        largest_error,
+    };
+    assert_eq!(worst_output(&[quality(5.0, None)]).unwrap().1, 5.0);
+    assert!((worst_output(&[quality(5.0, Some(0.01))]).unwrap().1 - 40.0).abs() < 1e-9);
+    assert_eq!(worst_output(&[quality(30.0, Some(0.5)), quality(25.0, None)]).unwrap().1, 25.0);
 }

@@ -16,8 +16,8 @@ pub struct Calibration {
     unseen: TensorStats,
     /// Scale and zero point (of `i8`) of tensors that came quantized.
     pub fixed: HashMap<TensorId, (f64, f64)>,
-    /// Scale and zero point (of `i16`) of outputs that came quantized to 16 bits.
-    pub fixed_outputs: HashMap<TensorId, (f64, f64)>,
+    /// Scale and zero point (of `i16`) of tensors that came quantized to 16 bits.
+    pub fixed_wide: HashMap<TensorId, (f64, f64)>,
     /// Scale per output channel of weights that came quantized.
     pub fixed_weights: HashMap<TensorId, Vec<f64>>,
     /// Mean of every input column of a dense layer, by node name.

@@ -34,7 +34,7 @@ pub fn judge(
     accepted_db: f64,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Option<String>, EvalError> {
-    let Some((name, db)) = worst_output(&converted.outputs).map(|(name, db)| (name.to_owned(), db)) else {
+    let Some((loss, db)) = worst_output(&converted.outputs).map(|(output, db)| (output.loss(), db)) else {
         return Ok(None);
     };
     if db >= WARNED_BELOW_DB.max(accepted_db) {
@@ -44,7 +44,7 @@ pub fn judge(
     let model = ModelFile::from_bytes(&converted.file).map_err(|source| EvalError::Sample { sample: 0, source })?;
     let place = place_of_loss(&model, graph, samples)?.map_or_else(String::new, |place| format!("{place}; "));
     let remedy = remedy(graph, samples, options, db, progress);
-    let why = format!("`{name}` keeps only {db:.1} dB of the float model's output: {place}{remedy}");
+    let why = format!("{loss}: {place}{remedy}");
     if db < accepted_db {
         let floor = db.floor();
         return Ok(Some(format!(

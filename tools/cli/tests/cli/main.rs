@@ -4,5 +4,6 @@ mod bad_input;
 mod codegen;
 mod commands;
 mod decoder;
+mod evaluation;
 mod harness;
 mod parity;

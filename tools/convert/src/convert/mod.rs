@@ -11,8 +11,9 @@ pub mod wide;
 use crate::backend::{Backend, BackendError, Host, Sample};
 use crate::calibrate::{CalibrateError, Calibration};
 use crate::decoder;
+use crate::fuse::observe;
 use crate::graph::exec::{self, ExecError};
-use crate::graph::{Data, DataType, Graph, Op, TensorId};
+use crate::graph::{Data, DataType, Graph, Op, TensorId, Unary};
 use crate::lower::{LowerError, LowerOptions, Lowered, lower};
 use crate::model_file::{ModelFile, ModelFileError, Values};
 use crate::pack::{AnnotatedTensor, Annotations, PackError, ReceiptData, pack};
@@ -298,6 +299,9 @@ const OUTLIER: f64 = 1000.0;
 /// Outliers are reported where an output keeps less than this, in dB.
 const OUTLIERS_MATTER_DB: f64 = 30.0;
 
+/// Below this the largest error of a score is measured too, in dB.
+const LOW_SCORES_DB: f64 = 30.0;
+
 /// Converts a fused float graph. `samples` hold the values of every input; `progress` is told what happens.
 ///
 /// # Errors
@@ -317,6 +321,9 @@ pub fn convert(
     let fixed = qdq::absorb(&mut graph)?;
     let data = real_inputs(&graph, samples, options.normalization)?;
     check_ids(&graph, &data)?;
+    if !ivit {
+        graph = observe(graph, &data, options.normalization.is_some());
+    }
     progress("calibrating");
     if options.weights != WeightBits::Eight && samples.is_empty() {
         return Err(ConvertError::NeedsSamples("fewer than 8 bits per weight"));
@@ -386,7 +393,8 @@ pub fn convert(
                 measured.push(search.trial.ratios(&assemble(&fold.site, &chosen, options)?, fold.half)?);
             }
         }
-        outputs = quality::qualities(&model, &measured);
+        outputs = quality::qualities(&model, &site.graph, &measured);
+        search.trial.errors_of_scores(&model, &site.graph, &mut outputs)?;
     }
     let warnings = quality::sample_warnings(original, samples, options.normalization);
     if quality::worst_output(&outputs).is_some_and(|(_, db)| db < OUTLIERS_MATTER_DB) {
@@ -477,7 +485,7 @@ impl Site {
         let mut calibration = Calibration::run(&graph, data)?;
         calibration.fixed = fixed.activations.clone();
         calibration.fixed_weights = fixed.weights.clone();
-        calibration.fixed_outputs = fixed.outputs.clone();
+        calibration.fixed_wide = fixed.wide.clone();
         if four {
             calibration.rounded = sequential::round(&graph, data, &|_| WeightFormat::I4)?;
         }
@@ -569,6 +577,38 @@ impl<'a> Trials<'a> {
     /// SQNR of a model over the samples, or one half of them.
     fn sqnr(&self, file: &[u8], half: Option<usize>) -> Result<f64, ConvertError> {
         Ok(quality::joint_sqnr(&self.ratios(file, half)?))
+    }
+
+    /// The largest errors of scores whose SQNR is low.
+    fn errors_of_scores(
+        &self,
+        model: &ModelFile,
+        graph: &Graph,
+        outputs: &mut [OutputQuality],
+    ) -> Result<(), ConvertError> {
+        let producers = graph.producers();
+        let is_score = |index: usize| {
+            let mut id = graph.outputs.get(index).copied()?;
+            loop {
+                let node = &graph.nodes[producers[id]?];
+                match node.op {
+                    Op::Reshape | Op::Transpose { .. } | Op::FakeQuant(_) => id = node.inputs[0],
+                    Op::Unary(Unary::Sigmoid | Unary::HardSigmoid { .. }) => return Some(()),
+                    _ => return None,
+                }
+            }
+        };
+        let low = |output: &OutputQuality| output.sqnr_db.is_some_and(|db| db < LOW_SCORES_DB);
+        let scores: Vec<usize> =
+            (0..outputs.len()).filter(|&index| low(&outputs[index]) && is_score(index).is_some()).collect();
+        if scores.is_empty() {
+            return Ok(());
+        }
+        let traces = Host::<Native>::new("native", model).run(&encode(model, self.samples())?)?;
+        for index in scores {
+            outputs[index].largest_error = Some(quality::largest_error(model, &traces, self.reference.iter(), index));
+        }
+        Ok(())
     }
 
     /// Noise over signal of every output over the samples, or one half of them.

@@ -13,8 +13,14 @@ const SQNR_CAP_DB: f64 = 300.0;
 pub struct OutputQuality {
     /// Name of the output.
     pub name: String,
-    /// `10 log10(signal / noise)`; `None` where the float output is zero in all samples.
+    /// `10 log10(signal / noise)`; `None` where the float output is zero in all samples. Of whole numbers and flags, which are
+    /// right or wrong, the better of this and `-20 log10` of the share of the values that differ.
     pub sqnr_db: Option<f64>,
+    /// Whether the output holds whole numbers or flags.
+    pub whole: bool,
+    /// The largest error of a score between 0 and 1 whose SQNR is low. Where the samples show no event all scores are small,
+    /// and the noise beside them says nothing of how far a score is off.
+    pub largest_error: Option<f64>,
 }
 
 /// Noise over signal of every output; `None` where there is no signal.
@@ -25,14 +31,19 @@ pub fn noise_ratios<'a>(
 ) -> Vec<Option<f64>> {
     let ratio = |output: usize| {
         let (mut signal, mut noise) = (0.0f64, 0.0f64);
+        let (mut values, mut different) = (0u64, 0u64);
         for (trace, exact) in traces.iter().zip(reference.clone()) {
             let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
+            let whole = !matches!(exact, Data::Float(_));
             for (got, want) in model.decode(output, bytes).iter().zip(exact.to_f32()) {
+                values += u64::from(whole);
+                different += u64::from(whole && got.round() != want);
                 signal += f64::from(want).powi(2);
                 noise += (f64::from(*got) - f64::from(want)).powi(2);
             }
         }
-        (signal > 0.0).then(|| noise.max(1e-30) / signal)
+        let by_share = if values > 0 { (different as f64 / values as f64).powi(2) } else { f64::INFINITY };
+        (signal > 0.0).then(|| (noise / signal).min(by_share).max(1e-30 / signal))
     };
     (0..model.outputs().len()).map(ratio).collect()
 }
@@ -47,18 +58,52 @@ pub fn joint_sqnr(ratios: &[Option<f64>]) -> f64 {
 }
 
 /// The qualities of `model`'s outputs; each the worst of the measurements.
-pub fn qualities(model: &ModelFile, measurements: &[Vec<Option<f64>>]) -> Vec<OutputQuality> {
+pub fn qualities(model: &ModelFile, graph: &Graph, measurements: &[Vec<Option<f64>>]) -> Vec<OutputQuality> {
     let quality = |(index, output): (usize, &crate::program::Endpoint)| {
         let ratios = measurements.iter().filter_map(|m| m.get(index).copied().flatten());
-        OutputQuality { name: output.name.clone(), sqnr_db: ratios.reduce(f64::max).map(|ratio| -10.0 * ratio.log10()) }
+        let whole = graph.outputs.get(index).is_some_and(|&id| graph.tensors[id].dtype != DataType::Float);
+        let sqnr_db = ratios.reduce(f64::max).map(|ratio| -10.0 * ratio.log10());
+        OutputQuality { name: output.name.clone(), sqnr_db, whole, largest_error: None }
     };
     model.outputs().iter().enumerate().map(quality).collect()
 }
 
-/// The output with the lowest SQNR.
-pub fn worst_output(outputs: &[OutputQuality]) -> Option<(&str, f64)> {
-    let known = outputs.iter().filter_map(|output| Some((output.name.as_str(), output.sqnr_db?)));
+/// The largest error of output `output`.
+pub fn largest_error<'a>(
+    model: &ModelFile,
+    traces: &[Trace],
+    reference: impl Iterator<Item = &'a Vec<Data>>,
+    output: usize,
+) -> f64 {
+    let mut largest = 0.0f64;
+    for (trace, exact) in traces.iter().zip(reference) {
+        let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
+        let errors = model.decode(output, bytes).into_iter().zip(exact.to_f32()).map(|(got, want)| (got - want).abs());
+        largest = errors.map(f64::from).fold(largest, f64::max);
+    }
+    largest
+}
+
+/// The output that keeps least, and what it keeps: of scores the better of SQNR and `-20 log10` of the largest error.
+pub fn worst_output(outputs: &[OutputQuality]) -> Option<(&OutputQuality, f64)> {
+    let keeps = |output: &OutputQuality| {
+        let db = output.sqnr_db?;
+        Some(output.largest_error.map_or(db, |error| db.max(-20.0 * error.max(1e-15).log10())))
+    };
+    let known = outputs.iter().filter_map(|output| Some((output, keeps(output)?)));
     known.min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+impl OutputQuality {
+    /// What is lost, in words.
+    pub fn loss(&self) -> String {
+        let (name, db) = (&self.name, self.sqnr_db.unwrap_or(SQNR_CAP_DB));
+        if self.whole {
+            let percent = 100.0 * 10f64.powf(-db / 20.0);
+            return format!("`{name}` differs from the float model in {percent:.0} % of its values or more");
+        }
+        format!("`{name}` keeps only {db:.1} dB of the float model's output")
+    }
 }
 
 /// What is wrong with the samples, if anything.

@@ -15,6 +15,7 @@ mod layout;
 mod linear;
 mod masks;
 mod norm;
+mod observed;
 mod one_hot;
 mod rewriter;
 mod softmax;
@@ -23,6 +24,7 @@ mod tests;
 mod values;
 
 use crate::graph::Graph;
+pub use observed::observe;
 use rewriter::{NodeId, Rewriter};
 
 /// Looks at one node; true when it changed the graph.
@@ -48,6 +50,7 @@ const FUNCTIONS: &[Rewrite] = &[
     norm::affine,
     activation::activation,
     softmax::softmax,
+    softmax::logarithm,
     masks::nan_guard,
     masks::hidden,
     masks::choice_of_zero,

@@ -22,6 +22,27 @@ pub(super) fn softmax(r: &mut Rewriter, id: NodeId) -> bool {
     true
 }
 
+/// The logarithm of a softmax is `z - log(sum(exp(z)))` with `z` less the maximum of its row: probabilities that round to 0
+/// have no logarithm.
+pub(super) fn logarithm(r: &mut Rewriter, id: NodeId) -> bool {
+    let Some(Node { op: Op::Unary(Unary::Log), inputs, name, .. }) = r.node(id) else { return false };
+    let (probabilities, name) = (inputs[0], name.clone());
+    let found = r.inner(probabilities).filter(|node| node.op == Op::Softmax).map(|node| node.inputs[0]);
+    let Some(x) = found else { return false };
+    let shape = r.shape(x).to_vec();
+    let Some(axis) = shape.len().checked_sub(1) else { return false };
+    let mut row = shape.clone();
+    row[axis] = 1;
+    let over_row = |kind| Op::Reduce { kind, axes: vec![axis], keep: true };
+    let maximum = r.add(id, &name, over_row(Reduce::Max), vec![x], row.clone());
+    let z = r.add(id, &name, Op::Binary(Binary::Sub), vec![x, maximum], shape.clone());
+    let exponentials = r.add(id, &name, Op::Unary(Unary::Exp), vec![z], shape);
+    let sum = r.add(id, &name, over_row(Reduce::Sum), vec![exponentials], row.clone());
+    let log = r.add(id, &name, Op::Unary(Unary::Log), vec![sum], row);
+    r.replace(id, Op::Binary(Binary::Sub), vec![z, log]);
+    true
+}
+
 /// `node` as exponentials divided by their sum along one axis: the exponent and the axis.
 fn quotient(r: &Rewriter, node: &Node) -> Option<(TensorId, usize)> {
     let (exps, sum) = match node.op {

@@ -24,6 +24,8 @@ pub struct Graph {
     pub origins: Arc<HashMap<String, String>>,
     /// Per input the minimum and maximum of its element type, where that is an integer type; may be shorter than `inputs`.
     pub input_ranges: Vec<Option<(i64, i64)>>,
+    /// Inputs that enter in 32 bits, with their scales: the first operator normalizes them, see [`crate::fuse::observe`].
+    pub raw_inputs: HashMap<TensorId, f64>,
 }
 
 /// One value of the graph.

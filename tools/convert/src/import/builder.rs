@@ -664,7 +664,7 @@ fn compact(mut graph: Graph) -> Graph {
         node.output = place[node.output];
     }
     let (inputs, outputs) = (moved(&graph.inputs), moved(&graph.outputs));
-    Graph { tensors, nodes, inputs, outputs, input_ranges: graph.input_ranges, origins: graph.origins }
+    Graph { tensors, nodes, inputs, outputs, ..graph }
 }
 
 /// Operations whose elements are elements of their first operand.

@@ -36,7 +36,11 @@ impl Lowering<'_> {
     /// Linear layers whose sum is added to a residual stream, and those whose result only feeds a table.
     pub(super) fn find_residuals(&mut self) {
         for (index, node) in self.graph.nodes.iter().enumerate() {
-            if node.op != Op::Binary(Binary::Add) || self.chains.contains_key(&index) || self.absorbed[index] {
+            if node.op != Op::Binary(Binary::Add)
+                || self.chains.contains_key(&index)
+                || self.absorbed[index]
+                || self.entries.contains_key(&index)
+            {
                 continue;
             }
             let shape = self.graph.shape(node.output);
@@ -68,7 +72,7 @@ impl Lowering<'_> {
         let fused: Vec<usize> = self
             .chains
             .iter()
-            .filter(|(last, _)| !self.segments.contains_key(last))
+            .filter(|(last, _)| !self.segments.contains_key(last) && self.step(**last).is_none())
             .filter_map(|(_, chain)| {
                 let producer = self.producers[chain.base]?;
                 let dense = matches!(self.graph.nodes[producer].op, Op::Linear | Op::Conv2d(_));

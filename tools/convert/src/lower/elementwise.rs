@@ -6,7 +6,7 @@ use super::{Form, LowerError, Lowering};
 use crate::graph::exec::eval_scalar;
 use crate::graph::{Binary, DataType, Node, Op, TensorId, Unary};
 use crate::quantize::multiplier::multiplier;
-use crate::quantize::range::argmin;
+use crate::quantize::range::{TensorStats, argmin};
 use shiftformer::arith::norm;
 use shiftformer::format::Profile;
 use shiftformer::ops;
@@ -37,6 +37,10 @@ impl Lowering<'_> {
         let node = &self.graph.nodes[last];
         let mut operands = self.computed_operands(node)?;
         let mut nodes = vec![last];
+        if self.step(last).is_some() {
+            let &[base] = &operands[..] else { return None };
+            return Some(Chain { base, nodes, output: node.output });
+        }
         let mut found = None;
         loop {
             if let [base] = operands[..] {
@@ -47,6 +51,9 @@ impl Lowering<'_> {
             // The operand that is computed last can be read by nodes of the set alone, if at all.
             let producer = |&id: &TensorId| Some((self.producers[id]?, id));
             let Some((index, id)) = operands.iter().filter_map(producer).max() else { return found };
+            if self.step(index).is_some() || self.entries.contains_key(&index) {
+                return found;
+            }
             let inner = self.consumers[id].iter().all(|reader| nodes.contains(reader));
             let same_size = self.graph.tensors[id].len() == self.graph.tensors[node.output].len();
             let more = self.computed_operands(&self.graph.nodes[index]).filter(|_| inner && same_size);
@@ -64,7 +71,7 @@ impl Lowering<'_> {
     /// Finds maximal chains; their inner nodes are absorbed.
     pub(super) fn find_chains(&mut self) {
         for last in (0..self.graph.nodes.len()).rev() {
-            if self.absorbed[last] {
+            if self.absorbed[last] || self.entries.contains_key(&last) {
                 continue;
             }
             let Some(chain) = self.chain_to(last) else { continue };
@@ -98,6 +105,9 @@ impl Lowering<'_> {
 
     /// Positive factor of a chain of multiplications and divisions by positive scalars.
     pub(super) fn scalar_factor(&self, chain: &Chain) -> Option<f64> {
+        if chain.nodes.iter().any(|&index| self.step(index).is_some()) {
+            return None;
+        }
         let mut argument = chain.base;
         let mut factor = 1.0;
         for &index in &chain.nodes {
@@ -127,6 +137,7 @@ impl Lowering<'_> {
             return None;
         }
         let affine = |index: &usize| match self.graph.nodes[*index].op {
+            _ if self.step(*index).is_some() => false,
             Op::Binary(Binary::Add | Binary::Sub | Binary::Mul | Binary::Div) => true,
             Op::Unary(Unary::Cast) => self.graph.tensors[self.graph.nodes[*index].output].dtype == DataType::Float,
             _ => false,
@@ -162,6 +173,9 @@ impl Lowering<'_> {
     }
 
     pub(super) fn chain(&mut self, chain: &Chain) -> Result<(), LowerError> {
+        if self.whole_steps(chain)? {
+            return Ok(());
+        }
         // Where large values only mask, the table cuts them off.
         let limits = self.limits[chain.output];
         let masks = limits.low.is_finite();
@@ -506,13 +520,15 @@ impl Lowering<'_> {
                     "Div by a computed tensor that takes the value 0 or both signs; add a small constant to it, or clip it",
                 ));
             }
-            let top = if min > 0.0 { 1.0 / min } else { -1.0 / max };
-            let scale = top / WIDE_LIMIT;
-            let borders = if stats.is_whole() || min <= 0.0 { None } else { self.borders(divisor, &|x| 1.0 / x) };
+            let least = least_divisor(stats);
+            let scale = 1.0 / (least * WIDE_LIMIT);
+            let inverse = |x: f64| if x < 0.0 { 1.0 / x.min(-least) } else { 1.0 / x.max(least) };
+            let borders =
+                if stats.is_whole() || min <= 0.0 { None } else { self.borders(divisor, Some(least), &inverse) };
             if let Some(borders) = borders {
                 let x = self.get(divisor, Form::Wide)?;
                 let x = self.contiguous(&x, &node.name)?;
-                let steps = |i| segment_steps(&borders, i).map(|v| 1.0 / v).collect();
+                let steps = |i| segment_steps(&borders, i).map(inverse).collect();
                 let values: Vec<Vec<f64>> = (0..borders.len() - 1).map(steps).collect();
                 let to = self.new_tensor(&name, Dtype::I16, &own, scale, 0.0, None);
                 self.emit_segments(&name, &x, &borders, &values, to)?;
@@ -602,6 +618,13 @@ impl Lowering<'_> {
         if self.graph.tensors[id].dtype == DataType::Int {
             return self.wide_integer_scale(id);
         }
+        if self.calibration.fixed_wide.contains_key(&id) {
+            return self.wide_scale(id);
+        }
+        // Where everything below a limit has one effect it saturates there, so that rows of nothing but hidden keys are even.
+        if self.limits[id].low.is_finite() && self.may_be_masked(id) {
+            return self.wide_scale(id);
+        }
         let needed = self.useful_max(id, WIDE_LIMIT) / WIDE_LIMIT;
         if before > 1e-20 && needed > 0.0 && before > needed / 256.0 && before < needed * 64.0 {
             let steps = (needed / before).log2().ceil().max(0.0);
@@ -678,6 +701,28 @@ impl Lowering<'_> {
         self.push(&node.name, ops::Op::LayerNorm(op), &[Some(view.tensor)], to);
         Ok(())
     }
+}
+
+/// The magnitude below which reciprocals of a tensor with values of one sign saturate.
+///
+/// Sums of features that are all 0 leave nothing but the epsilon of the model, and a 16-bit reciprocal that reaches so far
+/// would have no steps left for the others: what is cut off and what the steps lose balance.
+fn least_divisor(stats: &TensorStats) -> f64 {
+    let smallest = f64::from(if stats.min > 0.0 { stats.min } else { -stats.max }).max(1e-30);
+    let most = stats.abs_max();
+    if stats.is_whole() || stats.histogram.is_empty() {
+        return smallest;
+    }
+    let loss = |cut: f64| -> f64 {
+        let step = 1.0 / (cut * WIDE_LIMIT);
+        let of_bin = |(x, n): (f64, f64)| {
+            let x = x.abs();
+            n * if x < cut { (1.0 - x / cut).powi(2) } else { (step * x).powi(2) / 12.0 }
+        };
+        stats.bins().map(of_bin).sum()
+    };
+    let octaves = (most / smallest).log2().ceil().clamp(0.0, 64.0) as i32;
+    argmin((0..octaves).map(|i| smallest * 2f64.powi(i)), |&cut| loss(cut)).unwrap_or(smallest)
 }
 
 /// A view that reaches this many times beyond what can matter is cut off by a table.

@@ -8,12 +8,14 @@ mod chains;
 mod decoder;
 mod dense;
 mod elementwise;
+mod entry;
 pub mod facts;
 mod integers;
 mod ivit;
 mod limits;
 mod movement;
 mod segments;
+mod steps;
 pub mod view;
 pub mod wide;
 
@@ -146,6 +148,8 @@ struct Lowering<'g> {
     chains: HashMap<usize, chains::Chain>,
     /// Borders of the segments of those chains that one table is too coarse for, by their last node.
     segments: HashMap<usize, Vec<f64>>,
+    /// Sums at the entry of inputs in 32 bits, with the product each takes in.
+    entries: HashMap<usize, usize>,
     /// Linear nodes that add a residual, by the node of the addition: (linear, residual).
     residuals: HashMap<usize, (usize, TensorId)>,
     /// Which values of every tensor matter.
@@ -182,10 +186,12 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
         chains: HashMap::new(),
         segments: HashMap::new(),
         residuals: HashMap::new(),
+        entries: HashMap::new(),
         limits: limits::limits(graph, calibration),
         notes: Vec::new(),
         missing: Vec::new(),
     };
+    lowering.find_entries();
     lowering.find_chains();
     lowering.find_segments();
     lowering.find_residuals();
@@ -372,6 +378,10 @@ impl<'g> Lowering<'g> {
             }
             self.require_samples(id);
         }
+        // A pair of 16 bits around 0 behind it: the stream has its scale at once.
+        if let Some(&(scale, _)) = self.calibration.fixed_wide.get(&id).filter(|units| units.1 == 0.0) {
+            return scale;
+        }
         if self.is_score(id) {
             return 1.0 / 32767.0;
         }
@@ -550,7 +560,9 @@ impl<'g> Lowering<'g> {
             let tensor = &self.graph.tensors[id];
             let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
             let image = tensor.dtype == DataType::Float && self.options.normalization.is_some() && shape.len() >= 3;
-            let index = if self.wants[id].ids {
+            let index = if let Some(&scale) = self.graph.raw_inputs.get(&id) {
+                self.output(id, Dtype::I32, scale, 0.0)
+            } else if self.wants[id].ids {
                 self.output(id, Dtype::I32, 1.0, 0.0)
             } else if let (true, Some((mean, std))) = (image, self.options.normalization) {
                 // Raw pixels as the device gets them; XOR 0x80 makes them i8, and the mean goes into biases.
@@ -613,6 +625,7 @@ impl<'g> Lowering<'g> {
         for index in (0..self.graph.nodes.len()).rev() {
             let node = &self.graph.nodes[index];
             let (out, chained) = (self.wants[node.output], self.in_chain(index));
+            let stepwise = self.is_step_like(index, node);
             let segmented = self.segments.iter().any(|(last, _)| self.chains[last].nodes.contains(&index));
             let mut ask = |id: TensorId, want: Want| {
                 let have = &mut self.wants[id];
@@ -646,6 +659,7 @@ impl<'g> Lowering<'g> {
                 Op::Unary(_) | Op::Binary(_) | Op::Where if segmented => {
                     node.inputs.iter().for_each(|&id| ask(id, wide));
                 }
+                Op::Unary(_) | Op::Binary(_) if stepwise => ask(node.inputs[0], wide),
                 Op::Unary(_) => node.inputs.iter().for_each(|&id| ask(id, chosen(id, narrow))),
                 Op::Where if !chained => {
                     ask(node.inputs[0], narrow);
@@ -685,7 +699,7 @@ impl<'g> Lowering<'g> {
                 | Op::Pad { .. } => {
                     node.inputs.iter().for_each(|&id| ask(id, out));
                 }
-                Op::FakeQuant(_) if self.calibration.fixed_outputs.contains_key(&node.output) => {
+                Op::FakeQuant(_) if self.calibration.fixed_wide.contains_key(&node.output) => {
                     ask(node.inputs[0], wide);
                 }
                 Op::FakeQuant(_) => ask(node.inputs[0], narrow),
@@ -702,6 +716,9 @@ impl<'g> Lowering<'g> {
     fn node(&mut self, index: usize) -> Result<(), LowerError> {
         if let Some(chain) = self.chains.get(&index).cloned() {
             return self.chain(&chain);
+        }
+        if let Some(&product) = self.entries.get(&index) {
+            return self.entry(product, index);
         }
         if let Some(&(linear, residual)) = self.residuals.get(&index) {
             return self.linear_with_residual(linear, residual, index);
@@ -742,13 +759,8 @@ impl<'g> Lowering<'g> {
     /// The rounding a quantized model asks for at this place, in its own units.
     fn fake_quant(&mut self, node: &Node) -> Result<(), LowerError> {
         let Some((scale, zero)) = self.fixed_units(node.output) else {
-            let shown = self.consumers[node.output].iter().all(|&reader| reader == usize::MAX);
-            if let Some(&(scale, zero)) = self.calibration.fixed_outputs.get(&node.output).filter(|_| shown) {
-                let view = self.get(node.inputs[0], Form::Any)?;
-                let view = self.contiguous(&view, &node.name)?;
-                let to = self.output(node.output, Dtype::I16, scale, zero);
-                self.requant(&view, to);
-                return Ok(());
+            if let Some(&(scale, zero)) = self.calibration.fixed_wide.get(&node.output) {
+                return self.wide_fake_quant(node, scale, zero);
             }
             self.forms[node.output] = self.forms[node.inputs[0]].clone();
             return Ok(());
@@ -762,6 +774,30 @@ impl<'g> Lowering<'g> {
         let view = self.contiguous(&view, &node.name)?;
         let to = self.output(node.output, Dtype::I8, scale, zero);
         self.requant(&view, to);
+        Ok(())
+    }
+
+    /// The same in 16 bits. Readers inside of the model expect a zero point of 0, an output shows the one it came with.
+    fn wide_fake_quant(&mut self, node: &Node, scale: f64, zero: f64) -> Result<(), LowerError> {
+        let view = self.get(node.inputs[0], Form::Any)?;
+        let is_wide = self.program.tensors[view.tensor].dtype == Dtype::I16;
+        if is_wide && view.scale == scale && view.zero == zero {
+            self.set(node.output, view);
+            return Ok(());
+        }
+        let view = self.contiguous(&view, &node.name)?;
+        let shown = self.consumers[node.output].iter().all(|&reader| reader == usize::MAX);
+        if zero == 0.0 || shown {
+            let to = self.output(node.output, Dtype::I16, scale, zero);
+            self.requant(&view, to);
+            return Ok(());
+        }
+        let pair = self.new_tensor(&format!("{}/pair", node.name), Dtype::I16, &view.shape, scale, zero, None);
+        self.requant(&view, pair);
+        let pair = View::whole(pair, &view.shape, scale, zero);
+        let centred = scale * (32767.0 - zero).max(32768.0 + zero) / 32767.0;
+        let to = self.output(node.output, Dtype::I16, centred, 0.0);
+        self.requant(&pair, to);
         Ok(())
     }
 }

@@ -306,7 +306,9 @@ impl Lowering<'_> {
             Reduce::Mean | Reduce::Sum => self.get(node.inputs[0], Form::Any)?,
             Reduce::Max if self.options.wide.contains(&node.inputs[0]) => self.get(node.inputs[0], Form::Wide)?,
             Reduce::Max | Reduce::Min
-                if self.forms[node.inputs[0]].narrow.is_some() || !self.is_integer(node.inputs[0]) =>
+                if self.forms[node.inputs[0]].narrow.is_some()
+                    || !self.is_integer(node.inputs[0])
+                    || self.fits_narrow(node.inputs[0]) =>
             {
                 self.get(node.inputs[0], Form::Narrow)?
             }

@@ -20,6 +20,8 @@ const WORTH_DB: f64 = 6.0;
 const SATURATED: f64 = 11.0;
 /// Room for values beyond those of the calibration samples, as a factor.
 const HEADROOM: f64 = 1.45;
+/// Segments of a function at most: each is two operators and a sum.
+const MOST_SEGMENTS: usize = 24;
 
 impl Lowering<'_> {
     /// Whether graph outputs show `id`, movement in between allowed.
@@ -65,34 +67,58 @@ impl Lowering<'_> {
                 _ => false,
             }
         };
-        if !chain.nodes.iter().any(steep) {
-            return None;
+        if chain.nodes.iter().any(steep) {
+            return self.borders(chain.base, None, &|x| self.eval_chain(chain, x));
         }
-        self.borders(chain.base, &|x| self.eval_chain(chain, x))
+        let periodic = |index: &usize| matches!(self.graph.nodes[*index].op, Op::Unary(Unary::Sin | Unary::Cos));
+        if chain.nodes.iter().any(periodic) {
+            return self.even_borders(chain.base, &|x| self.eval_chain(chain, x));
+        }
+        None
     }
 
-    /// Borders for a function of `id`, where one table is estimated to lose too much and segments much less.
-    pub(super) fn borders(&self, id: TensorId, f: &dyn Fn(f64) -> f64) -> Option<Vec<f64>> {
+    /// Noise of a table per segment over the signal, in dB, by what was seen of `id`.
+    fn estimate(&self, id: TensorId, f: &dyn Fn(f64) -> f64, borders: &[f64]) -> f64 {
         let stats = self.calibration.stats(id);
-        let (min, max) = (f64::from(stats.min), f64::from(stats.max));
-        let (low, high) = (min.min(0.0), max.max(0.0));
-        let noise = |borders: &[f64]| -> f64 {
-            let at =
-                |x: f64| borders.windows(2).find(|pair| x <= pair[1]).map_or(0.0, |pair| (pair[1] - pair[0]) / STEPS);
-            let of_bin = |(x, n): (f64, f64)| {
-                let step = at(x);
-                let slope = (f(x + step / 2.0) - f(x - step / 2.0)) / step;
-                let loss = if slope.is_finite() { slope * slope * step * step / 12.0 } else { f(x) * f(x) };
-                n * loss
-            };
-            stats.bins().map(of_bin).sum()
+        let step =
+            |x: f64| borders.windows(2).find(|pair| x <= pair[1]).map_or(0.0, |pair| (pair[1] - pair[0]) / STEPS);
+        let of_bin = |(x, n): (f64, f64)| {
+            let step = step(x);
+            let slope = (f(x + step / 2.0) - f(x - step / 2.0)) / step;
+            let loss = if slope.is_finite() { slope * slope * step * step / 12.0 } else { f(x) * f(x) };
+            n * loss
         };
+        let noise: f64 = stats.bins().map(of_bin).sum();
         let signal: f64 = stats.bins().map(|(x, n)| n * f(x) * f(x)).filter(|s| s.is_finite()).sum();
-        let decibels = |noise: f64| 10.0 * (signal.max(1e-300) / noise.max(1e-300)).log10();
-        let plain = decibels(noise(&[low, high]));
+        10.0 * (signal.max(1e-300) / noise.max(1e-300)).log10()
+    }
+
+    /// Even segments for a function that goes on and on, as few as keep enough.
+    fn even_borders(&self, id: TensorId, f: &dyn Fn(f64) -> f64) -> Option<Vec<f64>> {
+        let stats = self.calibration.stats(id);
+        let reach = |limit: f32| f64::from(limit) * HEADROOM;
+        let (low, high) = (reach(stats.min.min(0.0)), reach(stats.max.max(0.0)));
+        let even =
+            |count: usize| -> Vec<f64> { (0..=count).map(|i| low + (high - low) * i as f64 / count as f64).collect() };
+        let plain = self.estimate(id, f, &[f64::from(stats.min.min(0.0)), f64::from(stats.max.max(0.0))]);
         if plain >= ENOUGH_DB {
             return None;
         }
+        let good = |count: &usize| self.estimate(id, f, &even(*count)) >= ENOUGH_DB + WORTH_DB;
+        let count = (2..=MOST_SEGMENTS).find(good).unwrap_or(MOST_SEGMENTS);
+        (self.estimate(id, f, &even(count)) >= plain + WORTH_DB).then(|| even(count))
+    }
+
+    /// Borders for a function of `id`, where one table is estimated to lose too much and segments much less.
+    /// Values below `least` need no care.
+    pub(super) fn borders(&self, id: TensorId, least: Option<f64>, f: &dyn Fn(f64) -> f64) -> Option<Vec<f64>> {
+        let stats = self.calibration.stats(id);
+        let (min, max) = (f64::from(stats.min), f64::from(stats.max));
+        let plain = self.estimate(id, f, &[min.min(0.0), max.max(0.0)]);
+        if plain >= ENOUGH_DB {
+            return None;
+        }
+        let min = least.map_or(min, |least| least.max(min));
         let top = min.abs().max(max.abs()) * HEADROOM;
         let mut borders: Vec<f64> = Vec::new();
         if min > 0.0 {
@@ -110,7 +136,7 @@ impl Lowering<'_> {
             }
             borders.sort_by(f64::total_cmp);
         }
-        (decibels(noise(&borders)) >= plain + WORTH_DB).then_some(borders)
+        (self.estimate(id, f, &borders) >= plain + WORTH_DB).then_some(borders)
     }
 
     /// A chain in segments.

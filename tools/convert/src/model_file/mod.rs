@@ -193,10 +193,11 @@ impl ModelFile {
         if let (Values::U8(raw), Dtype::U8) = (values, record.dtype) {
             return Ok(raw.clone());
         }
-        if record.dtype == Dtype::I32 {
+        let (scale, zero) = self.units(endpoint.tensor);
+        // Real numbers in 32 bits have a scale.
+        if record.dtype == Dtype::I32 && scale == 1.0 {
             return encode_ids(&endpoint.name, values, id_rows(&model, endpoint.tensor));
         }
-        let (scale, zero) = self.units(endpoint.tensor);
         let real = values.to_real(endpoint.normalization);
         let masked = |v: f32| endpoint.masks && v == f32::NEG_INFINITY;
         if let Some(bad) = real.iter().find(|&&v| !v.is_finite() && !masked(v)) {

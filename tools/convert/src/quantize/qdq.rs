@@ -9,22 +9,26 @@ use std::collections::HashMap;
 pub struct Fixed {
     /// Scale and zero point, as an `i8`, of activations.
     pub activations: HashMap<TensorId, (f64, f64)>,
-    /// Scale and zero point, as an `i16`, of outputs quantized to 16 bits.
-    pub outputs: HashMap<TensorId, (f64, f64)>,
+    /// Scale and zero point, as an `i16`, of tensors quantized to 16 bits.
+    pub wide: HashMap<TensorId, (f64, f64)>,
     /// Scale per output channel of weights.
     pub weights: HashMap<TensorId, Vec<f64>>,
 }
 
 /// Takes the pairs over constants out of `graph` (the constants become their rounded values) and collects the scales.
 ///
-/// Activations quantized to 8 bits keep their pair in the graph; wider or per-channel pairs over activations are
-/// dropped, since the 16-bit stream is at least as fine.
+/// Activations quantized to 8 or 16 bits keep their pair in the graph; pairs per channel over activations are dropped, but
+/// for outputs, which keep their names.
 ///
 /// # Errors
 /// [`ExecError`] when a pair does not fit its constant.
 pub fn absorb(graph: &mut Graph) -> Result<Fixed, ExecError> {
     let mut fixed = Fixed::default();
     let mut replaced: HashMap<TensorId, TensorId> = HashMap::new();
+    let mut uses: HashMap<TensorId, usize> = HashMap::new();
+    for &id in graph.nodes.iter().flat_map(|node| &node.inputs).chain(&graph.outputs) {
+        *uses.entry(id).or_default() += 1;
+    }
     let nodes = std::mem::take(&mut graph.nodes);
     for mut node in nodes {
         for input in &mut node.inputs {
@@ -46,11 +50,13 @@ pub fn absorb(graph: &mut Graph) -> Result<Fixed, ExecError> {
         } else if let Some(units) = activation_units(quant) {
             fixed.activations.insert(node.output, units);
             graph.nodes.push(node);
-        } else if graph.outputs.contains(&node.output) {
-            // An output keeps its name, and its scale where one `i16` can have it.
-            if let Some(units) = output_units(quant) {
-                fixed.outputs.insert(node.output, units);
+        } else if let Some(units) = wide_units(quant) {
+            fixed.wide.insert(node.output, units);
+            if uses.get(&source) == Some(&1) {
+                fixed.wide.insert(source, units);
             }
+            graph.nodes.push(node);
+        } else if graph.outputs.contains(&node.output) {
             graph.nodes.push(node);
         } else {
             replaced.insert(node.output, source);
@@ -87,7 +93,7 @@ fn activation_units(quant: &FakeQuant) -> Option<(f64, f64)> {
 }
 
 /// Scale and zero point on the `i16` axis of a per-tensor 16-bit pair.
-fn output_units(quant: &FakeQuant) -> Option<(f64, f64)> {
+fn wide_units(quant: &FakeQuant) -> Option<(f64, f64)> {
     let ([scale], [zero]) = (&quant.scale[..], &quant.zero_point[..]) else { return None };
     match quant.range {
         (-32768, 32767) => Some((f64::from(*scale), f64::from(*zero))),
@@ -133,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_of_16_bits_keep_name_and_scale() {
+    fn pairs_of_16_bits_keep_name_and_scale() {
         for (zero, range, expected) in
             [(0, (-32768, 32767), 0.0), (32768, (0, 65535), 0.0), (100, (0, 65535), -32668.0)]
         {
@@ -143,7 +149,7 @@ mod tests {
             let y = graph.add_node("y", pair(0.01, zero, range), vec![x], vec![4], DataType::Float);
             graph.outputs.push(y);
             let fixed = absorb(&mut graph).unwrap();
-            assert_eq!((graph.outputs[0], fixed.outputs[&y]), (y, (f64::from(0.01f32), expected)));
+            assert_eq!((graph.outputs[0], fixed.wide[&y]), (y, (f64::from(0.01f32), expected)));
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) fn named<'a>(endpoints: &'a [EndpointSummary], taken: &mut Vec<String
 pub(super) fn meaning(endpoint: &EndpointSummary) -> String {
     match endpoint.normalization {
         Some((mean, std)) => format!("raw pixels `p` in 0..=255, standing for `(p / 255 - {mean}) / {std}`"),
-        None if endpoint.dtype == "i32" => "indices".to_owned(),
+        None if endpoint.dtype == "i32" && endpoint.scale == 1.0 => "indices".to_owned(),
         None => format!("`real = {:e} * (q - {})`", endpoint.scale, endpoint.zero),
     }
 }

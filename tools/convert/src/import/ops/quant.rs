@@ -152,15 +152,24 @@ fn reals(values: &[i64], shape: &[usize], quantization: &FakeQuant) -> Vec<f32> 
 
 /// `scale * (q - zero_point)` of integers that the model computes or takes in.
 fn dequantize_computed(builder: &mut Builder, x: TensorId, quantization: &FakeQuant) -> OpResult<TensorId> {
-    if quantization.scale.len() != 1 {
-        return unsupported("a scale per channel of integers that are not constant; use one scale");
-    }
+    let per_axis = |builder: &mut Builder, values: Vec<f32>| -> OpResult<TensorId> {
+        let mut shape = vec![1; builder.rank(x)];
+        if values.len() > 1 {
+            shape[quantization.axis] = values.len();
+        }
+        builder.constant(&shape, Data::Float(values))
+    };
     let mut y = builder.cast(x, DataType::Float)?;
-    if quantization.zero_point[0] != 0 {
-        let zero = builder.scalar(quantization.zero_point[0] as f32);
-        y = builder.binary(Binary::Sub, y, zero)?;
+    if quantization.zero_point.iter().any(|&zero| zero != 0) {
+        let zeros = quantization.zero_point.iter().map(|&zero| zero as f32).collect();
+        let zeros = per_axis(builder, zeros)?;
+        y = builder.binary(Binary::Sub, y, zeros)?;
     }
-    builder.scale(y, quantization.scale[0])
+    if let [scale] = quantization.scale[..] {
+        return builder.scale(y, scale);
+    }
+    let scales = per_axis(builder, quantization.scale.clone())?;
+    builder.binary(Binary::Mul, y, scales)
 }
 
 /// Constants with a scale per block along an axis, as plain floats.

@@ -45,27 +45,28 @@ struct Axis {
 }
 
 impl Axis {
+    /// In the arithmetic of the operator's `f32` factors: whether a coordinate is a whole number decides between neighbours.
     fn source(&self, i: usize) -> f64 {
-        let (i, from, to) = (i as f64, self.from as f64, self.to as f64);
-        match self.transformation {
-            Transformation::HalfPixel => (i + 0.5) / self.scale - 0.5,
+        let (i, from, to, scale) = (i as f32, self.from as f32, self.to as f32, self.scale as f32);
+        f64::from(match self.transformation {
+            Transformation::HalfPixel => (i + 0.5) / scale - 0.5,
             Transformation::HalfPixelSymmetric => {
-                let adjustment = to / (self.scale * from);
-                from / 2.0 * (1.0 - adjustment) + (i + 0.5) / self.scale - 0.5
+                let adjustment = to / (scale * from);
+                from / 2.0 * (1.0 - adjustment) + (i + 0.5) / scale - 0.5
             }
-            Transformation::PytorchHalfPixel if to > 1.0 => (i + 0.5) / self.scale - 0.5,
+            Transformation::PytorchHalfPixel if to > 1.0 => (i + 0.5) / scale - 0.5,
             Transformation::PytorchHalfPixel => 0.0,
             Transformation::AlignCorners if self.to > 1 => {
                 // The factor of the model decides, not the rounded size.
-                i * (from - 1.0) / (self.scale * from - 1.0)
+                i * (from - 1.0) / (scale * from - 1.0)
             }
             Transformation::AlignCorners => 0.0,
-            Transformation::Asymmetric => i / self.scale,
+            Transformation::Asymmetric => i / scale,
             Transformation::CropAndResize { start, end, .. } if self.to > 1 => {
-                start * (from - 1.0) + i * (end - start) * (from - 1.0) / (self.scale * from - 1.0)
+                start as f32 * (from - 1.0) + i * (end - start) as f32 * (from - 1.0) / (scale * from - 1.0)
             }
-            Transformation::CropAndResize { start, end, .. } => 0.5 * (start + end) * (from - 1.0),
-        }
+            Transformation::CropAndResize { start, end, .. } => 0.5 * (start + end) as f32 * (from - 1.0),
+        })
     }
 
     /// Weights of the elements of the input for element `i` of the output, and what is added.
