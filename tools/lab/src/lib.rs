@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod clock;
 pub mod codegen;
+pub mod cross_check;
 pub mod eval;
 pub mod fit;
 pub mod parity;

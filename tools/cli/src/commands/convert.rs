@@ -8,11 +8,14 @@ use serde::Serialize;
 use shiftformer::format::Profile;
 use shiftformer_convert::convert::quality::OutputQuality;
 use shiftformer_convert::convert::wide::WideReport;
+#[cfg(feature = "tract")]
+use shiftformer_convert::convert::real_inputs;
 use shiftformer_convert::convert::{
     ActivationBits, BitsPoint, ConvertOptions, Converted, DecoderRows, Switch, Trial, WeightBits, convert,
 };
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::decoder::resized;
+use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Graph, Op};
 use shiftformer_convert::import::decoder::{MIN_POSITIONS, has_cache};
 use shiftformer_convert::model_file::parts::ModelParts;
@@ -20,6 +23,9 @@ use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
 use shiftformer_convert::sequences::Sequences;
 use shiftformer_convert::tokenizer;
+#[cfg(feature = "tract")]
+use shiftformer_lab::cross_check;
+use shiftformer_lab::cross_check::Comparison;
 use shiftformer_lab::eval::EvalError;
 use shiftformer_lab::quality::{REFUSED_BELOW_DB, judge};
 use shiftformer_lab::report;
@@ -191,6 +197,9 @@ struct ConvertOutput<'a> {
     bits_curve: &'a [BitsPoint],
     /// Where 16-bit activations are used and what they cost.
     wide_activations: Option<&'a WideReport>,
+    /// The float model beside tract's reading of it; not without the feature `tract`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tract: Option<&'a Comparison>,
     #[serde(flatten)]
     summary: &'a Summary,
 }
@@ -269,15 +278,19 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     args.check()?;
     let target = OutputFile::create(&args.output)?;
     let report_target = args.report.as_deref().map(OutputFile::create).transpose()?;
-    let (graph, samples) = match args.context {
-        Some(context) => decoder(args, context)?,
+    let (imported, graph, samples) = match args.context {
+        Some(context) => {
+            let (graph, samples) = decoder(args, context)?;
+            (None, graph, samples)
+        }
         None => {
-            let graph = source::float_graph(&args.model, &args.dim).map_err(|error| with_cache_hint(args, error))?;
+            let imported = source::imported(&args.model, &args.dim).map_err(|error| with_cache_hint(args, error))?;
+            let graph = fuse(imported.clone());
             let samples = match &args.calib {
                 Some(path) => calibration_samples(&graph, &data::open(path)?, args.calib_samples)?,
                 None => without_samples(&graph)?,
             };
-            (graph, samples)
+            (Some(imported), graph, samples)
         }
     };
     let spinner = data::spinner();
@@ -286,6 +299,13 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let judged = judge(&graph, &samples, &args.options(), &mut converted, args.accept_sqnr, &mut |what| {
         spinner.set_message(what.to_owned());
     })?;
+    // tract reads one run of fixed shapes; a decoder's graph stands for runs over a cache.
+    let cross_check = match (&judged, &imported) {
+        (None, Some(imported)) => {
+            cross_check(args, imported, &graph, &samples, &mut converted, &mut |what| spinner.set_message(what))?
+        }
+        _ => None,
+    };
     spinner.finish_and_clear();
     if let Some(refusal) = judged {
         output::status(&format!("error: {refusal}"));
@@ -317,6 +337,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             trials: &converted.trials,
             bits_curve: &converted.curve,
             wide_activations: converted.wide.as_ref(),
+            tract: cross_check.as_ref(),
             summary: &summary,
         })?;
     } else {
@@ -376,6 +397,36 @@ fn with_cache_hint(args: &Args, error: Failure) -> Failure {
         ));
     }
     error
+}
+
+/// Compares the float model with tract on one sample; what differs becomes a warning.
+#[cfg(feature = "tract")]
+fn cross_check(
+    args: &Args,
+    imported: &Graph,
+    fused: &Graph,
+    samples: &[Vec<Values>],
+    converted: &mut Converted,
+    progress: &mut dyn FnMut(&'static str),
+) -> Result<Option<Comparison>, Failure> {
+    progress("comparing the float model with tract");
+    let normalization = args.options().normalization;
+    let sample = real_inputs(imported, &samples[..samples.len().min(1)], normalization)?.pop();
+    let comparison = cross_check::with_tract(&args.model, imported, fused, sample);
+    converted.warnings.extend(comparison.warnings());
+    Ok(Some(comparison))
+}
+
+#[cfg(not(feature = "tract"))]
+fn cross_check(
+    _: &Args,
+    _: &Graph,
+    _: &Graph,
+    _: &[Vec<Values>],
+    _: &mut Converted,
+    _: &mut dyn FnMut(&'static str),
+) -> Result<Option<Comparison>, Failure> {
+    Ok(None)
 }
 
 /// The values of every input for the first `limit` samples.

@@ -39,8 +39,13 @@ fn failed(path: &Path, error: ImportError) -> Failure {
     }
 }
 
+/// Imports a model.
+pub fn imported(path: &Path, dims: &[String]) -> Result<Graph, Failure> {
+    let options = import_options(dims)?;
+    import(path, &options).map_err(|source| failed(path, source))
+}
+
 /// Imports and fuses a model.
 pub fn float_graph(path: &Path, dims: &[String]) -> Result<Graph, Failure> {
-    let options = import_options(dims)?;
-    Ok(fuse(import(path, &options).map_err(|source| failed(path, source))?))
+    Ok(fuse(imported(path, dims)?))
 }

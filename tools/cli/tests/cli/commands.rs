@@ -269,3 +269,19 @@ fn help_is_no_error() {
         assert!(ended.code == Some(0) && ended.stderr.is_empty() && !ended.stdout.is_empty());
     }
 }
+
+/// What the importer made of the file is compared with tract's reading of it.
+#[cfg(feature = "tract")]
+#[test]
+fn convert_compares_the_float_model_with_tract() {
+    let (folder, calib) = (Folder::new(), bundled("calib.npz"));
+    let out = folder.path("digits.sfm");
+    let convert = |onnx: &str| {
+        let args = ["convert", onnx, "-o", &out, "--calib", &calib, "--mean", "0.3057", "--std", "0.376", "--json"];
+        shiftformer(&args).json()
+    };
+    let shown = convert(&bundled("digits-vit.onnx"));
+    assert!(shown["tract"]["tensors"].as_u64() > Some(50), "{}", shown["tract"]);
+    assert_eq!((&shown["tract"]["difference"], &shown["tract"]["skipped"]), (&Value::Null, &Value::Null));
+    assert_eq!(shown["warnings"], serde_json::json!([]));
+}

@@ -11,7 +11,7 @@ mod builder;
 pub mod decoder;
 mod defaults;
 mod error;
-mod isolate;
+pub mod isolate;
 mod node;
 #[allow(missing_docs, clippy::all)]
 pub mod onnx;

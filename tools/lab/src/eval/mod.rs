@@ -17,6 +17,7 @@ const BATCH: usize = 64;
 
 /// Why an evaluation cannot be done.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvalError {
     /// The data set cannot be used.
     #[error(transparent)]

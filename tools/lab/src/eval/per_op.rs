@@ -19,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 
 /// One operator whose result has a counterpart in the float model.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct OpError {
     /// Index of the operator.
     pub op: usize,

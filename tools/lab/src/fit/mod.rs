@@ -44,6 +44,7 @@ pub struct Count {
 
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Fit {
     /// The board.
     #[serde(flatten)]

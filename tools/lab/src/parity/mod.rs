@@ -15,6 +15,7 @@ pub use side::{BackendRun, Difference, ParityError};
 
 /// The result of a comparison.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Comparison {
     /// Whether all bytes were equal.
     pub equal: bool,

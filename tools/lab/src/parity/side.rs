@@ -11,6 +11,7 @@ use shiftformer_convert::pack::PackError;
 
 /// Why backends cannot be compared.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParityError {
     /// A backend failed.
     #[error(transparent)]
@@ -98,6 +99,7 @@ impl BackendRun {
 
 /// The first difference between two backends.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Difference {
     /// The backend that differs from the reference.
     pub backend: String,

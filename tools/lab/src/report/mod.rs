@@ -36,6 +36,7 @@ pub struct Content {
     sqnr_db: Option<f64>,
     samples: usize,
     measured: usize,
+    warnings: Vec<String>,
 }
 
 impl Content {
@@ -64,6 +65,7 @@ impl Content {
             sqnr_db: converted.sqnr_db,
             samples: samples.len(),
             measured: converted.measured,
+            warnings: converted.warnings.clone(),
         })
     }
 }
@@ -147,11 +149,11 @@ fn header(content: &Content) -> String {
 }
 
 fn notes(content: &Content) -> String {
-    let notes = &content.summary.notes;
-    if notes.is_empty() {
+    let (warnings, notes) = (&content.warnings, &content.summary.notes);
+    if warnings.is_empty() && notes.is_empty() {
         return "<p>None.</p>".to_owned();
     }
-    let items: String = notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
+    let items: String = warnings.iter().chain(notes).map(|note| format!("<li>{}</li>", escape(note))).collect();
     format!("<ul class=\"notes\">{items}</ul>")
 }
 

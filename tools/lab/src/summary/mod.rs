@@ -13,6 +13,7 @@ use shiftformer_convert::pack::Annotations;
 
 /// A model in figures.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// `major.minor` of the container.
     pub format_version: String,
@@ -76,6 +77,7 @@ pub struct StateSummary {
 
 /// An input or output.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct EndpointSummary {
     /// Name in the source model.
     pub name: String,
@@ -94,6 +96,7 @@ pub struct EndpointSummary {
 
 /// A tensor as an operator sees it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct OperandSummary {
     /// Name.
     pub name: String,
@@ -108,6 +111,7 @@ pub struct OperandSummary {
 
 /// An operator.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct OpSummary {
     /// Place in the order of execution.
     pub index: usize,
