@@ -896,3 +896,19 @@ fn several_dimensions_without_a_size_are_given_by_position() {
     assert!(read(&[("x.1", 7)]).unwrap_err().to_string().contains("--dim unknown=VALUE"));
     assert!(read(&[("x.7", 7)]).is_err());
 }
+
+/// The norm of a row of zeros is 0, by which nothing is divided.
+#[test]
+fn lp_normalization_keeps_rows_of_zeros() {
+    for (p, right) in [(1, [3.0 / 7.0, -4.0 / 7.0]), (2, [0.6, -0.8])] {
+        let attributes = [int("axis", -1), int("p", p)];
+        let model = Model::new(22).input("x", Elem::Float, &[2, 4]).node("LpNormalization", &["x"], "y", &attributes);
+        let imported = model.read().unwrap();
+        let x = [Data::Float(vec![3.0, -4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])];
+        for graph in [fuse(imported.clone()), imported] {
+            let y = exec::run(&graph, &x, &mut |_, _| ()).unwrap()[0].to_f32();
+            let error = y.iter().zip(right.iter().chain(&[0.0; 6])).map(|(y, right): (&f32, &f32)| (y - right).abs());
+            assert!(error.fold(0.0, f32::max) < 1e-6, "order {p}: {y:?}");
+        }
+    }
+}

@@ -269,6 +269,9 @@ pub fn group(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     one(scale_and_shift(builder, normal, weights[0], weights[1])?)
 }
 
+/// The norm below which `LpNormalization` divides by this instead, as PyTorch's `normalize` does.
+const MIN_NORM: f32 = 1e-12;
+
 /// `x` divided by its norm along an axis.
 pub fn lp(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let x = call.input(0)?;
@@ -285,5 +288,7 @@ pub fn lp(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
         }
         p => return unsupported(format!("norm of order {p}; use 1 or 2")),
     };
+    // Rows of zeros stay zeros.
+    let norm = builder.unary(Unary::Clip { low: MIN_NORM, high: f32::INFINITY }, norm)?;
     one(builder.binary(Binary::Div, x, norm)?)
 }
