@@ -28,6 +28,7 @@ pub struct Calibration {
 
 /// Why calibration failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CalibrateError {
     /// A node cannot be evaluated.
     #[error("the calibration run failed: {0}")]

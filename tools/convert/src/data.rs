@@ -29,6 +29,7 @@ pub struct Array {
 
 /// Why a data set cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DataError {
     /// The file cannot be read.
     #[error("cannot read {path}: {source}; check the path")]

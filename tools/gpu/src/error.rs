@@ -2,6 +2,7 @@
 
 /// Why a model cannot run on a GPU.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GpuError {
     /// The machine offers no Vulkan, Metal or DirectX 12 adapter.
     #[error("no GPU adapter found; install a Vulkan, Metal or DirectX 12 driver (Mesa's lavapipe runs on any CPU)")]

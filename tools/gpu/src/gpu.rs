@@ -58,6 +58,7 @@ impl Route {
 
 /// What matters about an adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AdapterSummary {
     /// Name the driver gives.
     pub name: String,
@@ -142,6 +143,7 @@ pub fn adapters() -> Vec<AdapterSummary> {
 
 /// What shaders a device can run.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Abilities {
     /// Cooperative matrices of signed bytes.
     pub matrices: bool,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 /// Device time of one dispatch.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DispatchTime {
     /// Index of the operator; the number of operators for the digests.
     pub op: usize,

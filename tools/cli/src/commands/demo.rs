@@ -28,9 +28,15 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
-const MODEL: &[u8] = include_bytes!("../../../../models/digits/digits-vit.onnx");
-const CALIBRATION: &[u8] = include_bytes!("../../../../models/digits/calib.npz");
-const EVALUATION: &[u8] = include_bytes!("../../../../models/digits/eval.npz");
+const MODEL: &[u8] = include_bytes!("../../digits/digits-vit.onnx");
+const CALIBRATION: &[u8] = include_bytes!("../../digits/calib.npz");
+const EVALUATION: &[u8] = include_bytes!("../../digits/eval.npz");
+// They are symbolic links to `models/digits`, which a package holds as files.
+const _: () = assert!(
+    MODEL.len() > 1 << 10 && CALIBRATION.len() > 1 << 10 && EVALUATION.len() > 1 << 10,
+    "tools/cli/digits \
+    has no symbolic links: `git config core.symlinks true`, then check out again"
+);
 /// Mean and standard deviation the model was trained with: `models/digits/README.md`.
 const NORMALIZATION: (f64, f64) = (0.3057, 0.376);
 /// Images whose bytes are compared between kernels.

@@ -40,6 +40,7 @@ pub struct Counts {
 
 /// Why a backend cannot run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BackendError {
     /// No backend has this name.
     #[error("unknown backend `{0}`; known: {1}")]

@@ -132,6 +132,7 @@ impl Default for ConvertOptions {
 
 /// Why a conversion failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConvertError {
     /// A calibration run failed.
     #[error("{0}")]
@@ -210,6 +211,7 @@ pub enum ConvertError {
 
 /// One choice that was tried.
 #[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
 pub struct Trial {
     /// What was varied.
     pub what: String,
@@ -223,6 +225,7 @@ pub struct Trial {
 
 /// One point of the trade-off between size and accuracy.
 #[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
 pub struct BitsPoint {
     /// Layers at 4 bits.
     pub four_bit_layers: Vec<String>,
@@ -236,6 +239,7 @@ pub struct BitsPoint {
 
 /// A finished conversion, with everything a report can show.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Converted {
     /// Bytes of the `.sfm` file.
     pub file: Vec<u8>,

@@ -10,6 +10,7 @@ const SQNR_CAP_DB: f64 = 300.0;
 
 /// How close one output is to the float graph.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct OutputQuality {
     /// Name of the output.
     pub name: String,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 /// Why a model cannot be imported.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImportError {
     /// The file cannot be read.
     #[error("cannot read `{}`: {source}", path.display())]
@@ -73,6 +74,7 @@ pub enum ImportError {
 
 /// A node without a counterpart.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnsupportedNode {
     /// Name of the node.
     pub node: String,

@@ -74,6 +74,7 @@ impl Default for LowerOptions {
 
 /// Why a graph cannot be lowered.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LowerError {
     /// Operators without an integer form, all of them.
     #[error("{} operator(s) have no integer form: {}", .0.len(), .0.join("; "))]

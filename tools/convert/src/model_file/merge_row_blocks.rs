@@ -16,6 +16,7 @@ use std::collections::HashMap;
 
 /// Why a model cannot be had in whole operators.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MergeError {
     /// The new model cannot be written.
     #[error("the row blocks cannot be merged: {0}")]

@@ -24,6 +24,7 @@ pub struct ModelFile {
 
 /// Why a model file cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ModelFileError {
     /// The file cannot be read.
     #[error("cannot read {path}: {source}; check the path")]

@@ -54,6 +54,7 @@ pub struct AnnotatedTensor {
 
 /// Why a program cannot be written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackError {
     /// An operator cannot be proven safe.
     #[error("operator `{name}` ({}{kind}): {fault}{remedy}", .origin.as_ref().map_or(String::new(), |op| format!("{op}, as ")))]

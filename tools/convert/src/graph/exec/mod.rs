@@ -27,6 +27,7 @@ pub use windows::{dense_rows, patches};
 
 /// Why a node cannot be evaluated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExecError {
     /// The operands do not fit the operation.
     #[error("{op}: {why}")]
