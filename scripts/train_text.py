@@ -9,8 +9,8 @@ evaluation. Tokens are byte pairs: 512 entries, trained with `tokenizers` on the
 Dimension 64, 5 layers, 8 heads, 4 key/value heads, hidden layer of 172, RMSNorm, rotary positions (split halves), SwiGLU,
 the embedding as output layer: the shape of llama2.c's stories260K.
 
-Writes `text.onnx` (`input_ids [1, 128]` to `logits [1, 128, 512]`), `tokenizer.json`, `heldout.txt` and
-`calibration.npz` (`ids` of the training part). Needs jax, numpy, onnx and tokenizers; one thread.
+Writes `text.onnx` (`input_ids [1, 128]` to `logits [1, 128, 512]`), `tokenizer.json`, `heldout.txt`, `heldout.npz` (`ids` of
+every fourth block of 128 tokens of it) and `calibration.npz` (`ids` of the training part). Needs jax, numpy, onnx and tokenizers; one thread.
 """
 import argparse
 import json
@@ -260,6 +260,8 @@ def main():
     print(f"{len(every)} chapters, {len(data)} tokens; held out {len(heldout)} bytes, {len(heldout_ids)} tokens", flush=True)
     at = np.random.default_rng(args.seed).integers(0, len(data) - CONTEXT, 64)
     np.savez_compressed(os.path.join(args.out, "calibration.npz"), ids=data[at[:, None] + np.arange(CONTEXT)].astype(np.int64))
+    blocks = heldout_ids[: len(heldout_ids) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)[::4]
+    np.savez_compressed(os.path.join(args.out, "heldout.npz"), ids=blocks.astype(np.int64))
     params = train(args, data, heldout_ids, len(heldout), args.out)
     export(params, os.path.join(args.out, "text.onnx"))
 

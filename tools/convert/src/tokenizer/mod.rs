@@ -121,6 +121,15 @@ fn read(path: &Path) -> Result<String, TokenizerError> {
     String::from_utf8(bytes).map_err(|fault| TokenizerError::Malformed { path: shown(), why: fault.to_string() })
 }
 
+/// What one step of logits with this scale is for [`shiftformer::text::Sampler::next`]: `scale * log2(e) * 2^24`.
+///
+/// # Errors
+/// [`TokenizerError::Scale`] where that is not a positive number of 32 bits.
+pub fn logit_units(scale: f64) -> Result<u32, TokenizerError> {
+    let units = (scale * std::f64::consts::LOG2_E * f64::from(1 << 24)).round();
+    if (1.0..=f64::from(u32::MAX)).contains(&units) { Ok(units as u32) } else { Err(TokenizerError::Scale(scale)) }
+}
+
 /// Every id of `text`, as a device encodes it.
 ///
 /// # Errors

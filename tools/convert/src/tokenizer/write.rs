@@ -1,6 +1,6 @@
 //! The tables of a tokenizer, and their bytes.
 
-use super::TokenizerError;
+use super::{TokenizerError, logit_units};
 use shiftformer::format::{Blob, Word};
 use shiftformer::text::{
     Merge, NO_TOKEN, Prefix, TOKEN_IS_BYTE, TOKEN_IS_SPECIAL, TOKEN_OFFSET, TextLayout, Tokenizer, Words,
@@ -120,10 +120,7 @@ impl Tables {
         if tokens > vocabulary || tokens < vocabulary - vocabulary / 16 {
             return Err(TokenizerError::Vocabulary { tokenizer: tokens, model: vocabulary });
         }
-        let units = (logit_scale * std::f64::consts::LOG2_E * f64::from(1 << 24)).round();
-        if !(1.0..=f64::from(u32::MAX)).contains(&units) {
-            return Err(TokenizerError::Scale(logit_scale));
-        }
+        let logit_units = logit_units(logit_scale)?;
         let mut section = Section { bytes: vec![0; TextLayout::WORDS * 4] };
         let mut pieces = Vec::new();
         let mut offsets = Vec::new();
@@ -154,7 +151,7 @@ impl Tables {
         };
         let characters = self.characters.iter().flat_map(|(&c, &id)| [u32::from(c), id]);
         let layout = TextLayout {
-            logit_units: units as u32,
+            logit_units,
             vocabulary,
             unknown: self.unknown.unwrap_or(NO_TOKEN),
             words: self.words,
