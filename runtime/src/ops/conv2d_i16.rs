@@ -125,8 +125,12 @@ impl Operator for Conv2dI16 {
         self.conv.window.pixels()
     }
 
-    fn step(&self) -> u32 {
+    fn block(&self) -> u32 {
         kernels::ROW_BLOCK as u32
+    }
+
+    fn piece_work(&self) -> u32 {
+        self.conv.piece_work().saturating_mul(2)
     }
 
     fn division(&self) -> Option<Division> {

@@ -65,6 +65,9 @@ impl Halves {
         require(self.drop <= MAX_DROP && out != Dtype::I32, OpFault::Range)?;
         let (weights, bias) = dense.check_blobs(io, n, k, out)?;
         let low_bias = io.need_blob(self.low_bias, channel_bytes(n))?;
+        if io.proven {
+            return Ok(Proof::NONE);
+        }
         let halves = [weights.acc_bounds(bias, k as usize), weights.acc_bounds(low_bias, k as usize)];
         Ok(proof(halves, self.drop, dense.acc_shift))
     }

@@ -102,8 +102,12 @@ impl Operator for LinearI16 {
         self.linear.rows
     }
 
-    fn step(&self) -> u32 {
+    fn block(&self) -> u32 {
         kernels::ROW_BLOCK as u32
+    }
+
+    fn piece_work(&self) -> u32 {
+        self.linear.piece_work().saturating_mul(2)
     }
 
     fn division(&self) -> Option<Division> {

@@ -34,6 +34,9 @@ fn value(table: &[i16; ENTRIES], x: i16) -> i16 {
     (low + (((entry((at >> 7) + 1) - low) * fraction + STEP / 2) >> 7)) as i16
 }
 
+/// Work of an element, see [`Operator::piece_work`].
+const ELEMENT_WORK: u32 = 24;
+
 impl Operator for LutI16 {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         io.need_input(0, &[Dtype::I16], u64::from(self.len))?;
@@ -63,8 +66,8 @@ impl Operator for LutI16 {
         self.len
     }
 
-    fn step(&self) -> u32 {
-        self.len
+    fn piece_work(&self) -> u32 {
+        ELEMENT_WORK
     }
 
     fn division(&self) -> Option<Division> {

@@ -92,6 +92,11 @@ impl Operator for MatMulI16 {
         Some(Division { work: 2 * division.work, ..division })
     }
 
+    fn piece_work(&self) -> u32 {
+        // Two products, and the halves of both operands.
+        self.product.piece_work().saturating_mul(3)
+    }
+
     fn pieces(&self) -> u32 {
         self.product.pieces()
     }

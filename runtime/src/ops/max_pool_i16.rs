@@ -1,6 +1,7 @@
 //! Max pooling of a 16-bit image.
 
 use super::conv2d::Window;
+use super::depthwise::STEP_TAP_WORK;
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault};
 use crate::format::op_params;
 use crate::kernels::Kernels;
@@ -53,6 +54,10 @@ impl Operator for MaxPoolI16 {
         let row = self.window.out_w.saturating_mul(self.channels);
         let taps = u64::from(self.window.kernel_h) * u64::from(self.window.kernel_w);
         Some(Division::rows(row, TAP_WORK * u64::from(row) * taps))
+    }
+
+    fn piece_work(&self) -> u32 {
+        super::work(&[STEP_TAP_WORK, self.window.kernel_h, self.window.kernel_w, self.window.out_w, self.channels])
     }
 
     fn pieces(&self) -> u32 {

@@ -19,6 +19,10 @@ op_params! {
     }
 }
 
+/// Work of a byte, and of a row besides, see [`Operator::piece_work`].
+const BYTE_WORK: u32 = 8;
+const ROW_WORK: u32 = 60;
+
 impl Operator for Positions {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         require(self.rows > 0 && self.width > 0 && self.rows <= self.capacity, OpFault::Range)?;
@@ -48,8 +52,8 @@ impl Operator for Positions {
         self.rows
     }
 
-    fn step(&self) -> u32 {
-        self.rows
+    fn piece_work(&self) -> u32 {
+        super::work(&[BYTE_WORK * size_of::<i16>() as u32, self.width]).saturating_add(ROW_WORK)
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -7,9 +7,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 use shiftformer::format::Profile;
 use shiftformer_convert::convert::quality::OutputQuality;
-use shiftformer_convert::convert::wide::WideReport;
 #[cfg(feature = "tract")]
 use shiftformer_convert::convert::real_inputs;
+use shiftformer_convert::convert::wide::WideReport;
 use shiftformer_convert::convert::{
     ActivationBits, BitsPoint, ConvertOptions, Converted, DecoderRows, Switch, Trial, WeightBits, convert,
 };

@@ -362,7 +362,10 @@ pub fn convert(
         if migrated && chosen.range != RangeMethod::Minmax {
             search.range(&folds, &mut chosen)?;
         }
-        search.activations(&site, &folds, &mut chosen)?;
+        // The rows of a decoder are lowered for 8 bits.
+        if options.decoder.is_none() {
+            search.activations(&site, &folds, &mut chosen)?;
+        }
         search.exponentials(&folds, &mut chosen)?;
     }
     let curve = match options.weights {

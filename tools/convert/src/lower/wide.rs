@@ -32,7 +32,7 @@ pub fn candidates(graph: &Graph, calibration: &Calibration) -> Vec<Candidate> {
         let node = &graph.nodes[index];
         match node.op {
             Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Expand | Op::MaxPool(_) => id = node.inputs[0],
-            Op::Attention(_) | Op::AveragePool { .. } | Op::FakeQuant(_) => return true,
+            Op::Attention(_) | Op::AveragePool { .. } | Op::FakeQuant(_) | Op::Rope(_) | Op::Positions => return true,
             Op::Linear
             | Op::Conv2d(_)
             | Op::MatMul { .. }

@@ -97,12 +97,11 @@ fn sites(graph: &Graph) -> Vec<Site> {
             _ => return None,
         };
         // A positive factor goes through these.
-        while layer {
-            let last = tensors[tensors.len() - 1];
-            let Some(more) = scaled_with(graph, &consumers, last, convolution) else { break };
+        let mut output = node.output;
+        while let Some(more) = layer.then(|| scaled_with(graph, &consumers, output, convolution)).flatten() {
             tensors.extend(more);
+            output = tensors[tensors.len() - 1];
         }
-        let output = tensors[tensors.len() - 1];
         let readers = consumers[output].clone();
         let takes = |&reader: &usize| {
             let Some(node) = graph.nodes.get(reader) else { return false };

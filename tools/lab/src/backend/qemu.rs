@@ -229,7 +229,8 @@ impl Qemu {
         }
     }
 
-    /// What becomes of any files, whether they are models or not, each run with one sample. One start of the machine serves many files.
+    /// What becomes of any files, whether they are models or not, each run with one sample. One start of the machine serves
+    /// many files.
     ///
     /// # Errors
     /// [`BackendError::Run`] when the machine does not answer for every file.
