@@ -242,7 +242,8 @@ impl TensorSlot {
         let place = match place {
             0 => Place::Arena,
             1 => Place::Constant,
-            _ => Place::State,
+            2 => Place::State,
+            _ => return None,
         };
         let times = |n: usize, by: &[u8; 4]| n.wrapping_mul(u32::from_le_bytes(*by) as usize);
         let mut bytes = times(times(times(times(times(times(dtype.bytes(), a), b), c), d), e), f);

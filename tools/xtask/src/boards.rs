@@ -95,12 +95,40 @@ impl Program {
     }
 
     /// Files it is built into.
-    pub const fn files(self) -> &'static [&'static str] {
+    pub const fn files(self) -> &'static [Binary] {
         match self {
-            Self::Runner => &["runner"],
-            Self::Inference => &["inference-all", "inference-vit"],
-            Self::Digits => &["digits"],
-            Self::KernelTests => &["kernel-tests"],
+            Self::Runner => &[Binary::Runner],
+            Self::Inference => &[Binary::InferenceAll, Binary::InferenceVit],
+            Self::Digits => &[Binary::Digits],
+            Self::KernelTests => &[Binary::KernelTests],
+        }
+    }
+}
+
+/// A file that a program is built into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// Of [`Program::Runner`].
+    Runner,
+    /// The inference with every operator.
+    InferenceAll,
+    /// The inference with the operators of a vision transformer.
+    InferenceVit,
+    /// Of [`Program::Digits`].
+    Digits,
+    /// Of [`Program::KernelTests`].
+    KernelTests,
+}
+
+impl Binary {
+    /// Name of the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Runner => "runner",
+            Self::InferenceAll => "inference-all",
+            Self::InferenceVit => "inference-vit",
+            Self::Digits => "digits",
+            Self::KernelTests => "kernel-tests",
         }
     }
 }

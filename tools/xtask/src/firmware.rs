@@ -1,6 +1,6 @@
 //! `cargo xtask firmware`: builds the programs of the boards.
 
-use crate::boards::{self, Program, Target};
+use crate::boards::{self, Binary, Program, Target};
 use crate::digits;
 use crate::error::Error;
 use crate::process::{root, run};
@@ -55,7 +55,8 @@ fn build_program(program: Program, target: &Target) -> Result<(), Error> {
         cargo.env("SHIFTFORMER_DIGITS", digits::module()?);
     }
     run(&mut cargo)?;
-    program.files().iter().try_for_each(|file| keep(&toolchain, &target.build.target, file, &target.board, file))
+    let keep = |name| keep(&toolchain, &target.build.target, name, &target.board, name);
+    program.files().iter().try_for_each(|binary| keep(binary.name()))
 }
 
 /// Builds the inference for a board with a fault in it (a feature of its package); returns the ELF file.
@@ -67,7 +68,7 @@ pub fn build_planted(target: &Target, feature: &str) -> Result<PathBuf, Error> {
     let mut cargo = cargo(&toolchain, Program::Inference, target);
     cargo.arg("--features").arg(format!("inference/{feature}"));
     run(&mut cargo)?;
-    keep(&toolchain, &target.build.target, Program::Inference.files()[0], "planted", feature)?;
+    keep(&toolchain, &target.build.target, Binary::InferenceAll.name(), "planted", feature)?;
     Ok(path("planted", feature))
 }
 

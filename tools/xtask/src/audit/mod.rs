@@ -39,7 +39,7 @@ pub fn run(build: bool, board: Option<&str>) -> Result<(), Error> {
                 // Tests may format and panic.
                 Program::KernelTests => continue,
             };
-            for file in program.files() {
+            for file in program.files().iter().map(|binary| binary.name()) {
                 let found = audit_file(&firmware::path(&target.board, file), &target.board, rule)?;
                 println!("{}: {file} on {}: {} findings", mark(found.is_empty()), target.board, found.len());
                 findings.extend(found);
