@@ -2,6 +2,7 @@
 
 use super::failure::{Failure, Verdict};
 use super::output::OutputFile;
+use super::steps::Steps;
 use super::{data, output, source};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -278,6 +279,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     args.check()?;
     let target = OutputFile::create(&args.output)?;
     let report_target = args.report.as_deref().map(OutputFile::create).transpose()?;
+    let steps = Steps::start("reading the model");
     let (imported, graph, samples) = match args.context {
         Some(context) => {
             let (graph, samples) = decoder(args, context)?;
@@ -286,6 +288,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         None => {
             let imported = source::imported(&args.model, &args.dim).map_err(|error| with_cache_hint(args, error))?;
             let graph = fuse(imported.clone());
+            steps.say("reading the samples");
             let samples = match &args.calib {
                 Some(path) => calibration_samples(&graph, &data::open(path)?, args.calib_samples)?,
                 None => without_samples(&graph)?,
@@ -293,20 +296,18 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             (Some(imported), graph, samples)
         }
     };
-    let spinner = data::spinner();
-    let converted = convert(&graph, &samples, &args.options(), &mut |what| spinner.set_message(what.to_owned()));
-    let mut converted = converted?;
+    let mut converted = convert(&graph, &samples, &args.options(), &mut |what| steps.say(what))?;
     let judged = judge(&graph, &samples, &args.options(), &mut converted, args.accept_sqnr, &mut |what| {
-        spinner.set_message(what.to_owned());
+        steps.say(what);
     })?;
     // tract reads one run of fixed shapes; a decoder's graph stands for runs over a cache.
     let cross_check = match (&judged, &imported) {
         (None, Some(imported)) => {
-            cross_check(args, imported, &graph, &samples, &mut converted, &mut |what| spinner.set_message(what))?
+            cross_check(args, imported, &graph, &samples, &mut converted, &mut |what| steps.say(what))?
         }
         _ => None,
     };
-    spinner.finish_and_clear();
+    drop(steps);
     if let Some(refusal) = judged {
         output::status(&format!("error: {refusal}"));
         return Ok(Verdict::Failed);

@@ -20,6 +20,7 @@ mod parity;
 mod picture;
 mod run;
 mod source;
+mod steps;
 mod threads;
 
 use clap::error::ErrorKind;

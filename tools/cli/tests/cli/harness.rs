@@ -51,7 +51,9 @@ fn run(args: &[&str], environment: &[(&str, &str)]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shiftformer"));
     let output = command.args(args).envs(environment.iter().copied()).output().expect("the command starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    // What says the progress of a long command is no message.
+    let stderr = text(output.stderr).split_inclusive('\n').filter(|line| !line.starts_with("... ")).collect();
+    Ended { code: output.status.code(), stdout: text(output.stdout), stderr }
 }
 
 /// A bundled file of the digits model.

@@ -339,6 +339,8 @@ fn rounds(op: &Op) -> bool {
         | Op::Conv2d(_)
         | Op::MaxPool(_)
         | Op::AveragePool { .. }
+        | Op::Rope(_)
+        | Op::Positions
         | Op::Softmax
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
