@@ -7,7 +7,7 @@ use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
 use crate::setup;
 use crate::toolchain::Toolchain;
-use crate::{audit, digits, emulate, size};
+use crate::{audit, digits, emulate, fuzz, size};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -75,8 +75,13 @@ fn steps() -> Result<Vec<Step>, Error> {
             cargo(&["check", "--quiet", "--package", "shiftformer", "--features", "std"])
         }),
         step("tools tests", tools_tests),
+        step("packages", packages),
+        step("fuzz targets over their corpora", fuzz::check),
         step("converter for wasm32", converter_for_the_web),
     ];
+    for target in OTHER_SYSTEMS {
+        steps.push(step(format!("command for {target}"), move || command_for(target)));
+    }
     for target in bare_targets()? {
         steps.push(step(format!("runtime for {target}"), move || build_runtime(&target)));
     }
@@ -137,6 +142,25 @@ fn converter_for_the_web() -> Result<(), Error> {
     let mut check = Toolchain::ensure(TARGET)?.cargo("check", TARGET, &[]);
     check.args(["--quiet", "--release", "--package", "shiftformer-convert", "--no-default-features"]);
     run(check.current_dir(root()))
+}
+
+/// Systems that the command is compiled for without being linked. tract is left out: it needs a C compiler for them.
+const OTHER_SYSTEMS: [&str; 2] = ["x86_64-pc-windows-msvc", "aarch64-apple-darwin"];
+
+fn command_for(target: &str) -> Result<(), Error> {
+    let Some(toolchain) = Toolchain::of_rustup(target)? else {
+        println!("skipped: rustup has no target {target} here");
+        return Ok(());
+    };
+    let mut check = toolchain.cargo("check", target, &[]);
+    check.args(["--quiet", "--release", "--package", "shiftformer-cli", "--no-default-features"]);
+    run(check.args(["--features", "gpu,qemu"]).current_dir(root()))
+}
+
+/// What would be published, with the files that the packages name.
+fn packages() -> Result<(), Error> {
+    let unpublished = ["--exclude", "xtask", "--exclude", "shiftformer-tests"];
+    cargo(&[&["package", "--quiet", "--workspace", "--no-verify", "--allow-dirty"], &unpublished[..]].concat())
 }
 
 fn build_runtime(target: &str) -> Result<(), Error> {

@@ -11,6 +11,7 @@ mod digits;
 mod emulate;
 mod error;
 mod firmware;
+mod fuzz;
 mod gains;
 mod golden;
 mod growth;
@@ -110,6 +111,12 @@ enum Task {
     },
     /// Measure what an encoder costs against tokens, width and depth; writes docs/growth.md and docs/growth.svg.
     Growth,
+    /// Fuzz the reader and the importer; needs a nightly compiler and cargo-fuzz.
+    Fuzz {
+        /// Time for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Generate the types of ONNX files from `onnx.proto` of the Python package `onnx`.
     Proto {
         /// The definition.
@@ -141,6 +148,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Aarch64 => aarch64::run_all()?,
         Task::Gains { models } => gains::gains(&models)?,
         Task::Growth => growth::growth()?,
+        Task::Fuzz { seconds } => fuzz::fuzz(seconds)?,
         Task::Proto { definition } => proto::run(&definition)?,
         Task::Golden { folder } => return Ok(golden::run(&folder)),
     }

@@ -111,9 +111,8 @@ impl Toolchain {
             return Ok(toolchain);
         }
         let choice = Choice::from_environment()?;
-        if choice != Choice::BuildStd && find("rustup").is_some() {
-            eprintln!("xtask: rustup target add {target}");
-            run_within(Command::new("rustup").args(["target", "add", target]), RUSTUP_LIMIT)?;
+        if choice != Choice::BuildStd {
+            add(target)?;
         }
         if choice != Choice::Rustup && Self::find(target)?.is_none() {
             install(&BUILD_STD_PACKAGES)?;
@@ -122,6 +121,17 @@ impl Toolchain {
             what: format!("Rust target {target}"),
             how: format!("run `rustup target add {target}`, or install the packages {}", BUILD_STD_PACKAGES.join(" ")),
         })
+    }
+
+    /// The default toolchain, where rustup has or can add `target`.
+    ///
+    /// # Errors
+    /// When rustup cannot be run.
+    pub fn of_rustup(target: &str) -> Result<Option<Self>, Error> {
+        if Self::installed(target).is_none() {
+            add(target)?;
+        }
+        Ok(Self::installed(target))
     }
 
     /// The folder that [`cargo`](Self::cargo) builds into: one per way, so that neither rebuilds what the other built.
@@ -167,6 +177,15 @@ impl Toolchain {
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
         command
     }
+}
+
+/// Has rustup add `target`; afterwards it may be there.
+fn add(target: &str) -> Result<(), Error> {
+    if find("rustup").is_some() {
+        eprintln!("xtask: rustup target add {target}");
+        run_within(Command::new("rustup").args(["target", "add", target]), RUSTUP_LIMIT)?;
+    }
+    Ok(())
 }
 
 /// What GCC and the folder of the C library call a target with an operating system.
