@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let onnx = model.proto().encode_to_vec();
         let graph = fuse(import_bytes(&onnx, None, &ImportOptions::default())?);
         let length = shape.iter().product::<i64>() as usize;
-        let samples: Vec<Vec<Values>> = (0..SAMPLES).map(|_| vec![Values::F32(draw.floats(length))]).collect();
+        let samples: Vec<Vec<Values>> = (0..SAMPLES).map(|_| vec![Values::Float(draw.floats(length))]).collect();
         let options = ConvertOptions { receipts: 1, source: format!("{name}.onnx"), ..ConvertOptions::default() };
         let converted = convert(&graph, &samples, &options, &mut |_| {})?;
         write(format!("importer/{name}.onnx"), &onnx)?;

@@ -48,7 +48,7 @@ fn repair(file: &mut [u8]) -> Option<()> {
     let (header, all) = (word(file, field::HEADER_BYTES)?, word(file, field::FILE_BYTES)?);
     let payload = CRC.checksum(file.get(header..all)?);
     file.get_mut(field::PAYLOAD_CRC..)?.first_chunk_mut::<4>().map(|to| *to = payload.to_le_bytes())?;
-    let header = header_crc(file.get(..header)?);
+    let header = header_crc(file.get(..header)?)?;
     file.get_mut(field::HEADER_CRC..)?.first_chunk_mut::<4>().map(|to| *to = header.to_le_bytes())
 }
 
