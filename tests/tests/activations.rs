@@ -139,6 +139,9 @@ fn relu(layers: &mut Layers, x: TensorId) -> TensorId {
     layers.node(Op::Unary(Unary::Relu), &[x], &[4, 30])
 }
 
+/// A function of a tensor, written as nodes.
+type Function = dyn Fn(&mut Layers, TensorId) -> TensorId;
+
 #[test]
 fn scales_move_between_layers_through_functions_that_scale() {
     let leaky =
@@ -152,7 +155,7 @@ fn scales_move_between_layers_through_functions_that_scale() {
         layers.node(Op::Binary(Binary::Add), &[positive, scaled], &[4, 30])
     };
     let nothing = |_: &mut Layers, x: TensorId| x;
-    let functions: [(&str, &dyn Fn(&mut Layers, TensorId) -> TensorId); 4] =
+    let functions: [(&str, &Function); 4] =
         [("relu", &relu), ("leaky relu", &leaky), ("prelu", &prelu), ("nothing", &nothing)];
     for (name, function) in functions {
         let options = ConvertOptions { activations: ActivationBits::Eight, ..ConvertOptions::default() };
