@@ -208,23 +208,36 @@ fn hidden_rows(graph: &Graph, data: &[Vec<Data>]) -> Vec<Option<Hiding>> {
     let mut hidden = vec![None; graph.nodes.len()];
     let attentions: Vec<(usize, &Node)> =
         graph.nodes.iter().enumerate().filter(|(_, node)| matches!(node.op, Op::Attention(_))).collect();
-    let biased: Vec<TensorId> = attentions.iter().filter_map(|(_, node)| node.inputs.get(3).copied()).collect();
-    if !biased.iter().any(|&bias| graph.constant(bias).is_none()) {
+    let mut biased: Vec<TensorId> = attentions.iter().filter_map(|(_, node)| node.inputs.get(3).copied()).collect();
+    biased.retain(|&bias| graph.constant(bias).is_none());
+    biased.sort_unstable();
+    biased.dedup();
+    if biased.is_empty() {
         return hidden;
     }
+    // Of the model only what makes the masks is run.
+    let (mut needed, mut nodes) = (biased.clone(), Vec::new());
+    for node in graph.nodes.iter().rev() {
+        if needed.contains(&node.output) {
+            needed.extend(&node.inputs);
+            nodes.push(node.clone());
+        }
+    }
+    nodes.reverse();
+    let masks = Graph { nodes, outputs: biased.clone(), ..graph.clone() };
     for sample in data {
-        let watch = &mut |id: TensorId, value: &Data| {
-            let Some(values) = value.floats().filter(|_| biased.contains(&id)) else { return };
+        // What cannot be evaluated is said by the calibration.
+        let Ok(values) = exec::run(&masks, sample, &mut |_, _| ()) else { return hidden };
+        for (&id, value) in biased.iter().zip(&values) {
+            let Some(values) = value.floats() else { continue };
             let width = graph.shape(id).last().copied().unwrap_or(1).max(1);
             let mut rows = values.chunks_exact(width).filter(|row| row.iter().all(|&v| v <= ABSORBS));
-            let Some(row) = rows.next() else { return };
+            let Some(row) = rows.next() else { continue };
             let how = if row.iter().all(|&v| v == f32::NEG_INFINITY) { Hiding::Infinite } else { Hiding::Finite };
             for &(index, _) in attentions.iter().filter(|(_, node)| node.inputs.get(3) == Some(&id)) {
                 hidden[index] = Some(how);
             }
-        };
-        // What cannot be evaluated is said by the calibration.
-        let _ = exec::run(graph, sample, watch);
+        }
     }
     hidden
 }
