@@ -6,6 +6,7 @@ pub mod codegen;
 pub mod cross_check;
 pub mod eval;
 pub mod fit;
+pub mod media;
 pub mod parity;
 pub mod quality;
 pub mod report;

@@ -19,6 +19,7 @@ use shiftformer_convert::decoder::resized;
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Graph, Op};
 use shiftformer_convert::import::decoder::{MIN_POSITIONS, has_cache};
+use shiftformer_convert::model_file::labels;
 use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
@@ -27,12 +28,12 @@ use shiftformer_convert::tokenizer;
 #[cfg(feature = "tract")]
 use shiftformer_lab::cross_check;
 use shiftformer_lab::cross_check::Comparison;
-use shiftformer_lab::eval::EvalError;
+use shiftformer_lab::eval::{EvalError, logits_output};
 use shiftformer_lab::quality::{REFUSED_BELOW_DB, judge};
 use shiftformer_lab::report;
 use shiftformer_lab::summary::{Summary, summarize};
 use shiftformer_lab::text;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -53,6 +54,9 @@ pub struct Args {
     /// Standard deviation that goes with --mean.
     #[arg(long, requires = "mean", value_name = "STD")]
     std: Option<f64>,
+    /// Names of the classes, one per line, as many as an output has: `run` and `listen` print them, a device may.
+    #[arg(long, value_name = "LABELS.txt")]
+    labels: Option<PathBuf>,
     /// Definition of the nonlinearities.
     #[arg(long, value_enum, default_value_t = ProfileArg::Shift)]
     profile: ProfileArg,
@@ -296,6 +300,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             (Some(imported), graph, samples)
         }
     };
+    let labels = args.labels.as_deref().map(|path| read_labels(path, &graph)).transpose()?;
     let mut converted = convert(&graph, &samples, &args.options(), &mut |what| steps.say(what))?;
     let judged = judge(&graph, &samples, &args.options(), &mut converted, args.accept_sqnr, &mut |what| {
         steps.say(what);
@@ -323,7 +328,12 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         Some(_) => Some(report::html(&report::Content::of(&file, &graph, &converted, &samples)?)),
         None => None,
     };
-    let bytes = if args.strip { strip(&file)? } else { converted.file.clone() };
+    let mut bytes = if args.strip { strip(&file)? } else { converted.file.clone() };
+    if let (Some(labels), Some(path)) = (&labels, &args.labels) {
+        let file = ModelFile::from_bytes(&bytes).map_err(shiftformer_convert::convert::ConvertError::from)?;
+        bytes = labels::with_labels(&file, logits_output(&file), labels)
+            .map_err(|source| Failure::Labels { path: path.clone(), source })?;
+    }
     target.finish(&bytes)?;
     if let (Some(target), Some(text)) = (report_target, report_text) {
         target.finish(text.as_bytes())?;
@@ -428,6 +438,14 @@ fn cross_check(
     _: &mut dyn FnMut(&'static str),
 ) -> Result<Option<Comparison>, Failure> {
     Ok(None)
+}
+
+/// The names of the classes, as many as an output of the model has.
+fn read_labels(path: &Path, graph: &Graph) -> Result<Vec<String>, Failure> {
+    let bytes = std::fs::read(path).map_err(|source| Failure::Read { path: path.to_owned(), source })?;
+    let outputs = graph.outputs.iter().map(|&id| (graph.tensors[id].name.as_str(), &graph.tensors[id].shape[..]));
+    let checked = labels::parse(&bytes).and_then(|labels| labels::output(labels.len(), 0, outputs).map(|_| labels));
+    checked.map_err(|source| Failure::Labels { path: path.to_owned(), source })
 }
 
 /// The values of every input for the first `limit` samples.

@@ -5,9 +5,11 @@ use shiftformer_convert::decoder::DecoderError;
 use shiftformer_convert::import::ImportError;
 use shiftformer_convert::model_file::ModelFileError;
 use shiftformer_convert::sequences::SequenceError;
+use shiftformer_convert::model_file::labels::LabelsError;
 use shiftformer_convert::tokenizer::TokenizerError;
 use shiftformer_lab::backend::BackendError;
 use shiftformer_lab::eval::EvalError;
+use shiftformer_lab::media::MediaError;
 use shiftformer_lab::parity::ParityError;
 use shiftformer_lab::sequence::SequenceRunError;
 use std::path::PathBuf;
@@ -66,6 +68,12 @@ pub enum Failure {
     /// The model is no decoder.
     #[error("{}: {source}", path.display())]
     Decoder { path: PathBuf, source: DecoderError },
+    /// A file cannot be a sample.
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    /// The names of the classes do not fit.
+    #[error("{}: {source}", path.display())]
+    Labels { path: PathBuf, source: LabelsError },
     /// The evaluation cannot be done with this data.
     #[error(transparent)]
     Eval(#[from] EvalError),

@@ -14,6 +14,7 @@ mod failure;
 mod fit;
 mod generate;
 mod inspect;
+mod listen;
 mod merge;
 mod output;
 mod parity;
@@ -44,6 +45,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Run a model on one sample.
     Run(run::Args),
+    /// Run a keyword spotter on a stream of sound: 16-bit samples at 16 kHz from standard input.
+    Listen(listen::Args),
     /// Measure accuracy and error against the float model.
     Eval(eval::Args),
     /// Join the results of `eval --shard`.
@@ -86,6 +89,7 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Listen(args) => listen::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Merge(args) => merge::run(&args),

@@ -5,7 +5,11 @@ use super::inspect::read_model;
 use super::threads::Threads;
 use super::{data, output};
 use serde::Serialize;
+use shiftformer_convert::model_file::ModelFile;
+use shiftformer_lab::backend::Sample;
 use shiftformer_lab::eval::{logit_rows, logits_output};
+use shiftformer_lab::media::image::Normalization;
+use shiftformer_lab::media::{Converted, image, sound};
 use shiftformer_lab::{backend, eval};
 use std::path::PathBuf;
 
@@ -13,12 +17,17 @@ use std::path::PathBuf;
 pub struct Args {
     /// The model.
     file: PathBuf,
-    /// Samples, as npz.
-    #[arg(long)]
-    data: PathBuf,
-    /// Which sample.
-    #[arg(long, default_value_t = 0)]
+    #[command(flatten)]
+    input: InputArgs,
+    /// Which sample of --data.
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["image", "audio"])]
     index: usize,
+    /// Mean of the channels of --image, of x / 255, where the file has none; one value or one per channel.
+    #[arg(long, requires_all = ["std", "image"], value_delimiter = ',', value_name = "MEAN", allow_negative_numbers = true)]
+    mean: Vec<f64>,
+    /// Standard deviation of the channels, as --mean.
+    #[arg(long, requires_all = ["mean", "image"], value_delimiter = ',', value_name = "STD")]
+    std: Vec<f64>,
     /// Classes to show.
     #[arg(long, default_value_t = 5)]
     top: usize,
@@ -32,8 +41,25 @@ pub struct Args {
     json: bool,
 }
 
+/// Where the sample comes from.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct InputArgs {
+    /// Samples, as npz.
+    #[arg(long, value_name = "DATA.npz")]
+    data: Option<PathBuf>,
+    /// A PNG or JPEG image: scaled until it covers the model's input, cropped at its middle.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// A WAV file, for models of 40 MFCC or 80 mel bands of 16 kHz sound: the first seconds, as many as the model takes.
+    #[arg(long, value_name = "FILE.wav")]
+    audio: Option<PathBuf>,
+}
+
 #[derive(Serialize)]
 struct RunOutput {
+    /// Number of the sample, or name of the file.
+    sample: String,
     index: usize,
     backend: String,
     label: Option<i64>,
@@ -45,6 +71,8 @@ struct RunOutput {
 #[derive(Serialize)]
 struct Entry {
     class: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     value: f32,
 }
 
@@ -58,13 +86,8 @@ struct Output {
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
     args.threads.start()?;
     let model = read_model(&args.file)?;
-    let data = data::open(&args.data)?;
-    if args.index >= data.samples() {
-        let (index, last) = (args.index, data.samples() - 1);
-        return Err(Failure::Usage(format!("--index {index} is beyond the data; the last sample is {last}")));
-    }
-    let sample = data::samples(&model, &data, &[args.index])?;
-    let trace = backend::open(&args.backend, &model)?.run(&sample)?.remove(0);
+    let Input { name, sample, label } = input(args, &model)?;
+    let trace = backend::open(&args.backend, &model)?.run(&[sample])?.remove(0);
     let decode = |(index, bytes): (usize, &Vec<u8>)| Output {
         name: model.outputs().get(index).map_or_else(String::new, |o| o.name.clone()),
         shape: model.outputs().get(index).map_or_else(Vec::new, |o| o.shape.clone()),
@@ -74,12 +97,12 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let logits = logits_output(&model);
     let values = outputs.get(logits).map_or(&[][..], |o| &o.values);
     let width = values.len() / logit_rows(&model, logits).max(1);
-    let label = eval::label(&data, args.index);
     let result = RunOutput {
+        sample: name,
         index: args.index,
         backend: args.backend.clone(),
         label,
-        top: top(&values[..width], args.top),
+        top: top(&values[..width], args.top, |class| model.label(logits, class)),
         outputs,
     };
     if args.json {
@@ -90,16 +113,62 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(Verdict::Passed)
 }
 
-fn top(values: &[f32], count: usize) -> Vec<Entry> {
+/// A sample, what it is called, and its label where it has one.
+struct Input {
+    name: String,
+    sample: Sample,
+    label: Option<i64>,
+}
+
+fn input(args: &Args, model: &ModelFile) -> Result<Input, Failure> {
+    let of_file = |path: &PathBuf, converted: Converted| {
+        converted.notes.iter().for_each(|note| output::status(&format!("note: {note}")));
+        Input { name: path.display().to_string(), sample: vec![converted.bytes], label: None }
+    };
+    if let Some(path) = &args.input.image {
+        let normalization = normalization(args)?;
+        return Ok(of_file(path, image::sample(model, path, normalization.as_ref())?));
+    }
+    if let Some(path) = &args.input.audio {
+        return Ok(of_file(path, sound::sample(model, path)?));
+    }
+    let Some(path) = &args.input.data else {
+        return Err(Failure::Usage("pass --data, --image or --audio".to_owned()));
+    };
+    let data = data::open(path)?;
+    if args.index >= data.samples() {
+        let (index, last) = (args.index, data.samples() - 1);
+        return Err(Failure::Usage(format!("--index {index} is beyond the data; the last sample is {last}")));
+    }
+    let sample = data::samples(model, &data, &[args.index])?.remove(0);
+    Ok(Input { name: args.index.to_string(), sample, label: eval::label(&data, args.index) })
+}
+
+/// What --mean and --std say.
+fn normalization(args: &Args) -> Result<Option<Normalization>, Failure> {
+    let (mean, std) = (args.mean.clone(), args.std.clone());
+    if mean.is_empty() && std.is_empty() {
+        return Ok(None);
+    }
+    if !mean.iter().all(|x| x.is_finite()) || !std.iter().all(|&x| x.is_finite() && x > 0.0) {
+        return Err(Failure::Usage("--mean and --std must be finite, --std above 0".to_owned()));
+    }
+    Ok(Some(Normalization { mean, std }))
+}
+
+fn top(values: &[f32], count: usize, name: impl Fn(usize) -> Option<String>) -> Vec<Entry> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
-    order.into_iter().take(count).map(|class| Entry { class, value: values[class] }).collect()
+    order.into_iter().take(count).map(|class| Entry { class, name: name(class), value: values[class] }).collect()
 }
 
 fn print(result: &RunOutput) {
     let label = result.label.map_or_else(String::new, |l| format!(", label {l}"));
-    output::print(&format!("sample {} on {}{label}\n", result.index, result.backend));
+    output::print(&format!("sample {} on {}{label}\n", result.sample, result.backend));
+    let names = result.top.iter().filter_map(|entry| entry.name.as_ref()).map(|name| name.chars().count());
+    let width = names.max().unwrap_or(0);
     for (place, entry) in result.top.iter().enumerate() {
-        output::print(&format!("{:>3}. class {:<6} {:>10.4}\n", place + 1, entry.class, entry.value));
+        let name = entry.name.as_ref().map_or_else(String::new, |name| format!("{name:<width$} "));
+        output::print(&format!("{:>3}. class {:<6} {name}{:>10.4}\n", place + 1, entry.class, entry.value));
     }
 }

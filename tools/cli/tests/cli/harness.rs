@@ -4,9 +4,9 @@ use npyz::WriterBuilder;
 use prost::Message;
 use shiftformer_convert::import::onnx::ModelProto;
 use shiftformer_convert::model_file::Values;
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
@@ -47,9 +47,27 @@ pub fn shiftformer_without_gpu(args: &[&str]) -> Ended {
     run(args, &[("VK_DRIVER_FILES", "/nonexistent"), ("VK_ICD_FILENAMES", "/nonexistent")])
 }
 
+/// Runs the command with `bytes` on its standard input. It may end before it has read them.
+pub fn shiftformer_with_input(args: &[&str], bytes: &[u8]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shiftformer"));
+    let command = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command starts");
+    let mut input = child.stdin.take().expect("its input");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let _ = input.write_all(bytes);
+        });
+        ended(child.wait_with_output().expect("it ends"))
+    })
+}
+
 fn run(args: &[&str], environment: &[(&str, &str)]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shiftformer"));
     let output = command.args(args).envs(environment.iter().copied()).output().expect("the command starts");
+    ended(output)
+}
+
+fn ended(output: Output) -> Ended {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
     // What says the progress of a long command is no message.
     let stderr = text(output.stderr).split_inclusive('\n').filter(|line| !line.starts_with("... ")).collect();

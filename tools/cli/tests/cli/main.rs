@@ -6,4 +6,5 @@ mod commands;
 mod decoder;
 mod evaluation;
 mod harness;
+mod media;
 mod parity;
