@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::process::{root, run};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// How the pixels of the bundled images are normalised: `models/digits/README.md`.
@@ -22,6 +22,14 @@ pub fn model() -> PathBuf {
     root().join("target/firmware/digits/digits.sfm")
 }
 
+/// The arguments with which `command` converts the model to `out`.
+pub fn convert(mut command: Command, out: &Path) -> Command {
+    let data = root().join("models/digits");
+    command.arg("convert").arg(data.join("digits-vit.onnx")).arg("-o").arg(out);
+    command.arg("--calib").arg(data.join("calib.npz")).args(["--mean", MEAN, "--std", STD]);
+    command
+}
+
 /// Converts the model and writes the Rust module of it; returns the module's path.
 ///
 /// # Errors
@@ -31,11 +39,7 @@ pub fn module() -> Result<PathBuf, Error> {
     let module = model.with_file_name("model.rs");
     let folder = root().join("target/firmware/digits");
     fs::create_dir_all(&folder).map_err(Error::io(format!("make {}", folder.display())))?;
-    let data = root().join("models/digits");
-    let mut convert = shiftformer();
-    convert.arg("convert").arg(data.join("digits-vit.onnx")).arg("-o").arg(&model);
-    convert.arg("--calib").arg(data.join("calib.npz")).args(["--mean", MEAN, "--std", STD]);
-    run(&mut convert)?;
+    run(&mut convert(shiftformer(), &model))?;
     run(shiftformer().arg("codegen").arg(&model).arg("-o").arg(&module))?;
     Ok(module)
 }

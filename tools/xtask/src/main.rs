@@ -1,13 +1,14 @@
 //! Developer tasks.
 
-mod aarch64;
 mod arm;
 mod audit;
 mod boards;
 mod check;
+mod command;
 mod count;
 mod debian;
 mod digits;
+mod dist;
 mod emulate;
 mod error;
 mod firmware;
@@ -103,6 +104,11 @@ enum Task {
     Test,
     /// Build the command for aarch64 and run it on emulated cores with and without the fast instructions.
     Aarch64,
+    /// Build the command for 32-bit Arm Linux, without the backend of the GPU, and run it on an emulated core.
+    Armv7,
+    /// Build the command as static binaries for aarch64, armv7 and x86-64 into target/dist, and run them, emulated where need
+    /// be.
+    Dist,
     /// Measure what each step of calibration is worth and write docs/calibration.md.
     Gains {
         /// Folder that holds kwt1/ and mnist-vit/.
@@ -145,7 +151,9 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Count => count::run_all()?,
         Task::CountArm { models } => arm::run_all(&models)?,
         Task::Test => check::run_all()?,
-        Task::Aarch64 => aarch64::run_all()?,
+        Task::Aarch64 => command::aarch64()?,
+        Task::Armv7 => command::armv7()?,
+        Task::Dist => dist::run_all()?,
         Task::Gains { models } => gains::gains(&models)?,
         Task::Growth => growth::growth()?,
         Task::Fuzz { seconds } => fuzz::fuzz(seconds)?,
