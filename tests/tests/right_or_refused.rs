@@ -769,17 +769,17 @@ fn indices_are_judged_by_how_many_are_right() {
     let converted = b.converted(&[y], &float_samples(40, 8, 1.0)).unwrap();
     let quality = &converted.outputs[0];
     assert!(quality.whole && quality.sqnr_db.unwrap() > 40.0, "{quality:?}");
-    let poor = OutputQuality { sqnr_db: Some(20.0), ..quality.clone() };
+    let mut poor = quality.clone();
+    poor.sqnr_db = Some(20.0);
     assert!(poor.loss().contains("differs from the float model in 10 % of its values"), "{}", poor.loss());
 }
 
 #[test]
 fn rare_events_are_judged_by_the_error_of_their_score() {
-    let quality = |sqnr_db, largest_error| OutputQuality {
-        name: "y".into(),
-        sqnr_db: Some(sqnr_db),
-        whole: false,
-        largest_error,
+    let quality = |sqnr_db, largest_error| {
+        let mut quality = OutputQuality::new("y", Some(sqnr_db));
+        quality.largest_error = largest_error;
+        quality
     };
     assert_eq!(worst_output(&[quality(5.0, None)]).unwrap().1, 5.0);
     assert!((worst_output(&[quality(5.0, Some(0.01))]).unwrap().1 - 40.0).abs() < 1e-9);

@@ -24,6 +24,13 @@ pub struct OutputQuality {
     pub largest_error: Option<f64>,
 }
 
+impl OutputQuality {
+    /// Of an output of real values that are not scores.
+    pub fn new(name: impl Into<String>, sqnr_db: Option<f64>) -> Self {
+        Self { name: name.into(), sqnr_db, whole: false, largest_error: None }
+    }
+}
+
 /// Noise over signal of every output; `None` where there is no signal.
 pub fn noise_ratios<'a>(
     model: &ModelFile,
