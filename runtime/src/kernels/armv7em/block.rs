@@ -373,11 +373,6 @@ macro_rules! store_sum {
     };
 }
 
-epilogue! {
-    /// The sums themselves.
-    DENSE_I32, dense_i32, store_sum, "adds r6, #4"
-}
-
 /// The multiplier is in `r5`.
 macro_rules! store_score {
     ($acc:literal, $to:literal) => {

@@ -1,11 +1,8 @@
 //! Dense layers: blocks of five rows by [`super::block`], rows left over by [`super::row`].
 
-use super::Armv7em;
 use super::widen::{Lanes, STEP, Words, widen, widen_row};
 use super::{block, row};
-use crate::kernels::{
-    GROUP, LinearJob, LinearOut, PANEL, PackedWeights, ROW_BLOCK, WideJob, linear_scratch_bytes, portable,
-};
+use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, ROW_BLOCK, linear_scratch_bytes};
 
 /// Bytes of a group of a panel, with 8-bit weights.
 const PANEL_GROUP: usize = PANEL * GROUP;
@@ -14,34 +11,12 @@ const WIDEST: usize = size_of::<i32>();
 
 /// [`crate::kernels::Kernels::linear`].
 pub fn linear(job: &LinearJob<'_>, x: &[i8], mut out: LinearOut<'_>, scratch: &mut [u8]) {
-    run(job, Lanes::i8(x), &Target::of(job, &mut out), scratch);
+    run(job, x, &Target::of(job, &mut out), scratch);
 }
 
 /// [`crate::kernels::Kernels::linear_acc`].
 pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], scratch: &mut [u8]) {
-    run(job, Lanes::i8(x), &Target::sums(out), scratch);
-}
-
-/// Channels whose biases are put together at a time.
-const CHANNELS: usize = 32;
-
-/// [`crate::kernels::Kernels::linear_wide`]: products of 16 bits need no widening. Where bits are dropped, by the halves.
-pub fn linear_wide(job: &WideJob<'_>, x: &[i16], out: &mut [i32], scratch: &mut [u8]) {
-    if job.drop > 0 {
-        return portable::linear_wide::<Armv7em>(job, x, out, scratch);
-    }
-    let LinearJob { k, n, weights, .. } = job.dense;
-    for first in (0..n).step_by(CHANNELS) {
-        let count = (n - first).min(CHANNELS);
-        let mut bias = [0; CHANNELS];
-        let halves = job.dense.bias.get(first..).unwrap_or(&[]).iter().zip(job.low_bias.get(first..).unwrap_or(&[]));
-        bias.iter_mut().zip(halves).for_each(|(to, (high, low))| *to = (high << 8).wrapping_add(*low));
-        let bytes = weights.bytes.get(PackedWeights::bytes_for(first, k, weights.format)..).unwrap_or(&[]);
-        // The multipliers are not read.
-        let part = LinearJob { n: count, bias: &bias, multipliers: &bias, ..job.dense };
-        let part = LinearJob { weights: PackedWeights { bytes, format: weights.format }, ..part };
-        run(&part, Lanes::i16(x), &Target::sums(out.get_mut(first..).unwrap_or(&mut [])), scratch);
-    }
+    run(job, x, &Target::sums(out), scratch);
 }
 
 /// Where a layer writes and how: by address, so that one walk serves all widths.
@@ -103,7 +78,7 @@ impl Target {
             out: out.as_mut_ptr().expose_provenance(),
             len: out.len(),
             width: size_of::<i32>(),
-            block: Some(block::DENSE_I32),
+            block: None,
             row: row::I32,
             addend: 0,
             table_or_shift: 0,
@@ -117,7 +92,7 @@ pub fn reach(rows: usize, stride: usize, width: usize) -> Option<usize> {
 }
 
 /// Whether slices hold all that the job names, besides the weights.
-fn fits(job: &LinearJob<'_>, x: Lanes<'_>, out_len: usize) -> bool {
+fn fits(job: &LinearJob<'_>, x: &[i8], out_len: usize) -> bool {
     let channels = job.n.next_multiple_of(PANEL);
     job.k > 0
         && job.n > 0
@@ -136,7 +111,7 @@ fn panel_bytes(job: &LinearJob<'_>, groups: usize) -> Option<usize> {
 
 /// All rows: five at a time as long as there are five, then one by one. Nothing where slices do not fit the job.
 #[inline(never)]
-fn run(job: &LinearJob<'_>, x: Lanes<'_>, target: &Target, scratch: &mut [u8]) {
+fn run(job: &LinearJob<'_>, x: &[i8], target: &Target, scratch: &mut [u8]) {
     let groups = job.k.div_ceil(GROUP);
     let Some(panel_bytes) = panel_bytes(job, groups).filter(|_| fits(job, x, target.len)) else { return };
     let Some((wide, panel)) = scratch.split_at_mut_checked(linear_scratch_bytes(groups * GROUP)) else { return };
@@ -160,7 +135,7 @@ fn run(job: &LinearJob<'_>, x: Lanes<'_>, target: &Target, scratch: &mut [u8]) {
 /// A job that was compared with its slices, and memory for it.
 struct Layer<'l> {
     job: &'l LinearJob<'l>,
-    x: Lanes<'l>,
+    x: &'l [i8],
     target: &'l Target,
     groups: usize,
     panel_bytes: usize,
@@ -178,7 +153,7 @@ impl Layer<'_> {
         let Self { job, groups, .. } = *self;
         for first in (0..end).step_by(ROW_BLOCK) {
             let mut to = Words { words: self.wide, rows: ROW_BLOCK, steps: groups * GROUP / STEP };
-            widen(self.x, first * job.x_stride, job.x_stride, job.k, &mut to);
+            widen(Lanes::i8(self.x), first * job.x_stride, job.x_stride, job.k, &mut to);
             let mut channel = 0;
             while channel < job.n {
                 let (count, weights) = self.weights(channel);
@@ -192,13 +167,8 @@ impl Layer<'_> {
     #[inline(never)]
     fn row(&mut self, row: usize) {
         let Self { job, x, .. } = *self;
-        match x.bytes_of_row(row * job.x_stride, job.k) {
-            Some(x) => widen_row(x, self.wide),
-            None => {
-                let mut to = Words { words: self.wide, rows: 1, steps: self.groups * GROUP / STEP };
-                widen(x, row * job.x_stride, job.x_stride, job.k, &mut to);
-            }
-        }
+        let Some(x) = x.get(row * job.x_stride..).and_then(|x| x.get(..job.k)) else { return };
+        widen_row(x, self.wide);
         let mut channel = 0;
         while channel < job.n {
             let (count, weights) = self.weights(channel);

@@ -44,7 +44,7 @@ kernels! {
     }
     linear => dense::linear,
     linear_acc => dense::linear_acc,
-    linear_wide => dense::linear_wide,
+    linear_wide => portable,
     dot_i8 => dot::dot_i8,
     dot_u8 => dot::dot_u8,
     dot_u16 => dot::dot_u16,

@@ -7,8 +7,7 @@
 //! each other: `r0` values, `r1` words, `r2` groups left, `r4-r11` words.
 //!
 //! # Instructions
-//! Four values: 8 (`LDR`, two to widen, two `STR`, pointer, counter, branch); one `LDR` more where they have 16 bits, and four
-//! to bound signed ones.
+//! Four values: 8 (`LDR`, two to widen, two `STR`, pointer, counter, branch); one `LDR` more where they have 16 bits.
 //! Sixteen values of a row of its own: 15 (4 `LDR`, 8 to widen, `STM`, counter, branch).
 
 use core::arch::{asm, naked_asm};
@@ -21,7 +20,6 @@ pub const STEP: usize = 4;
 enum Kind {
     I8,
     U8,
-    I16,
     U16,
 }
 
@@ -43,27 +41,13 @@ impl<'x> Lanes<'x> {
         Self { bytes: x, kind: Kind::U8 }
     }
 
-    /// Signed 16-bit values, at most [`MAX_VALUE`](crate::kernels::portable::MAX_VALUE).
-    pub fn i16(x: &'x [i16]) -> Self {
-        Self { bytes: bytemuck::cast_slice(x), kind: Kind::I16 }
-    }
-
     /// Unsigned 16-bit values.
     pub fn u16(x: &'x [u16]) -> Self {
         Self { bytes: bytemuck::cast_slice(x), kind: Kind::U16 }
     }
 
     fn size(&self) -> usize {
-        match self.kind {
-            Kind::I8 | Kind::U8 => 1,
-            Kind::I16 | Kind::U16 => 2,
-        }
-    }
-
-    /// The `k` elements from element `first` on, where they are signed bytes.
-    pub fn bytes_of_row(&self, first: usize, k: usize) -> Option<&'x [i8]> {
-        let bytes = self.bytes.get(first..)?.get(..k)?;
-        (self.kind == Kind::I8).then(|| bytemuck::cast_slice(bytes))
+        if self.kind == Kind::U16 { 2 } else { 1 }
     }
 
     /// Elements.
@@ -112,11 +96,8 @@ pub fn widen(x: Lanes<'_>, first: usize, stride: usize, k: usize, to: &mut Words
     }
 }
 
-/// Half a high byte, twice.
-const HALVES: u32 = 0x0080_0080;
-
 macro_rules! widen_steps {
-    ($from:ident, $to:ident, $rows:ident, $count:ident, $($other:ident,)* $($text:literal),+) => {
+    ($from:ident, $to:ident, $rows:ident, $count:ident, $($other:ident,)? $($text:literal),+) => {
         for row in 0..$rows {
             asm!(
                 "2:",
@@ -128,7 +109,7 @@ macro_rules! widen_steps {
                 "bne 2b",
                 x = inout(reg) $from.0.wrapping_add(row * $from.1) => _, to = inout(reg) $to.0.wrapping_add(row) => _,
                 between = in(reg) $to.1 * size_of::<u32>(), count = inout(reg) $count => _, even = out(reg) _,
-                odd = out(reg) _, $($other = inout(reg) HALVES => _,)* options(nostack)
+                odd = out(reg) _, $($other = out(reg) _,)? options(nostack)
             )
         }
     };
@@ -164,23 +145,6 @@ unsafe fn steps(kind: Kind, from: (*const u8, usize), to: (*mut u32, usize), row
                 "ldr {odd}, [{x}], #4",
                 "uxtb16 {even}, {odd}",
                 "uxtb16 {odd}, {odd}, ror #8"
-            ),
-            // 32639 and 128 more saturate: nothing above it comes back.
-            Kind::I16 => widen_steps!(
-                from,
-                to,
-                rows,
-                count,
-                other,
-                half,
-                "ldr {odd}, [{x}], #4",
-                "ldr {other}, [{x}], #4",
-                "qadd16 {odd}, {odd}, {half}",
-                "qadd16 {other}, {other}, {half}",
-                "qsub16 {odd}, {odd}, {half}",
-                "qsub16 {other}, {other}, {half}",
-                "pkhbt {even}, {odd}, {other}, lsl #16",
-                "pkhtb {odd}, {other}, {odd}, asr #16"
             ),
             Kind::U16 => widen_steps!(
                 from,

@@ -185,7 +185,7 @@ enum ActivationsArg {
     /// 16 bits wherever an operator takes them.
     #[value(name = "16")]
     Sixteen,
-    /// 16 bits for the tensors whose 8 bits cost most, where the outputs gain by them.
+    /// 16 bits for the tensors whose 8 bits cost most, where the outputs gain by them; not with 4-bit weights.
     Auto,
 }
 

@@ -1,6 +1,6 @@
 //! Which activations get 16 bits, and what they cost.
 
-use super::{ActivationBits, ConvertError, ConvertOptions, Fold, Search, Site, Switch, assemble};
+use super::{ActivationBits, ConvertError, ConvertOptions, Fold, Search, Site, Switch, WeightBits, assemble};
 use crate::lower::facts::{Counted, facts};
 use crate::lower::{LowerOptions, Lowered, lower, wide::candidates};
 use crate::program::{Program, chain, plan::Plan, plan::plan};
@@ -141,6 +141,10 @@ impl Search<'_> {
             wide: wide.iter().copied().collect(),
             ..chosen.clone()
         };
+        // What fewer bits of the weights lose is more than what activations could gain.
+        if self.options.weights != WeightBits::Eight {
+            return Ok(());
+        }
         let narrow = self.worst_of(site, folds, chosen)?;
         if narrow >= ENOUGH_DB || order.is_empty() {
             return Ok(());
