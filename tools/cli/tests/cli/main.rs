@@ -6,5 +6,6 @@ mod commands;
 mod decoder;
 mod evaluation;
 mod harness;
+mod language;
 mod media;
 mod parity;
