@@ -79,6 +79,7 @@ fn block() -> Graph {
         head_dim,
         v_dim: head_dim,
         scale: 1.0 / (head_dim as f32).sqrt(),
+        causal: None,
         q: view(0),
         k: view(1),
         v: view(2),
