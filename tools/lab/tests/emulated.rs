@@ -53,6 +53,7 @@ impl Builder {
         let head_dim = WIDTH / HEADS;
         let view = |offset, row| HeadView { offset, batch: 0, head: head_dim, row };
         let op = Attention {
+            causal: None,
             batch: 1,
             heads: HEADS,
             kv_heads: HEADS,
