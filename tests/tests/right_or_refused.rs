@@ -604,7 +604,8 @@ fn sines_of_wide_ranges_are_made_of_segments() {
 
 #[test]
 fn roundings_to_whole_numbers_are_those_of_16_bits() {
-    let kinds: [(Unary, fn(f32) -> f32); 4] =
+    type Function = fn(f32) -> f32;
+    let kinds: [(Unary, Function); 4] =
         [(Unary::Floor, f32::floor), (Unary::Ceil, f32::ceil), (Unary::Round, f32::round), (Unary::Trunc, f32::trunc)];
     for (kind, function) in kinds {
         for size in [1.2, 30.0] {
