@@ -133,7 +133,7 @@ fn clippy() -> Result<(), Error> {
 }
 
 fn tools_tests() -> Result<(), Error> {
-    cargo(&["test", "--quiet", "--release", "--workspace", "--exclude", "shiftformer"])
+    cargo(&["test", "--quiet", "--release", "--no-fail-fast", "--workspace", "--exclude", "shiftformer"])
 }
 
 /// The converter where there are no threads, no files and 32-bit addresses.

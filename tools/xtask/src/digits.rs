@@ -10,10 +10,11 @@ use std::process::Command;
 const MEAN: &str = "0.3057";
 const STD: &str = "0.376";
 
-/// The `shiftformer` command, built from this workspace.
+/// The `shiftformer` command, built from this workspace. Without a GPU and tract, whose builds take minutes.
 pub fn shiftformer() -> Command {
     let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "--release", "--package", "shiftformer-cli", "--"]).current_dir(root());
+    command.args(["run", "--quiet", "--release", "--package", "shiftformer-cli", "--no-default-features"]);
+    command.args(["--features", "qemu", "--"]).current_dir(root());
     command
 }
 

@@ -60,7 +60,7 @@ fn prompts_and_settings_that_cannot_be() {
         shiftformer(&[&["generate", &file][..], more].concat()).is_refused(parts);
     };
     refused(&["--prompt", "1 + 2"], &["' '", "leave it out"]);
-    refused(&["--prompt", ""], &["empty"]);
+    refused(&["--prompt", ""], &["no tokens"]);
     refused(&["--prompt", "1234567890123456"], &["16 tokens", "13"]);
     refused(&["--prompt", "1+", "--temperature=1000"], &["temperature"]);
     refused(&["--prompt", "1+", "--temperature", "1", "--top-p", "0"], &["top-p"]);
