@@ -6,6 +6,7 @@ use super::memory::{cast, cast_mut};
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require};
 use crate::format::op_params;
 use crate::kernels::{DotJob, Kernels, ROW_BLOCK, portable};
+use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -63,7 +64,8 @@ impl Operator for MatMulI16 {
                 B::transpose(b, op.b_row as usize, k, n, columns, padded);
             }
             let (y, y_stride) = if op.b_transposed { (b, op.b_row as usize) } else { (&*columns, padded) };
-            for (row, (high, low)) in high.chunks_exact_mut(k.max(1)).zip(low.chunks_exact_mut(k.max(1))).enumerate() {
+            let halves = stepwise(high.chunks_exact_mut(k.max(1))).zip(stepwise(low.chunks_exact_mut(k.max(1))));
+            for (row, (high, low)) in halves.enumerate() {
                 let a = a.get(row * op.a_row as usize..).unwrap_or(&[]);
                 portable::split_halves(a, high, low);
             }

@@ -86,17 +86,18 @@ impl Extent {
     pub(super) fn run_from(&self, dims: &Dims, element: u32) -> u32 {
         let axes = || self.strides.iter().zip(dims).filter(|&(_, &dim)| dim > 1);
         let back = |(&stride, &dim): (&i32, &u32)| i64::from(stride.min(0)) * i64::from(dim - 1);
-        let mut rest = i64::from(element) - i64::from(self.offset) - axes().map(back).sum::<i64>();
+        let rest = i64::from(element) - i64::from(self.offset) - axes().map(back).sum::<i64>();
+        let Ok(mut rest) = u32::try_from(rest) else { return 0 };
         // Digits of the distance from the lowest element, each axis beyond what those below it reach.
         let (mut done, mut run) = (0u32, 1);
         for _ in dims {
             let left = self.strides.iter().zip(dims).enumerate();
             let left = left.filter(|&(axis, (_, &dim))| dim > 1 && done >> axis & 1 == 0);
             let Some((axis, (stride, &dim))) = left.max_by_key(|(_, (stride, _))| stride.unsigned_abs()) else { break };
-            let stride = i64::from(stride.unsigned_abs());
-            let digit = rest.checked_div(stride).unwrap_or(0).clamp(0, i64::from(dim) - 1);
+            let stride = stride.unsigned_abs();
+            let digit = rest.checked_div(stride).unwrap_or(0).min(dim - 1);
             rest -= digit * stride;
-            run = if stride == 1 { dim - digit as u32 } else { 1 };
+            run = if stride == 1 { dim - digit } else { 1 };
             done |= 1 << axis;
         }
         if rest == 0 { run } else { 0 }

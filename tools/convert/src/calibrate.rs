@@ -168,6 +168,7 @@ fn first_pass(
         }
         let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
         first.stats[id].extend(&finite);
+        first.stats[id].hides |= finite.len() < values.len();
         if softmax_arguments[id] {
             let width = graph.shape(id).last().copied().unwrap_or(1);
             first.stats[id].extend_peaks(&values, width, FULLY_MASKED);

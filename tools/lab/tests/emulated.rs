@@ -9,7 +9,7 @@ use shiftformer_convert::convert::{ConvertOptions, convert};
 use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, TensorId, Unary};
 use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
-use shiftformer_lab::backend::{self, Backend, Qemu, Sample};
+use shiftformer_lab::backend::{self, Backend, Counts, Qemu, Sample};
 use shiftformer_link::Machine;
 use std::process::Command;
 
@@ -144,7 +144,18 @@ fn instruction_counts_are_repeatable_and_add_up() {
         let Some(mut board) = open(name, &model) else { return };
         let counts = board.counts(&samples[0]).expect("the model runs").expect("boards count");
         let again = board.counts(&samples[0]).expect("the model runs").expect("boards count");
-        assert_eq!(counts, again, "{name}");
+        // Opening and stepping are measured behind calls of the host, where the clock may stand anywhere within a tick,
+        // which is about an instruction: each interval may differ by one.
+        for (one, other, intervals) in [
+            (counts.open, again.open, 1),
+            (counts.open_proven, again.open_proven, 1),
+            (counts.longest_step, again.longest_step, 1),
+            (counts.all_steps, again.all_steps, u64::from(counts.steps)),
+        ] {
+            assert!(one.abs_diff(other) <= 2 * intervals, "{name}: {counts:?} {again:?}");
+        }
+        let Counts { open, open_proven, longest_step, longest_step_op, all_steps, .. } = counts;
+        assert_eq!(counts, Counts { open, open_proven, longest_step, longest_step_op, all_steps, ..again }, "{name}");
         let sum: u64 = counts.ops.iter().sum();
         // Finding an operator's output for the observer is counted with the operator, and is all that differs.
         assert!(sum.abs_diff(counts.total) < 200 * counts.ops.len() as u64, "{name}: {counts:?}");

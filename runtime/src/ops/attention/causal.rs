@@ -5,6 +5,7 @@ use crate::format::{MAX_INPUTS, op_params};
 use crate::kernels::{Kernels, ROW_BLOCK, linear_scratch_bytes};
 use crate::ops::memory::{cast, cast_mut};
 use crate::ops::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use crate::stepwise::stepwise;
 use core::ops::Range;
 
 op_params! {
@@ -105,7 +106,7 @@ fn row_of_head<B: Kernels>(
     let acc = cast_mut::<i32>(acc)?.get_mut(..p.v_dim as usize).ok_or(RunFault::Memory)?;
     acc.fill(0);
     let values = p.head_values(operands.v, unit)?;
-    let rows = values.chunks((p.v.row as usize).max(1));
+    let rows = stepwise(values.chunks((p.v.row as usize).max(1)));
     if p.wide_exp {
         rows.zip(cast::<u16>(exps)?).take(keys).for_each(|(row, &e)| add_weighted(acc, row, i32::from(e)));
     } else {

@@ -24,6 +24,10 @@ pub fn observe(graph: Graph, data: &[Vec<Data>], images: bool) -> Graph {
     for (place, &input) in inputs.iter().enumerate() {
         let values: Option<Vec<&[f32]>> = data.iter().map(|sample| sample.get(place)?.floats()).collect();
         let Some(values) = values.filter(|_| !outputs.contains(&input)) else { continue };
+        // A mask of infinities has no size.
+        if values.iter().any(|sample| sample.iter().any(|v| !v.is_finite())) {
+            continue;
+        }
         if images && r.shape(input).len() >= 3 {
             continue;
         }
@@ -299,7 +303,8 @@ fn visible_rows(r: &mut Rewriter, id: NodeId, how: Hiding) {
             r.replace(id, Op::Attention(attention), [vec![query], inputs[1..].to_vec()].concat());
         }
         Hiding::Infinite => {
-            let y = r.add(id, &name, Op::Attention(attention), inputs, shape);
+            let read = [&inputs[..3], &[near]].concat();
+            let y = r.add(id, &name, Op::Attention(attention), read, shape);
             let apart = r.add(id, &name, Op::Reshape, vec![y], grid.clone());
             let zeroed = r.add(id, &name, Op::Binary(Binary::Mul), vec![apart, flags], grid);
             r.replace(id, Op::Reshape, vec![zeroed]);

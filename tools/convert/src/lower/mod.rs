@@ -339,7 +339,7 @@ impl<'g> Lowering<'g> {
         let stats = self.calibration.stats(id);
         let (min, most) = self.useful_range(id);
         // Masked values would take all the steps, and whole numbers lie on steps only where nothing is cut off.
-        let cut = min > f64::from(stats.min) || most < f64::from(stats.max);
+        let cut = min != f64::from(stats.min) || most < f64::from(stats.max);
         let units = if cut || stats.is_whole() {
             let (low, high) = (min.min(0.0), most.max(0.0));
             let scale = if asymmetric { (high - low) / 255.0 } else { high.max(-low) / 127.0 };
@@ -399,7 +399,9 @@ impl<'g> Lowering<'g> {
     fn useful_range(&self, id: TensorId) -> (f64, f64) {
         let stats = self.calibration.stats(id);
         let (min, max) = if stats.count == 0 { (0.0, 0.0) } else { (f64::from(stats.min), f64::from(stats.max)) };
-        (self.limits[id].clamp(min), self.limits[id].clamp(max))
+        let low = self.limits[id].low;
+        let min = if stats.hides && low.is_finite() { low } else { self.limits[id].clamp(min) };
+        (min, self.limits[id].clamp(max))
     }
 
     /// The magnitude that `top` steps have to cover, so that masked values reach their limit.

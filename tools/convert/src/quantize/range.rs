@@ -22,6 +22,8 @@ pub struct TensorStats {
     pub whole: u64,
     /// Smallest maximum of a row (last dimension) that is not masked out as a whole; infinite where no softmax reads it.
     pub min_peak: f32,
+    /// Whether it is minus infinity somewhere: a mask. The extent is that of the finite values.
+    pub hides: bool,
 }
 
 /// How the range of an activation is chosen.
@@ -50,6 +52,7 @@ impl Default for TensorStats {
             count: 0,
             whole: 0,
             min_peak: f32::INFINITY,
+            hides: false,
         }
     }
 }
@@ -74,6 +77,7 @@ impl TensorStats {
         self.count += other.count;
         self.whole += other.whole;
         self.min_peak = self.min_peak.min(other.min_peak);
+        self.hides |= other.hides;
     }
 
     /// Notes the maximum of every row of `width` values of a softmax argument. Rows at or below `masked` have no key that
