@@ -27,8 +27,7 @@ fn root(path: &str) -> PathBuf {
 
 /// A model of the shared folder; `None`, said aloud, where it is missing.
 fn shared(path: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("SHIFTFORMER_SHARED").map_or_else(|| root("../shared"), PathBuf::from);
-    let path = folder.join("models").join(path);
+    let path = shiftformer_tests::shared()?.join("models").join(path);
     if !path.exists() {
         eprintln!("SKIPPED: {} is not here; set SHIFTFORMER_SHARED", path.display());
         return None;

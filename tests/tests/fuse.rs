@@ -112,7 +112,7 @@ fn digits_and_its_quantized_versions_fuse_alike() {
 
 #[test]
 fn shared_models_lose_their_parts() {
-    let Some(folder) = folder("SHIFTFORMER_SHARED", Some("../../shared")) else { return };
+    let Some(folder) = shiftformer_tests::shared() else { return };
     let cases = [
         ("kwt1/kwt1.onnx", "kwt1/eval.npz", 12),
         ("mnist-vit/mnist-vit.onnx", "mnist-vit/eval.npz", 4),

@@ -1,7 +1,7 @@
 //! The published I-ViT operators equal the stored vectors, value by value.
 
 use shiftformer_tests::golden;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 fn all_pass(folder: &Path) -> usize {
     let mut failures = Vec::new();
@@ -22,8 +22,7 @@ fn own_vectors_are_reproduced() {
 
 #[test]
 fn shared_vectors_are_reproduced() {
-    let shared = std::env::var_os("SHIFTFORMER_SHARED").map(PathBuf::from);
-    let shared = shared.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"));
+    let Some(shared) = shiftformer_tests::shared() else { return };
     let folder = shared.join("golden/ivit");
     if !folder.is_dir() {
         eprintln!("SKIPPED: {} is not there; set SHIFTFORMER_SHARED", folder.display());

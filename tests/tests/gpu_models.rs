@@ -63,8 +63,7 @@ fn digits(model: &str, data: &str, samples: usize) -> Case {
 
 /// A model of the shared folder; `None`, said aloud, where it is missing.
 fn shared(model: &str, data: &str, normalization: Option<(f64, f64)>, samples: usize) -> Option<Case> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let folder = std::env::var_os("SHIFTFORMER_SHARED").map_or_else(beside, PathBuf::from).join("models");
+    let folder = shiftformer_tests::shared()?.join("models");
     let (model, data) = (folder.join(model), folder.join(data));
     if !model.exists() {
         eprintln!("SKIPPED: {} is missing; set SHIFTFORMER_SHARED", model.display());

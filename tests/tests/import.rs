@@ -17,9 +17,7 @@ fn digits(name: &str) -> PathBuf {
 
 /// A file of the shared folder; `None`, said aloud, where it is missing.
 fn shared(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("SHIFTFORMER_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
-    let path = folder.join("models").join(name);
+    let path = shiftformer_tests::shared()?.join("models").join(name);
     if !path.exists() {
         eprintln!("SKIPPED: {} is missing; set SHIFTFORMER_SHARED", path.display());
         return None;

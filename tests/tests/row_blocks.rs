@@ -20,7 +20,7 @@ fn root(path: &str) -> PathBuf {
 
 /// A model and data of the shared folder; `None`, said aloud, where they are missing.
 fn shared(model: &str, data: &str) -> Option<[PathBuf; 2]> {
-    let folder = std::env::var_os("SHIFTFORMER_SHARED").map_or_else(|| root("../shared"), PathBuf::from);
+    let folder = shiftformer_tests::shared()?;
     let paths = [model, data].map(|path| folder.join("models").join(path));
     if !paths[0].exists() {
         eprintln!("SKIPPED: {} is not here; set SHIFTFORMER_SHARED", paths[0].display());

@@ -112,7 +112,7 @@ enum Task {
     /// Measure what each step of calibration is worth and write docs/calibration.md.
     Gains {
         /// Folder that holds kwt1/ and mnist-vit/.
-        #[arg(long, default_value = "../shared/models")]
+        #[arg(long)]
         models: PathBuf,
     },
     /// Measure what an encoder costs against tokens, width and depth; writes docs/growth.md and docs/growth.svg.

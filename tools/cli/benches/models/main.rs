@@ -4,7 +4,7 @@
 //! each run is taken, which other work on the machine distorts least: the table gives the minimum and the median of both,
 //! how many times shiftformer is faster, and where its time goes beside the floor of the products alone.
 //!
-//! DeiT-Tiny and the MNIST ViT come from `$SHIFTFORMER_SHARED/models` or `../shared/models`; without them the bundled
+//! DeiT-Tiny and the MNIST ViT come from `$SHIFTFORMER_SHARED/models`; without them the bundled
 //! digits model is measured alone.
 
 mod engines;
