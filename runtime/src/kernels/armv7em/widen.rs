@@ -100,6 +100,7 @@ macro_rules! widen_steps {
     ($from:ident, $to:ident, $rows:ident, $count:ident, $($other:ident,)? $($text:literal),+) => {
         for row in 0..$rows {
             asm!(
+                core!(),
                 "2:",
                 $($text,)+
                 "str {even}, [{to}]",

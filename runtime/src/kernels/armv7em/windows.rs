@@ -98,6 +98,7 @@ unsafe fn sums(taps: *const Tap, count: usize, x: *const i8, start: [i32; QUAD])
     // SAFETY: the caller's contract.
     unsafe {
         asm!(
+            core!(),
             "2:",
             "ldmia {tap}!, {{r0, r1, r2}}",
             "ldr r0, [{x}, r0]",
