@@ -1,9 +1,14 @@
 //! Sequences of tokens: npz files with `ids` `[sequences, length]` and, where there is a reference, `logits`
-//! `[sequences, length, vocabulary]`.
+//! `[sequences, length, vocabulary]`; or a text, for models with a tokenizer.
 
 use crate::data::{Array, DataError, read_arrays};
 use crate::model_file::Values;
+use crate::tokenizer::encode;
+use shiftformer::text::{EncodeError, Tokenizer};
 use std::path::Path;
+
+/// How a zip file, and so an npz, starts.
+const ZIP: &[u8] = b"PK";
 
 /// The sequences of one file.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +34,34 @@ pub enum SequenceError {
         path: String,
         /// What is wrong.
         why: String,
+    },
+    /// A text cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The path.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is neither npz nor text.
+    #[error("{path} is neither an npz file nor a text in UTF-8; pass sequences as npz, or a text file")]
+    NoText {
+        /// The path.
+        path: String,
+    },
+    /// There is nothing to turn a text into tokens with.
+    #[error("{path} is a text, and the model has no tokenizer; pass --tokenizer when converting, or sequences as npz")]
+    NoTokenizer {
+        /// The path.
+        path: String,
+    },
+    /// The tokenizer refuses the text.
+    #[error("{path}: {source}")]
+    Encode {
+        /// The path.
+        path: String,
+        /// Why.
+        source: EncodeError,
     },
     /// A token outside the vocabulary.
     #[error("sequence {sequence} holds the token {token}; the vocabulary has {vocabulary} tokens; check the tokenizer")]
@@ -71,6 +104,35 @@ impl Sequences {
             Ok(values.chunks_exact(part).map(<[f32]>::to_vec).collect())
         });
         Ok(Self { ids: tokens.chunks_exact(length).map(<[i64]>::to_vec).collect(), logits: logits.transpose()? })
+    }
+
+    /// Reads a file: npz, or a text that `tokenizer` turns into sequences of `length` tokens. Each starts with the tokens
+    /// that the tokenizer puts before a text; a rest at the end that fills no sequence is left out.
+    ///
+    /// # Errors
+    /// [`SequenceError`]; each says what to change.
+    pub fn open_with(path: &Path, tokenizer: Option<&Tokenizer<'_>>, length: usize) -> Result<Self, SequenceError> {
+        let name = || path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|source| SequenceError::Read { path: name(), source })?;
+        if bytes.starts_with(ZIP) {
+            return Self::open(path);
+        }
+        let text = String::from_utf8(bytes).map_err(|_| SequenceError::NoText { path: name() })?;
+        let tokenizer = tokenizer.ok_or_else(|| SequenceError::NoTokenizer { path: name() })?;
+        let ids = |text: &str, special| {
+            let ids = encode(tokenizer, text, special);
+            ids.map_err(|source| SequenceError::Encode { path: name(), source })
+        };
+        let before = if tokenizer.layout().after.bytes == 0 { ids("", true)? } else { Vec::new() };
+        let ids = ids(&text, false)?;
+        let room = length.saturating_sub(before.len()).max(1);
+        let whole = ids.len() / room * room;
+        let taken = if whole == 0 { &ids[..] } else { &ids[..whole] };
+        if taken.is_empty() {
+            return Err(SequenceError::Shape { path: name(), why: "the text is empty".to_owned() });
+        }
+        let sequence = |part: &[u32]| before.iter().chain(part).map(|&id| i64::from(id)).collect();
+        Ok(Self { ids: taken.chunks(room).map(sequence).collect(), logits: None })
     }
 
     /// Whether the file at `path` holds an array `ids`.

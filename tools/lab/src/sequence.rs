@@ -3,6 +3,7 @@
 use crate::eval::metrics::argmax;
 use serde::Serialize;
 use shiftformer::kernels::{Kernels, Native, Portable};
+use shiftformer::text::Tokenizer;
 use shiftformer::{RunFault, Session};
 use shiftformer_convert::model_file::{ModelFile, dequantize};
 use shiftformer_convert::sequences::Sequences;
@@ -184,6 +185,10 @@ pub struct SequenceScore {
     pub bits_per_token: Option<f64>,
     /// The same of the float model.
     pub float_bits_per_token: Option<f64>,
+    /// Bits of the tokens that follow over the bytes of their text, where the model has a tokenizer.
+    pub bits_per_byte: Option<f64>,
+    /// The same of the float model.
+    pub float_bits_per_byte: Option<f64>,
 }
 
 #[derive(Default)]
@@ -196,6 +201,8 @@ struct Sums {
     bits: f64,
     float_bits: f64,
     predicted: usize,
+    /// Of the text of the predicted tokens.
+    bytes: usize,
 }
 
 /// Evaluates `model` on the first `limit` sequences.
@@ -218,6 +225,8 @@ pub fn evaluate(
     let count = data.ids.len().min(limit.unwrap_or(usize::MAX));
     let length = data.length().min(shape.context);
     let mut sums = Sums::default();
+    let opened = model.open::<Portable>().map_err(|_| SequenceRunError::NoDecoder)?;
+    let tokenizer = Tokenizer::open(opened.sections()).map_err(|error| SequenceRunError::Tokens(error.to_string()))?;
     with_decoder(model, backend, &mut |decoder| {
         for (index, ids) in data.ids.iter().take(count).enumerate() {
             decoder.reset();
@@ -233,6 +242,9 @@ pub fn evaluate(
                 at += 1;
             };
             decoder.feed(&tokens, &mut row).map_err(SequenceRunError::Run)?;
+            if let Some(tokenizer) = &tokenizer {
+                sums.bytes += text_bytes(tokenizer, tokens.get(1..).unwrap_or(&[]))?;
+            }
             progress();
         }
         Ok::<(), SequenceRunError>(())
@@ -247,7 +259,21 @@ pub fn evaluate(
         agreement: ratio(sums.same as f64, sums.compared),
         bits_per_token: ratio(sums.bits, sums.predicted),
         float_bits_per_token: ratio(sums.float_bits, sums.predicted).filter(|_| has_float),
+        bits_per_byte: ratio(sums.bits, sums.bytes),
+        float_bits_per_byte: ratio(sums.float_bits, sums.bytes).filter(|_| has_float),
     })
+}
+
+/// Bytes of the text of `tokens`.
+fn text_bytes(tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> Result<usize, SequenceRunError> {
+    let mut bytes = 0;
+    let mut decoder = tokenizer.decoder(false);
+    let mut count = |part: &str| bytes += part.len();
+    for &token in tokens {
+        decoder.next(token, &mut count).map_err(|error| SequenceRunError::Tokens(error.to_string()))?;
+    }
+    decoder.finish(&mut count);
+    Ok(bytes)
 }
 
 impl Sums {

@@ -7,6 +7,7 @@ use super::{data, output, source};
 use clap::ValueEnum;
 use serde::Serialize;
 use shiftformer::format::Profile;
+use shiftformer::text::Tokenizer;
 use shiftformer_convert::convert::quality::OutputQuality;
 #[cfg(feature = "tract")]
 use shiftformer_convert::convert::real_inputs;
@@ -93,7 +94,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME=VALUE")]
     dim: Vec<String>,
     /// The model is a decoder: keep keys and values of N positions from one run to the next. --calib then holds sequences:
-    /// `ids` [sequences, length], perhaps with `logits` [sequences, length, vocabulary].
+    /// `ids` [sequences, length], perhaps with `logits` [sequences, length, vocabulary]; or, with --tokenizer, it is a text.
     #[arg(long, value_name = "N", conflicts_with_all = ["dim", "mean", "std", "unfused_attention"])]
     context: Option<usize>,
     /// Tokens of a run of a decoder at most: more make prompts faster and the arena larger. By default as many, up to 16,
@@ -366,14 +367,21 @@ fn decoder(args: &Args, context: usize) -> Result<(Graph, Vec<Vec<Values>>), Fai
                 .to_owned(),
         ));
     };
-    let sequences = Sequences::open(path)?;
+    let size = vocabulary(&whole);
+    // Its unit of the logits is for sampling alone.
+    let source =
+        args.tokenizer.as_deref().map(tokenizer::Source::parse).zip(size.and_then(|size| u32::try_from(size).ok()));
+    let section = source.map(|(source, size)| source.section(size, 1.0)).transpose();
+    let section = section.map_err(|error| Failure::Usage(error.to_string()))?;
+    let tokenizer = section.as_deref().and_then(Tokenizer::read);
+    let sequences = Sequences::open_with(path, tokenizer.as_ref(), context)?;
     if sequences.length() < MIN_POSITIONS {
         return Err(Failure::Usage(format!(
             "{}: sequences of one token show no attention; give longer ones",
             path.display()
         )));
     }
-    if let Some(vocabulary) = vocabulary(&whole) {
+    if let Some(vocabulary) = size {
         sequences.check(vocabulary)?;
     }
     let length = sequences.length().min(context);

@@ -6,6 +6,8 @@ use super::threads::Threads;
 use super::{data, output, source};
 use serde::{Deserialize, Serialize};
 use shiftformer::format::CRC;
+use shiftformer::kernels::Portable;
+use shiftformer::text::Tokenizer;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::sequences::Sequences;
 use shiftformer_lab::eval::metrics::{Figures, Score};
@@ -20,7 +22,7 @@ pub struct Args {
     /// The model.
     file: PathBuf,
     /// Samples, as npz: `in_<input>`, optionally `label` and `out_<output>`; for a decoder sequences: `ids`, optionally
-    /// `logits`.
+    /// `logits`, or a text file.
     #[arg(long)]
     data: PathBuf,
     /// The ONNX model to compare with, instead of `out_*` in the npz.
@@ -216,8 +218,10 @@ fn on_sequences(args: &Args, model: &ModelFile) -> Result<Verdict, Failure> {
     if args.limit == Some(0) {
         return Err(Failure::Usage("--limit 0 leaves no sequences; give at least 1".to_owned()));
     }
-    let sequences = Sequences::open(&args.data)?;
     let context = sequence::shape(model)?.context;
+    let opened = model.open::<Portable>().map_err(|e| Failure::Backend(e.into()))?;
+    let tokenizer = Tokenizer::open(opened.sections()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let sequences = Sequences::open_with(&args.data, tokenizer.as_ref(), context)?;
     let bar = data::progress(sequences.ids.len().min(args.limit.unwrap_or(usize::MAX)), "evaluating");
     let score = sequence::evaluate(model, &args.backend, &sequences, args.limit, || bar.inc(1))?;
     bar.finish_and_clear();
@@ -237,11 +241,13 @@ fn on_sequences(args: &Args, model: &ModelFile) -> Result<Verdict, Failure> {
     let SequenceOutput { file, backend, score, .. } = result;
     let bits = |bits: Option<f64>| bits.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.4}"));
     output::print(&format!(
-        "{file} on {backend}: {} tokens of {} sequences\nbits per token {}   float {}   agreement {}\nSQNR {}\n",
+        "{file} on {backend}: {} tokens of {} sequences\nbits per token {}   float {}\nbits per byte {}   float {}\nagreement {}   SQNR {}\n",
         score.tokens,
         score.sequences,
         bits(score.bits_per_token),
         bits(score.float_bits_per_token),
+        bits(score.bits_per_byte),
+        bits(score.float_bits_per_byte),
         text::percent(score.agreement),
         text::decibels(score.sqnr_db),
     ));

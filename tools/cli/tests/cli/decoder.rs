@@ -133,6 +133,30 @@ fn tokens_come_out_alike_on_all_kernels() {
 }
 
 #[test]
+fn a_text_is_as_good_as_sequences() {
+    let folder = Folder::new();
+    let model = folder.write("m.onnx", &model());
+    // Two rows of eight characters, and three that fill no row.
+    let text = folder.write("text.txt", b"abcdefghlkjihgfeabc");
+    let out = folder.path("m.sfm");
+    let convert = |tokenizer: &[&str]| {
+        let mut args = vec!["convert", &model, "-o", &out, "--calib", &text, "--context", "8", "--accept-sqnr", "0"];
+        args.extend(tokenizer);
+        shiftformer(&args)
+    };
+    convert(&[]).is_refused(&["text.txt is a text", "--tokenizer"]);
+    assert_eq!(convert(&["--tokenizer", "characters:abcdefghijkl"]).code, Some(0));
+    let eval = shiftformer(&["eval", &out, "--data", &text, "--json"]).json();
+    assert_eq!((&eval["tokens"], &eval["sequences"]), (&serde_json::json!(16), &serde_json::json!(2)));
+    // One byte a token.
+    assert_eq!(eval["bits_per_byte"], eval["bits_per_token"]);
+    let wide = folder.write("wide.txt", "a\u{e9}".as_bytes());
+    shiftformer(&["eval", &out, "--data", &wide]).is_refused(&["wide.txt"]);
+    let bytes = folder.write("bytes.txt", &[0xff, 0xfe, 0]);
+    shiftformer(&["eval", &out, "--data", &bytes]).is_refused(&["neither an npz file nor a text"]);
+}
+
+#[test]
 fn what_does_not_fit_a_decoder_is_refused() {
     let folder = Folder::new();
     for (context, words) in [("0", "--context 0"), ("1", "--context 1")] {
