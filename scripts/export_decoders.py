@@ -41,7 +41,7 @@ FAMILIES = {
     "phi": lambda: t.PhiConfig(**BASE, intermediate_size=128, partial_rotary_factor=0.5),
     "phi3": lambda: t.Phi3Config(**LLAMA, sliding_window=None),
     "stablelm": lambda: t.StableLmConfig(**LLAMA, partial_rotary_factor=0.25, use_qkv_bias=True),
-    "stablelm_parallel": lambda: t.StableLmConfig(**LLAMA, qk_layernorm=True, use_parallel_residual=True),
+    "stablelm_parallel": lambda: t.StableLmConfig(**LLAMA, use_parallel_residual=True),
     "windowed": lambda: t.MistralConfig(**LLAMA, sliding_window=8),
 }
 
@@ -70,6 +70,7 @@ class Plain(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
+        self.eval()
 
     def forward(self, input_ids):
         return self.model(input_ids=input_ids, use_cache=False).logits
