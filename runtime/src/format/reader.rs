@@ -151,6 +151,21 @@ impl<'m> Sections<'m> {
         })
     }
 
+    /// Sections that lie in memory apart, for tools that run a model without writing it: no frame, no checksums. A model
+    /// [of them](crate::Model::of_sections) is checked like any other. `None` where the weights do not start at a
+    /// multiple of 16 bytes.
+    pub fn apart(
+        profile: Profile,
+        arena_bytes: usize,
+        [n_ops, n_tensors]: [usize; 2],
+        parts: &[(SectionKind, &'m [u8])],
+    ) -> Option<Self> {
+        let none = Self { file: &[], profile, arena_bytes, n_ops, n_tensors, sections: [&[]; SectionKind::ALL.len()] };
+        let sections = parts.iter().fold(none, |sections, &(kind, bytes)| sections.with(kind, bytes));
+        let weights = sections.get(SectionKind::Weights);
+        (weights.as_ptr() as usize).is_multiple_of(SECTION_ALIGN).then_some(sections)
+    }
+
     /// The same with other contents of one section.
     pub(crate) fn with(mut self, kind: SectionKind, bytes: &'m [u8]) -> Self {
         if let Some(section) = self.sections.get_mut(place(kind)) {

@@ -149,6 +149,15 @@ impl<'m, B: Kernels> Model<'m, B> {
         Self::checked(Sections::read_proven(proven.file())?, table, Trust::Values)
     }
 
+    /// Opens a model whose sections lie in memory apart, with all checks of [`open_with`](Self::open_with) but those of the
+    /// frame.
+    ///
+    /// # Errors
+    /// [`ModelError`]: the first fault found.
+    pub fn of_sections(sections: Sections<'m>, table: &'static [Entry<B>]) -> Result<Self, ModelError> {
+        Self::checked(sections, table, Trust::Nothing)
+    }
+
     /// The model of these sections, every record checked.
     pub(super) fn checked(
         sections: Sections<'m>,

@@ -5,7 +5,9 @@ use crate::graph::{Data, DataType, Graph, Op, TensorId};
 use crate::parallel;
 use crate::quantize::range::{BINS, TensorStats};
 use crate::quantize::sequential::Rounded;
+use crate::quantize::weights::Prepared;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Statistics of a fused graph over the calibration samples, and the quantization it came with.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,8 @@ pub struct Calibration {
     means: HashMap<String, Vec<f64>>,
     /// Layers rounded to fewer than 8 bits, by node name.
     pub rounded: HashMap<String, Rounded>,
+    /// Constants quantized in earlier lowerings.
+    pub prepared: Arc<Prepared>,
 }
 
 /// Why calibration failed.
@@ -61,34 +65,155 @@ impl Calibration {
     /// # Errors
     /// [`CalibrateError`] when a node cannot be evaluated or a tensor is not finite.
     pub fn run(graph: &Graph, samples: &[Vec<Data>]) -> Result<Self, CalibrateError> {
-        let (readers, arguments) = (dense_readers(graph), softmax_arguments(graph));
-        let empty = || First {
-            stats: vec![TensorStats::default(); graph.tensors.len()],
-            sums: HashMap::new(),
-            rows: HashMap::new(),
-        };
-        let numbered: Vec<(usize, &Vec<Data>)> = samples.iter().enumerate().collect();
-        let pass = |first, &(index, sample): &(usize, &Vec<Data>)| {
-            first_pass(graph, &readers, &arguments, first, index, sample)
-        };
-        let first = parallel::try_fold(&numbered, empty, pass, First::merge)?;
-        let mut stats = first.stats;
-        let pass = |part, sample: &Vec<Data>| second_pass(graph, &stats, part, sample);
-        let histograms = parallel::try_fold(samples, HashMap::new, pass, merge_histograms)?;
-        for (id, histogram) in histograms {
-            stats[id].histogram = histogram;
-        }
-        let names = |node: usize| graph.nodes[node].name.clone();
-        let means = first
-            .sums
-            .into_iter()
-            .map(|(node, sums)| {
-                let rows = first.rows.get(&node).copied().unwrap_or(1).max(1) as f64;
-                (names(node), sums.iter().map(|s| s / rows).collect())
-            })
-            .collect();
-        Ok(Self { stats, means, ..Self::default() })
+        let all = (0..samples.len()).collect();
+        Ok(Sweep::over(graph, samples, &[all])?.calibrations.pop().unwrap_or_default())
     }
+}
+
+/// What running every sample once says.
+#[derive(Debug)]
+pub struct Sweep {
+    /// The statistics over every set.
+    pub calibrations: Vec<Calibration>,
+    /// Outputs of every sample that is in a set, by its index.
+    pub outputs: HashMap<usize, Vec<Data>>,
+}
+
+/// Bytes of values that are in memory at a time. With more, the samples run twice, in groups: once for the extents, once
+/// for the histograms.
+const HELD_BYTES: usize = 1 << 30;
+
+impl Sweep {
+    /// Statistics of `graph` over sets of the samples, given by their indices in ascending order.
+    ///
+    /// # Errors
+    /// [`CalibrateError`] when a node cannot be evaluated or a tensor is not finite.
+    pub fn over(graph: &Graph, samples: &[Vec<Data>], sets: &[Vec<usize>]) -> Result<Self, CalibrateError> {
+        Self::in_groups(graph, samples, sets, HELD_BYTES / exec::held_bytes(graph).max(1))
+    }
+
+    fn in_groups(
+        graph: &Graph,
+        samples: &[Vec<Data>],
+        sets: &[Vec<usize>],
+        group: usize,
+    ) -> Result<Self, CalibrateError> {
+        let (readers, arguments) = (dense_readers(graph), softmax_arguments(graph));
+        let mut used: Vec<usize> = sets.iter().flatten().copied().collect();
+        used.sort_unstable();
+        used.dedup();
+        let groups: Vec<&[usize]> = used.chunks(group.max(1)).collect();
+        let part = |(set, samples)| Part { set, samples, first: First::of(graph) };
+        let in_parts = |(set, samples)| parallel::parts(samples).map(move |part| (set, part));
+        let mut parts: Vec<Part<'_>> =
+            sets.iter().map(Vec::as_slice).enumerate().flat_map(in_parts).map(part).collect();
+        let mut stats = vec![vec![TensorStats::default(); graph.tensors.len()]; sets.len()];
+        let once = groups.len() <= 1;
+        let mut outputs = HashMap::new();
+        for &group in &groups {
+            let values: Vec<&Vec<Data>> = group.iter().map(|&sample| &samples[sample]).collect();
+            let results = exec::run_all(graph, &values, &mut |id, values| {
+                let seen = Seen { group, values };
+                let extend = |part: &mut Part<'_>| part.extend(graph, &readers, &arguments, id, &seen);
+                parallel::try_map(parts.iter_mut().collect(), extend)?;
+                if once {
+                    join_extents(&parts, &mut stats, id);
+                    fill_histograms(graph, sets, &mut stats, id, &seen);
+                }
+                Ok::<_, CalibrateError>(())
+            })?;
+            outputs.extend(group.iter().copied().zip(results));
+        }
+        if !once {
+            (0..graph.tensors.len()).for_each(|id| join_extents(&parts, &mut stats, id));
+            for &group in &groups {
+                let values: Vec<&Vec<Data>> = group.iter().map(|&sample| &samples[sample]).collect();
+                exec::run_all(graph, &values, &mut |id, values| {
+                    fill_histograms(graph, sets, &mut stats, id, &Seen { group, values });
+                    Ok::<_, CalibrateError>(())
+                })?;
+            }
+        }
+        let means = |set: usize| {
+            let firsts = parts.iter().filter(|part| part.set == set).map(|part| &part.first);
+            input_means(graph, firsts)
+        };
+        let calibrations = stats.into_iter().enumerate();
+        let calibrations =
+            calibrations.map(|(set, stats)| Calibration { stats, means: means(set), ..Calibration::default() });
+        Ok(Self { calibrations: calibrations.collect(), outputs })
+    }
+}
+
+/// The values of a tensor for a group of samples.
+struct Seen<'a> {
+    /// Indices of the samples, ascending.
+    group: &'a [usize],
+    values: &'a [Data],
+}
+
+impl<'a> Seen<'a> {
+    fn of(&self, sample: usize) -> Option<&'a Data> {
+        self.values.get(self.group.binary_search(&sample).ok()?)
+    }
+}
+
+/// Neighbouring samples of a set, and what was seen of them.
+struct Part<'a> {
+    set: usize,
+    samples: &'a [usize],
+    first: First,
+}
+
+/// The extents of tensor `id` over every set, from those of its parts in order.
+fn join_extents(parts: &[Part<'_>], stats: &mut [Vec<TensorStats>], id: TensorId) {
+    parts.iter().for_each(|part| stats[part.set][id].merge(&part.first.stats[id]));
+}
+
+/// Counts the values of tensor `id` in the bins of every set.
+fn fill_histograms(graph: &Graph, sets: &[Vec<usize>], stats: &mut [Vec<TensorStats>], id: TensorId, seen: &Seen<'_>) {
+    if graph.tensors[id].dtype != DataType::Float {
+        return;
+    }
+    for (set, stats) in sets.iter().zip(stats) {
+        let stats = &mut stats[id];
+        let values: Vec<&[f32]> = set.iter().filter_map(|&sample| seen.of(sample)?.floats()).collect();
+        let count = |part: &[&[f32]]| {
+            let mut counts = vec![0; BINS];
+            part.iter().for_each(|values| stats.fill(values, &mut counts));
+            counts
+        };
+        let counts = parallel::map(parallel::parts(&values).collect(), count);
+        let mut all = std::mem::take(&mut stats.histogram);
+        all.resize(if values.is_empty() { all.len() } else { BINS }, 0);
+        for counts in counts {
+            all.iter_mut().zip(counts).for_each(|(all, count)| *all = all.saturating_add(count));
+        }
+        stats.histogram = all;
+    }
+}
+
+/// Mean of every input column of the dense nodes, by node name.
+fn input_means<'a>(graph: &Graph, parts: impl Iterator<Item = &'a First>) -> HashMap<String, Vec<f64>> {
+    let mut all: HashMap<usize, (Vec<f64>, u64)> = HashMap::new();
+    for part in parts {
+        for (&node, own) in &part.sums {
+            let rows = part.rows.get(&node).copied().unwrap_or(0);
+            match all.get_mut(&node) {
+                Some((sums, count)) => {
+                    sums.iter_mut().zip(own).for_each(|(a, b)| *a += b);
+                    *count += rows;
+                }
+                None => {
+                    all.insert(node, (own.clone(), rows));
+                }
+            }
+        }
+    }
+    let mean = |(node, (sums, rows)): (usize, (Vec<f64>, u64))| {
+        (graph.nodes[node].name.clone(), sums.iter().map(|sum| sum / rows.max(1) as f64).collect())
+    };
+    all.into_iter().map(mean).collect()
 }
 
 /// For every tensor the linear and ungrouped convolution nodes that read it as their activations.
@@ -107,29 +232,18 @@ fn dense_readers(graph: &Graph) -> HashMap<TensorId, Vec<usize>> {
     readers
 }
 
+/// The first look at the values of some samples.
 struct First {
     stats: Vec<TensorStats>,
+    /// Sums of the input columns of dense nodes.
     sums: HashMap<usize, Vec<f64>>,
+    /// Rows that were summed.
     rows: HashMap<usize, u64>,
 }
 
 impl First {
-    fn merge(mut self, other: Self) -> Self {
-        for (a, b) in self.stats.iter_mut().zip(&other.stats) {
-            a.merge(b);
-        }
-        for (node, sums) in other.sums {
-            match self.sums.get_mut(&node) {
-                Some(own) => own.iter_mut().zip(sums).for_each(|(a, b)| *a += b),
-                None => {
-                    self.sums.insert(node, sums);
-                }
-            }
-        }
-        for (node, rows) in other.rows {
-            *self.rows.entry(node).or_default() += rows;
-        }
-        self
+    fn of(graph: &Graph) -> Self {
+        Self { stats: vec![TensorStats::default(); graph.tensors.len()], sums: HashMap::new(), rows: HashMap::new() }
     }
 }
 
@@ -145,75 +259,83 @@ fn softmax_arguments(graph: &Graph) -> Vec<bool> {
     arguments
 }
 
-fn first_pass(
-    graph: &Graph,
-    readers: &HashMap<TensorId, Vec<usize>>,
-    softmax_arguments: &[bool],
-    mut first: First,
-    index: usize,
-    sample: &[Data],
-) -> Result<First, CalibrateError> {
-    let mut bad = None;
-    exec::run(graph, sample, &mut |id, data| {
-        let values = data.to_f32();
-        if graph.tensors[id].dtype != DataType::Float {
-            first.stats[id].extend(&values);
-            return;
-        }
-        // Minus infinity is how masks say "not this one".
-        let broken = |v: &&f32| v.is_nan() || **v == f32::INFINITY;
-        if let Some(&value) = values.iter().find(broken) {
-            bad.get_or_insert((id, value));
-            return;
-        }
-        let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
-        first.stats[id].extend(&finite);
-        first.stats[id].hides |= finite.len() < values.len();
-        if softmax_arguments[id] {
-            let width = graph.shape(id).last().copied().unwrap_or(1);
-            first.stats[id].extend_peaks(&values, width, FULLY_MASKED);
-        }
-        for &node in readers.get(&id).into_iter().flatten() {
-            let (rows, k) = dense_rows(graph, node, &values);
-            let sums = first.sums.entry(node).or_insert_with(|| vec![0.0; k]);
-            for row in rows.chunks_exact(k) {
-                sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
+impl Part<'_> {
+    /// Takes in the values of tensor `id`.
+    fn extend(
+        &mut self,
+        graph: &Graph,
+        readers: &HashMap<TensorId, Vec<usize>>,
+        softmax_arguments: &[bool],
+        id: TensorId,
+        seen: &Seen<'_>,
+    ) -> Result<(), CalibrateError> {
+        for &sample in self.samples {
+            let Some(data) = seen.of(sample) else { continue };
+            let stats = &mut self.first.stats[id];
+            let (Data::Float(values), DataType::Float) = (data, graph.tensors[id].dtype) else {
+                stats.extend(&data.to_f32());
+                continue;
+            };
+            // Minus infinity is how masks say "not this one".
+            if let Some(&value) = values.iter().find(|v| v.is_nan() || **v == f32::INFINITY) {
+                let tensor = graph.tensors[id].name.clone();
+                return Err(CalibrateError::NotFinite { tensor, value, sample });
             }
-            *first.rows.entry(node).or_default() += (rows.len() / k) as u64;
+            if values.iter().all(|v| v.is_finite()) {
+                stats.extend(values);
+            } else {
+                stats.extend(&values.iter().copied().filter(|v| v.is_finite()).collect::<Vec<f32>>());
+                stats.hides = true;
+            }
+            if softmax_arguments[id] {
+                let width = graph.shape(id).last().copied().unwrap_or(1);
+                stats.extend_peaks(values, width, FULLY_MASKED);
+            }
+            for &node in readers.get(&id).into_iter().flatten() {
+                let (rows, k) = dense_rows(graph, node, values);
+                let sums = self.first.sums.entry(node).or_insert_with(|| vec![0.0; k]);
+                for row in rows.chunks_exact(k) {
+                    sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
+                }
+                *self.first.rows.entry(node).or_default() += (rows.len() / k) as u64;
+            }
         }
-    })?;
-    match bad {
-        Some((id, value)) => {
-            let tensor = graph.tensors[id].name.clone();
-            Err(CalibrateError::NotFinite { tensor, value, sample: index })
-        }
-        None => Ok(first),
+        Ok(())
     }
 }
 
-type Histograms = HashMap<TensorId, Vec<u32>>;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn merge_histograms(mut a: Histograms, b: Histograms) -> Histograms {
-    for (id, counts) in b {
-        match a.get_mut(&id) {
-            Some(own) => own.iter_mut().zip(counts).for_each(|(a, b)| *a = a.saturating_add(b)),
-            None => {
-                a.insert(id, counts);
-            }
+    #[test]
+    fn groups_and_sets_do_not_change_the_statistics() {
+        let mut graph = Graph::default();
+        let x = graph.add_tensor("x", vec![3, 8], DataType::Float);
+        graph.inputs.push(x);
+        let w = graph.add_constant("w", vec![5, 8], Data::Float((0..40).map(|i| (i % 7) as f32 - 3.0).collect()));
+        let y = graph.add_node("layer", Op::Linear, vec![x, w], vec![3, 5], DataType::Float);
+        let z = graph.add_node("scores", Op::Softmax, vec![y], vec![3, 5], DataType::Float);
+        graph.outputs.push(z);
+        let value = |s: usize, i: usize| ((s * 31 + i * 17) % 101) as f32 / 25.0 - 2.0;
+        let samples: Vec<Vec<Data>> =
+            (0..41).map(|s| vec![Data::Float((0..24).map(|i| value(s, i)).collect())]).collect();
+        let sets = [(0..41).collect(), (0..41).step_by(2).collect::<Vec<usize>>()];
+        let whole = Sweep::in_groups(&graph, &samples, &sets, 1000).unwrap();
+        let groups = Sweep::in_groups(&graph, &samples, &sets, 7).unwrap();
+        let odd: Vec<Vec<Data>> = samples.iter().step_by(2).cloned().collect();
+        let alone = Calibration::run(&graph, &odd).unwrap();
+        assert_eq!(whole.outputs[&5], exec::run(&graph, &samples[5], &mut |_, _| {}).unwrap());
+        for id in [x, y, z] {
+            let seen = |c: &Calibration| (c.stats(id).min, c.stats(id).max, c.stats(id).histogram.clone());
+            assert_eq!(seen(&whole.calibrations[0]), seen(&groups.calibrations[0]));
+            assert_eq!(seen(&whole.calibrations[1]), seen(&alone));
+            assert_eq!(
+                whole.calibrations[0].stats(id).histogram.iter().sum::<u32>() as usize,
+                41 * graph.tensors[id].len()
+            );
         }
+        assert_eq!(whole.calibrations[1].input_means("layer"), alone.input_means("layer"));
+        assert_eq!(groups.calibrations[1].input_means("layer"), alone.input_means("layer"));
     }
-    a
-}
-
-fn second_pass(
-    graph: &Graph,
-    stats: &[TensorStats],
-    mut part: Histograms,
-    sample: &[Data],
-) -> Result<Histograms, CalibrateError> {
-    exec::run(graph, sample, &mut |id, data| {
-        let Some(values) = data.floats() else { return };
-        stats[id].fill(values, part.entry(id).or_insert_with(|| vec![0; BINS]));
-    })?;
-    Ok(part)
 }

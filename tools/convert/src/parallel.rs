@@ -28,6 +28,11 @@ pub fn try_map<T: Send, R: Send, E: Send>(
     items.into_iter().map(f).collect()
 }
 
+/// At most [`PARTS`] runs of neighbours.
+pub fn parts<T>(items: &[T]) -> impl Iterator<Item = &[T]> {
+    items.chunks(items.len().div_ceil(PARTS).max(1))
+}
+
 /// Folds the items of each of at most [`PARTS`] runs of neighbours from `start`, then joins the runs in order.
 ///
 /// # Errors
@@ -38,8 +43,7 @@ pub fn try_fold<T: Sync, A: Send, E: Send>(
     step: impl Fn(A, &T) -> Result<A, E> + Sync + Send,
     join: impl Fn(A, A) -> A,
 ) -> Result<A, E> {
-    let parts: Vec<&[T]> = items.chunks(items.len().div_ceil(PARTS).max(1)).collect();
-    let parts = try_map(parts, |part| part.iter().try_fold(start(), &step))?;
+    let parts = try_map(parts(items).collect(), |part| part.iter().try_fold(start(), &step))?;
     Ok(parts.into_iter().reduce(join).unwrap_or_else(start))
 }
 

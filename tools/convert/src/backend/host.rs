@@ -29,6 +29,25 @@ impl Observer for Collect {
     }
 }
 
+/// Runs one sample under `observer`; returns the bytes of the outputs.
+///
+/// # Errors
+/// What went wrong.
+pub fn run_sample<K: Kernels>(
+    model: &Model<'_, K>,
+    sample: &Sample,
+    observer: &mut impl Observer,
+) -> Result<Vec<Vec<u8>>, String> {
+    let [mut arena, mut state] = [model.arena_bytes(), model.state_bytes()].map(AlignedBytes::zeroed);
+    let mut session = Session::with_state(model, &mut arena, &mut state).map_err(|e| e.to_string())?;
+    for (index, bytes) in sample.iter().enumerate() {
+        let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
+        input.ok_or_else(|| RunFault::Memory.to_string())?.copy_from_slice(bytes);
+    }
+    session.run_with(observer).map_err(|e| e.to_string())?;
+    Ok((0..model.n_outputs()).map(|i| session.output(i).unwrap_or(&[]).to_vec()).collect())
+}
+
 impl<B: Kernels> Host<B> {
     /// For `model`, under the given name.
     pub fn new(name: &str, model: &ModelFile) -> Self {
@@ -54,14 +73,7 @@ impl<B: Kernels> Host<B> {
         sample: &Sample,
         observer: &mut impl Observer,
     ) -> Result<Vec<Vec<u8>>, BackendError> {
-        let [mut arena, mut state] = [model.arena_bytes(), model.state_bytes()].map(AlignedBytes::zeroed);
-        let mut session = Session::with_state(model, &mut arena, &mut state).map_err(|e| self.fault(e))?;
-        for (index, bytes) in sample.iter().enumerate() {
-            let input = session.input_mut(index).filter(|input| input.len() == bytes.len());
-            input.ok_or_else(|| self.fault(RunFault::Memory))?.copy_from_slice(bytes);
-        }
-        session.run_with(observer).map_err(|e| self.fault(e))?;
-        Ok((0..model.n_outputs()).map(|i| session.output(i).unwrap_or(&[]).to_vec()).collect())
+        run_sample(model, sample, observer).map_err(|fault| self.fault(fault))
     }
 }
 

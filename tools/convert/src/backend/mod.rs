@@ -4,4 +4,4 @@ mod contract;
 mod host;
 
 pub use contract::{Backend, BackendError, Counts, DeviceOpTime, DeviceTimes, Sample, Trace};
-pub use host::Host;
+pub use host::{Host, run_sample};

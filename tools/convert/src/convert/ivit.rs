@@ -1,13 +1,11 @@
 //! What the profile of the published I-ViT operators needs around the lowering: attention in its parts, and a count of the
 //! published form's limits on the user's data.
 
-use crate::backend::{BackendError, Host, Sample};
+use super::runnable::{RunError, Runnable};
 use crate::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Node, Op, TensorId};
-use crate::model_file::whole::WholeOutputs;
-use crate::model_file::{ModelFile, integers};
+use crate::model_file::{Values, integers};
 use crate::program::Program;
 use shiftformer::arith::ivit::{SIGMOID_BITS, ShiftExp, ShiftGeluRow, ShiftmaxRow};
-use shiftformer::kernels::Native;
 use shiftformer::ops;
 use std::collections::HashMap;
 
@@ -224,8 +222,8 @@ impl Watch<'_> {
 /// Runs `samples` and states, with counts, where the published form leaves its range.
 ///
 /// # Errors
-/// As [`Host`].
-pub fn limits(model: &ModelFile, program: &Program, samples: &[Sample]) -> Result<Vec<String>, BackendError> {
+/// As [`Runnable::watch`].
+pub fn limits(runnable: &Runnable<'_>, program: &Program, samples: &[&Vec<Values>]) -> Result<Vec<String>, RunError> {
     let mut by_producer: HashMap<usize, Vec<(usize, Watched)>> = HashMap::new();
     for (index, op) in program.ops.iter().enumerate() {
         let watched = match op.op {
@@ -240,10 +238,7 @@ pub fn limits(model: &ModelFile, program: &Program, samples: &[Sample]) -> Resul
         }
     }
     let mut watch = Watch { program, by_producer: &by_producer, counts: HashMap::new() };
-    let host = Host::<Native>::new("native", model);
-    for sample in samples {
-        host.observe(sample, &mut WholeOutputs::new(|op, output: &[u8]| watch.output(op, output)))?;
-    }
+    runnable.watch(samples, |op, output| watch.output(op, output))?;
     let mut counts: Vec<(usize, Count)> = watch.counts.into_iter().filter(|(_, count)| count.beyond > 0).collect();
     counts.sort_by_key(|&(index, _)| index);
     let describe = |(index, Count { seen, beyond }): (usize, Count)| {

@@ -6,33 +6,36 @@
 
 pub mod ivit;
 pub mod quality;
+pub mod runnable;
 pub mod wide;
 
-use crate::backend::{Backend, BackendError, Host, Sample};
-use crate::calibrate::{CalibrateError, Calibration};
+use crate::backend::BackendError;
+use crate::calibrate::{CalibrateError, Calibration, Sweep};
 use crate::decoder;
 use crate::fuse::observe;
-use crate::graph::exec::{self, ExecError};
-use crate::graph::{Data, DataType, Graph, Op, TensorId, Unary};
+use crate::graph::exec::ExecError;
+use crate::graph::{Data, DataType, Graph, Node, Op, TensorId, Unary};
 use crate::lower::{LowerError, LowerOptions, Lowered, lower};
-use crate::model_file::{ModelFile, ModelFileError, Values};
-use crate::pack::{AnnotatedTensor, Annotations, PackError, ReceiptData, pack};
+use crate::model_file::{ModelFileError, Values};
+use crate::pack::{self, AnnotatedTensor, Annotations, PackError, ReceiptData, pack};
 use crate::parallel;
 use crate::program::chain;
 use crate::program::plan::{Plan, plan, plan_quickly};
 use crate::program::{Program, State};
 use crate::quantize::balance::balance;
-use crate::quantize::equalize::equalize;
+use crate::quantize::equalize::{Extents, equalize};
 use crate::quantize::qdq;
 use crate::quantize::range::{BINS, RangeMethod};
 use crate::quantize::sequential;
+use crate::quantize::weights::Prepared;
 use quality::OutputQuality;
+use runnable::{RunError, Runnable};
 use shiftformer::arith::exp::sum_error;
 use shiftformer::format::Profile;
-use shiftformer::kernels::{Native, Portable};
 use shiftformer::ops;
 use shiftformer::weights::WeightFormat;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Bits of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +212,16 @@ pub enum ConvertError {
     NeedsSamples(&'static str),
 }
 
+impl From<RunError> for ConvertError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Pack(error) => Self::Pack(error),
+            RunError::Model(error) => Self::Model(error),
+            RunError::Backend(error) => Self::Backend(error),
+        }
+    }
+}
+
 /// One choice that was tried.
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
@@ -333,8 +346,10 @@ pub fn convert(
         return Err(ConvertError::NeedsSamples("fewer than 8 bits per weight"));
     }
     let four = options.weights == WeightBits::Four;
-    let base = Site::new(graph, &data, &fixed, HashMap::new(), four)?;
-    let start = LowerOptions {
+    let source = Source { data: &data, fixed: &fixed, four };
+    let picks = Picks::of(&graph, data.len());
+    let base = picks.calibrate(graph, HashMap::new(), &source, &Prepared::default(), true)?;
+    let mut chosen = LowerOptions {
         profile: options.profile,
         range: if options.range == RangeMethod::Auto { RangeMethod::Mse } else { options.range },
         weights: if four { WeightFormat::I4 } else { WeightFormat::I8 },
@@ -346,13 +361,12 @@ pub fn convert(
         bias_correction: options.bias_correction,
         wide: BTreeSet::new(),
     };
-    let (mut site, mut chosen) = (base, start);
-    let trial = Trials::new(&site, &chosen, samples, &data)?;
+    let Calibrated { site, mut folds, mut outputs } = base;
+    let mut site = site.unwrap_or_default();
+    let reference = picks.samples.iter().map(|pick| outputs.remove(pick).unwrap_or_default()).collect();
+    let trial = Trials { samples, picks, reference };
     let mut search = Search { trial, options, trials: Vec::new(), progress };
-    let mut folds = Vec::new();
     if !data.is_empty() {
-        let source = Source { data: &data, fixed: &fixed, four };
-        folds = search.trial.folds(&site, &source)?;
         if options.decoder.is_some() {
             search.balance(&mut site, &mut folds, &chosen, &source)?;
         }
@@ -386,36 +400,39 @@ pub fn convert(
     notes.extend(lowered.notes.iter().cloned());
     notes.extend(raw_bytes_note(&site.graph, samples.first(), options.normalization));
     notes.extend(exponentials_note(&lowered.program));
-    let unremarked = pack(&lowered.program, &arena, &annotations(&site, &lowered, &arena, options, &[]), &[])?;
+    let runnable = Runnable::new(&lowered.program, &arena)?;
     let held_out = options.weights == WeightBits::Eight && folds.len() > 1;
-    let model = ModelFile::from_bytes(&unremarked)?;
     let (mut sqnr_db, mut outputs) = (None, Vec::new());
     if !data.is_empty() {
         // A decoder is measured over whole sequences; its bytes do not depend on the rows of a run.
-        let sequences = options.decoder.map(|_| assemble(&site, &chosen, options)).transpose()?;
-        let mut measured = vec![search.trial.ratios(sequences.as_ref().unwrap_or(&unremarked), None)?];
+        let sequences = options.decoder.map(|_| lower(&site.graph, &site.calibration, &chosen)).transpose()?;
+        let sequences = sequences.as_ref().map(|lowered| Runnable::new(&lowered.program, &plan_quickly(&lowered.program)));
+        let sequences = sequences.transpose()?;
+        let measurable = sequences.as_ref().unwrap_or(&runnable);
+        let mut measured = vec![search.trial.ratios(measurable, None)?];
         sqnr_db = Some(quality::joint_sqnr(&measured[0]));
         if held_out {
-            for fold in &folds {
-                measured.push(search.trial.ratios(&assemble(&fold.site, &chosen, options)?, fold.half)?);
-            }
+            let trial = &search.trial;
+            measured.extend(parallel::try_map(folds.iter().collect(), |fold| trial.fold_ratios(fold, &chosen))?);
         }
-        outputs = quality::qualities(&model, &site.graph, &measured);
-        search.trial.errors_of_scores(&model, &site.graph, &mut outputs)?;
+        outputs = quality::qualities(&lowered.program.outputs, &site.graph, &measured);
+        search.trial.errors_of_scores(measurable, &site.graph, &mut outputs)?;
     }
     let warnings = quality::sample_warnings(original, samples, options.normalization);
     if quality::worst_output(&outputs).is_some_and(|(_, db)| db < OUTLIERS_MATTER_DB) {
         notes.extend(outliers(&site, &lowered.program));
     }
     if ivit && !data.is_empty() {
-        notes.extend(ivit::limits(&model, &lowered.program, &encode(&model, search.trial.samples())?)?);
+        notes.extend(ivit::limits(&runnable, &lowered.program, &search.trial.samples().collect::<Vec<_>>())?);
     }
     let annotations = annotations(&site, &lowered, &arena, options, &notes);
-    let bare = pack(&lowered.program, &arena, &annotations, &[])?;
     let stored = stored_samples(&samples[..options.receipts.min(samples.len())], lowered.program.state);
-    let receipts = receipts(&bare, &stored)?;
-    let file = if receipts.is_empty() { bare } else { pack(&lowered.program, &arena, &annotations, &receipts)? };
-    let (trials, measured) = (search.trials, search.trial.picks.len());
+    let receipts = runnable.traces(&stored)?.into_iter();
+    let receipts: Vec<ReceiptData> =
+        receipts.map(|(inputs, trace)| ReceiptData { inputs, digests: trace.digests }).collect();
+    let Runnable { records, .. } = runnable;
+    let file = pack::write(&lowered.program, &arena, records, &annotations, &receipts)?;
+    let (trials, measured) = (search.trials, search.trial.picks.samples.len());
     let Site { graph, calibration, .. } = site;
     Ok(Converted {
         file,
@@ -474,30 +491,12 @@ fn stored_samples(samples: &[Vec<Values>], state: Option<State>) -> Vec<Vec<Valu
 }
 
 /// A graph with its statistics.
+#[derive(Clone, Default)]
 struct Site {
     graph: Graph,
     calibration: Calibration,
     /// Column factors of tensors whose scale was migrated: original = value * factor; empty where they are not columns.
     factors: HashMap<TensorId, Vec<f64>>,
-}
-
-impl Site {
-    fn new(
-        graph: Graph,
-        data: &[Vec<Data>],
-        fixed: &qdq::Fixed,
-        factors: HashMap<TensorId, Vec<f64>>,
-        four: bool,
-    ) -> Result<Self, ConvertError> {
-        let mut calibration = Calibration::run(&graph, data)?;
-        calibration.fixed = fixed.activations.clone();
-        calibration.fixed_weights = fixed.weights.clone();
-        calibration.fixed_wide = fixed.wide.clone();
-        if four {
-            calibration.rounded = sequential::round(&graph, data, &|_| WeightFormat::I4)?;
-        }
-        Ok(Self { graph, calibration, factors })
-    }
 }
 
 /// What statistics are made of.
@@ -514,50 +513,34 @@ fn spread<T>(items: &[T], count: usize) -> impl Iterator<Item = &T> {
 }
 
 /// The samples that choices are measured on.
-struct Trials<'a> {
-    samples: &'a [Vec<Values>],
+struct Picks {
     /// Indices of the samples, `stride` apart.
-    picks: Vec<usize>,
+    samples: Vec<usize>,
     stride: usize,
-    /// Float outputs of the picks.
-    reference: Vec<Vec<Data>>,
+    /// How many samples there are.
+    of: usize,
 }
 
-/// Statistics of one half of the samples, to be measured on the other; the whole where there are too few.
+/// Statistics of one half of the picks, to be measured on the other; of all samples where there are too few.
 struct Fold {
     site: Site,
     half: Option<usize>,
 }
 
-impl<'a> Trials<'a> {
-    fn new(
-        site: &Site,
-        options: &LowerOptions,
-        samples: &'a [Vec<Values>],
-        data: &[Vec<Data>],
-    ) -> Result<Self, ConvertError> {
-        let macs: u64 = match data {
-            [] => 0,
-            _ => lower(&site.graph, &site.calibration, options)?.program.ops.iter().map(|op| op.op.macs()).sum(),
-        };
-        let count = TRIAL_SAMPLES.min((TRIAL_MACS / macs.max(1)) as usize).max(FEW_SAMPLES);
-        let stride = data.len().div_ceil(count).max(1);
-        let picks: Vec<usize> = (0..data.len()).step_by(stride).collect();
-        let run = |pick: usize| exec::run(&site.graph, &data[pick], &mut |_, _| {});
-        let reference = parallel::try_map(picks.clone(), run)?;
-        Ok(Self { samples, picks, stride, reference })
-    }
+/// What running a graph on the samples says.
+struct Calibrated {
+    /// Over all samples, where it was asked for or came along.
+    site: Option<Site>,
+    folds: Vec<Fold>,
+    /// Float outputs by sample.
+    outputs: HashMap<usize, Vec<Data>>,
+}
 
-    /// At most `count` of these samples.
-    fn spread(&self, count: usize) -> Self {
-        let pairs: Vec<(usize, Vec<Data>)> = self.picks.iter().copied().zip(self.reference.iter().cloned()).collect();
-        let (picks, reference) = spread(&pairs, count).cloned().unzip();
-        Self { samples: self.samples, picks, stride: self.stride, reference }
-    }
-
-    /// The samples.
-    fn samples(&self) -> impl Iterator<Item = &'a Vec<Values>> {
-        self.picks.iter().map(|&pick| &self.samples[pick])
+impl Picks {
+    fn of(graph: &Graph, of: usize) -> Self {
+        let count = TRIAL_SAMPLES.min((TRIAL_MACS / multiplications(graph).max(1)) as usize).max(FEW_SAMPLES);
+        let stride = of.div_ceil(count).max(1);
+        Self { samples: (0..of).step_by(stride).collect(), stride, of }
     }
 
     /// Which half a pick belongs to: they alternate.
@@ -565,31 +548,128 @@ impl<'a> Trials<'a> {
         pick / self.stride % 2
     }
 
-    /// Statistics to choose by. Rounding to 4 bits takes long: one half is enough there.
-    fn folds(&self, site: &Site, source: &Source<'_>) -> Result<Vec<Fold>, ConvertError> {
-        if self.picks.len() < LEAST_TO_SPLIT {
-            let whole = Site::new(site.graph.clone(), source.data, source.fixed, site.factors.clone(), source.four)?;
-            return Ok(vec![Fold { site: whole, half: None }]);
+    /// The halves that choices are measured on, each with statistics of the other. Rounding to 4 bits takes long: one half
+    /// is enough there.
+    fn halves(&self, four: bool) -> std::ops::Range<usize> {
+        match self.samples.len() {
+            0..LEAST_TO_SPLIT => 0..0,
+            _ if four => 0..1,
+            _ => 0..2,
         }
-        let halves = if source.four { 0..1 } else { 0..2 };
-        let fold = |half: usize| {
-            let others = self.picks.iter().filter(|&&pick| self.half_of(pick) != half);
-            let data: Vec<Vec<Data>> = others.map(|&pick| source.data[pick].clone()).collect();
-            let site = Site::new(site.graph.clone(), &data, source.fixed, site.factors.clone(), source.four)?;
-            Ok(Fold { site, half: Some(half) })
-        };
-        halves.map(fold).collect()
     }
 
-    /// SQNR of a model over the samples, or one half of them.
-    fn sqnr(&self, file: &[u8], half: Option<usize>) -> Result<f64, ConvertError> {
-        Ok(quality::joint_sqnr(&self.ratios(file, half)?))
+    /// Runs `graph` on the samples once: statistics to choose by, and those of all samples where they are `wanted` or cost
+    /// nothing more.
+    fn calibrate(
+        &self,
+        graph: Graph,
+        factors: HashMap<TensorId, Vec<f64>>,
+        source: &Source<'_>,
+        prepared: &Prepared,
+        wanted: bool,
+    ) -> Result<Calibrated, ConvertError> {
+        let halves = self.halves(source.four);
+        let seen = |half: usize| self.samples.iter().copied().filter(move |&pick| self.half_of(pick) != half);
+        let mut sets: Vec<Vec<usize>> = halves.clone().map(|half| seen(half).collect()).collect();
+        let whole = wanted || halves.is_empty() || self.samples.len() == self.of;
+        if whole {
+            sets.push((0..self.of).collect());
+        }
+        let Sweep { calibrations, outputs } = Sweep::over(&graph, source.data, &sets)?;
+        let prepared = Arc::new(prepared.fork());
+        let mut sites = Vec::new();
+        for (mut calibration, set) in calibrations.into_iter().zip(&sets) {
+            calibration.prepared = Arc::clone(&prepared);
+            calibration.fixed = source.fixed.activations.clone();
+            calibration.fixed_weights = source.fixed.weights.clone();
+            calibration.fixed_wide = source.fixed.wide.clone();
+            if source.four {
+                let data: Vec<Vec<Data>> = set.iter().map(|&sample| source.data[sample].clone()).collect();
+                calibration.rounded = sequential::round(&graph, &data, &|_| WeightFormat::I4)?;
+            }
+            sites.push(Site { graph: graph.clone(), calibration, factors: factors.clone() });
+        }
+        let site = if whole { sites.pop() } else { None };
+        let folds = match &site {
+            Some(site) if halves.is_empty() => vec![Fold { site: site.clone(), half: None }],
+            _ => sites.into_iter().zip(halves).map(|(site, half)| Fold { site, half: Some(half) }).collect(),
+        };
+        Ok(Calibrated { site, folds, outputs })
+    }
+}
+
+/// Multiplications of one inference.
+fn multiplications(graph: &Graph) -> u64 {
+    let of = |node: &Node| {
+        let outputs = graph.tensors[node.output].len() as u64;
+        let last = |id: TensorId| graph.shape(id).last().copied().unwrap_or(1) as u64;
+        match &node.op {
+            Op::Linear | Op::MatMul { .. } => outputs.saturating_mul(last(node.inputs[0])),
+            Op::Conv2d(_) => {
+                let weights = graph.shape(node.inputs[1]);
+                outputs.saturating_mul(weights.iter().skip(1).product::<usize>() as u64)
+            }
+            Op::Attention(a) => {
+                let scores = [a.batch, a.heads, a.n_q, a.n_k].iter().map(|&d| d as u64).product::<u64>();
+                scores.saturating_mul((a.head_dim + a.v_dim) as u64)
+            }
+            Op::MaxPool(_)
+            | Op::AveragePool { .. }
+            | Op::Softmax
+            | Op::LayerNorm { .. }
+            | Op::RmsNorm { .. }
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Where
+            | Op::Transpose { .. }
+            | Op::Reshape
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Expand
+            | Op::Gather { .. }
+            | Op::Pad { .. }
+            | Op::Reduce { .. }
+            | Op::Rope(_)
+            | Op::Positions
+            | Op::FakeQuant(_) => 0,
+        }
+    };
+    graph.nodes.iter().map(of).fold(0, u64::saturating_add)
+}
+
+/// The samples of the picks with what the float graph makes of them.
+struct Trials<'a> {
+    samples: &'a [Vec<Values>],
+    picks: Picks,
+    /// Float outputs of the picks.
+    reference: Vec<Vec<Data>>,
+}
+
+impl<'a> Trials<'a> {
+    /// At most `count` of these samples.
+    fn spread(&self, count: usize) -> Self {
+        let Picks { samples, stride, of } = &self.picks;
+        let pairs: Vec<(usize, Vec<Data>)> = samples.iter().copied().zip(self.reference.iter().cloned()).collect();
+        let (samples, reference) = spread(&pairs, count).cloned().unzip();
+        Self { samples: self.samples, picks: Picks { samples, stride: *stride, of: *of }, reference }
+    }
+
+    /// The samples.
+    fn samples(&self) -> impl Iterator<Item = &'a Vec<Values>> {
+        self.picks.samples.iter().map(|&pick| &self.samples[pick])
+    }
+
+    /// SQNR of a lowering over the samples, or one half of them.
+    fn sqnr(&self, site: &Site, options: &LowerOptions, half: Option<usize>) -> Result<f64, ConvertError> {
+        let lowered = lower(&site.graph, &site.calibration, options)?;
+        let runnable = Runnable::new(&lowered.program, &plan_quickly(&lowered.program))?;
+        Ok(quality::joint_sqnr(&self.ratios(&runnable, half)?))
     }
 
     /// The largest errors of scores whose SQNR is low.
     fn errors_of_scores(
         &self,
-        model: &ModelFile,
+        runnable: &Runnable<'_>,
         graph: &Graph,
         outputs: &mut [OutputQuality],
     ) -> Result<(), ConvertError> {
@@ -611,21 +691,27 @@ impl<'a> Trials<'a> {
         if scores.is_empty() {
             return Ok(());
         }
-        let traces = Host::<Native>::new("native", model).run(&encode(model, self.samples())?)?;
+        let runs = runnable.outputs(&self.samples().collect::<Vec<_>>())?;
         for index in scores {
-            outputs[index].largest_error = Some(quality::largest_error(model, &traces, self.reference.iter(), index));
+            outputs[index].largest_error = Some(quality::largest_error(&runs, self.reference.iter(), index));
         }
         Ok(())
     }
 
     /// Noise over signal of every output over the samples, or one half of them.
-    fn ratios(&self, file: &[u8], half: Option<usize>) -> Result<Vec<Option<f64>>, ConvertError> {
-        let model = ModelFile::from_bytes(file)?;
-        let belongs = |pick: usize| half.is_none_or(|half| self.half_of(pick) == half);
-        let picks = || self.picks.iter().zip(&self.reference).filter(|(pick, _)| belongs(**pick));
-        let inputs = encode(&model, picks().map(|(&pick, _)| &self.samples[pick]))?;
-        let traces = Host::<Native>::new("native", &model).run(&inputs)?;
-        Ok(quality::noise_ratios(&model, &traces, picks().map(|(_, outputs)| outputs)))
+    fn ratios(&self, runnable: &Runnable<'_>, half: Option<usize>) -> Result<Vec<Option<f64>>, ConvertError> {
+        let belongs = |pick: usize| half.is_none_or(|half| self.picks.half_of(pick) == half);
+        let picks = || self.picks.samples.iter().zip(&self.reference).filter(|(pick, _)| belongs(**pick));
+        let samples: Vec<&Vec<Values>> = picks().map(|(&pick, _)| &self.samples[pick]).collect();
+        let runs = runnable.outputs(&samples)?;
+        let outputs = self.reference.first().map_or(0, Vec::len);
+        Ok(quality::noise_ratios(outputs, &runs, picks().map(|(_, outputs)| outputs)))
+    }
+
+    /// [`ratios`](Self::ratios) of a fold on the samples that it has not seen.
+    fn fold_ratios(&self, fold: &Fold, options: &LowerOptions) -> Result<Vec<Option<f64>>, ConvertError> {
+        let lowered = lower(&fold.site.graph, &fold.site.calibration, options)?;
+        self.ratios(&Runnable::new(&lowered.program, &plan_quickly(&lowered.program))?, fold.half)
     }
 }
 
@@ -640,16 +726,15 @@ struct Search<'a> {
 impl Search<'_> {
     /// Lowers, packs and measures.
     fn measure(&self, site: &Site, options: &LowerOptions) -> Result<f64, ConvertError> {
-        self.trial.sqnr(&assemble(site, options, self.options)?, None)
+        self.trial.sqnr(site, options, None)
     }
 
     /// [`measure`](Self::measure) of each fold on the samples it has not seen: the mean, in dB.
     fn measure_folds(&self, folds: &[Fold], options: &LowerOptions) -> Result<f64, ConvertError> {
-        let mut sum = 0.0;
-        for fold in folds {
-            sum += self.trial.sqnr(&assemble(&fold.site, options, self.options)?, fold.half)?;
-        }
-        Ok(sum / folds.len().max(1) as f64)
+        let trial = &self.trial;
+        let measure = |fold: &Fold| trial.sqnr(&fold.site, options, fold.half);
+        let sqnrs = parallel::try_map(folds.iter().collect(), measure)?;
+        Ok(sqnrs.iter().sum::<f64>() / folds.len().max(1) as f64)
     }
 
     fn record(&mut self, what: &str, results: &[(String, f64)], kept: usize) {
@@ -695,28 +780,26 @@ impl Search<'_> {
         (self.progress)("trying scale migration across products");
         let few: Vec<Vec<Data>> = spread(source.data, FEW_SAMPLES).cloned().collect();
         let mut results = vec![("off".to_owned(), self.measure_folds(folds, chosen)?)];
-        let (mut kept, mut best) = (0, results[0].1 + MARGIN_DB);
+        let (mut kept, mut bar, mut best) = (0, results[0].1 + MARGIN_DB, None);
         for alpha in BALANCE_ALPHAS {
             let mut graph = site.graph.clone();
             let factors = balance(&mut graph, &few, alpha)?;
             if factors.is_empty() {
                 return Ok(());
             }
-            let bare = Site { graph, calibration: Calibration::default(), factors };
-            let candidate = self.trial.folds(&bare, source)?;
-            let sqnr = self.measure_folds(&candidate, chosen)?;
+            let prepared = &site.calibration.prepared;
+            let candidate = self.trial.picks.calibrate(graph, factors, source, prepared, false)?;
+            let sqnr = self.measure_folds(&candidate.folds, chosen)?;
             results.push((format!("alpha {alpha}"), sqnr));
-            if sqnr > best {
-                (kept, best) = (results.len() - 1, sqnr);
-                *folds = candidate;
+            if sqnr > bar {
+                (kept, bar, best) = (results.len() - 1, sqnr, Some(candidate));
             }
         }
         self.record("product scales", &results, kept);
-        if let Some(Fold { site: moved, .. }) = folds.first().filter(|_| kept > 0) {
-            let (graph, factors) = (moved.graph.clone(), moved.factors.clone());
-            *site = Site::new(graph, source.data, source.fixed, factors, source.four)?;
+        match best {
+            Some(candidate) => self.adopt(candidate, site, folds, source),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether scales were migrated.
@@ -735,20 +818,21 @@ impl Search<'_> {
         if self.options.equalize == Switch::Auto {
             results.push(("off".to_owned(), self.measure_folds(folds, chosen)? + MARGIN_DB));
         }
-        let few: Vec<Vec<Data>> = spread(source.data, FEW_SAMPLES).cloned().collect();
-        let mut best: Option<(f64, Vec<Fold>)> = None;
+        let few: Vec<&Vec<Data>> = spread(source.data, FEW_SAMPLES).collect();
+        let extents = Extents::of(&site.graph, &few)?;
+        let mut best: Option<(f64, Calibrated)> = None;
         let bar = results.first().map_or(f64::NEG_INFINITY, |r| r.1);
         for alpha in ALPHAS {
             (self.progress)(&format!("trying scale migration {alpha}"));
             let mut graph = site.graph.clone();
-            let mut factors = equalize(&mut graph, &few, alpha)?;
+            let mut factors = equalize(&mut graph, &extents, alpha);
             if factors.is_empty() {
                 return Ok(false);
             }
             factors.extend(site.factors.clone());
-            let bare = Site { graph, calibration: Calibration::default(), factors };
-            let candidate = self.trial.folds(&bare, source)?;
-            let sqnr = self.measure_folds(&candidate, chosen)?;
+            let prepared = &site.calibration.prepared;
+            let candidate = self.trial.picks.calibrate(graph, factors, source, prepared, false)?;
+            let sqnr = self.measure_folds(&candidate.folds, chosen)?;
             results.push((format!("alpha {alpha}"), sqnr));
             if sqnr > bar && best.as_ref().is_none_or(|(b, _)| sqnr > *b) {
                 best = Some((sqnr, candidate));
@@ -761,13 +845,30 @@ impl Search<'_> {
         self.record("scale migration", &results, kept);
         let moved = best.is_some();
         if let Some((_, candidate)) = best {
-            *folds = candidate;
-            if let Some(Fold { site: moved, .. }) = folds.first() {
-                let (graph, factors) = (moved.graph.clone(), moved.factors.clone());
-                *site = Site::new(graph, source.data, source.fixed, factors, source.four)?;
-            }
+            self.adopt(candidate, site, folds, source)?;
         }
         Ok(moved)
+    }
+
+    /// Takes the graph of `candidate`, with statistics over all samples.
+    fn adopt(
+        &self,
+        mut candidate: Calibrated,
+        site: &mut Site,
+        folds: &mut Vec<Fold>,
+        source: &Source<'_>,
+    ) -> Result<(), ConvertError> {
+        if candidate.site.is_none()
+            && let Some(Fold { site: moved, .. }) = candidate.folds.first()
+        {
+            let (graph, factors) = (moved.graph.clone(), moved.factors.clone());
+            let prepared = &moved.calibration.prepared;
+            candidate.site = self.trial.picks.calibrate(graph, factors, source, prepared, true)?.site;
+        }
+        if let Some(moved) = candidate.site {
+            (*site, *folds) = (moved, candidate.folds);
+        }
+        Ok(())
     }
 
     fn exponentials(&mut self, folds: &[Fold], chosen: &mut LowerOptions) -> Result<(), ConvertError> {
@@ -848,8 +949,9 @@ impl Search<'_> {
         for count in counts {
             (self.progress)(&format!("measuring {count} layers at 4 bits"));
             site.calibration.rounded = rounded(site, count)?;
-            let file = assemble(site, &with(count, chosen), self.options)?;
-            let sqnr_db = self.trial.sqnr(&file, None)?;
+            let options = with(count, chosen);
+            let file = assemble(site, &options, self.options)?;
+            let sqnr_db = self.trial.sqnr(site, &options, None)?;
             let four_bit_layers = order[..count].to_vec();
             curve.push(BitsPoint { four_bit_layers, file_bytes: file.len(), sqnr_db, kept: false });
         }
@@ -921,20 +1023,6 @@ fn annotations(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOpt
         arena_lower_bound_bytes: plan.lower_bound,
         notes: notes.to_vec(),
     }
-}
-
-fn receipts(file: &[u8], samples: &[Vec<Values>]) -> Result<Vec<ReceiptData>, ConvertError> {
-    let model = ModelFile::from_bytes(file)?;
-    let inputs = encode(&model, samples.iter())?;
-    let traces = Host::<Portable>::new("portable", &model).run(&inputs)?;
-    Ok(inputs.into_iter().zip(traces).map(|(inputs, trace)| ReceiptData { inputs, digests: trace.digests }).collect())
-}
-
-fn encode<'a>(
-    model: &ModelFile,
-    samples: impl Iterator<Item = &'a Vec<Values>>,
-) -> Result<Vec<Sample>, ModelFileError> {
-    samples.map(|sample| sample.iter().enumerate().map(|(i, values)| model.encode(i, values)).collect()).collect()
 }
 
 /// Ids that come from an input as they are lie within the tables they are looked up in.

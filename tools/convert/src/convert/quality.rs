@@ -1,8 +1,8 @@
 //! How far the outputs of a conversion are from the float graph, and what is wrong with its samples.
 
-use crate::backend::Trace;
 use crate::graph::{Data, DataType, Graph};
-use crate::model_file::{ModelFile, Values};
+use crate::model_file::Values;
+use crate::program::Endpoint;
 use serde::Serialize;
 
 /// What stands for "no difference at all", in decibels.
@@ -31,19 +31,20 @@ impl OutputQuality {
     }
 }
 
-/// Noise over signal of every output; `None` where there is no signal.
+/// Noise over signal of each of `outputs` outputs; `None` where there is no signal. `runs` are the real outputs of every
+/// sample.
 pub fn noise_ratios<'a>(
-    model: &ModelFile,
-    traces: &[Trace],
+    outputs: usize,
+    runs: &[Vec<Vec<f32>>],
     reference: impl Iterator<Item = &'a Vec<Data>> + Clone,
 ) -> Vec<Option<f64>> {
     let ratio = |output: usize| {
         let (mut signal, mut noise) = (0.0f64, 0.0f64);
         let (mut values, mut different) = (0u64, 0u64);
-        for (trace, exact) in traces.iter().zip(reference.clone()) {
-            let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
+        for (run, exact) in runs.iter().zip(reference.clone()) {
+            let (Some(decoded), Some(exact)) = (run.get(output), exact.get(output)) else { continue };
             let whole = !matches!(exact, Data::Float(_));
-            for (got, want) in model.decode(output, bytes).iter().zip(exact.to_f32()) {
+            for (got, want) in decoded.iter().zip(exact.to_f32()) {
                 values += u64::from(whole);
                 different += u64::from(whole && got.round() != want);
                 signal += f64::from(want).powi(2);
@@ -53,7 +54,7 @@ pub fn noise_ratios<'a>(
         let by_share = if values > 0 { (different as f64 / values as f64).powi(2) } else { f64::INFINITY };
         (signal > 0.0).then(|| (noise / signal).min(by_share).max(1e-30 / signal))
     };
-    (0..model.outputs().len()).map(ratio).collect()
+    (0..outputs).map(ratio).collect()
 }
 
 /// `10 log10(signal / noise)`, the ratio averaged over the outputs so that none drowns in another.
@@ -65,29 +66,28 @@ pub fn joint_sqnr(ratios: &[Option<f64>]) -> f64 {
     -10.0 * (known.iter().sum::<f64>() / known.len() as f64).log10()
 }
 
-/// The qualities of `model`'s outputs; each the worst of the measurements.
-pub fn qualities(model: &ModelFile, graph: &Graph, measurements: &[Vec<Option<f64>>]) -> Vec<OutputQuality> {
-    let quality = |(index, output): (usize, &crate::program::Endpoint)| {
+/// The qualities of `outputs`, those of `graph`; each the worst of the measurements.
+pub fn qualities(outputs: &[Endpoint], graph: &Graph, measurements: &[Vec<Option<f64>>]) -> Vec<OutputQuality> {
+    let quality = |(index, output): (usize, &Endpoint)| {
         let ratios = measurements.iter().filter_map(|m| m.get(index).copied().flatten());
         let whole = graph.outputs.get(index).is_some_and(|&id| graph.tensors[id].dtype != DataType::Float);
         let sqnr_db = ratios.reduce(f64::max).map(|ratio| -10.0 * ratio.log10());
         OutputQuality { name: output.name.clone(), sqnr_db, whole, largest_error: None }
     };
-    model.outputs().iter().enumerate().map(quality).collect()
+    outputs.iter().enumerate().map(quality).collect()
 }
 
-/// The largest error of output `output`.
+/// The largest error of output `output`; `runs` are the real outputs of every sample.
 pub fn largest_error<'a>(
-    model: &ModelFile,
-    traces: &[Trace],
+    runs: &[Vec<Vec<f32>>],
     reference: impl Iterator<Item = &'a Vec<Data>>,
     output: usize,
 ) -> f64 {
     let mut largest = 0.0f64;
-    for (trace, exact) in traces.iter().zip(reference) {
-        let (Some(bytes), Some(exact)) = (trace.outputs.get(output), exact.get(output)) else { continue };
-        let errors = model.decode(output, bytes).into_iter().zip(exact.to_f32()).map(|(got, want)| (got - want).abs());
-        largest = errors.map(f64::from).fold(largest, f64::max);
+    for (run, exact) in runs.iter().zip(reference) {
+        let (Some(values), Some(exact)) = (run.get(output), exact.get(output)) else { continue };
+        let errors = values.iter().zip(exact.to_f32()).map(|(got, want)| f64::from((got - want).abs()));
+        largest = errors.fold(largest, f64::max);
     }
     largest
 }

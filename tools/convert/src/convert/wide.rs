@@ -1,6 +1,6 @@
 //! Which activations get 16 bits, and what they cost.
 
-use super::{ActivationBits, ConvertError, ConvertOptions, Fold, Search, Site, Switch, WeightBits, assemble};
+use super::{ActivationBits, ConvertError, ConvertOptions, Fold, Search, Site, Switch, WeightBits};
 use crate::lower::facts::{Counted, facts};
 use crate::lower::{LowerOptions, Lowered, lower, wide::candidates};
 use crate::program::{Program, chain, plan::Plan, plan::plan};
@@ -200,7 +200,7 @@ impl Search<'_> {
     fn worst_of(&self, site: &Site, folds: &[Fold], options: &LowerOptions) -> Result<f64, ConvertError> {
         let mut worst = if folds.len() > 1 { self.measure(site, options)? } else { f64::INFINITY };
         for fold in folds {
-            worst = worst.min(self.trial.sqnr(&assemble(&fold.site, options, self.options)?, fold.half)?);
+            worst = worst.min(self.trial.sqnr(&fold.site, options, fold.half)?);
         }
         Ok(worst)
     }
@@ -222,7 +222,7 @@ impl Search<'_> {
         }
         (self.progress)(&format!("measuring the sensitivity of {} tensors", order.len()));
         let few = self.trial.spread(usize::try_from(affordable).unwrap_or(usize::MAX));
-        let measure = |options: &LowerOptions| few.sqnr(&assemble(&fold.site, options, self.options)?, None);
+        let measure = |options: &LowerOptions| few.sqnr(&fold.site, options, None);
         let wide: BTreeSet<usize> = order.iter().copied().collect();
         let all = measure(&LowerOptions { wide: wide.clone(), ..chosen.clone() })?;
         let noise = |sqnr: f64| 10f64.powf(-sqnr / 10.0);

@@ -4,15 +4,17 @@ use super::chains::Chain;
 use super::view::View;
 use super::{Form, LowerError, Lowering};
 use crate::graph::{Binary, Node, Op, TensorId, Window};
+use crate::parallel;
 use crate::quantize::multiplier::{multiplier, multipliers};
 use crate::quantize::sequential;
-use crate::quantize::weights::{self, QWeights};
+use crate::quantize::weights::{self, Layer, QWeights};
 use shiftformer::format::Blob;
 use shiftformer::ops::halves::Halves;
 use shiftformer::ops::linear::Dense;
 use shiftformer::ops::{self, conv2d};
 use shiftformer::tensor::Dtype;
 use shiftformer::weights::WeightFormat;
+use std::sync::Arc;
 
 /// Where the requantized sums go.
 pub(super) struct Target {
@@ -32,7 +34,7 @@ struct Packed {
     halves: Halves,
 }
 
-impl Lowering<'_> {
+impl<'g> Lowering<'g> {
     /// Linear layers whose sum is added to a residual stream, and those whose result only feeds a table.
     pub(super) fn find_residuals(&mut self) {
         for (index, node) in self.graph.nodes.iter().enumerate() {
@@ -101,8 +103,8 @@ impl Lowering<'_> {
     ) -> Packed {
         let format = self.weight_format(node);
         let floor = self.scale_floor(n, bias, x);
-        let q = self.quantize_weights(node, values, n, k, format, &floor);
-        self.pack_quantized(node, &q, values, bias, x, target)
+        let layer = self.quantize_weights(node, values, n, k, format, &floor);
+        self.pack_quantized(node, &layer, values, bias, x, target)
     }
 
     fn quantize_weights(
@@ -113,20 +115,21 @@ impl Lowering<'_> {
         k: usize,
         format: WeightFormat,
         floor: &[f64],
-    ) -> QWeights {
+    ) -> Arc<Layer> {
         let kept = self.calibration.fixed_weights.get(&node.inputs[1]);
         if let Some(scales) = kept.filter(|s| s.len() == n && format == WeightFormat::I8) {
             let rounded = values
                 .chunks_exact(k.max(1))
                 .zip(scales)
                 .flat_map(|(row, &s)| row.iter().map(move |&w| (f64::from(w) / s).round().clamp(-128.0, 127.0) as i8));
-            return QWeights { values: rounded.collect(), scales: scales.clone(), n, k, format };
+            let values = rounded.collect();
+            return Arc::new(Layer::new(QWeights { values, scales: scales.clone(), n, k, format }));
         }
         let rounded =
             self.calibration.rounded.get(&node.name).filter(|r| format.bits() < 8 && r.weights.format == format);
         let fits = |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, min)| scale >= min);
         if let Some(rounded) = rounded.filter(|r| fits(&r.weights)) {
-            return rounded.weights.clone();
+            return Arc::new(Layer::new(rounded.weights.clone()));
         }
         if format.bits() < 8 && k > sequential::MAX_WIDTH {
             let note = format!(
@@ -136,51 +139,60 @@ impl Lowering<'_> {
             );
             self.notes.push(note);
         }
-        weights::quantize(values, n, k, format, floor)
+        let quantize = |floor: &[f64]| Layer::new(weights::quantize(values, n, k, format, floor));
+        let Some(source) = &self.graph.tensors[node.inputs[1]].value else { return Arc::new(quantize(floor)) };
+        let form = (n, k, node.op != Op::Linear, format);
+        let free = self.calibration.prepared.layer(source, form, || quantize(&[]));
+        if free.weights.scales.iter().zip(floor).all(|(scale, least)| scale >= least) {
+            return free;
+        }
+        Arc::new(quantize(floor))
     }
 
     fn pack_quantized(
         &mut self,
         node: &Node,
-        q: &QWeights,
+        layer: &Layer,
         exact: &[f32],
         bias: &[f32],
         x: &View,
         target: &Target,
     ) -> Packed {
         if !self.is_wide(x) {
-            return self.pack_whole(node, q, exact, bias, x, target);
+            return self.pack_whole(node, layer, exact, bias, x, target);
         }
+        let q = &layer.weights;
         let steps = self.bias_steps(node, q, exact, bias, x);
         let (biases, halves) = self.halves(q, &steps);
         let unit = x.scale * f64::from(1 << halves.drop);
         let ratios = q.scales.iter().map(|s| s * unit / target.scale).collect();
-        Packed { sums: self.sums_of(q, &biases), ratios, halves }
+        Packed { sums: self.sums_of(layer, &biases), ratios, halves }
     }
 
     /// A layer whose sums are those of the whole activations.
     fn pack_whole(
         &mut self,
         node: &Node,
-        q: &QWeights,
+        layer: &Layer,
         exact: &[f32],
         bias: &[f32],
         x: &View,
         target: &Target,
     ) -> Packed {
+        let q = &layer.weights;
         let steps = self.bias_steps(node, q, exact, bias, x);
         let biases: Vec<i32> =
             steps.iter().map(|s| s.clamp(-f64::from(i32::MAX), f64::from(i32::MAX)) as i32).collect();
         let ratios = q.scales.iter().map(|s| s * x.scale / target.scale).collect();
-        Packed { sums: self.sums_of(q, &biases), ratios, halves: Halves { drop: 0, low_bias: Blob::NONE } }
+        Packed { sums: self.sums_of(layer, &biases), ratios, halves: Halves { drop: 0, low_bias: Blob::NONE } }
     }
 
-    fn sums_of(&mut self, q: &QWeights, biases: &[i32]) -> Dense {
+    fn sums_of(&mut self, layer: &Layer, biases: &[i32]) -> Dense {
         Dense {
-            format: q.format,
+            format: layer.weights.format,
             acc_shift: 0,
             zero_point: 0,
-            weights: self.program.weights.add(&weights::pack(q)),
+            weights: self.program.weights.add(&layer.packed),
             bias: self.program.weights.add_i32(&weights::pad_channels(biases)),
             multipliers: Blob::NONE,
             lut: Blob::NONE,
@@ -196,25 +208,25 @@ impl Lowering<'_> {
         // Error-compensated rounding comes with its own correction.
         let corrected =
             self.calibration.rounded.get(&node.name).filter(|r| r.weights.values == q.values).map(|r| r.bias.clone());
-        (0..n)
-            .map(|c| {
-                let row = &q.values[c * k..(c + 1) * k];
-                let sum: i64 = row.iter().map(|&w| i64::from(w)).sum();
-                let mut real = f64::from(bias.get(c).copied().unwrap_or(0.0));
-                if let Some(corrected) = corrected.as_ref().filter(|_| self.options.bias_correction) {
-                    real = corrected[c];
-                } else if let Some(means) = &means {
-                    let exact = &exact[c * k..(c + 1) * k];
-                    let lost = row
-                        .iter()
-                        .zip(exact)
-                        .zip(means)
-                        .map(|((&w, &e), m)| (f64::from(e) - f64::from(w) * q.scales[c]) * m);
-                    real += lost.sum::<f64>();
-                }
-                (real / (x.scale * q.scales[c]) - x.zero * sum as f64).round()
-            })
-            .collect()
+        let bias_correction = self.options.bias_correction;
+        let steps = |c: usize| {
+            let row = &q.values[c * k..(c + 1) * k];
+            let sum: i64 = row.iter().map(|&w| i64::from(w)).sum();
+            let mut real = f64::from(bias.get(c).copied().unwrap_or(0.0));
+            if let Some(corrected) = corrected.as_ref().filter(|_| bias_correction) {
+                real = corrected[c];
+            } else if let Some(means) = &means {
+                let exact = &exact[c * k..(c + 1) * k];
+                let lost = row
+                    .iter()
+                    .zip(exact)
+                    .zip(means)
+                    .map(|((&w, &e), m)| (f64::from(e) - f64::from(w) * q.scales[c]) * m);
+                real += lost.sum::<f64>();
+            }
+            (real / (x.scale * q.scales[c]) - x.zero * sum as f64).round()
+        };
+        parallel::map((0..n).collect(), steps)
     }
 
     /// The layer with its requantization to `target`.
@@ -230,11 +242,13 @@ impl Lowering<'_> {
     }
 
     /// Input 0 of a dense node as a view, its weights and bias.
-    fn operands(&mut self, node: &Node) -> Result<(View, Vec<f32>, Vec<f32>), LowerError> {
+    fn operands(&mut self, node: &Node) -> Result<(View, &'g [f32], &'g [f32]), LowerError> {
         let x = self.get(node.inputs[0], self.read_form(node.inputs[0], Form::Narrow))?;
-        let weights = self.graph.floats(node.inputs[1]).map(<[f32]>::to_vec);
-        let Some(weights) = weights else { return Err(self.unsupported(node, "weights must be constants")) };
-        let bias = node.inputs.get(2).and_then(|&id| self.graph.floats(id)).map(<[f32]>::to_vec).unwrap_or_default();
+        let graph = self.graph;
+        let Some(weights) = graph.floats(node.inputs[1]) else {
+            return Err(self.unsupported(node, "weights must be constants"));
+        };
+        let bias = node.inputs.get(2).and_then(|&id| graph.floats(id)).unwrap_or_default();
         Ok((x, weights, bias))
     }
 
@@ -253,7 +267,7 @@ impl Lowering<'_> {
         let [n, k] = self.graph.shape(node.inputs[1])[..] else {
             return Err(self.unsupported(node, "weights must have two dimensions"));
         };
-        let packed = self.pack(node, &weights, [n, k], &bias, &x, target);
+        let packed = self.pack(node, weights, [n, k], bias, &x, target);
         let rows = (x.len() / k) as u32;
         let residual_shift = residual.map_or(0, |(_, shift)| shift);
         let dense = self.requantized(&packed, target);
@@ -283,7 +297,7 @@ impl Lowering<'_> {
         let [n, k] = self.graph.shape(node.inputs[1])[..] else {
             return Err(self.unsupported(node, "weights must have two dimensions"));
         };
-        let packed = self.pack(node, &weights, [n, k], &bias, &x, target);
+        let packed = self.pack(node, weights, [n, k], bias, &x, target);
         let rows = x.len() / k;
         let sums = self.sums(&node.name, &[rows, n]);
         let op =
@@ -447,7 +461,7 @@ impl Lowering<'_> {
             geometry.dilation_w = 1;
         }
         if groups > 1 && c == 1 && group_n == 1 {
-            return self.emit_depthwise(node, geometry, &weights, &bias, &x, target, to);
+            return self.emit_depthwise(node, geometry, weights, bias, &x, target, to);
         }
         // (n, c, kh, kw) to (n, kh, kw, c).
         let reorder = |w: &[f32]| -> Vec<f32> {
@@ -456,13 +470,13 @@ impl Lowering<'_> {
                 .flat_map(|filter| (0..taps * c).map(move |i| filter[(i % c) * taps + i / c]))
                 .collect()
         };
-        let reordered = reorder(&weights);
+        let reordered = reorder(weights);
         let mut parts = [Vec::<u8>::new(), Vec::new(), Vec::new(), Vec::new()];
         // One shift for all groups: found on the whole layer, then every group is packed with it.
-        let floor = self.scale_floor(n, &bias, &x);
+        let floor = self.scale_floor(n, bias, &x);
         let format = self.weight_format(node);
         let whole = self.quantize_weights(node, &reordered, n, k, format, &floor);
-        let packed = self.pack_quantized(node, &whole, &reordered, &bias, &x, target);
+        let packed = self.pack_quantized(node, &whole, &reordered, bias, &x, target);
         if groups == 1 && self.is_ivit() {
             let pixels = geometry.out_h as usize * geometry.out_w as usize;
             let sums = self.sums(&node.name, &[pixels, n]);
@@ -490,8 +504,8 @@ impl Lowering<'_> {
         for group in 0..groups {
             let rows = group * group_n..(group + 1) * group_n;
             let q = QWeights {
-                values: whole.values[rows.start * k..rows.end * k].to_vec(),
-                scales: whole.scales[rows.clone()].to_vec(),
+                values: whole.weights.values[rows.start * k..rows.end * k].to_vec(),
+                scales: whole.weights.scales[rows.clone()].to_vec(),
                 n: group_n,
                 k,
                 format,
@@ -540,10 +554,10 @@ impl Lowering<'_> {
         let floor: Vec<f64> = (0..channels)
             .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
             .collect();
-        let q = weights::quantize(values, channels, taps, WeightFormat::I8, &floor);
+        let layer = Layer::new(weights::quantize(values, channels, taps, WeightFormat::I8, &floor));
         let wide = self.is_wide(x);
         // The few products of a window fit as they are: no halves, the bias in whole steps.
-        let packed = self.pack_whole(node, &q, values, bias, x, target);
+        let (packed, q) = (self.pack_whole(node, &layer, values, bias, x, target), &layer.weights);
         // [channels, taps] to [taps, channels].
         let turned: Vec<i8> = (0..taps * channels).map(|i| q.values[(i % channels) * taps + i / channels]).collect();
         let dense = self.requantized(&packed, target);

@@ -24,6 +24,7 @@ use crate::graph::{Binary, DataType, Graph, Node, Op, Reduce, TensorId};
 use crate::program::{Endpoint, Program, QOp, QTensor, TensorIndex};
 use crate::quantize::multiplier::multiplier;
 use crate::quantize::range::RangeMethod;
+use crate::quantize::weights::Quantized;
 use limits::Limits;
 use shiftformer::format::Profile;
 use shiftformer::ops::{self, copy::Copy};
@@ -508,27 +509,32 @@ impl<'g> Lowering<'g> {
         let tensor = &self.graph.tensors[id];
         let Some(data) = &tensor.value else { return Ok(()) };
         let limits = self.limits[id];
-        let values: Vec<f64> = data.to_f32().iter().map(|&v| limits.clamp(f64::from(v))).collect();
-        if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+        if let Some(value) = data.to_f32().iter().map(|&v| limits.clamp(f64::from(v))).find(|v| !v.is_finite()) {
             return Err(LowerError::Unsupported(vec![format!(
                 "`{}` (constant): it holds {value}, which has an integer form only where a softmax or a maximum hides it; \
                  write a finite number",
                 tensor.name
             )]));
         }
-        let abs_max = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let narrow = matches!(form, Form::Narrow | Form::Symmetric);
-        let (dtype, top) = if narrow { (Dtype::I8, 127.0) } else { (Dtype::I16, 32767.0) };
-        let scale = (abs_max / top).max(1e-30);
-        let scale = if tensor.dtype != DataType::Float && scale <= 1.0 { 1.0 } else { scale };
-        let quantized = values.iter().map(|&v| (v / scale).round().clamp(-top, top) as i16);
-        let blob = if narrow {
-            let bytes: Vec<i8> = quantized.map(|v| v as i8).collect();
-            self.program.weights.add_i8(&bytes)
-        } else {
-            let values: Vec<i16> = quantized.collect();
-            self.program.weights.add_i16(&values)
+        let quantize = || {
+            let values: Vec<f64> = data.to_f32().iter().map(|&v| limits.clamp(f64::from(v))).collect();
+            let top = if narrow { 127.0 } else { 32767.0 };
+            let abs_max = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            let scale = (abs_max / top).max(1e-30);
+            let scale = if tensor.dtype != DataType::Float && scale <= 1.0 { 1.0 } else { scale };
+            let quantized = values.iter().map(|&v| (v / scale).round().clamp(-top, top) as i16);
+            let bytes = if narrow {
+                quantized.map(|v| v as u8).collect()
+            } else {
+                quantized.flat_map(i16::to_le_bytes).collect()
+            };
+            Quantized { bytes, scale }
         };
+        let form = (narrow, [limits.low, limits.high].map(f64::to_bits));
+        let constant = self.calibration.prepared.constant(data, form, quantize);
+        let (dtype, scale) = (if narrow { Dtype::I8 } else { Dtype::I16 }, constant.scale);
+        let blob = self.program.weights.add(&constant.bytes);
         let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
         let index = self.new_tensor(&name, dtype, &shape, scale, 0.0, Some(id));
         self.program.tensors[index].constant = Some(blob);

@@ -84,16 +84,28 @@ pub struct ReceiptData {
     pub digests: Vec<u64>,
 }
 
-/// Serializes `program` placed by `plan`.
+/// What a reader runs: the sections of a program but its weights.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// `Ops`.
+    pub ops: Vec<u8>,
+    /// `Tensors`.
+    pub tensors: Vec<u8>,
+    /// `Params`.
+    pub params: Vec<u8>,
+    /// `Io`.
+    pub io: Vec<u8>,
+    /// `Certificate`.
+    pub certificate: Vec<u8>,
+    /// `State`; empty where nothing is kept from run to run.
+    pub state: Vec<u8>,
+}
+
+/// The records of `program` placed by `plan`, every operator proven.
 ///
 /// # Errors
 /// [`PackError`] when an operator's accumulators cannot be proven to fit, naming it.
-pub fn pack(
-    program: &Program,
-    plan: &Plan,
-    annotations: &Annotations,
-    receipts: &[ReceiptData],
-) -> Result<Vec<u8>, PackError> {
+pub fn records(program: &Program, plan: &Plan) -> Result<Records, PackError> {
     if program.ops.len() > usize::from(u16::MAX) - 1 {
         return Err(PackError::TooLarge("operators"));
     }
@@ -172,6 +184,40 @@ pub fn pack(
     for endpoint in program.inputs.iter().chain(&program.outputs) {
         io.extend_from_slice(&(endpoint.tensor as u16).to_le_bytes());
     }
+    let mut state = Vec::new();
+    if let Some(kept) = program.state {
+        let size = |n: usize| u32::try_from(n).map_err(|_| PackError::TooLarge("bytes of state"));
+        let layout = StateLayout { bytes: size(state_bytes)?, capacity: size(kept.capacity)?, rows: size(kept.rows)? };
+        layout.write(&mut |word: u32| state.extend_from_slice(&word.to_le_bytes()));
+    }
+    Ok(Records { ops, tensors, params, io, certificate, state })
+}
+
+/// Serializes `program` placed by `plan`.
+///
+/// # Errors
+/// [`PackError`] when an operator's accumulators cannot be proven to fit, naming it.
+pub fn pack(
+    program: &Program,
+    plan: &Plan,
+    annotations: &Annotations,
+    receipts: &[ReceiptData],
+) -> Result<Vec<u8>, PackError> {
+    write(program, plan, records(program, plan)?, annotations, receipts)
+}
+
+/// [`pack`] of records that are there already.
+///
+/// # Errors
+/// [`PackError::TooLarge`] beyond 2 GiB.
+pub fn write(
+    program: &Program,
+    plan: &Plan,
+    records: Records,
+    annotations: &Annotations,
+    receipts: &[ReceiptData],
+) -> Result<Vec<u8>, PackError> {
+    let Records { ops, tensors, params, io, certificate, state } = records;
     let annotations = serde_json::to_vec(annotations).unwrap_or_default();
     let mut sections = vec![
         (SectionKind::Ops, ops),
@@ -183,11 +229,7 @@ pub fn pack(
         (SectionKind::Receipts, receipt_section(receipts)),
         (SectionKind::Annotations, annotations),
     ];
-    if let Some(kept) = program.state {
-        let size = |n: usize| u32::try_from(n).map_err(|_| PackError::TooLarge("bytes of state"));
-        let layout = StateLayout { bytes: size(state_bytes)?, capacity: size(kept.capacity)?, rows: size(kept.rows)? };
-        let mut state = Vec::new();
-        layout.write(&mut |word: u32| state.extend_from_slice(&word.to_le_bytes()));
+    if !state.is_empty() {
         sections.push((SectionKind::State, state));
     }
     let frame = Frame {

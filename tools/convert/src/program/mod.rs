@@ -3,11 +3,13 @@
 pub mod chain;
 pub mod plan;
 
+use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 use shiftformer::format::{Blob, Profile, align_up};
 use shiftformer::ops::Op;
 use shiftformer::tensor::Dtype;
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -130,7 +132,8 @@ pub struct Endpoint {
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
     bytes: Vec<u8>,
-    known: HashMap<Vec<u8>, Blob>,
+    /// Blobs by their hash.
+    known: HashMap<u64, Vec<Blob>>,
 }
 
 impl Weights {
@@ -144,13 +147,15 @@ impl Weights {
         if bytes.is_empty() {
             return Blob::NONE;
         }
-        if let Some(&blob) = self.known.get(bytes) {
+        let known = self.known.entry(FixedState::default().hash_one(bytes)).or_default();
+        let same = |blob: &&Blob| self.bytes[blob.offset as usize..][..blob.bytes as usize] == *bytes;
+        if let Some(&blob) = known.iter().find(same) {
             return blob;
         }
         self.bytes.resize(align_up(self.bytes.len()), 0);
         let blob = Blob { offset: self.bytes.len() as u32, bytes: bytes.len() as u32 };
         self.bytes.extend_from_slice(bytes);
-        self.known.insert(bytes.to_vec(), blob);
+        known.push(blob);
         blob
     }
 

@@ -11,6 +11,7 @@
 
 use crate::graph::exec::{self, ExecError};
 use crate::graph::{Binary, Data, Graph, Node, Op, TensorId, Unary};
+use crate::parallel;
 use std::collections::HashMap;
 
 /// Maximum factor of a column behind a normalization, and its inverse the minimum.
@@ -18,21 +19,34 @@ const MAX_NORM_FACTOR: f64 = 16.0;
 /// Maximum factor of a channel between two layers: the first one has a scale for every channel, whatever the factors are.
 const MAX_DENSE_FACTOR: f64 = 4096.0;
 
+/// The largest magnitude of every channel of the tensors whose scales can be migrated.
+pub struct Extents {
+    sites: Vec<Site>,
+    channels: HashMap<TensorId, Vec<f64>>,
+}
+
+impl Extents {
+    /// Over `samples`.
+    ///
+    /// # Errors
+    /// [`ExecError`] when a sample cannot be run.
+    pub fn of(graph: &Graph, samples: &[&Vec<Data>]) -> Result<Self, ExecError> {
+        let sites = sites(graph);
+        if sites.is_empty() {
+            return Ok(Self { sites, channels: HashMap::new() });
+        }
+        let see = |channels, sample: &&Vec<Data>| channel_extents(graph, &sites, channels, sample);
+        let channels = parallel::try_fold(samples, HashMap::new, see, larger)?;
+        Ok(Self { sites, channels })
+    }
+}
+
 /// Migrates scales in place; returns the factor of every column of every changed tensor: original = new * factor. It is empty
 /// for tensors whose channels are not their columns.
-///
-/// # Errors
-/// [`ExecError`] when a sample cannot be run.
-pub fn equalize(
-    graph: &mut Graph,
-    samples: &[Vec<Data>],
-    alpha: f64,
-) -> Result<HashMap<TensorId, Vec<f64>>, ExecError> {
-    let sites = sites(graph);
-    let extents = channel_extents(graph, &sites, samples)?;
+pub fn equalize(graph: &mut Graph, extents: &Extents, alpha: f64) -> HashMap<TensorId, Vec<f64>> {
     let mut changed = HashMap::new();
-    for site in &sites {
-        let Some(extent) = extents.get(&site.output()) else { continue };
+    for site in &extents.sites {
+        let Some(extent) = extents.channels.get(&site.output()) else { continue };
         let factors = factors(graph, site, extent, alpha);
         apply(graph, site, &factors);
         for &id in &site.tensors {
@@ -40,7 +54,7 @@ pub fn equalize(
             changed.insert(id, if columns { factors.clone() } else { Vec::new() });
         }
     }
-    Ok(changed)
+    changed
 }
 
 /// A producer whose channels can be scaled, and the layers that take the factors back.
@@ -147,26 +161,34 @@ fn scaled_with(graph: &Graph, consumers: &[Vec<usize>], id: TensorId, images: bo
     found.then(|| vec![relu.output, min.output, product.output, sum.output])
 }
 
+type Channels = HashMap<TensorId, Vec<f64>>;
+
+fn larger(mut a: Channels, b: Channels) -> Channels {
+    for (id, channels) in b {
+        let own = a.entry(id).or_insert_with(|| vec![0.0; channels.len()]);
+        own.iter_mut().zip(channels).for_each(|(a, b)| *a = a.max(b));
+    }
+    a
+}
+
 fn channel_extents(
     graph: &Graph,
     sites: &[Site],
-    samples: &[Vec<Data>],
-) -> Result<HashMap<TensorId, Vec<f64>>, ExecError> {
-    let mut extents: HashMap<TensorId, Vec<f64>> = HashMap::new();
-    for sample in samples {
-        exec::run(graph, sample, &mut |id, data| {
-            let Some(site) = sites.iter().find(|site| site.output() == id) else { return };
-            let (shape, axis) = (graph.shape(id), site.axis(graph, id));
-            let channels = shape.get(axis).copied().unwrap_or(1).max(1);
-            let inner = shape.get(axis + 1..).map_or(1, |s| s.iter().product::<usize>()).max(1);
-            let extent = extents.entry(id).or_insert_with(|| vec![0.0; channels]);
-            for (index, row) in data.floats().unwrap_or(&[]).chunks_exact(inner).enumerate() {
-                let most = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                let extent = &mut extent[index % channels];
-                *extent = extent.max(f64::from(most));
-            }
-        })?;
-    }
+    mut extents: Channels,
+    sample: &[Data],
+) -> Result<Channels, ExecError> {
+    exec::run(graph, sample, &mut |id, data| {
+        let Some(site) = sites.iter().find(|site| site.output() == id) else { return };
+        let (shape, axis) = (graph.shape(id), site.axis(graph, id));
+        let channels = shape.get(axis).copied().unwrap_or(1).max(1);
+        let inner = shape.get(axis + 1..).map_or(1, |s| s.iter().product::<usize>()).max(1);
+        let extent = extents.entry(id).or_insert_with(|| vec![0.0; channels]);
+        for (index, row) in data.floats().unwrap_or(&[]).chunks_exact(inner).enumerate() {
+            let most = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let extent = &mut extent[index % channels];
+            *extent = extent.max(f64::from(most));
+        }
+    })?;
     Ok(extents)
 }
 

@@ -1,6 +1,10 @@
 //! Weights: scale per output channel, rounding, packing into panels.
 
+use crate::graph::Data;
 use shiftformer::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A quantized `[n, k]` matrix.
 #[derive(Clone, Debug)]
@@ -15,6 +19,77 @@ pub struct QWeights {
     pub k: usize,
     /// How they are packed.
     pub format: WeightFormat,
+}
+
+/// A quantized matrix with its packed layout.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// The matrix.
+    pub weights: QWeights,
+    /// The layout of [`PackedWeights`].
+    pub packed: Vec<u8>,
+}
+
+impl Layer {
+    /// Packs `weights`.
+    pub fn new(weights: QWeights) -> Self {
+        Self { packed: pack(&weights), weights }
+    }
+}
+
+/// A constant as integers.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// Little endian.
+    pub bytes: Vec<u8>,
+    /// Real units of one step.
+    pub scale: f64,
+}
+
+/// Constants that were quantized before: a search lowers the same graph many times.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    layers: Known<LayerForm, Layer>,
+    constants: Known<ConstantForm, Quantized>,
+}
+
+/// The order and format in which a matrix is packed: output channels, columns, channels last, format.
+pub type LayerForm = (usize, usize, bool, WeightFormat);
+/// How a constant is quantized: to 8 bits or 16, and the bits of the limits that it is clamped to.
+pub type ConstantForm = (bool, [u64; 2]);
+
+/// Results by where their source lies in memory and by a form. The source is kept, so that nothing else can lie there.
+type Known<F, T> = Mutex<HashMap<(usize, F), (Arc<Data>, Arc<T>)>>;
+
+impl Prepared {
+    /// The same with a life of its own: for a graph that shares constants with this one's.
+    pub fn fork(&self) -> Self {
+        Self { layers: Mutex::new(lock(&self.layers).clone()), constants: Mutex::new(lock(&self.constants).clone()) }
+    }
+
+    /// The layer of `source` in a form, by `make` the first time.
+    pub fn layer(&self, source: &Arc<Data>, form: LayerForm, make: impl FnOnce() -> Layer) -> Arc<Layer> {
+        known(&self.layers, source, form, make)
+    }
+
+    /// The constant `source` in a form, by `make` the first time.
+    pub fn constant(&self, source: &Arc<Data>, form: ConstantForm, make: impl FnOnce() -> Quantized) -> Arc<Quantized> {
+        known(&self.constants, source, form, make)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn known<F: Eq + Hash, T>(known: &Known<F, T>, source: &Arc<Data>, form: F, make: impl FnOnce() -> T) -> Arc<T> {
+    let key = (Arc::as_ptr(source).addr(), form);
+    if let Some((_, found)) = lock(known).get(&key) {
+        return Arc::clone(found);
+    }
+    let made = Arc::new(make());
+    lock(known).insert(key, (Arc::clone(source), Arc::clone(&made)));
+    made
 }
 
 /// Rounds each row of `weights` (`[n, k]`) to the scale with the smallest square error.

@@ -13,17 +13,21 @@ mod rows;
 mod windows;
 
 use crate::graph::{Data, DataType, Graph, Op, TensorId, contiguous_strides};
+use crate::parallel;
 use attention::attend;
 use decoder::{first_values, rotate};
 pub use elementwise::eval_scalar;
 use elementwise::{binary, fake_quant, select, unary};
 use movement::{broadcast_strides, concat, gather, gather_strided, pad};
 use operand::Operand;
-use products::{linear, matmul};
+use products::{linear, linear_batch, matmul};
 use rows::{norm_row, reduce, rows, softmax_row};
 use std::collections::HashMap;
 use windows::{conv2d, pool};
 pub use windows::{dense_rows, patches};
+
+/// Samples whose nodes one thread evaluates together.
+const BATCH: usize = 8;
 
 /// Why a node cannot be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +128,112 @@ pub fn eval_node(op: &Op, inputs: &[Operand<'_>], shape: &[usize], dtype: DataTy
         return Err(fail("the result has not the declared shape"));
     }
     Ok(result)
+}
+
+/// Evaluates one node for several samples, as [`eval_node`] does for each; dense layers multiply the rows of all of them at
+/// once, so that their weights are prepared once.
+///
+/// # Errors
+/// As [`eval_node`].
+pub fn eval_batch(
+    op: &Op,
+    samples: &[Vec<Operand<'_>>],
+    shape: &[usize],
+    dtype: DataType,
+) -> Result<Vec<Data>, ExecError> {
+    if *op == Op::Linear
+        && let Some(outputs) = linear_batch(samples, shape)
+    {
+        return Ok(outputs);
+    }
+    samples.iter().map(|inputs| eval_node(op, inputs, shape, dtype)).collect()
+}
+
+/// Runs the graph on several samples, node by node; returns the outputs of each.
+///
+/// `watch` sees every computed tensor of all samples, in order; its errors end the run. Values are dropped as soon as
+/// nobody reads them any more: [`held_bytes`] is what a sample takes at most.
+///
+/// # Errors
+/// As [`run`], and those of `watch`.
+pub fn run_all<E: From<ExecError>>(
+    graph: &Graph,
+    samples: &[&Vec<Data>],
+    watch: &mut dyn FnMut(TensorId, &[Data]) -> Result<(), E>,
+) -> Result<Vec<Vec<Data>>, E> {
+    let mut values: HashMap<TensorId, Vec<Data>> = HashMap::new();
+    for (index, &id) in graph.inputs.iter().enumerate() {
+        let tensor = &graph.tensors[id];
+        let given: Vec<Data> = samples.iter().filter_map(|sample| sample.get(index).cloned()).collect();
+        if let Some(data) = given.iter().find(|data| data.len() != tensor.len()) {
+            let (name, expected, given) = (tensor.name.clone(), tensor.len(), data.len());
+            return Err(ExecError::Input { name, expected, given }.into());
+        }
+        watch(id, &given)?;
+        values.insert(id, given);
+    }
+    let consumers = graph.consumers();
+    let batches: Vec<Vec<usize>> =
+        (0..samples.len()).collect::<Vec<_>>().chunks(BATCH).map(<[usize]>::to_vec).collect();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let operand = |id: TensorId, sample: usize| {
+            let data = graph.constant(id).or_else(|| values.get(&id)?.get(sample));
+            let why = "an operand has no value";
+            let data = data.ok_or_else(|| ExecError::Operands { op: node.name.clone(), why })?;
+            Ok((graph.shape(id), data))
+        };
+        let evaluate = |batch: &Vec<usize>| -> Result<Vec<Data>, ExecError> {
+            let operands: Vec<Vec<Operand<'_>>> = batch
+                .iter()
+                .map(|&sample| node.inputs.iter().map(|&id| operand(id, sample)).collect::<Result<_, ExecError>>())
+                .collect::<Result<_, _>>()?;
+            eval_batch(&node.op, &operands, graph.shape(node.output), graph.tensors[node.output].dtype)
+        };
+        let output: Vec<Data> = parallel::try_map(batches.iter().collect(), evaluate)?.into_iter().flatten().collect();
+        watch(node.output, &output)?;
+        values.insert(node.output, output);
+        for id in &node.inputs {
+            if consumers[*id].iter().all(|&c| c <= index) {
+                values.remove(id);
+            }
+        }
+    }
+    let missing =
+        |id: TensorId| ExecError::Operands { op: graph.tensors[id].name.clone(), why: "an output is not computed" };
+    let outputs = |sample: usize| -> Result<Vec<Data>, ExecError> {
+        let value = |id: TensorId| graph.constant(id).or_else(|| values.get(&id)?.get(sample)).cloned();
+        graph.outputs.iter().map(|&id| value(id).ok_or_else(|| missing(id))).collect()
+    };
+    Ok((0..samples.len()).map(outputs).collect::<Result<_, _>>()?)
+}
+
+/// Bytes of the values of one sample that [`run_all`] holds at most at a time.
+pub fn held_bytes(graph: &Graph) -> usize {
+    let consumers = graph.consumers();
+    let bytes = |id: TensorId| {
+        let tensor = &graph.tensors[id];
+        let size = match tensor.dtype {
+            DataType::Float => 4,
+            DataType::Int => 8,
+            DataType::Bool => 1,
+        };
+        if tensor.value.is_some() { 0 } else { tensor.len().saturating_mul(size) }
+    };
+    let mut held: usize = graph.inputs.iter().map(|&id| bytes(id)).sum();
+    let mut most = held;
+    for (index, node) in graph.nodes.iter().enumerate() {
+        held = held.saturating_add(bytes(node.output));
+        most = most.max(held);
+        let mut inputs = node.inputs.clone();
+        inputs.sort_unstable();
+        inputs.dedup();
+        for id in inputs {
+            if consumers[id].iter().max() == Some(&index) {
+                held = held.saturating_sub(bytes(id));
+            }
+        }
+    }
+    most
 }
 
 /// Runs the graph on `inputs` (in the order of [`Graph::inputs`]) and returns its outputs.

@@ -69,6 +69,33 @@ pub(super) fn linear(x: &[f32], w: &[f32], bias: Option<&[f32]>, w_shape: &[usiz
     Some(Data::Float(out))
 }
 
+/// [`linear`] of several samples with the same weights; `None` where they are not, or something does not fit.
+pub(super) fn linear_batch(samples: &[Vec<Operand<'_>>], shape: &[usize]) -> Option<Vec<Data>> {
+    let ([(_, x), (w_shape, w), bias @ ..], true) = (&samples.first()?[..], samples.len() > 1) else { return None };
+    let len = x.len();
+    let same = |inputs: &Vec<Operand<'_>>| {
+        let shared = |(a, b): (&Operand<'_>, &Operand<'_>)| std::ptr::eq(a.1, b.1);
+        inputs.len() == samples[0].len()
+            && inputs[0].1.len() == len
+            && inputs[1..].iter().zip(&samples[0][1..]).all(shared)
+    };
+    if !samples.iter().all(same) || w_shape.iter().product::<usize>() != w.len() {
+        return None;
+    }
+    let mut rows = Vec::with_capacity(len * samples.len());
+    for inputs in samples {
+        rows.extend_from_slice(inputs[0].1.floats()?);
+    }
+    let bias = match bias {
+        [] => None,
+        [(_, bias), ..] => Some(bias.floats()?),
+    };
+    let Data::Float(out) = linear(&rows, w.floats()?, bias, w_shape)? else { return None };
+    let size: usize = shape.iter().product();
+    let whole = size > 0 && out.len() == size * samples.len();
+    whole.then(|| out.chunks_exact(size).map(|part| Data::Float(part.to_vec())).collect())
+}
+
 pub(super) fn matmul(a: Operand<'_>, b: Operand<'_>, transpose_b: bool, shape: &[usize]) -> Option<Data> {
     // One-dimensional operands are a row on the left and a column on the right.
     let a_shape = if a.0.len() == 1 { vec![1, a.0[0]] } else { a.0.to_vec() };
