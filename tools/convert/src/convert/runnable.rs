@@ -1,6 +1,6 @@
 //! A program that runs as it is: what trials measure, without a file, its checksums and its JSON.
 
-use crate::backend::{BackendError, Trace, run_sample};
+use crate::backend::{BackendError, Sample, Trace, run_sample};
 use crate::model_file::coding::Coding;
 use crate::model_file::whole::WholeOutputs;
 use crate::model_file::{ModelFileError, Values};
@@ -154,7 +154,7 @@ impl<'m, B: Kernels> Run<'m, B> {
         Ok(self.inputs.iter().zip(sample).map(|(input, values)| input.encode(values)).collect::<Result<_, _>>()?)
     }
 
-    fn sample(&self, inputs: &Vec<Vec<u8>>, observer: &mut impl Observer) -> Result<Vec<Vec<u8>>, RunError> {
+    fn sample(&self, inputs: &Sample, observer: &mut impl Observer) -> Result<Vec<Vec<u8>>, RunError> {
         let fault = |why| BackendError::Run { backend: "native".to_owned(), why };
         Ok(run_sample(self.model, inputs, observer).map_err(fault)?)
     }
