@@ -406,7 +406,8 @@ pub fn convert(
     if !data.is_empty() {
         // A decoder is measured over whole sequences; its bytes do not depend on the rows of a run.
         let sequences = options.decoder.map(|_| lower(&site.graph, &site.calibration, &chosen)).transpose()?;
-        let sequences = sequences.as_ref().map(|lowered| Runnable::new(&lowered.program, &plan_quickly(&lowered.program)));
+        let sequences =
+            sequences.as_ref().map(|lowered| Runnable::new(&lowered.program, &plan_quickly(&lowered.program)));
         let sequences = sequences.transpose()?;
         let measurable = sequences.as_ref().unwrap_or(&runnable);
         let mut measured = vec![search.trial.ratios(measurable, None)?];

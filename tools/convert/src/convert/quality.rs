@@ -78,11 +78,7 @@ pub fn qualities(outputs: &[Endpoint], graph: &Graph, measurements: &[Vec<Option
 }
 
 /// The largest error of output `output`; `runs` are the real outputs of every sample.
-pub fn largest_error<'a>(
-    runs: &[Vec<Vec<f32>>],
-    reference: impl Iterator<Item = &'a Vec<Data>>,
-    output: usize,
-) -> f64 {
+pub fn largest_error<'a>(runs: &[Vec<Vec<f32>>], reference: impl Iterator<Item = &'a Vec<Data>>, output: usize) -> f64 {
     let mut largest = 0.0f64;
     for (run, exact) in runs.iter().zip(reference) {
         let (Some(values), Some(exact)) = (run.get(output), exact.get(output)) else { continue };
