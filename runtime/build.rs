@@ -31,9 +31,15 @@ fn main() {
                 println!("cargo::rustc-cfg=arm_v8m");
             }
         }
-        None if target.starts_with("x86_64") || target.starts_with("aarch64") => {}
+        None if ["x86_64", "aarch64"].iter().any(|hosts| target.starts_with(hosts)) || is_arm_linux() => {}
         None => println!("cargo::warning=shiftformer has no kernels for {target}: portable code runs, which is slower"),
     }
+}
+
+/// Whether the target is 32-bit Arm Linux, where the kernels are chosen when the program runs.
+fn is_arm_linux() -> bool {
+    let is = |name: &str, value: &str| var(name).is_ok_and(|is| is == value);
+    is("CARGO_CFG_TARGET_ARCH", "arm") && is("CARGO_CFG_TARGET_OS", "linux")
 }
 
 /// The cfg of the kernels for a microcontroller.
