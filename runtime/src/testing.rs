@@ -375,6 +375,30 @@ pub fn rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), D
         B::add_i16_in_place(actual, b, ma, mb, bias, shift);
         compare("add_i16_in_place", n, expected, actual)?;
     }
+    requant::<B>(n, fill, memory)
+}
+
+fn requant<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    let mut numbers = Numbers::new(n as u64 + 5000);
+    let mut arena = Arena(memory);
+    let [x, expected, actual] = [arena.take::<i16>(n, 2), arena.take::<i16>(n, 0), arena.take::<i16>(n, 0)];
+    x.fill_with(|| fill.i16(&mut numbers));
+    let bytes: &[i8] = &bytemuck::cast_slice(x)[..n];
+    for (zeros, acc_shift, multiplier) in
+        [([0, 0], 0, i32::MAX), ([-32768, 127], 15, 3 << 15), ([77, -128], 4, 1 << 27)]
+    {
+        for x in [NormRow::I16(x), NormRow::I8(bytes)] {
+            let scale = ScoreScale { acc_shift, multiplier };
+            Portable::requant(x, NormOut::I16(expected), zeros, scale);
+            B::requant(x, NormOut::I16(actual), zeros, scale);
+            compare("requant", n, expected, actual)?;
+            let narrow = |out| &mut bytemuck::cast_slice_mut::<i16, i8>(out)[..n];
+            let (expected, actual) = (narrow(expected), narrow(actual));
+            Portable::requant(x, NormOut::I8(expected), zeros, scale);
+            B::requant(x, NormOut::I8(actual), zeros, scale);
+            compare("requant to 8 bits", n, expected, actual)?;
+        }
+    }
     Ok(())
 }
 

@@ -178,6 +178,12 @@ kernel_methods! { $
         portable::norm_rows::<Self>(job, x, out)
     }
 
+    /// `out = sat(zeros[1] + mulhi_round((x - zeros[0]) << acc_shift, multiplier))`; of rows of different length the
+    /// shorter one counts.
+    fn requant(x: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 2], scale: ScoreScale) {
+        portable::requant(x, out, zeros, scale)
+    }
+
     /// `out = table[x + 128]` in place.
     fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
         portable::lut_in_place(data, table)

@@ -243,6 +243,27 @@ fn norm_row_of<T: Copy + Into<i32>>(job: &NormJob<'_>, x: &[T], out: NormOut<'_>
     }
 }
 
+/// [`super::Kernels::requant`].
+#[inline(always)]
+pub fn requant(x: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 2], scale: ScoreScale) {
+    match x {
+        NormRow::I8(x) => requant_of(x, out, zeros, scale),
+        NormRow::I16(x) => requant_of(x, out, zeros, scale),
+    }
+}
+
+#[inline(always)]
+fn requant_of<T: Copy + Into<i32>>(x: &[T], out: NormOut<'_>, [zero_in, zero_out]: [i32; 2], scale: ScoreScale) {
+    let value = |x: T| {
+        let x = x.into().wrapping_sub(zero_in) << scale.acc_shift;
+        requant::mulhi_round(x, scale.multiplier).wrapping_add(zero_out)
+    };
+    match out {
+        NormOut::I8(out) => x.iter().zip(out).for_each(|(&x, out)| *out = requant::sat_i8(value(x))),
+        NormOut::I16(out) => x.iter().zip(out).for_each(|(&x, out)| *out = requant::sat_i16(value(x))),
+    }
+}
+
 /// [`super::Kernels::lut_in_place`].
 #[inline(always)]
 pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {

@@ -56,6 +56,7 @@ kernels! {
     attention => portable,
     norm_row => norm::norm_row,
     norm_rows => portable,
+    requant => portable,
     lut_in_place => portable,
     add_i16_in_place => portable,
     depthwise => windows::depthwise,

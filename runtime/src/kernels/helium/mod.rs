@@ -39,6 +39,7 @@ kernels! {
     attention => portable,
     norm_row => norm::norm_row,
     norm_rows => portable,
+    requant => portable,
     lut_in_place => bytes::lut_in_place,
     add_i16_in_place => norm::add_i16_in_place,
     depthwise => windows::depthwise,

@@ -11,6 +11,7 @@
 //! | sums times the row's scale | 2 SQDMULH, 2 SRSHL, 2 ADD, 3 SQXTN |
 //! | statistics of a normalization | SADALP, SMULL, SMLAL2, UADALP |
 //! | its values, 8 bits | 2 SXTL, 2 MUL, 2 ADD, 2 SQDMULH, 2 SRSHR, 2 SQDMULH, 2 SRSRA, 2 SQSHRN, SQXTN |
+//! | requantization | 2 SXTL, 2 SUB, 2 SSHL, 2 SQDMULH, 2 MOV, 2 SRSRA, 2 SQXTN, SQXTN |
 //! | a table, sixteen bytes | TBL, 3 SUB, 3 TBX |
 //! | a sum of two 16-bit rows | 4 SMLAL, 2 SSHL, 2 SQXTN |
 
@@ -339,6 +340,66 @@ impl<'a> Line<'a> {
                 vrsraq_n_s32::<1>(vld1q_s32(beta.add(at)), product)
             };
             [value(low, 0), value(high, 4)]
+        }
+    }
+}
+
+/// [`crate::kernels::Kernels::requant`].
+pub fn requant(x: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 2], scale: ScoreScale) {
+    match x {
+        NormRow::I8(values) => {
+            // SAFETY: `requant_of` asks for whole vectors of the row.
+            let load = |at: usize| unsafe { vmovl_s8(vld1_s8(values.as_ptr().add(at))) };
+            requant_of(values.len(), out, zeros, scale, load, |at| NormRow::I8(values.get(at..).unwrap_or(&[])));
+        }
+        NormRow::I16(values) => {
+            // SAFETY: `requant_of` asks for whole vectors of the row.
+            let load = |at: usize| unsafe { vld1q_s16(values.as_ptr().add(at)) };
+            requant_of(values.len(), out, zeros, scale, load, |at| NormRow::I16(values.get(at..).unwrap_or(&[])));
+        }
+    }
+}
+
+/// Requantizes `len` values, at most as many as the output has; `load` gives whole vectors, `rest` what follows them.
+#[inline(always)]
+fn requant_of<'a>(
+    len: usize,
+    out: NormOut<'_>,
+    zeros: [i32; 2],
+    scale: ScoreScale,
+    load: impl Fn(usize) -> int16x8_t,
+    rest: impl Fn(usize) -> NormRow<'a>,
+) {
+    // SAFETY: NEON is in every AArch64.
+    let [zero_in, zero_out, shift, multiplier] =
+        [zeros[0], zeros[1], scale.acc_shift as i32, scale.multiplier].map(|value| unsafe { vdupq_n_s32(value) });
+    let values = |at: usize| {
+        // SAFETY: NEON is in every AArch64.
+        unsafe {
+            let x = load(at);
+            let [low, high] = [vmovl_s16(vget_low_s16(x)), vmovl_high_s16(x)].map(|x| {
+                let product = vqdmulhq_s32(vshlq_s32(vsubq_s32(x, zero_in), shift), multiplier);
+                vrsraq_n_s32::<1>(zero_out, product)
+            });
+            vqmovn_high_s32(vqmovn_s32(low), high)
+        }
+    };
+    match out {
+        NormOut::I8(out) => {
+            let whole = len.min(out.len()) / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                // SAFETY: eight elements from `at` lie below `whole`.
+                unsafe { vst1_s8(out.as_mut_ptr().add(at), vqmovn_s16(values(at))) };
+            }
+            portable::requant(rest(whole), NormOut::I8(out.get_mut(whole..).unwrap_or(&mut [])), zeros, scale);
+        }
+        NormOut::I16(out) => {
+            let whole = len.min(out.len()) / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                // SAFETY: eight elements from `at` lie below `whole`.
+                unsafe { vst1q_s16(out.as_mut_ptr().add(at), values(at)) };
+            }
+            portable::requant(rest(whole), NormOut::I16(out.get_mut(whole..).unwrap_or(&mut [])), zeros, scale);
         }
     }
 }

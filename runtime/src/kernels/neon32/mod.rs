@@ -25,6 +25,9 @@ use crate::arith::requant;
 use rows::{Finish, PanelInputs};
 use tile::{COLUMNS, Operands, ROWS, Sums, WORDS, WideOperands};
 
+/// Windows that are gathered at a time.
+const GATHERED_ROWS: usize = 48;
+
 /// Rows whose sums are requantized together.
 const SUM_ROWS: usize = 32;
 
@@ -75,6 +78,7 @@ macro_rules! available {
 kernels! {
     impl Neon32 {
         const NAME: &'static str = "neon32";
+        const GATHERED_ROWS: usize = GATHERED_ROWS;
     }
     linear => linear,
     linear_acc => linear_acc,
@@ -96,6 +100,7 @@ kernels! {
     norm_row => available!(rows::norm_row),
     // Row by row.
     norm_rows => portable,
+    requant => available!(rows::requant),
     lut_in_place => portable,
     add_i16_in_place => available!(rows::add_i16_in_place),
 }
@@ -231,8 +236,7 @@ fn dots<const UNSIGNED: bool>(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32])
             let x = [row, last].map(|row| x.as_ptr().wrapping_add(row * job.x_stride));
             let flip = if UNSIGNED { 0x80 } else { 0 };
             // SAFETY: `rows` and `columns` count only what the slices hold; NEON is there.
-            let sums: Sums =
-                unsafe { Operands { x, w, step: GROUP, groups: 0, flip }.sums(job.k, exact, false) };
+            let sums: Sums = unsafe { Operands { x, w, step: GROUP, groups: 0, flip }.sums(job.k, exact, false) };
             for (row, sums) in (row..=last).zip(sums) {
                 let out = out.get_mut(row * job.out_stride + column..).unwrap_or(&mut []);
                 for ((out, sum), excess) in out.iter_mut().zip(sums).zip(excess).take(columns - column) {
@@ -288,6 +292,7 @@ macro_rules! forward {
 
 impl Kernels for Native {
     const NAME: &'static str = "native";
+    const GATHERED_ROWS: usize = GATHERED_ROWS;
     each_kernel! { forward }
 }
 

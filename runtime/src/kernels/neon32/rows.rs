@@ -48,6 +48,14 @@ unsafe extern "C" {
     fn shiftformer_neon32_norm_i16_i16(row: *const NormInputs);
     /// Adds two rows.
     fn shiftformer_neon32_add(rows: *const AddInputs);
+    /// Requantizes 8-bit values to 8 bits.
+    fn shiftformer_neon32_requant_i8_i8(row: *const RequantInputs);
+    /// 8-bit values to 16 bits.
+    fn shiftformer_neon32_requant_i8_i16(row: *const RequantInputs);
+    /// 16-bit values to 8 bits.
+    fn shiftformer_neon32_requant_i16_i8(row: *const RequantInputs);
+    /// 16-bit values to 16 bits.
+    fn shiftformer_neon32_requant_i16_i16(row: *const RequantInputs);
     /// Transposes 8 x 8 bytes.
     fn shiftformer_neon32_transpose(x: *const i8, stride: usize, out: *mut i8, out_stride: usize);
     /// Requantizes a panel of sums to 8 bits.
@@ -143,10 +151,7 @@ macro_rules! exps {
     };
 }
 
-exps!(
-    "shiftformer_neon32_exp_u8",
-    lines!("vrshrn.i16 d0, q0, #7", "vst1.8 {{d0}}, [r1]!", "vmovl.u8 q0, d0")
-);
+exps!("shiftformer_neon32_exp_u8", lines!("vrshrn.i16 d0, q0, #7", "vst1.8 {{d0}}, [r1]!", "vmovl.u8 q0, d0"));
 exps!("shiftformer_neon32_exp_u16", "vst1.16 {{d0, d1}}, [r1]!");
 
 /// What divides a row of sums: the assembly knows this layout.
@@ -340,6 +345,67 @@ function!(
     "bx lr",
 );
 
+/// A row of whole chunks, at least one: the assembly knows this layout.
+#[repr(C)]
+struct RequantInputs {
+    x: *const u8,
+    out: *mut u8,
+    chunks: usize,
+    zero_in: i32,
+    shift: u32,
+    multiplier: i32,
+    zero_out: i32,
+}
+
+/// Eight values from Q0 to R1.
+macro_rules! put {
+    (i8) => {
+        lines!("vqmovn.s16 d0, q0", "vst1.8 {{d0}}, [r1]!")
+    };
+    (i16) => {
+        "vst1.16 {{d0, d1}}, [r1]!"
+    };
+}
+
+macro_rules! requant {
+    ($name:literal, $x:ident to $out:ident) => {
+        function!(
+            $name,
+            "add r12, r0, #12",
+            "vld1.32 {{d16[], d17[]}}, [r12]!",
+            "vld1.32 {{d18[], d19[]}}, [r12]!",
+            "vld1.32 {{d20[], d21[]}}, [r12]!",
+            "vld1.32 {{d22[], d23[]}}, [r12]",
+            "ldm r0, {{r0, r1, r2}}",
+            "1:",
+            load!($x),
+            "vmovl.s16 q1, d0",
+            "vmovl.s16 q2, d1",
+            "vsub.i32 q1, q1, q8",
+            "vsub.i32 q2, q2, q8",
+            "vshl.s32 q1, q1, q9",
+            "vshl.s32 q2, q2, q9",
+            "vqdmulh.s32 q1, q1, q10",
+            "vqdmulh.s32 q2, q2, q10",
+            "vmov q12, q11",
+            "vmov q13, q11",
+            "vrsra.s32 q12, q1, #1",
+            "vrsra.s32 q13, q2, #1",
+            "vqmovn.s32 d0, q12",
+            "vqmovn.s32 d1, q13",
+            put!($out),
+            "subs r2, r2, #1",
+            "bne 1b",
+            "bx lr",
+        );
+    };
+}
+
+requant!("shiftformer_neon32_requant_i8_i8", i8 to i8);
+requant!("shiftformer_neon32_requant_i8_i16", i8 to i16);
+requant!("shiftformer_neon32_requant_i16_i8", i16 to i8);
+requant!("shiftformer_neon32_requant_i16_i16", i16 to i16);
+
 function!(
     "shiftformer_neon32_transpose",
     "vld1.8 {{d0}}, [r0], r1",
@@ -496,7 +562,8 @@ pub unsafe fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
     match out {
         ExpRow::U8(out) => {
             // SAFETY: the caller's contract; both have the chunks.
-            let sum = if count > 0 { unsafe { shiftformer_neon32_exp_u8(first, out.as_mut_ptr(), count, max) } } else { 0 };
+            let sum =
+                if count > 0 { unsafe { shiftformer_neon32_exp_u8(first, out.as_mut_ptr(), count, max) } } else { 0 };
             out.iter_mut().skip(whole).zip(rest).fold(sum, |sum, (e, distance)| {
                 *e = exp_u8(distance);
                 sum + u32::from(*e)
@@ -504,7 +571,8 @@ pub unsafe fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
         }
         ExpRow::U16(out) => {
             // SAFETY: the caller's contract; both have the chunks.
-            let sum = if count > 0 { unsafe { shiftformer_neon32_exp_u16(first, out.as_mut_ptr(), count, max) } } else { 0 };
+            let sum =
+                if count > 0 { unsafe { shiftformer_neon32_exp_u16(first, out.as_mut_ptr(), count, max) } } else { 0 };
             out.iter_mut().skip(whole).zip(rest).fold(sum, |sum, (e, distance)| {
                 *e = exp_u16(distance);
                 sum + u32::from(*e)
@@ -618,6 +686,45 @@ pub unsafe fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bia
     let whole = chunks * LANES;
     let (out, b) = (out.get_mut(whole..).unwrap_or(&mut []), b.get(whole..).unwrap_or(&[]));
     portable::add_i16_in_place(out, b, ma, mb, bias, shift);
+}
+
+/// [`crate::kernels::Kernels::requant`].
+///
+/// # Safety
+/// The processor has NEON.
+pub unsafe fn requant(x: NormRow<'_>, mut out: NormOut<'_>, zeros: [i32; 2], scale: ScoreScale) {
+    let (first, x_len) = match x {
+        NormRow::I8(x) => (x.as_ptr().cast(), x.len()),
+        NormRow::I16(x) => (x.as_ptr().cast(), x.len()),
+    };
+    let (to, out_len) = match &mut out {
+        NormOut::I8(out) => (out.as_mut_ptr().cast(), out.len()),
+        NormOut::I16(out) => (out.as_mut_ptr().cast(), out.len()),
+    };
+    let (chunks, [zero_in, zero_out]) = (x_len.min(out_len) / LANES, zeros);
+    let ScoreScale { acc_shift: shift, multiplier } = scale;
+    let inputs = RequantInputs { x: first, out: to, chunks, zero_in, shift, multiplier, zero_out };
+    if chunks > 0 {
+        // SAFETY: the caller's contract; both have the chunks.
+        unsafe {
+            match (x, &out) {
+                (NormRow::I8(_), NormOut::I8(_)) => shiftformer_neon32_requant_i8_i8(&inputs),
+                (NormRow::I8(_), NormOut::I16(_)) => shiftformer_neon32_requant_i8_i16(&inputs),
+                (NormRow::I16(_), NormOut::I8(_)) => shiftformer_neon32_requant_i16_i8(&inputs),
+                (NormRow::I16(_), NormOut::I16(_)) => shiftformer_neon32_requant_i16_i16(&inputs),
+            }
+        }
+    }
+    let whole = chunks * LANES;
+    let rest = match x {
+        NormRow::I8(x) => NormRow::I8(x.get(whole..).unwrap_or(&[])),
+        NormRow::I16(x) => NormRow::I16(x.get(whole..).unwrap_or(&[])),
+    };
+    let out = match out {
+        NormOut::I8(out) => NormOut::I8(out.get_mut(whole..).unwrap_or(&mut [])),
+        NormOut::I16(out) => NormOut::I16(out.get_mut(whole..).unwrap_or(&mut [])),
+    };
+    portable::requant(rest, out, zeros, scale);
 }
 
 /// [`crate::kernels::Kernels::transpose`], in tiles of 8 x 8; those at the edges are copied.

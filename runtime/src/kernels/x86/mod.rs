@@ -99,6 +99,28 @@ macro_rules! compiled {
     };
 }
 
+/// Row of a table: both halves of 16-bit activations by the dense layers of a level; what makes the halves and joins their
+/// sums is compiled with its features.
+macro_rules! halves {
+    (
+        ($level:ident, $features:literal)
+        fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? { $portable:expr }
+    ) => {
+        fn $name($($arg: $type),*) $(-> $result)? {
+            #[target_feature(enable = $features)]
+            fn compiled($($arg: $type),*) $(-> $result)? {
+                portable::linear_wide::<$level>($($arg),*)
+            }
+            if $level::is_available() {
+                // SAFETY: the processor has the features of the function.
+                unsafe { compiled($($arg),*) }
+            } else {
+                $portable
+            }
+        }
+    };
+}
+
 kernels! {
     impl Avx512 {
         const NAME: &'static str = "avx512";
@@ -108,7 +130,7 @@ kernels! {
     }
     linear => available!(Avx512, avx512::linear::linear),
     linear_acc => available!(Avx512, avx512::linear::linear_acc),
-    linear_wide => portable,
+    linear_wide => halves!(Avx512, "avx512bw,avx512vl"),
     dot_i8 => dot_i8,
     dot_u8 => dot_u8,
     dot_u16 => dot_u16,
@@ -120,6 +142,7 @@ kernels! {
     attention => available!(Avx512, avx512::attention::attention),
     norm_row => available!(Avx512, avx512::rows::norm_row),
     norm_rows => available!(Avx512, avx512::rows::norm_rows),
+    requant => available!(Avx512, avx512::rows::requant),
     lut_in_place => lut_in_place,
     add_i16_in_place => available!(Avx512, avx512::rows::add_i16_in_place),
     depthwise => available!(Avx512, avx512::windows::depthwise),
@@ -190,7 +213,7 @@ macro_rules! level_256 {
             }
             linear => available!($level, avx2::linear, $tiles),
             linear_acc => available!($level, avx2::linear_acc, $tiles),
-            linear_wide => portable,
+            linear_wide => halves!($level, "avx2"),
             dot_i8 => dot_i8,
             dot_u8 => dot_u8,
             dot_u16 => dot_u16,
@@ -202,6 +225,7 @@ macro_rules! level_256 {
             attention => portable,
             norm_row => compiled!($level, "avx2"),
             norm_rows => portable,
+            requant => compiled!($level, "avx2"),
             lut_in_place => portable,
             add_i16_in_place => compiled!($level, "avx2"),
             depthwise => available!($level, avx2::windows::depthwise),

@@ -102,6 +102,8 @@ kernels! {
     attention => portable,
     norm_row => norm_row,
     norm_rows => portable,
+    // On hosts alone: `scale_scores` and sums around it are what devices compute with.
+    requant => portable,
     lut_in_place => portable,
     // Their sums are seen by the operator's reference.
     add_i16_in_place => portable,

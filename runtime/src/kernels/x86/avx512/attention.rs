@@ -6,11 +6,13 @@
 //! constants and up to 6 for values. 64 exponentials are 20 instructions for their distances, 12 for two times 32 mantissas, 4
 //! to round, 5 to pack, order, add up and store.
 //!
-//! The keys are packed like weights, the sign bit flipped; exponentials are unsigned as they are, and 16-bit ones take
-//! two elements of K a lane.
+//! The keys are packed like weights, the sign bit flipped; exponentials are unsigned as they are. 16-bit ones are two factors,
+//! `e = 128 high + low`, the high one in 8 bits like these, the low one in 7: two products, joined by a shift and an addition.
 
-use super::factors::{self, ROWS_UNSIGNED, WEIGHTS_UNSIGNED};
-use super::rows::{exp_bytes, exp_bytes_lanes, exp_row, exp_words, exp_words_lanes, row_max, scale_row};
+use super::factors::{ROWS_UNSIGNED, WEIGHTS_UNSIGNED};
+use super::rows::{
+    exp_bytes, exp_bytes_lanes, exp_halves, exp_row, exp_words_lanes, halves_of_lanes, row_max, scale_row,
+};
 use super::{LANES, Multiplier, Rows, TILE_ROWS, lanes, load, packed_tile, row_sum, with_rows};
 use crate::arith::exp::RowScale;
 use crate::arith::requant::mulhi_round;
@@ -18,10 +20,8 @@ use crate::kernels::{AttentionJob, ExpRow, ScoreBias, ScoreScale, whole_rows};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
-/// Bytes of packed keys, and of packed values: 1024 keys of width 64, or as many as 16-bit exponentials admit (514), whose
-/// values take two bytes.
-const PACKED_BYTES: usize = 72 * 1024;
-const _: () = assert!(PACKED_BYTES >= (crate::ops::attention::MAX_WIDE_ROW as usize).next_multiple_of(LANES) * 64 * 2);
+/// Bytes of packed keys, and of packed values: 1024 keys of width 64.
+const PACKED_BYTES: usize = 64 * 1024;
 /// Parts of a tile of scores between which other work is done: its 16 quads of K are so for a head of 64.
 const SCORE_STEPS: usize = 3;
 /// Parts of a tile of weighted sums.
@@ -40,9 +40,12 @@ struct Packed(MaybeUninit<[u8; PACKED_BYTES]>);
 struct Block {
     /// Filled up, since the last scores are also read from the second on.
     scores: [[i32; TILE_ROWS * MAX_KEYS + LANES]; 2],
-    /// `u8` or `u16`.
-    exps: [[u16; TILE_ROWS * MAX_KEYS]; 2],
-    acc: [[i32; TILE_ROWS * MAX_WIDTH]; 2],
+    /// Of 16-bit ones the high factors of all rows, then the low ones.
+    exps: [[u8; 2 * TILE_ROWS * MAX_KEYS]; 2],
+    /// Weighted sums, as the exponentials.
+    acc: [[i32; 2 * TILE_ROWS * MAX_WIDTH]; 2],
+    /// 16-bit exponentials of a row with biases.
+    words: [u16; MAX_KEYS],
     /// Sums of exponentials, by lanes.
     sums: [[[i32; LANES]; TILE_ROWS]; 3],
     /// Of the rows whose exponentials are being made: see [`Distances`].
@@ -53,8 +56,7 @@ struct Block {
 fn fits(job: &AttentionJob<'_>, out_len: usize) -> bool {
     let keys = job.n_k.next_multiple_of(LANES);
     let width = job.v_dim.next_multiple_of(LANES);
-    let element = if job.wide_exp { 2 } else { 1 };
-    let packs = keys * job.head_dim.next_multiple_of(4) <= PACKED_BYTES && width * keys * element <= PACKED_BYTES;
+    let packs = keys * job.head_dim.next_multiple_of(4) <= PACKED_BYTES && width * keys <= PACKED_BYTES;
     let has = |bias: ScoreBias<'_>| {
         let last = (job.rows.saturating_sub(1)).saturating_mul(bias.row);
         last.saturating_add((job.n_k - 1).saturating_mul(bias.column)) < bias.values.len()
@@ -81,11 +83,10 @@ pub fn attention(job: &AttentionJob<'_>, out: &mut [i8]) -> bool {
     unsafe {
         pack_keys(job, keys.0.as_mut_ptr().cast());
         let (keys, to) = (keys.0.as_ptr().cast(), values.0.as_mut_ptr().cast());
+        pack_values(job, to);
         if job.wide_exp {
-            pack_values::<2>(job, to);
             Head::<true>::new(job, keys, to, block.as_mut_ptr()).all_rows(out);
         } else {
-            pack_values::<4>(job, to);
             Head::<false>::new(job, keys, to, block.as_mut_ptr()).all_rows(out);
         }
     }
@@ -105,10 +106,10 @@ struct Head<'a, const WIDE: bool> {
 }
 
 impl<'a, const WIDE: bool> Head<'a, WIDE> {
-    /// Bytes of an exponential.
-    const ELEMENT: usize = if WIDE { 2 } else { 1 };
-    /// Exponentials in a vector.
-    const AT_ONCE: usize = 4 * LANES / Self::ELEMENT;
+    /// Factors of an exponential, each a byte.
+    const FACTORS: usize = if WIDE { 2 } else { 1 };
+    /// Exponentials that are made at a time.
+    const AT_ONCE: usize = 4 * LANES;
 
     fn new(job: &'a AttentionJob<'a>, keys: *const u8, values: *const u8, block: *mut Block) -> Self {
         let (padded, width) = (job.n_k.next_multiple_of(LANES), job.v_dim.next_multiple_of(LANES));
@@ -126,7 +127,7 @@ impl<'a, const WIDE: bool> Head<'a, WIDE> {
         let blocks = self.job.rows.div_ceil(TILE_ROWS);
         // Scores with biases are made at once.
         let biased = self.job.biases.iter().any(Option::is_some);
-        let [score_parts, value_parts] = [(self.padded, SCORE_STEPS), (self.width, VALUE_STEPS)]
+        let [score_parts, value_parts] = [(self.padded, SCORE_STEPS), (self.width * Self::FACTORS, VALUE_STEPS)]
             .map(|(columns, steps)| columns / (2 * LANES) * steps);
         let quota = if biased { 0 } else { (TILE_ROWS * self.units()).div_ceil((score_parts + value_parts).max(1)) };
         let rows_at_once = TILE_ROWS.div_ceil(value_parts.max(1));
@@ -200,8 +201,13 @@ impl<'a, const WIDE: bool> Head<'a, WIDE> {
         unsafe {
             let scores: *mut i32 = (&raw mut (*self.block).scores[block % 2]).cast();
             let exps: *mut u8 = (&raw mut (*self.block).exps[block % 2]).cast();
-            (scores.add(row * self.padded), exps.add(row * self.padded * Self::ELEMENT))
+            (scores.add(row * self.padded), exps.add(row * self.padded))
         }
+    }
+
+    /// Bytes from the high factors of exponentials to the low ones.
+    fn low_factors(self) -> usize {
+        TILE_ROWS * self.padded
     }
 
     /// Goes on with the exponentials of a block of scores without biases, for `units` units: a row is one to find its
@@ -248,31 +254,35 @@ impl<'a, const WIDE: bool> Head<'a, WIDE> {
         let Self { job, .. } = self;
         // SAFETY: the caller's contract; a whole vector of keys is there, or single sixteens under a mask.
         unsafe {
-            let exps = exps.add(key * Self::ELEMENT);
+            let exps = exps.add(key);
+            let low_exps = exps.add(self.low_factors());
             let scores = scores.add(key);
             let left = job.n_k - key;
-            if left * Self::ELEMENT >= 4 * LANES {
+            if left >= Self::AT_ONCE {
                 let lanes = |vector: usize| distances.lanes(scores.add(vector * LANES));
+                let distances = [lanes(0), lanes(1), lanes(2), lanes(3)];
                 if WIDE {
-                    let words = exp_words([lanes(0), lanes(1)]);
-                    _mm512_storeu_si512(exps.cast(), words);
-                    return _mm512_madd_epi16(words, _mm512_set1_epi16(1));
+                    let ([high, low], sums) = exp_halves(distances);
+                    _mm512_storeu_si512(exps.cast(), high);
+                    _mm512_storeu_si512(low_exps.cast(), low);
+                    return sums;
                 }
-                let bytes = exp_bytes([lanes(0), lanes(1), lanes(2), lanes(3)]);
+                let bytes = exp_bytes(distances);
                 _mm512_storeu_si512(exps.cast(), bytes);
                 return _mm512_dpbusd_epi32(_mm512_setzero_si512(), bytes, _mm512_set1_epi8(1));
             }
             let mut sums = _mm512_setzero_si512();
             for at in (0..left).step_by(LANES) {
                 let (mask, distance) = (lanes(left - at), distances.lanes(scores.add(at)));
-                let exps = exps.add(at * Self::ELEMENT);
                 let e = if WIDE {
                     let e = exp_words_lanes(mask, distance);
-                    _mm256_storeu_si256(exps.cast(), _mm512_cvtepi32_epi16(e));
+                    let [high, low] = halves_of_lanes(e);
+                    _mm_storeu_si128(exps.add(at).cast(), high);
+                    _mm_storeu_si128(low_exps.add(at).cast(), low);
                     e
                 } else {
                     let e = exp_bytes_lanes(mask, distance);
-                    _mm_storeu_si128(exps.cast(), _mm512_cvtepi32_epi8(e));
+                    _mm_storeu_si128(exps.add(at).cast(), _mm512_cvtepi32_epi8(e));
                     e
                 };
                 sums = _mm512_add_epi32(sums, e);
@@ -294,15 +304,23 @@ impl<'a, const WIDE: bool> Head<'a, WIDE> {
             unsafe {
                 let (scores, exps) = self.row(block, row);
                 let scores = core::slice::from_raw_parts_mut(scores, job.n_k);
-                // Lanes beyond the row multiply zeros among the values; they only have to be initialized.
-                core::ptr::write_bytes(exps.add(job.n_k * Self::ELEMENT), 0, (padded - job.n_k) * Self::ELEMENT);
-                let exps = if WIDE {
-                    ExpRow::U16(core::slice::from_raw_parts_mut(exps.cast(), job.n_k))
-                } else {
-                    ExpRow::U8(core::slice::from_raw_parts_mut(exps, job.n_k))
-                };
                 scale(job, first + row, scores);
-                let sum = exp_row(scores, exps);
+                // Lanes beyond the row multiply zeros among the values; they only have to be initialized.
+                let sum = if WIDE {
+                    let words: *mut u16 = (&raw mut (*self.block).words).cast();
+                    core::ptr::write_bytes(words.add(job.n_k), 0, padded - job.n_k);
+                    let sum = exp_row(scores, ExpRow::U16(core::slice::from_raw_parts_mut(words, job.n_k)));
+                    for at in (0..padded).step_by(LANES) {
+                        let e = _mm512_cvtepu16_epi32(_mm256_loadu_si256(words.add(at).cast()));
+                        let [high, low] = halves_of_lanes(e);
+                        _mm_storeu_si128(exps.add(at).cast(), high);
+                        _mm_storeu_si128(exps.add(self.low_factors() + at).cast(), low);
+                    }
+                    sum
+                } else {
+                    core::ptr::write_bytes(exps.add(job.n_k), 0, padded - job.n_k);
+                    exp_row(scores, ExpRow::U8(core::slice::from_raw_parts_mut(exps, job.n_k)))
+                };
                 (*self.block).sums[block % 3][row] = [0; LANES];
                 (*self.block).sums[block % 3][row][0] = sum as i32;
             }
@@ -315,20 +333,18 @@ impl<'a, const WIDE: bool> Head<'a, WIDE> {
     /// As in [`attention`], after all exponentials of the block.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    unsafe fn weighted_sums(self, block: usize, meanwhile: impl FnMut()) {
+    unsafe fn weighted_sums(self, block: usize, mut meanwhile: impl FnMut()) {
         let Self { job, padded, .. } = self;
         let (_, rows) = self.rows(block);
-        // SAFETY: the caller's contract; every row has `width` sums, at most `MAX_WIDTH`.
+        // SAFETY: the caller's contract; every row has `width` sums of each factor, at most `MAX_WIDTH`.
         unsafe {
             let exps: *const i8 = (&raw const (*self.block).exps[block % 2]).cast();
             let acc: *mut i32 = (&raw mut (*self.block).acc[block % 2]).cast();
-            let exps =
-                Rows { first: exps, stride: padded * Self::ELEMENT, k: (job.n_k * Self::ELEMENT).next_multiple_of(4) };
-            let (init, acc) = ([0; TILE_ROWS], (acc, self.width));
-            if WIDE {
-                tiles::<{ factors::WIDE }, VALUE_STEPS>(rows, self.values, exps, &init, acc, meanwhile);
-            } else {
-                tiles::<ROWS_UNSIGNED, VALUE_STEPS>(rows, self.values, exps, &init, acc, meanwhile);
+            for factor in 0..Self::FACTORS {
+                let first = exps.add(factor * self.low_factors());
+                let exps = Rows { first, stride: padded, k: job.n_k.next_multiple_of(4) };
+                let to = (acc.add(factor * TILE_ROWS * self.width), self.width);
+                tiles::<ROWS_UNSIGNED, VALUE_STEPS>(rows, self.values, exps, &[0; TILE_ROWS], to, &mut meanwhile);
             }
         }
     }
@@ -347,8 +363,16 @@ impl<'a, const WIDE: bool> Head<'a, WIDE> {
             let first = block * TILE_ROWS;
             // SAFETY: the caller's contract.
             let (acc, sum) = unsafe {
-                let acc: *const i32 = (&raw const (*self.block).acc[block % 2]).cast();
-                let acc = core::slice::from_raw_parts(acc.add(row * self.width), job.v_dim);
+                let acc: *mut i32 = (&raw mut (*self.block).acc[block % 2]).cast();
+                let acc = acc.add(row * self.width);
+                if WIDE {
+                    for at in (0..self.width).step_by(LANES) {
+                        let (high, low) = (load(acc.add(at)), load(acc.add(TILE_ROWS * self.width + at)));
+                        let sums = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
+                        _mm512_storeu_si512(acc.add(at).cast(), sums);
+                    }
+                }
+                let acc = core::slice::from_raw_parts(acc, job.v_dim);
                 let sums: *const __m512i = (&raw const (*self.block).sums[block % 3][row]).cast();
                 (acc, _mm512_reduce_add_epi32(_mm512_load_si512(sums)) as u32)
             };
@@ -519,12 +543,15 @@ fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     out
 }
 
-/// Packs the values, `KEYS` keys to a lane: four `i8`, or two widened to `i16`. Keys and columns beyond the last are 0.
+/// Keys that share a lane.
+const KEYS: usize = 4;
+
+/// Packs the values, [`KEYS`] keys to a lane. Keys and columns beyond the last are 0.
 ///
 /// # Safety
 /// The slices of the job hold its rows, `to` holds the packed values and is aligned to 64.
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-unsafe fn pack_values<const KEYS: usize>(job: &AttentionJob<'_>, to: *mut u8) {
+unsafe fn pack_values(job: &AttentionJob<'_>, to: *mut u8) {
     let (quads, vectors) = (job.n_k.div_ceil(KEYS), job.v_dim.div_ceil(LANES));
     for vector in 0..vectors {
         let mask = lanes(job.v_dim - vector * LANES);
@@ -535,7 +562,7 @@ unsafe fn pack_values<const KEYS: usize>(job: &AttentionJob<'_>, to: *mut u8) {
                 // SAFETY: masked lanes are elements of the value.
                 *row = unsafe { _mm_maskz_loadu_epi8(mask, job.v.as_ptr().add(at)) };
             }
-            // Byte `b` of a lane of 32 bits is that of key `b`, or bytes `2b` and `2b + 1` are.
+            // Byte `b` of a lane of 32 bits is that of key `b`.
             let mut lane = _mm512_setzero_si512();
             for (key, row) in rows.into_iter().enumerate() {
                 let wide = _mm512_cvtepi8_epi32(row);

@@ -386,15 +386,13 @@ impl Dense<'_> {
                     let at = row * job.out_stride + channel;
                     match self.sink {
                         Sink::I8(out) => {
-                            let y = _mm512_cvtsepi32_epi8(_mm512_add_epi32(y, zero_point));
-                            _mm_mask_storeu_epi8(out.add(at), mask, y);
+                            super::store_i8(out.add(at), mask, _mm512_add_epi32(y, zero_point));
                         }
                         Sink::Acc(out) => _mm512_mask_storeu_epi32(out.add(at), mask, acc),
-                        Sink::I16(out) => _mm256_mask_storeu_epi16(out.add(at), mask, _mm512_cvtsepi32_epi16(y)),
+                        Sink::I16(out) => super::store_i16(out.add(at), mask, y),
                         Sink::Residual(out, shift) => {
                             let residual = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, out.add(at)));
-                            let y = _mm512_add_epi32(y, rshift_round(residual, shift));
-                            _mm256_mask_storeu_epi16(out.add(at), mask, _mm512_cvtsepi32_epi16(y));
+                            super::store_i16(out.add(at), mask, _mm512_add_epi32(y, rshift_round(residual, shift)));
                         }
                     }
                 }

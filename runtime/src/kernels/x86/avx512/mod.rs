@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI: `vpdpbusd` adds four products of `u8` and `i8` to each of sixteen `i32`, `vpdpwssd` two of `i16`.
+//! AVX-512 with VNNI: `vpdpbusd` adds four products of `u8` and `i8` to each of sixteen `i32`.
 //!
 //! The products over packed weights, for dense layers and attention alike, are in [`packed_tile`].
 
@@ -28,8 +28,6 @@ mod factors {
     pub const WEIGHTS_UNSIGNED: u8 = 0;
     /// Four `i8` and four `u8`.
     pub const ROWS_UNSIGNED: u8 = 1;
-    /// Two `i16` and two `i16`.
-    pub const WIDE: u8 = 2;
 }
 
 impl Rows {
@@ -61,7 +59,7 @@ use with_rows;
 
 /// `out[r][v * 16 + lane] = init[r] + sum_k w[k / 4][v][lane][k % 4] * x[r][k]`.
 ///
-/// `F` is one of [`factors`]; with wide ones a lane has two elements of K instead of four. `meanwhile` is called with 0 to
+/// `F` is one of [`factors`]. `meanwhile` is called with 0 to
 /// `STEPS - 1`, evenly between the products: they keep two of four vector units busy, other work that waits for none of
 /// them runs beside them.
 ///
@@ -123,8 +121,7 @@ unsafe fn packed_tile<const R: usize, const V: usize, const F: u8, const STEPS: 
 fn dot<const F: u8>(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
     match F {
         factors::WEIGHTS_UNSIGNED => _mm512_dpbusd_epi32(acc, w, x),
-        factors::ROWS_UNSIGNED => _mm512_dpbusd_epi32(acc, x, w),
-        _ => _mm512_dpwssd_epi32(acc, w, x),
+        _ => _mm512_dpbusd_epi32(acc, x, w),
     }
 }
 
@@ -165,6 +162,37 @@ const fn lanes(count: usize) -> __mmask16 {
 unsafe fn load(values: *const i32) -> __m512i {
     // SAFETY: the caller's contract.
     unsafe { _mm512_loadu_si512(values.cast()) }
+}
+
+/// Stores the lanes of a mask, saturated to 8 bits. All of them go by a plain store: a masked one of bytes or words takes
+/// several times as long (Zen 4).
+///
+/// # Safety
+/// There is room for the lanes.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+unsafe fn store_i8(to: *mut i8, mask: __mmask16, values: __m512i) {
+    let bytes = _mm512_cvtsepi32_epi8(values);
+    // SAFETY: the caller's contract.
+    unsafe { if mask == u16::MAX { _mm_storeu_si128(to.cast(), bytes) } else { _mm_mask_storeu_epi8(to, mask, bytes) } }
+}
+
+/// [`store_i8`] to 16 bits.
+///
+/// # Safety
+/// There is room for the lanes.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+unsafe fn store_i16(to: *mut i16, mask: __mmask16, values: __m512i) {
+    let words = _mm512_cvtsepi32_epi16(values);
+    // SAFETY: the caller's contract.
+    unsafe {
+        if mask == u16::MAX {
+            _mm256_storeu_si256(to.cast(), words);
+        } else {
+            _mm256_mask_storeu_epi16(to, mask, words);
+        }
+    }
 }
 
 /// Factors of [`crate::arith::requant::mulhi_round`], for even and odd lanes.

@@ -4,7 +4,7 @@
 //! line before the reciprocal root, 7 for its product and 6 for that with gamma in even and odd lanes, 2 for beta and the
 //! shift, 3 to pack and store 32.
 
-use super::{LANES, Multiplier, lanes, load};
+use super::{LANES, Multiplier, lanes, load, store_i8, store_i16};
 use crate::arith::exp::{EXP2_A, EXP2_B, EXP2_ONE, RowScale, SCORE_FRACTION_BITS};
 use crate::arith::norm::{FRACTION_I8, FRACTION_I16, RowNorm};
 use crate::kernels::{ExpRow, NormJob, NormOut, NormRow, ScoreScale, whole_rows};
@@ -133,9 +133,30 @@ pub(super) fn exp_bytes_lanes(mask: __mmask16, distances: __m512i) -> __m512i {
 /// 16-bit exponentials of 32 distances, otherwise as [`exp_bytes`].
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-pub(super) fn exp_words([low, high]: [__m512i; 2]) -> __m512i {
+fn exp_words([low, high]: [__m512i; 2]) -> __m512i {
     let e = exp_lanes(_mm512_packus_epi32(low, high));
     _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), e)
+}
+
+/// 16-bit exponentials of 64 distances, otherwise as [`exp_bytes`]: `e = 128 high + low` as bytes, high ones first, and
+/// their sums by lanes.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn exp_halves([a, b, c, d]: [__m512i; 4]) -> ([__m512i; 2], __m512i) {
+    let [first, second] = [(a, b), (c, d)].map(|(a, b)| exp_lanes(_mm512_packus_epi32(a, b)));
+    let [order, ones, low_bits] = [quarters_in_order(), _mm512_set1_epi16(1), _mm512_set1_epi16(127)];
+    let high = _mm512_packus_epi16(_mm512_srli_epi16::<7>(first), _mm512_srli_epi16::<7>(second));
+    let low = _mm512_packus_epi16(_mm512_and_si512(first, low_bits), _mm512_and_si512(second, low_bits));
+    let sums = _mm512_add_epi32(_mm512_madd_epi16(first, ones), _mm512_madd_epi16(second, ones));
+    ([high, low].map(|bytes| _mm512_permutexvar_epi32(order, bytes)), sums)
+}
+
+/// Both bytes of 16-bit exponentials in sixteen lanes, as [`exp_halves`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn halves_of_lanes(e: __m512i) -> [__m128i; 2] {
+    let low = _mm512_and_si512(e, _mm512_set1_epi32(127));
+    [_mm512_srli_epi32::<7>(e), low].map(|lanes| _mm512_cvtepi32_epi8(lanes))
 }
 
 /// 16-bit exponentials of sixteen distances, otherwise as [`exp_bytes_lanes`].
@@ -214,8 +235,7 @@ pub fn scale_row(acc: &[i32], scale: RowScale, zero_point: i32, out: &mut [i8]) 
         unsafe {
             let high = multiplier.mulhi_floor(_mm512_maskz_loadu_epi32(mask, acc.as_ptr()));
             let y = _mm512_sra_epi32(_mm512_add_epi32(high, half), shift);
-            let y = _mm512_cvtsepi32_epi8(_mm512_add_epi32(y, _mm512_set1_epi32(zero_point)));
-            _mm_mask_storeu_epi8(out.as_mut_ptr(), mask, y);
+            store_i8(out.as_mut_ptr(), mask, _mm512_add_epi32(y, _mm512_set1_epi32(zero_point)));
         }
     }
 }
@@ -352,7 +372,7 @@ impl<'a> Normalize<'a> {
                     let mask = lanes(len - at);
                     let y = _mm512_srai_epi32::<FRACTION_I8>(lanes_of(at, mask));
                     // SAFETY: masked lanes are elements below `len`.
-                    unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().add(at), mask, _mm512_cvtsepi32_epi8(y)) }
+                    unsafe { store_i8(out.as_mut_ptr().add(at), mask, y) }
                 }
             }
             NormOut::I16(out) => {
@@ -361,7 +381,7 @@ impl<'a> Normalize<'a> {
                     let mask = lanes(len - at);
                     let y = _mm512_srai_epi32::<FRACTION_I16>(lanes_of(at, mask));
                     // SAFETY: masked lanes are elements below `len`.
-                    unsafe { _mm256_mask_storeu_epi16(out.as_mut_ptr().add(at), mask, _mm512_cvtsepi32_epi16(y)) }
+                    unsafe { store_i16(out.as_mut_ptr().add(at), mask, y) }
                 }
             }
         }
@@ -402,7 +422,65 @@ pub fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32,
             let b = _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, b.as_ptr()));
             let sum = _mm512_add_epi32(_mm512_mullo_epi32(a, ma), _mm512_mullo_epi32(b, mb));
             let y = _mm512_sra_epi32(_mm512_add_epi32(sum, bias), shift);
-            _mm256_mask_storeu_epi16(out.as_mut_ptr(), mask, _mm512_cvtsepi32_epi16(y));
+            store_i16(out.as_mut_ptr(), mask, y);
+        }
+    }
+}
+
+/// [`crate::kernels::Kernels::requant`].
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub fn requant(x: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 2], scale: ScoreScale) {
+    match x {
+        NormRow::I8(x) => {
+            let load = |at: usize, mask| {
+                // SAFETY: masked lanes are elements of the row.
+                _mm512_cvtepi8_epi32(unsafe { _mm_maskz_loadu_epi8(mask, x.as_ptr().add(at)) })
+            };
+            requant_of(x.len(), out, zeros, scale, load);
+        }
+        NormRow::I16(x) => {
+            let load = |at: usize, mask| {
+                // SAFETY: masked lanes are elements of the row.
+                _mm512_cvtepi16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask, x.as_ptr().add(at)) })
+            };
+            requant_of(x.len(), out, zeros, scale, load);
+        }
+    }
+}
+
+/// Requantizes `len` values that `load` gives as `i32`, from a position and under a mask.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn requant_of(
+    len: usize,
+    out: NormOut<'_>,
+    zeros: [i32; 2],
+    scale: ScoreScale,
+    load: impl Fn(usize, __mmask16) -> __m512i,
+) {
+    let multiplier = Multiplier::new(_mm512_set1_epi32(scale.multiplier));
+    let acc_shift = _mm_cvtsi32_si128(scale.acc_shift as i32);
+    let [zero_in, zero_out] = zeros.map(|zero| _mm512_set1_epi32(zero));
+    let values = |at, mask| {
+        let shifted = _mm512_sll_epi32(_mm512_sub_epi32(load(at, mask), zero_in), acc_shift);
+        _mm512_add_epi32(multiplier.mulhi_round(shifted), zero_out)
+    };
+    match out {
+        NormOut::I8(out) => {
+            let len = len.min(out.len());
+            for at in (0..len).step_by(LANES) {
+                let mask = lanes(len - at);
+                // SAFETY: masked lanes are elements below `len`.
+                unsafe { store_i8(out.as_mut_ptr().add(at), mask, values(at, mask)) };
+            }
+        }
+        NormOut::I16(out) => {
+            let len = len.min(out.len());
+            for at in (0..len).step_by(LANES) {
+                let mask = lanes(len - at);
+                // SAFETY: masked lanes are elements below `len`.
+                unsafe { store_i16(out.as_mut_ptr().add(at), mask, values(at, mask)) };
+            }
         }
     }
 }
