@@ -2,19 +2,30 @@
 """Times a model in onnxruntime and OpenVINO, f32 and int8 each, and in shiftformer, one thread each, in turns.
 
     bench_engines.py MODEL.onnx DATA.npz MODEL.sfm [--shiftformer PATH] [--rounds N]
+    cargo build --release -p shiftformer --features std --example levels
+    bench_engines.py MODEL.onnx DATA.npz MODEL.sfm --isa avx2 [--levels target/release/examples/levels]
 
 As bench_ort.py, whose int8 of onnxruntime this takes; OpenVINO's int8 is that of NNCF for transformers, calibrated on the
 same samples. Prints one JSON object with the processor, the minimum and the median of every engine in ms of processor time,
-and how many times shiftformer is faster by either. Needs numpy, onnx, onnxruntime, openvino and nncf.
+and how many times shiftformer is faster by either. With --isa OpenVINO and shiftformer are limited to this instruction set,
+and onnxruntime, which cannot be, is left out. Needs numpy, onnx, onnxruntime, openvino and nncf.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+# What OpenVINO's kernels are told, before they are loaded, for each level of shiftformer.
+ISAS = {"avx2": "AVX2", "avx-vnni": "AVX2_VNNI"}
+if "--isa" in sys.argv[:-1]:
+    os.environ["ONEDNN_MAX_CPU_ISA"] = ISAS.get(sys.argv[sys.argv.index("--isa") + 1], "")
 
 import nncf
 import numpy as np
@@ -53,6 +64,12 @@ def openvino_int8(model, samples):
     )
 
 
+def time_level(args):
+    """Wall time of shiftformer with the kernels of one level; the minimum is what counts."""
+    command = [args.levels, args.sfm, args.isa]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("onnx", type=Path)
@@ -60,6 +77,8 @@ def main():
     parser.add_argument("sfm", type=Path)
     parser.add_argument("--shiftformer", default="shiftformer")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--isa", choices=ISAS)
+    parser.add_argument("--levels", default="target/release/examples/levels")
     args = parser.parse_args()
     data = {name: values for name, values in np.load(args.data).items() if name.startswith("in_")}
     with tempfile.TemporaryDirectory() as folder:
@@ -68,18 +87,16 @@ def main():
         calibration = samples[:CALIBRATION_SAMPLES]
         model = ov.Core().read_model(args.onnx)
         model.reshape({name: value.shape for name, value in samples[0].items()})
-        engines = {
-            "onnxruntime_f32": plain,
-            "onnxruntime_int8": session(quantize(args.onnx, calibration, Path(folder))),
-            "openvino_f32": OpenVino(model),
-            "openvino_int8": OpenVino(openvino_int8(model, calibration)),
-        }
+        engines = {"openvino_f32": OpenVino(model), "openvino_int8": OpenVino(openvino_int8(model, calibration))}
+        if args.isa is None:
+            int8 = session(quantize(args.onnx, calibration, Path(folder)))
+            engines = {"onnxruntime_f32": plain, "onnxruntime_int8": int8, **engines}
         times = {name: [] for name in engines}
         ours = {"least_ms": [], "median_ms": []}
         for _ in range(args.rounds):
             for name, engine in engines.items():
                 times[name] += time_session(engine, samples[0])
-            figures = time_shiftformer(args.shiftformer, args.sfm)
+            figures = time_shiftformer(args.shiftformer, args.sfm) if args.isa is None else time_level(args)
             for name, values in ours.items():
                 values.append(figures[name])
     least = {name: min(values) for name, values in times.items()}
@@ -96,6 +113,7 @@ def main():
         "median_ms": rounded(median),
         "faster_than_by_least_and_median": faster,
         "threads": 1,
+        "limited_to": args.isa,
         "versions": versions,
     }
     print(json.dumps(result, indent=1))

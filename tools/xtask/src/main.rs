@@ -16,6 +16,7 @@ mod fuzz;
 mod gains;
 mod golden;
 mod growth;
+mod kernels;
 mod linux;
 mod process;
 mod proto;
@@ -44,6 +45,8 @@ them, else by a compiler that builds its own library. SHIFTFORMER_TOOLCHAIN=rust
 enum Task {
     /// Write the list of boards from their descriptions in firmware/boards.
     Boards,
+    /// Write which kernels run what into docs/kernels.md.
+    Kernels,
     /// Find or install compilers, emulators and drivers.
     Setup {
         /// Only say what would be done.
@@ -139,6 +142,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
     match task {
         Task::Setup { dry_run } => setup::run_setup(dry_run)?,
         Task::Boards => boards::write_list()?,
+        Task::Kernels => kernels::write()?,
         Task::Firmware { board, program } => firmware::build(board.as_deref(), program)?,
         Task::Demo { board } => emulate::demo(&board)?,
         Task::Emulate { elf, board } => {
