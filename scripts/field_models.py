@@ -137,10 +137,10 @@ def text_lines(count, height, width, turned=False):
 def ocr(models, out, names):
     if "ocr-rec" in names:
         save(out / "ocr-rec", find(models, "ch_PP-OCRv4_rec_infer.onnx"), {"x": text_lines(192, 48, 320)},
-             "--dim p2o.DynamicDimension.0=1 --dim p2o.DynamicDimension.1=320", 64)
+             "--dim x.0=1 --dim x.2=48 --dim x.3=320", 64)
     if "ocr-cls" in names:
         save(out / "ocr-cls", find(models, "ch_ppocr_mobile_v2.0_cls_infer.onnx"),
-             {"x": text_lines(256, 48, 192, turned=True)}, "", 64)
+             {"x": text_lines(256, 48, 192, turned=True)}, "--dim x.0=1 --dim x.2=48 --dim x.3=192", 64)
 
 
 def minilm_graph(folder, length):
