@@ -78,11 +78,16 @@ pub enum Program {
     Digits,
     /// The case table of the kernels.
     KernelTests,
+    /// The calculator demo.
+    Calculator,
+    /// The story demo.
+    Story,
 }
 
 impl Program {
     /// All programs, in the order they are built and listed in.
-    pub const ALL: [Self; 4] = [Self::Runner, Self::Inference, Self::Digits, Self::KernelTests];
+    pub const ALL: [Self; 6] =
+        [Self::Runner, Self::Inference, Self::Digits, Self::KernelTests, Self::Calculator, Self::Story];
 
     /// Name of the package.
     pub const fn name(self) -> &'static str {
@@ -91,6 +96,8 @@ impl Program {
             Self::Inference => "inference",
             Self::Digits => "digits",
             Self::KernelTests => "kernel-tests",
+            Self::Calculator => "calculator",
+            Self::Story => "story",
         }
     }
 
@@ -101,6 +108,8 @@ impl Program {
             Self::Inference => &[Binary::InferenceAll, Binary::InferenceVit],
             Self::Digits => &[Binary::Digits],
             Self::KernelTests => &[Binary::KernelTests],
+            Self::Calculator => &[Binary::Calculator],
+            Self::Story => &[Binary::Story],
         }
     }
 }
@@ -118,6 +127,10 @@ pub enum Binary {
     Digits,
     /// Of [`Program::KernelTests`].
     KernelTests,
+    /// Of [`Program::Calculator`].
+    Calculator,
+    /// Of [`Program::Story`].
+    Story,
 }
 
 impl Binary {
@@ -129,6 +142,8 @@ impl Binary {
             Self::InferenceVit => "inference-vit",
             Self::Digits => "digits",
             Self::KernelTests => "kernel-tests",
+            Self::Calculator => "calculator",
+            Self::Story => "story",
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
 use crate::setup;
 use crate::toolchain::Toolchain;
-use crate::{audit, digits, emulate, fuzz, size};
+use crate::{audit, digits, emulate, fuzz, language, size};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -95,6 +95,9 @@ fn steps() -> Result<Vec<Step>, Error> {
         steps.push(step(format!("kernels on armv7 {core}"), move || armv7_tests(core)));
     }
     emulated(&mut steps, Program::Digits, "digits")?;
+    for program in [Program::Calculator, Program::Story] {
+        conversations(&mut steps, program)?;
+    }
     steps.push(step("digits: every operator the same on all machines", parity));
     steps.push(step("audit", || audit::run(false, None)));
     steps.push(step("size", || size::run(false)));
@@ -107,6 +110,17 @@ fn emulated(steps: &mut Vec<Step>, program: Program, what: &str) -> Result<(), E
         if let Some(machine) = Machine::by_name(&target.board) {
             let check = move || emulate::emulate(machine, &firmware::path(machine.name, program.name()));
             steps.push(step(format!("{what} on {}", machine.name), check));
+        }
+    }
+    Ok(())
+}
+
+/// A conversation with a program on every emulated board that has it.
+fn conversations(steps: &mut Vec<Step>, program: Program) -> Result<(), Error> {
+    for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&program)) {
+        if let Some(machine) = Machine::by_name(&target.board) {
+            let check = move || language::check(program, machine);
+            steps.push(step(format!("{} on {}", program.name(), machine.name), check));
         }
     }
     Ok(())

@@ -2,9 +2,8 @@
 
 use crate::boards::Program;
 use crate::error::Error;
-use crate::firmware;
 use crate::process::{run, shown};
-use crate::{debian, process};
+use crate::{debian, firmware, language, process};
 use defmt_decoder::{DecodeError, Table};
 use shiftformer_link::Machine;
 use std::fs;
@@ -17,14 +16,21 @@ const ICOUNT_SHIFT: &str = "shift=8";
 /// Bytes read from the program at a time.
 const CHUNK: usize = 1024;
 
-/// Builds the digits demo for `board` and runs it.
+/// Builds a demo for `board` and runs it; `check` types at those that are typed at.
 ///
 /// # Errors
 /// [`Error::Check`] when the demo finds a difference.
-pub fn demo(board: &str) -> Result<(), Error> {
+pub fn demo(board: &str, program: Program, check: bool) -> Result<(), Error> {
     let machine = by_name(board)?;
-    firmware::build(Some(board), Some(Program::Digits))?;
-    emulate(machine, &firmware::path(board, "digits"))
+    firmware::build(Some(board), Some(program))?;
+    match program {
+        Program::Calculator | Program::Story if check => language::check(program, machine),
+        Program::Calculator | Program::Story => language::talk(program, machine),
+        Program::Digits | Program::KernelTests => emulate(machine, &firmware::path(board, program.name())),
+        Program::Runner | Program::Inference => {
+            Err(Error::Usage(format!("{} is no demo; give digits, calculator or story", program.name())))
+        }
+    }
 }
 
 /// The machine of this name.
@@ -52,13 +58,8 @@ pub fn by_path(elf: &Path) -> Result<&'static Machine, Error> {
 /// # Errors
 /// [`Error::Check`] when it exits with a failure.
 pub fn emulate(machine: &Machine, elf: &Path) -> Result<(), Error> {
-    if process::find(machine.emulator).is_none() {
-        debian::install(&[debian::package_of(machine.emulator)])?;
-    }
     let bytes = fs::read(elf).map_err(Error::io(format!("read {}", elf.display())))?;
-    let mut command = Command::new(machine.emulator);
-    command.args(machine.arguments).args(["-display", "none", "-monitor", "none", "-serial", "none"]);
-    command.args(["-semihosting-config", "enable=on,target=native", "-icount", ICOUNT_SHIFT, "-kernel"]).arg(elf);
+    let mut command = emulator(machine, elf, "none")?;
     let table = Table::parse(&bytes).map_err(|e| Error::Usage(format!("{}: {e}", elf.display())))?;
     let Some(table) = table else { return run(&mut command) };
     let doing = format!("run `{}`", shown(&command));
@@ -68,6 +69,24 @@ pub fn emulate(machine: &Machine, elf: &Path) -> Result<(), Error> {
     }
     let status = child.wait().map_err(Error::io(doing))?;
     if status.success() { Ok(()) } else { Err(Error::Check(format!("the program on {} failed", machine.name))) }
+}
+
+/// The command that runs `elf`, its serial port connected with standard input and output.
+///
+/// # Errors
+/// When there is no emulator and none can be installed.
+pub fn serial(machine: &Machine, elf: &Path) -> Result<Command, Error> {
+    emulator(machine, elf, "stdio")
+}
+
+fn emulator(machine: &Machine, elf: &Path, serial: &str) -> Result<Command, Error> {
+    if process::find(machine.emulator).is_none() {
+        debian::install(&[debian::package_of(machine.emulator)])?;
+    }
+    let mut command = Command::new(machine.emulator);
+    command.args(machine.arguments).args(["-display", "none", "-monitor", "none", "-serial", serial]);
+    command.args(["-semihosting-config", "enable=on,target=native", "-icount", ICOUNT_SHIFT, "-kernel"]).arg(elf);
+    Ok(command)
 }
 
 fn print_log(table: &Table, mut log: impl Read) -> std::io::Result<()> {

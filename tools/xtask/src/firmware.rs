@@ -1,11 +1,11 @@
 //! `cargo xtask firmware`: builds the programs of the boards.
 
 use crate::boards::{self, Binary, Program, Target};
-use crate::digits;
 use crate::error::Error;
 use crate::process::{root, run};
 use crate::setup::AARCH64;
 use crate::toolchain::Toolchain;
+use crate::{digits, language};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,9 +51,12 @@ fn build_program(program: Program, target: &Target) -> Result<(), Error> {
     eprintln!("xtask: building {} for {}", program.name(), target.board);
     let toolchain = Toolchain::ensure(&target.build.target)?;
     let mut cargo = cargo(&toolchain, program, target);
-    if program == Program::Digits {
-        cargo.env("SHIFTFORMER_DIGITS", digits::module()?);
-    }
+    match program {
+        Program::Digits => cargo.env("SHIFTFORMER_DIGITS", digits::module()?),
+        Program::Calculator => cargo.env("SHIFTFORMER_CALCULATOR", language::module(program)?),
+        Program::Story => cargo.env("SHIFTFORMER_STORY", language::module(program)?),
+        Program::Runner | Program::Inference | Program::KernelTests => &mut cargo,
+    };
     run(&mut cargo)?;
     let keep = |name| keep(&toolchain, &target.build.target, name, &target.board, name);
     program.files().iter().try_for_each(|binary| keep(binary.name()))

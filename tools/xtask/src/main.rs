@@ -17,6 +17,7 @@ mod gains;
 mod golden;
 mod growth;
 mod kernels;
+mod language;
 mod linux;
 mod process;
 mod proto;
@@ -63,11 +64,17 @@ enum Task {
         #[arg(long, value_enum)]
         program: Option<Program>,
     },
-    /// Build the digits demo for a board and run it in the emulator.
+    /// Build a demo for a board and run it in the emulator: digits, or calculator and story to type at.
     Demo {
         /// Board.
         #[arg(long, default_value = "mps2-an386")]
         board: String,
+        /// Demo.
+        #[arg(long, value_enum, default_value = "digits")]
+        program: Program,
+        /// Type at calculator or story, and compare the answers with those of this machine.
+        #[arg(long)]
+        check: bool,
     },
     /// Run a program of the firmware in the emulator and print its log.
     Emulate {
@@ -144,7 +151,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Boards => boards::write_list()?,
         Task::Kernels => kernels::write()?,
         Task::Firmware { board, program } => firmware::build(board.as_deref(), program)?,
-        Task::Demo { board } => emulate::demo(&board)?,
+        Task::Demo { board, program, check } => emulate::demo(&board, program, check)?,
         Task::Emulate { elf, board } => {
             let machine = board.map_or_else(|| emulate::by_path(&elf), |board| emulate::by_name(&board))?;
             emulate::emulate(machine, &elf)?;

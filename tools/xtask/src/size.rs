@@ -123,7 +123,12 @@ fn linkage(image: &Image, binary: Binary, board: &str) -> Vec<String> {
         Binary::InferenceAll if linked.len() <= VIT.len() => {
             vec![format!("{file} on {board} links but {} operators", linked.len())]
         }
-        Binary::InferenceAll | Binary::Runner | Binary::Digits | Binary::KernelTests => Vec::new(),
+        Binary::InferenceAll
+        | Binary::Runner
+        | Binary::Digits
+        | Binary::KernelTests
+        | Binary::Calculator
+        | Binary::Story => Vec::new(),
     }
 }
 

@@ -3,10 +3,13 @@
 
 mod led;
 mod timer;
+mod uart;
 
 pub use led::Led;
 use shiftformer_link::{Machine, boards};
+use support::terminal::Talks;
 pub use support::{entry, exit};
+pub use uart::Uart;
 
 support::exit_on_fault!();
 
@@ -30,5 +33,13 @@ impl support::Board for Board {
     #[inline(always)]
     fn ticks() -> u32 {
         timer::ticks()
+    }
+}
+
+impl Talks for Board {
+    type Port = Uart;
+
+    fn port() -> Uart {
+        Uart::new()
     }
 }

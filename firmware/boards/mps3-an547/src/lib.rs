@@ -3,12 +3,16 @@
 
 use shiftformer_link::{Machine, boards};
 use support::fpga;
+use support::terminal::Talks;
+use support::uart::Uart;
 pub use support::{entry, exit};
 
 support::exit_on_fault!();
 
 /// LEDs and counters, secure alias.
 const FPGAIO: usize = 0x5930_2000;
+/// UART0, secure alias.
+const UART: usize = 0x5930_3000;
 
 /// This board.
 pub struct Board;
@@ -28,5 +32,13 @@ impl support::Board for Board {
     #[inline(always)]
     fn ticks() -> u32 {
         fpga::ticks::<FPGAIO>()
+    }
+}
+
+impl Talks for Board {
+    type Port = Uart<UART>;
+
+    fn port() -> Self::Port {
+        Uart::new()
     }
 }
