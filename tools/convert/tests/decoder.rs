@@ -48,10 +48,22 @@ struct Form {
     /// The pairs are written crosswise.
     crossed: bool,
     causal: bool,
+    /// Keys and values are scattered into buffers of [`BUFFER`] positions, in this mode.
+    scatter: Option<&'static str>,
 }
 
-const ROTARY: Form =
-    Form { rotary: HEAD_DIM, interleaved: false, parallel: false, past: true, crossed: false, causal: true };
+/// Positions of the buffers of models with `TensorScatter`.
+const BUFFER: usize = 16;
+
+const ROTARY: Form = Form {
+    rotary: HEAD_DIM,
+    interleaved: false,
+    parallel: false,
+    past: true,
+    crossed: false,
+    causal: true,
+    scatter: None,
+};
 const LEARNED: Form = Form { rotary: 0, past: false, ..ROTARY };
 
 /// A network under construction.
@@ -74,6 +86,11 @@ fn tensor(name: &str, dims: &[usize], values: Vec<f32>) -> TensorProto {
 
 fn int(name: &str, i: i64) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: AttributeType::Int as i32, i, ..AttributeProto::default() }
+}
+
+fn text(name: &str, text: &str) -> AttributeProto {
+    let (r#type, s) = (AttributeType::String as i32, text.as_bytes().to_vec());
+    AttributeProto { name: name.into(), r#type, s, ..AttributeProto::default() }
 }
 
 fn list(name: &str, ints: &[i64]) -> AttributeProto {
@@ -172,7 +189,16 @@ impl Net {
         let causal = vec![int("is_causal", i64::from(form.causal))];
         let y = format!("y{layer}");
         let other = if form.crossed { 1 - layer } else { layer };
-        if form.past {
+        if let Some(mode) = form.scatter {
+            let buffers = [(&k, "key"), (&v, "value")].map(|(new, part)| {
+                let (past, present) = (format!("past_key_values.{layer}.{part}"), format!("present.{layer}.{part}"));
+                let attributes = vec![text("mode", mode), int("axis", 2)];
+                self.outputs("TensorScatter", &[&past, new, "write_indices"], &[&present], attributes);
+                present
+            });
+            let inputs = [&q, buffers[0].as_str(), &buffers[1], "", "", "", "nonpad_kv_seqlen"];
+            self.outputs("Attention", &inputs, &[&y], causal);
+        } else if form.past {
             let (key, value) = (format!("past_key_values.{layer}.key"), format!("past_key_values.{layer}.value"));
             let present = [format!("present.{other}.key"), format!("present.{other}.value")];
             self.outputs("Attention", &[&q, &k, &v, "", &key, &value], &[&y, &present[0], &present[1]], causal);
@@ -226,15 +252,21 @@ fn model(form: Form) -> ModelProto {
         value("position_ids", Elem::Int64, &["batch", "length"]),
     ];
     let mut output = vec![value("logits", Elem::Float, &["batch", "length", "24"])];
+    if form.scatter.is_some() {
+        input.extend(["write_indices", "nonpad_kv_seqlen"].map(|name| value(name, Elem::Int64, &["batch"])));
+    }
+    let buffer = BUFFER.to_string();
+    let (past, total) = if form.scatter.is_some() { (&*buffer, &*buffer) } else { ("past", "total") };
     for layer in 0..if form.past { 2 } else { 0 } {
         for part in ["key", "value"] {
             let dims = |length| ["batch", "2", length, "8"];
-            input.push(value(&format!("past_key_values.{layer}.{part}"), Elem::Float, &dims("past")));
-            output.push(value(&format!("present.{layer}.{part}"), Elem::Float, &dims("total")));
+            input.push(value(&format!("past_key_values.{layer}.{part}"), Elem::Float, &dims(past)));
+            output.push(value(&format!("present.{layer}.{part}"), Elem::Float, &dims(total)));
         }
     }
     let graph = GraphProto { node: net.nodes, initializer: net.stored, input, output, ..GraphProto::default() };
-    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 23 }];
+    let version = if form.scatter.is_some() { 24 } else { 23 };
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version }];
     ModelProto { ir_version: 10, graph: Some(graph), opset_import, ..ModelProto::default() }
 }
 
@@ -397,6 +429,8 @@ fn the_forms_of_decoders_keep_their_logits() {
         Form { interleaved: true, past: false, ..ROTARY },
         Form { interleaved: true, ..partial },
         Form { parallel: true, ..ROTARY },
+        Form { scatter: Some("linear"), ..ROTARY },
+        Form { scatter: Some("circular"), ..ROTARY },
     ];
     for form in forms {
         let graph = import(&model(form), CONTEXT).unwrap();
@@ -473,6 +507,10 @@ fn models_that_are_no_decoders_are_refused_with_the_reason() {
     refused(&model(ROTARY), POSITIONS + 1, "at most --context 32");
     refused(&model(LEARNED), POSITIONS + 1, "at most --context 32");
     refused(&model(Form { causal: false, past: false, ..ROTARY }), CONTEXT, "comes later");
+    // Behind the end of a circular buffer the model forgets.
+    let circular = model(Form { scatter: Some("circular"), ..ROTARY });
+    refused(&circular, BUFFER + 1, "at most --context 16");
+    assert!(import(&circular, BUFFER).is_ok());
     // Keys and values of one layer under the number of the other.
     refused(&model(Form { crossed: true, ..ROTARY }), CONTEXT, "do not match");
     let mut unwritten = model(ROTARY);

@@ -21,7 +21,10 @@ const SEEN: f32 = 1e-3;
 #[derive(Debug, thiserror::Error)]
 pub enum DecoderError {
     /// There is no attention.
-    #[error("no causal attention is found; convert the model without --context")]
+    #[error(
+        "no causal attention is found; convert the model without --context. Scores that are capped before the softmax have \
+         no form over a cache: export without attn_logit_softcapping"
+    )]
     NoAttention,
     /// The masks of an attention are not those of a decoder.
     #[error("`{name}`: {why}")]

@@ -107,6 +107,7 @@ pub fn import_decoder_bytes(bytes: &[u8], folder: Option<&Path>, context: usize)
         let decoder = Decoder::of(parse(bytes)?)?;
         let import = |sizes| decoder.import(bytes, folder, sizes);
         let rows = decoder.rows(context)?;
+        decoder.check_buffers(rows)?;
         let whole = Sizes { rows, past: 0, cached: false };
         let graph = import(whole).map_err(|error| decoder.beyond(error, rows, &import))?;
         if decoder.roles.iter().any(|(_, role)| *role == Role::Cache) && decoder.fixed_rows.is_none() {
@@ -308,6 +309,31 @@ impl Decoder {
         }
     }
 
+    /// Names of the buffers that new keys and values are scattered into.
+    fn scattered(&self) -> HashSet<&str> {
+        let nodes = self.model.graph.iter().flat_map(|graph| &graph.node);
+        let scatters = nodes.filter(|node| node.op_type == "TensorScatter");
+        scatters.flat_map(|node| node.input.first()).map(String::as_str).collect()
+    }
+
+    /// Whether buffers of fixed length hold `rows` positions: behind their end a linear one is full, and a circular one
+    /// forgets.
+    fn check_buffers(&self, rows: usize) -> Result<(), ImportError> {
+        let scattered = self.scattered();
+        let caches = self.roles.iter().filter(|(_, role)| *role == Role::Cache).map(|(value, _)| value);
+        for cache in caches.filter(|cache| scattered.contains(cache.name.as_str())) {
+            let dims = fixed_dims(cache);
+            let held = dims.len().checked_sub(2).and_then(|axis| dims[axis]);
+            if let Some(held) = held.filter(|&held| held < rows) {
+                return fail(format!(
+                    "--context {rows} is beyond the {held} positions of the cache `{}`; give at most --context {held}",
+                    cache.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// An error of an import, or what the largest number of rows is where that was too large.
     fn beyond(
         &self,
@@ -332,13 +358,7 @@ impl Decoder {
     fn import(&self, bytes: &[u8], folder: Option<&Path>, sizes: Sizes) -> Result<Graph, ImportError> {
         let mut model = self.model.clone();
         let graph = model.graph.get_or_insert_default();
-        let scattered: HashSet<&str> = graph
-            .node
-            .iter()
-            .filter(|node| node.op_type == "TensorScatter")
-            .flat_map(|node| node.input.first())
-            .map(String::as_str)
-            .collect();
+        let scattered = self.scattered();
         let mut stored = Vec::new();
         let mut inputs = Vec::new();
         for (value, role) in &self.roles {
@@ -373,6 +393,13 @@ impl Decoder {
         }
         graph.input = inputs;
         graph.initializer.extend(stored);
+        // Their lengths are those of this import, whatever the file declares.
+        for output in graph.output.iter_mut().filter(|output| self.present.iter().any(|(_, name)| *name == output.name))
+        {
+            if let Some(type_proto::Value::TensorType(tensor)) = output.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+                tensor.shape = None;
+            }
+        }
         if !sizes.cached {
             graph.output.retain(|output| !self.present.iter().any(|(_, name)| *name == output.name));
             if graph.output.is_empty() {
