@@ -276,6 +276,112 @@ fn text_bytes(tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> Result<usize, Sequen
     Ok(bytes)
 }
 
+/// Two runs of a sequence whose logits are compared with those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// As many tokens at a time as a run takes.
+    Prefill,
+    /// One token at a time.
+    Steps,
+}
+
+/// The first token whose logits differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SequenceDifference {
+    /// The backend.
+    pub backend: String,
+    /// How it ran.
+    pub way: Way,
+    /// The sequence.
+    pub sequence: usize,
+    /// The token in it.
+    pub token: usize,
+    /// The first logit that differs.
+    pub logit: usize,
+}
+
+/// What a comparison of backends over sequences found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SequenceComparison {
+    /// Whether all logits are equal.
+    pub equal: bool,
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens of each run.
+    pub tokens: usize,
+    /// The backends.
+    pub backends: Vec<String>,
+    /// The first difference of every run from the reference.
+    pub differences: Vec<SequenceDifference>,
+}
+
+/// Runs the first `limit` sequences on every backend, as prompts and token by token, and compares the bytes of all logits
+/// with those of the first backend's prompts.
+///
+/// # Errors
+/// [`SequenceRunError`], the first met.
+pub fn compare(
+    model: &ModelFile,
+    backends: &[String],
+    data: &Sequences,
+    limit: Option<usize>,
+) -> Result<SequenceComparison, SequenceRunError> {
+    let shape = shape(model)?;
+    data.check(shape.vocabulary).map_err(|error| SequenceRunError::Tokens(error.to_string()))?;
+    let width = model.output_dtype(0).ok_or(SequenceRunError::NoDecoder)?.bytes();
+    let count = data.ids.len().min(limit.unwrap_or(usize::MAX));
+    let length = data.length().min(shape.context);
+    let mut reference: Option<Vec<Vec<Vec<u8>>>> = None;
+    let mut differences = Vec::new();
+    for backend in backends {
+        for way in [Way::Prefill, Way::Steps] {
+            let rows = sequences_on(model, backend, way, &data.ids[..count], length)?;
+            let Some(wanted) = &reference else {
+                reference = Some(rows);
+                continue;
+            };
+            let unequal = |(sequence, (got, want)): (usize, (&Vec<Vec<u8>>, &Vec<Vec<u8>>))| {
+                let token = got.iter().zip(want).position(|(got, want)| got != want)?;
+                let logit = got[token].iter().zip(&want[token]).position(|(a, b)| a != b)? / width;
+                Some(SequenceDifference { backend: backend.clone(), way, sequence, token, logit })
+            };
+            differences.extend(rows.iter().zip(wanted).enumerate().find_map(unequal));
+        }
+    }
+    let (equal, backends) = (differences.is_empty(), backends.to_vec());
+    Ok(SequenceComparison { equal, sequences: count, tokens: count * length, backends, differences })
+}
+
+/// The logits of every token of every sequence.
+fn sequences_on(
+    model: &ModelFile,
+    backend: &str,
+    way: Way,
+    ids: &[Vec<i64>],
+    length: usize,
+) -> Result<Vec<Vec<Vec<u8>>>, SequenceRunError> {
+    with_decoder(model, backend, &mut |decoder| {
+        let mut all = Vec::with_capacity(ids.len());
+        for ids in ids {
+            decoder.reset();
+            let tokens: Vec<u32> = ids.iter().take(length).map(|&id| id as u32).collect();
+            let mut rows = Vec::with_capacity(tokens.len());
+            let mut row = |bytes: &[u8]| rows.push(bytes.to_vec());
+            let parts = match way {
+                Way::Prefill => tokens.len(),
+                Way::Steps => 1,
+            };
+            tokens
+                .chunks(parts.max(1))
+                .try_for_each(|part| decoder.feed(part, &mut row))
+                .map_err(SequenceRunError::Run)?;
+            all.push(rows);
+        }
+        Ok(all)
+    })
+}
+
 impl Sums {
     fn token(&mut self, ours: &[f32], float: Option<&[f32]>, next: Option<u32>) {
         self.tokens += 1;

@@ -5,6 +5,7 @@ use super::inspect::read_model;
 use super::{data, output};
 use rayon::prelude::*;
 use serde::Serialize;
+use shiftformer::format::SectionKind;
 use shiftformer::kernels::{Kernels, Native, Parallel, Portable};
 use shiftformer::{AlignedBytes, Model, Observer, Part, RunFault, Session};
 use shiftformer_convert::model_file::ModelFile;
@@ -71,7 +72,25 @@ struct HostOutput {
     one_sample: OneSample,
     macs: u64,
     gmacs_per_s: f64,
+    /// Of a model that keeps keys and values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decoder: Option<DecoderTimes>,
     ops: Vec<HostOp>,
+}
+
+/// Times of prompts and of single tokens, on one thread.
+#[derive(Serialize)]
+struct DecoderTimes {
+    /// Tokens of the prompt: half of the context.
+    prompt: usize,
+    prefill_ms: f64,
+    prefill_tokens_per_s: f64,
+    /// One token behind the prompt.
+    decode_ms: f64,
+    decode_tokens_per_s: f64,
+    /// At most what one token reads: all weights, and the keys and values before it.
+    bytes_per_token: usize,
+    gb_per_s: f64,
 }
 
 /// Times of one sample on several threads.
@@ -214,6 +233,7 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
         median_us: median(times) * 1e6,
         ps_per_mac: (op.macs > 0).then(|| median(times) * 1e12 / op.macs as f64),
     });
+    let decoder = decoder_times(&model).transpose().map_err(fault)?;
     let result = HostOutput {
         backend: args.backend.clone(),
         threads: args.threads,
@@ -225,6 +245,7 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
         one_sample,
         macs,
         gmacs_per_s: macs as f64 / median_ms / 1e6,
+        decoder,
         ops: ops.collect(),
     };
     if args.json {
@@ -233,6 +254,51 @@ fn host<B: Kernels + Sync + Send>(args: &Args, file: &ModelFile, samples: &[Samp
         output::print(&result.text(B::NAME))
     }
     Ok(Verdict::Passed)
+}
+
+/// Times of a decoder; `None` for other models.
+fn decoder_times<B: Kernels>(model: &Model<'_, B>) -> Option<Result<DecoderTimes, RunFault>> {
+    let state = model.state();
+    if state.rows == 0 || model.n_inputs() != 1 {
+        return None;
+    }
+    let prompt = (state.capacity / 2).max(1);
+    let weights = model.sections().get(SectionKind::Weights).len();
+    let kept = model.state_bytes() / state.capacity.max(1) as usize * prompt as usize;
+    Some(times_of_tokens(model, prompt, weights + kept))
+}
+
+fn times_of_tokens<B: Kernels>(
+    model: &Model<'_, B>,
+    prompt: u32,
+    bytes_per_token: usize,
+) -> Result<DecoderTimes, RunFault> {
+    let [mut arena, mut state] = [model.arena_bytes(), model.state_bytes()].map(AlignedBytes::zeroed);
+    let mut session = Session::with_state(model, &mut arena, &mut state).map_err(|_| RunFault::Memory)?;
+    // Which tokens they are makes no difference to the work, and every vocabulary has the first.
+    let tokens = vec![0; prompt as usize];
+    let prefill = repeat(|_| {
+        session.reset();
+        let started = clock::now();
+        session.prefill(&tokens)?;
+        Ok(clock::now() - started)
+    })?;
+    let decode = repeat(|_| {
+        session.truncate(prompt);
+        let started = clock::now();
+        session.push(0)?;
+        Ok(clock::now() - started)
+    })?;
+    let (prefill, decode) = (median(&prefill).max(1e-9), median(&decode).max(1e-9));
+    Ok(DecoderTimes {
+        prompt: prompt as usize,
+        prefill_ms: prefill * 1e3,
+        prefill_tokens_per_s: f64::from(prompt) / prefill,
+        decode_ms: decode * 1e3,
+        decode_tokens_per_s: 1.0 / decode,
+        bytes_per_token,
+        gb_per_s: bytes_per_token as f64 / decode / 1e9,
+    })
 }
 
 /// One session's memory.
@@ -490,7 +556,7 @@ impl HostOutput {
             ]);
         }
         format!(
-            "{table}\n\n{} ({kernels}), {}: median {}, min {} of {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n{}\n",
+            "{table}\n\n{} ({kernels}), {}: median {}, min {} of {} runs, {:.1} GMAC/s; {:.1} samples/s with {} thread(s)\n{}\n{}",
             self.backend,
             self.clock,
             text::milliseconds(self.median_ms),
@@ -499,7 +565,23 @@ impl HostOutput {
             self.gmacs_per_s,
             self.samples_per_s,
             self.threads,
-            self.one_sample.text()
+            self.one_sample.text(),
+            self.decoder.as_ref().map_or_else(String::new, DecoderTimes::text)
+        )
+    }
+}
+
+impl DecoderTimes {
+    fn text(&self) -> String {
+        format!(
+            "prefill of {} tokens: {}, {:.1} tokens/s\none token behind them: {}, {:.1} tokens/s; at most {} read, {:.2} GB/s\n",
+            self.prompt,
+            text::milliseconds(self.prefill_ms),
+            self.prefill_tokens_per_s,
+            text::milliseconds(self.decode_ms),
+            self.decode_tokens_per_s,
+            text::bytes(self.bytes_per_token as f64),
+            self.gb_per_s
         )
     }
 }

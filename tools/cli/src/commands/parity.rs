@@ -6,9 +6,13 @@ use super::output::OutputFile;
 use super::threads::Threads;
 use super::{data, output};
 use serde::Serialize;
+use shiftformer::kernels::Portable;
+use shiftformer::text::Tokenizer;
 use shiftformer_convert::model_file::ModelFile;
+use shiftformer_convert::sequences::Sequences;
 use shiftformer_lab::backend::Sample;
 use shiftformer_lab::parity::{BackendRun, Comparison, Difference, Reproducer, compare};
+use shiftformer_lab::sequence::{self, SequenceComparison, SequenceDifference, Way};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -16,7 +20,7 @@ use std::path::PathBuf;
 pub struct Args {
     /// The model.
     file: PathBuf,
-    /// Samples, as npz.
+    /// Samples, as npz; for a decoder sequences, or a text file. Its logits are compared over prompts and over single steps.
     #[arg(long)]
     data: PathBuf,
     /// Backends to compare, the first is the reference: portable, native, gpu, qemu:BOARD. `NAME@corrupt-weight:OFFSET`
@@ -62,6 +66,9 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     args.threads.start()?;
     let model = read_model(&args.file)?;
+    if sequence::shape(&model).is_ok() {
+        return on_sequences(args, &model);
+    }
     let data = data::open(&args.data)?;
     let samples = data::samples(&model, &data, &data::first(&data, args.limit)?)?;
     let parse = |name: &String| BackendRun::parse(name, &model);
@@ -83,6 +90,39 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         output::print(&report(&comparison, reproducer.as_ref()));
     }
     Ok(if equal { Verdict::Passed } else { Verdict::Failed })
+}
+
+/// A decoder over sequences: prompts and single steps.
+fn on_sequences(args: &Args, model: &ModelFile) -> Result<Verdict, Failure> {
+    if args.digests {
+        return Err(Failure::Usage("a decoder is compared by its logits; --digests is for other models".to_owned()));
+    }
+    let opened = model.open::<Portable>().map_err(|e| Failure::Backend(e.into()))?;
+    let tokenizer = Tokenizer::open(opened.sections()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let context = sequence::shape(model)?.context;
+    let sequences = Sequences::open_with(&args.data, tokenizer.as_ref(), context)?;
+    let comparison = sequence::compare(model, &args.backends, &sequences, args.limit)?;
+    if args.json {
+        output::json(&comparison)?;
+    } else if comparison.equal {
+        let SequenceComparison { sequences, tokens, backends, .. } = &comparison;
+        output::print(&format!(
+            "equal: logits of {tokens} tokens of {sequences} sequences, as prompts and token by token, on {}\n",
+            backends.join(", ")
+        ));
+    } else {
+        for SequenceDifference { backend, way, sequence, token, logit } in &comparison.differences {
+            let way = match way {
+                Way::Prefill => "as prompts",
+                Way::Steps => "token by token",
+            };
+            output::print(&format!(
+                "{backend}, {way}, differs from {}: first at sequence {sequence}, token {token}, logit {logit}\n",
+                args.backends[0]
+            ));
+        }
+    }
+    Ok(if comparison.equal { Verdict::Passed } else { Verdict::Failed })
 }
 
 /// The digests in hexadecimal, as JSON numbers have only 53 bits.

@@ -128,6 +128,15 @@ fn tokens_come_out_alike_on_all_kernels() {
     let eval = eval.json();
     assert_eq!(eval["tokens"], 48);
     assert!(eval["bits_per_token"].as_f64().unwrap() > 0.0 && eval["sqnr_db"].is_null());
+    let parity = ["parity", &file, "--data", &data, "--backends", "portable,native"];
+    let equal = shiftformer(&parity);
+    assert!(equal.stdout.contains("equal: logits of 48 tokens of 6 sequences"), "{}", equal.stdout);
+    shiftformer(&["parity", &file, "--data", &data, "--backends", "portable,gpu"])
+        .is_refused(&["`gpu` runs no decoder"]);
+    let bench = shiftformer(&["bench", &file, "--json"]).json();
+    assert_eq!(bench["decoder"]["prompt"], 4);
+    assert!(bench["decoder"]["prefill_tokens_per_s"].as_f64().unwrap() > 0.0);
+    assert!(bench["decoder"]["bytes_per_token"].as_u64().unwrap() > 2 * 4 * WIDTH as u64);
     let inspect = shiftformer(&["inspect", &file]);
     assert!(inspect.stdout.contains("8 positions, runs of up to 3 tokens"), "{}", inspect.stdout);
 }
