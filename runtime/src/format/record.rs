@@ -2,6 +2,7 @@
 
 use super::words::{ReadWords, Word, WriteWords};
 use crate::tensor::Dtype;
+use core::ops::Range;
 
 /// "No operand" in an operator record.
 pub const NO_TENSOR: u16 = 0xffff;
@@ -128,8 +129,10 @@ impl TensorRecord {
     /// Decodes a record; `None` when it is too short or holds no tensor.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let words: &[[u8; 4]; Self::BYTES / 4] = bytes.as_chunks().0.first_chunk()?;
-        let [first, offset, dims @ .., zero_point] = words;
+        // One by one: a map over the array copies its bytes first.
+        let [first, offset, a, b, c, d, e, f, zero_point] = words;
         let [dtype, place, rank, window] = *first;
+        let dim = |word: &[u8; 4]| u32::from_le_bytes(*word);
         let record = Self {
             dtype: Dtype::from_byte(dtype)?,
             place: match place {
@@ -141,7 +144,7 @@ impl TensorRecord {
             rank,
             window,
             offset: u32::from_le_bytes(*offset),
-            dims: dims.map(u32::from_le_bytes),
+            dims: [dim(a), dim(b), dim(c), dim(d), dim(e), dim(f)],
             zero_point: i32::from_le_bytes(*zero_point),
         };
         let used_up = record.dims.iter().skip(usize::from(rank)).all(|&d| d == 1);
@@ -254,6 +257,11 @@ impl TensorSlot {
         }
         let offset = u32::from_le_bytes(*offset) as usize;
         Some(Self { dtype, place, window, offset, bytes })
+    }
+
+    /// The bytes it takes of its memory.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset.saturating_add(self.bytes)
     }
 
     /// As [`TensorRecord::first_held`].

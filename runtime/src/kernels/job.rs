@@ -28,6 +28,16 @@ pub struct LinearJob<'a> {
 }
 
 impl LinearJob<'_> {
+    /// Leaves the channels from `first` on, `count` at most; `first` is a multiple of [`PANEL`]. `None` where it is not there.
+    pub(crate) fn take_channels(&mut self, first: usize, count: usize) -> Option<()> {
+        let panel_bytes = self.weights.format.panel_bytes(self.k);
+        self.weights.bytes = self.weights.bytes.get(first / PANEL * panel_bytes..)?;
+        self.bias = self.bias.get(first..)?;
+        self.multipliers = self.multipliers.get(first..)?;
+        self.n = self.n.checked_sub(first)?.min(count);
+        Some(())
+    }
+
     /// Rows and channels for which `x`, the output and the weights hold everything: what a kernel may touch.
     pub fn fit(&self, x_len: usize, out_len: usize) -> (usize, usize) {
         let rows = self.rows.min(whole_rows(x_len, self.x_stride, self.k));

@@ -8,7 +8,8 @@ mod proven;
 mod whole;
 
 use crate::format::{
-    CertRecord, OpRecord, Profile, ReadWords, Receipts, SectionKind, Sections, StateLayout, TensorRecord, Word,
+    CertRecord, OpRecord, Profile, ReadWords, Receipts, SectionKind, Sections, StateLayout, TensorRecord, TensorSlot,
+    Word,
 };
 use crate::kernels::{Kernels, Portable};
 use crate::ops::{Entry, OpKind, Requirements};
@@ -67,9 +68,17 @@ impl<'m, B: Kernels> Model<'m, B> {
     pub fn step_macs(&self) -> u64 {
         let of = |op: usize| {
             let needs = self.needs(&self.op_record(op)?)?;
-            Some(u64::from(needs.step) * u64::from(needs.piece_work))
+            let in_parts = self.runs_in_parts(op, &needs);
+            let (step, work) =
+                if in_parts { (needs.part_step(), needs.part_work) } else { (needs.step, needs.piece_work) };
+            Some(u64::from(step) * u64::from(work))
         };
         (0..self.n_ops()).filter_map(of).max().unwrap_or(0)
+    }
+
+    /// Whether steps divide operator `op` into parts: it has some, is alone, and runs with all of its rows.
+    pub(crate) fn runs_in_parts(&self, op: usize, needs: &Requirements) -> bool {
+        needs.parts > 0 && self.state.rows == 0 && !self.is_chained(op) && !self.is_chained(op + 1)
     }
 
     /// Bytes of state a session needs besides; 0 for most models.
@@ -132,6 +141,11 @@ impl<'m, B: Kernels> Model<'m, B> {
     /// Record of tensor `index`.
     pub fn tensor(&self, index: usize) -> Option<TensorRecord> {
         TensorRecord::decode(self.sections.get(SectionKind::Tensors).chunks_exact(TensorRecord::BYTES).nth(index)?)
+    }
+
+    /// What a run needs of the record of tensor `index`, which was checked before.
+    fn slot(&self, index: u16) -> Option<TensorSlot> {
+        TensorSlot::read(self.sections.get(SectionKind::Tensors).get(usize::from(index) * TensorRecord::BYTES..)?)
     }
 
     /// Tensor index of endpoint `index`: inputs, then outputs.

@@ -183,8 +183,7 @@ impl<'m, B: Kernels> Model<'m, B> {
         let mut model = Self { sections, receipts, n_inputs, state, table };
         let mut state_end = 0;
         for tensor in 0..sections.n_tensors {
-            let checked = model.check_tensor(tensor).and_then(|()| model.check_state(tensor, &mut state_end));
-            checked.ok_or(ModelError::Tensor { tensor: tensor as u16 })?;
+            model.check_tensor(tensor, &mut state_end).ok_or(ModelError::Tensor { tensor: tensor as u16 })?;
         }
         for endpoint in 0..io.len() / 2 - 2 {
             let tensor = model.endpoint(endpoint).ok_or(ModelError::Section(SectionName::Io))?;
@@ -208,8 +207,10 @@ impl<'m, B: Kernels> Model<'m, B> {
         Ok(model)
     }
 
-    fn check_tensor(&self, index: usize) -> Option<()> {
-        let tensor = self.tensor(index)?;
+    /// Whether a tensor lies in its memory; tensors in the state must do so one behind the other, see
+    /// [`check_state`](Self::check_state).
+    fn check_tensor(&self, index: usize, state_end: &mut usize) -> Option<()> {
+        let tensor = &self.tensor(index)?;
         let room = match tensor.place {
             Place::Arena => self.sections.arena_bytes,
             Place::Constant => self.sections.get(SectionKind::Weights).len(),
@@ -221,14 +222,16 @@ impl<'m, B: Kernels> Model<'m, B> {
         let row_bytes = tensor.row() as u64 * tensor.dtype.bytes() as u64;
         let whole_words = (u64::from(tensor.window) * row_bytes).is_multiple_of(4);
         let fits = tensor.offset.is_multiple_of(16) && end <= room && !tensor.is_empty();
-        (fits && (!windowed || tensor.place == Place::Arena && whole_words)).then_some(())
+        let sane = fits && (!windowed || tensor.place == Place::Arena && whole_words);
+        if tensor.place == Place::State {
+            self.check_state(tensor, state_end)?
+        }
+        sane.then_some(())
     }
 
     /// Whether a tensor in the state has a row per position and lies behind the one before, which ends at `end`.
-    fn check_state(&self, index: usize, end: &mut usize) -> Option<()> {
-        let tensor = self.tensor(index).filter(|tensor| tensor.place == Place::State);
-        let Some(tensor) = tensor else { return Some(()) };
-        let follows = tensor.offset as usize >= core::mem::replace(end, arena_range(&tensor).end);
+    fn check_state(&self, tensor: &TensorRecord, end: &mut usize) -> Option<()> {
+        let follows = tensor.offset as usize >= core::mem::replace(end, arena_range(tensor).end);
         (follows && tensor.shape().first() == Some(&self.state.capacity)).then_some(())
     }
 
@@ -240,19 +243,20 @@ impl<'m, B: Kernels> Model<'m, B> {
         let weights = self.sections.get(SectionKind::Weights);
         let io = Operands { record, tensors, weights, proven: trust == Trust::Values };
         let needs = entry.check(words, &io, &cert)?;
+        let record = &io.record;
         let scratch_end = (record.scratch_offset as usize).checked_add(record.scratch_bytes as usize);
         let scratch_fits = record.scratch_bytes >= needs.scratch_bytes && record.scratch_offset.is_multiple_of(16);
         let scratch_end = scratch_end.filter(|&end| scratch_fits && end <= self.sections.arena_bytes);
         let scratch = record.scratch_offset as usize..scratch_end.ok_or(OpFault::Scratch)?;
-        let output = io.output()?;
         // The state is memory of its own.
-        let out = if output.place == Place::Arena { arena_range(&output) } else { 0..0 };
+        let output = self.slot(io.record.output).ok_or(OpFault::Operand)?;
+        let out = if output.place == Place::Arena { output.range() } else { 0..0 };
         if overlap(&out, &scratch) {
             return Err(OpFault::Alias);
         }
-        for (index, _) in record.inputs.iter().enumerate() {
-            let Some(input) = io.input(index).filter(|t| t.place == Place::Arena) else { continue };
-            let range = arena_range(&input);
+        for (index, &tensor) in io.record.inputs.iter().enumerate() {
+            let Some(input) = self.slot(tensor).filter(|t| t.place == Place::Arena) else { continue };
+            let range = input.range();
             let same_place = range == out && needs.in_place == Some(index);
             if overlap(&range, &scratch) || (overlap(&range, &out) && !same_place) {
                 return Err(OpFault::Alias);

@@ -13,7 +13,9 @@
 pub mod causal;
 
 use super::matmul::TRANSPOSE_WORK;
-use super::{Division, Inputs, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{
+    Division, Inputs, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, STEP_WORK, require,
+};
 use crate::arith::exp::{EXP2_ONE, RowScale};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
@@ -355,10 +357,18 @@ impl AttentionParams {
         v.get(self.v.start(unit.batch, kv_head)..).ok_or(RunFault::Memory)
     }
 
-    /// Values of one head, transposed to `[v_dim, padded keys]`.
-    fn transpose_values<B: Kernels>(&self, v: &[i8], unit: Unit, out: &mut [i8]) -> Result<(), RunFault> {
-        let v = self.head_values(v, unit)?;
-        B::transpose(v, self.v.row as usize, self.n_k as usize, self.v_dim as usize, out, self.padded_keys());
+    /// Values of one head, transposed to `[v_dim, padded keys]`: the columns `columns`, as far as there are some.
+    fn transpose_values<B: Kernels>(
+        &self,
+        v: &[i8],
+        unit: Unit,
+        columns: Range<u32>,
+        out: &mut [i8],
+    ) -> Result<(), RunFault> {
+        let (first, end, padded) = (columns.start as usize, columns.end.min(self.v_dim) as usize, self.padded_keys());
+        let v = self.head_values(v, unit)?.get(first..).ok_or(RunFault::Memory)?;
+        let out = out.get_mut(first * padded..).ok_or(RunFault::Memory)?;
+        B::transpose(v, self.v.row as usize, self.n_k as usize, end.saturating_sub(first), out, padded);
         Ok(())
     }
 
@@ -414,7 +424,7 @@ impl AttentionParams {
         if B::ATTENDS && self.attend::<B>(operands, to, first, rows as usize)? {
             return Ok(());
         }
-        self.transpose_values::<B>(operands.v, first, Scratch::split(self, memory.scratch)?.values)?;
+        self.transpose_values::<B>(operands.v, first, 0..self.v_dim, Scratch::split(self, memory.scratch)?.values)?;
         for done in (0..rows).step_by(ROW_BLOCK) {
             let block = Unit { row: first.row + done, ..first };
             self.block::<B>(operands, memory, block, ((rows - done) as usize).min(ROW_BLOCK))?;
@@ -430,17 +440,37 @@ impl AttentionParams {
         first: Unit,
         rows: usize,
     ) -> Result<(), RunFault> {
+        self.exponentials::<B>(operands, memory, first, rows)?;
+        self.weighted::<B>(memory, first, rows)
+    }
+
+    /// Exponentials of the scores of `rows` query rows from `first` on, and their sums: both stay in the scratch.
+    fn exponentials<B: Kernels>(
+        &self,
+        operands: &AttentionInputs<'_>,
+        memory: &mut Memory<'_>,
+        first: Unit,
+        rows: usize,
+    ) -> Result<(), RunFault> {
         let padded = self.padded_keys();
-        let (window, skipped) = (memory.output.window, memory.skipped());
         let scratch = Scratch::split(self, memory.scratch)?;
         let to = ScoreRows { scores: &mut *scratch.scores, stride: padded, scratch: &mut *scratch.acc };
         self.scores::<B>(operands, first, rows, to)?;
-        let mut sums = [0u32; ROW_BLOCK];
-        let sums = sums.get_mut(..rows).unwrap_or(&mut []);
         let exps = scratch.exps.chunks_exact_mut(self.exp_bytes().max(1));
-        for ((scores, exps), sum) in stepwise(scratch.scores.chunks_exact(padded.max(1))).zip(exps).zip(&mut *sums) {
+        let sums: &mut [u32] = super::memory::cast_mut(scratch.acc)?;
+        let rows = stepwise(scratch.scores.chunks_exact(padded.max(1))).zip(exps).take(rows);
+        for ((scores, exps), sum) in rows.zip(sums) {
             *sum = exp_row::<B>(self.wide_exp, scores.get(..self.n_k as usize).unwrap_or(&[]), exps)?;
         }
+        Ok(())
+    }
+
+    /// Outputs of these rows, whose exponentials and sums are in the scratch.
+    fn weighted<B: Kernels>(&self, memory: &mut Memory<'_>, first: Unit, rows: usize) -> Result<(), RunFault> {
+        let (window, skipped) = (memory.output.window, memory.skipped());
+        let scratch = Scratch::split(self, memory.scratch)?;
+        let sums: [u32; ROW_BLOCK] = *super::memory::cast(scratch.acc)?.first_chunk().ok_or(RunFault::Memory)?;
+        let sums = sums.get(..rows).ok_or(RunFault::Memory)?;
         let job = self.value_job(rows, self.v_dim as usize);
         let acc = dot_exps::<B>(self.wide_exp, &job, scratch.exps, scratch.values, scratch.scores, scratch.acc)?;
         self.values::<B>(acc, sums, first, OutRows { bytes: memory.out, window, skipped })
@@ -449,6 +479,55 @@ impl AttentionParams {
     fn exp_bytes(&self) -> usize {
         self.padded_keys() * if self.wide_exp { 2 } else { 1 }
     }
+
+    /// Parts of a head: its values transposed, some columns a part, then for every block of query rows one for the
+    /// exponentials and one for the outputs. Blocks of fewer than [`ROW_BLOCK`] rows take kernels much longer by the row:
+    /// these rows are blocks of their own.
+    fn parts_of_head(&self) -> HeadParts {
+        let transposes = self.v_dim.div_ceil(self.part_columns().max(1));
+        let whole = self.n_q / ROW_BLOCK as u32;
+        HeadParts { transposes, whole, all: transposes + 2 * (whole + self.n_q % ROW_BLOCK as u32) }
+    }
+
+    /// Columns of values that a part transposes.
+    fn part_columns(&self) -> u32 {
+        (STEP_WORK / super::work(&[TRANSPOSE_WORK, self.n_k]).max(1)).clamp(1, PART_COLUMNS)
+    }
+
+    fn part<B: Kernels>(
+        &self,
+        operands: &AttentionInputs<'_>,
+        memory: &mut Memory<'_>,
+        part: u32,
+    ) -> Result<(), RunFault> {
+        let HeadParts { transposes, whole, all } = self.parts_of_head();
+        let (heads, all) = (self.heads.max(1), all.max(1));
+        let (head, part) = (part / all, part % all);
+        let unit = Unit { batch: head / heads, head: head % heads, row: 0 };
+        let Some(part) = part.checked_sub(transposes) else {
+            let values = Scratch::split(self, memory.scratch)?.values;
+            let first = part * self.part_columns();
+            return self.transpose_values::<B>(operands.v, unit, first..first + self.part_columns(), values);
+        };
+        let (block, rows) = (part / 2, ROW_BLOCK as u32);
+        let (row, rows) = if block < whole { (block * rows, ROW_BLOCK) } else { (whole * rows + block - whole, 1) };
+        let first = Unit { row, ..unit };
+        if part % 2 == 0 {
+            self.exponentials::<B>(operands, memory, first, rows)
+        } else {
+            self.weighted::<B>(memory, first, rows)
+        }
+    }
+}
+
+/// Parts of a head, see [`AttentionParams::parts_of_head`].
+struct HeadParts {
+    /// Those that transpose values.
+    transposes: u32,
+    /// Blocks of [`ROW_BLOCK`] rows.
+    whole: u32,
+    /// All.
+    all: u32,
 }
 
 /// Where output rows go.
@@ -480,7 +559,7 @@ struct ScoreRows<'s> {
 /// The scratch areas of fused attention, in this order.
 ///
 /// An area that holds nothing yet, or nothing any more, serves the dot products: `acc` while scores are made, `scores`
-/// while values are summed.
+/// while values are summed. Between the two `acc` holds the sums of the exponentials.
 struct Scratch<'s> {
     values: &'s mut [i8],
     scores: &'s mut [i32],
@@ -490,6 +569,7 @@ struct Scratch<'s> {
 
 impl<'s> Scratch<'s> {
     fn sizes(p: &AttentionParams) -> [usize; 4] {
+        // Not less than a sum for every row of a block.
         let acc = (ROW_BLOCK * p.v_dim as usize * 4).next_multiple_of(16);
         [
             p.v_dim as usize * p.padded_keys(),
@@ -499,6 +579,7 @@ impl<'s> Scratch<'s> {
         ]
     }
 
+    #[inline(never)]
     fn split(p: &AttentionParams, bytes: &'s mut [u8]) -> Result<Self, RunFault> {
         let [values, scores, exps, acc] = Self::sizes(p);
         let (values, rest) = bytes.split_at_mut_checked(values).ok_or(RunFault::Memory)?;
@@ -572,6 +653,10 @@ attention_form! {
 const SCORE_WORK: u64 = 60;
 /// The same for [`Operator::piece_work`].
 const STEP_SCORE_WORK: u32 = 40;
+/// Work of a part besides.
+const PART_WORK: u32 = 800;
+/// Columns of values that a part transposes at most.
+const PART_COLUMNS: u32 = 16;
 /// Work of an output of a head besides its products.
 const ROW_WORK: u32 = 30;
 
@@ -632,6 +717,25 @@ impl Operator for Attention {
 
     fn block(&self) -> u32 {
         ROW_BLOCK as u32
+    }
+
+    fn run_parts<B: Kernels>(&self, memory: &mut Memory<'_>, mut parts: Range<u32>) -> Result<(), RunFault> {
+        let p = &self.attention;
+        let operands = AttentionInputs { v: memory.inputs.get(2)?, ..p.score_operands(&memory.inputs)? };
+        parts.try_for_each(|part| p.part::<B>(&operands, memory, part))
+    }
+
+    fn parts(&self) -> u32 {
+        let p = &self.attention;
+        super::work(&[p.batch, p.heads, p.parts_of_head().all])
+    }
+
+    fn part_work(&self) -> u32 {
+        let p = &self.attention;
+        let scores = super::work(&[ROW_BLOCK as u32, p.n_k, p.head_dim.saturating_add(STEP_SCORE_WORK)]);
+        let outputs = super::work(&[ROW_BLOCK as u32, p.n_k.saturating_add(ROW_WORK), p.v_dim]);
+        let transposed = super::work(&[TRANSPOSE_WORK, p.n_k, p.part_columns()]);
+        scores.max(outputs).max(transposed).saturating_add(PART_WORK)
     }
 
     fn division(&self) -> Option<Division> {
@@ -743,7 +847,7 @@ impl Operator for AttentionValues {
             let first = p.unit(piece);
             let scratch = Scratch::split(p, memory.scratch)?;
             if first.row == 0 {
-                p.transpose_values::<B>(v, first, scratch.values)?;
+                p.transpose_values::<B>(v, first, 0..p.v_dim, scratch.values)?;
             }
             let job = DotJob { x_stride: n_k, ..p.value_job(1, p.v_dim as usize) };
             for row in first.row..first.row + p.rows_from(first.row) as u32 {

@@ -12,15 +12,22 @@ type RunFn = fn(&[u8], &mut Memory<'_>, Range<u32>) -> Result<(), RunFault>;
 /// where a block alone has more. [`Model::step_macs`](crate::Model::step_macs) is the maximum of a model.
 pub const STEP_WORK: u32 = 75_000;
 
-/// How an operator is checked and run, for one set of kernels.
-pub struct Entry<B> {
+/// How an operator is checked and run, for one set of kernels. In memory: the kind, then a pointer, as in C.
+#[repr(C)]
+pub struct Entry<B: 'static> {
     /// Which operator.
     pub kind: OpKind,
+    functions: &'static Functions<B>,
+}
+
+/// The functions of an operator: what other languages make entries of.
+pub struct Functions<B> {
     check: fn(&[u8], &Operands<'_>) -> Result<Proof, OpFault>,
     needs: fn(&[u8]) -> Option<Requirements>,
     row_access: fn(&[u8]) -> Option<RowAccess>,
     written_from: fn(&[u8], u32) -> u32,
     run: RunFn,
+    run_parts: RunFn,
     kernels: core::marker::PhantomData<fn() -> B>,
 }
 
@@ -37,22 +44,40 @@ pub struct Requirements {
     pub step: u32,
     /// Work of a piece at most, see [`Operator::piece_work`].
     pub piece_work: u32,
+    /// Parts of a whole run, 0 where it is divided into pieces alone; see [`Operator::parts`].
+    pub parts: u32,
+    /// Work of a part at most.
+    pub part_work: u32,
     /// Whether the output is whole afterwards.
     pub completes_output: bool,
 }
 
-impl<B: Kernels> Entry<B> {
-    /// The entry of operator `O`.
-    pub const fn of<O: Operator>(kind: OpKind) -> Self {
+impl Requirements {
+    /// Parts that are done at once by a step.
+    pub fn part_step(&self) -> u32 {
+        (STEP_WORK / self.part_work.max(1)).clamp(1, self.parts.max(1))
+    }
+}
+
+impl<B: Kernels> Functions<B> {
+    /// The functions of operator `O`.
+    pub const fn of<O: Operator>() -> Self {
         Self {
-            kind,
             check: check::<O>,
             needs: needs::<O>,
             row_access: row_access::<O>,
             written_from: written_from::<O>,
             run: run::<B, O>,
+            run_parts: run_parts::<B, O>,
             kernels: core::marker::PhantomData,
         }
+    }
+}
+
+impl<B: Kernels> Entry<B> {
+    /// The entry of operator `O`.
+    pub const fn of<O: Operator>(kind: OpKind) -> Self {
+        Self { kind, functions: const { &Functions::of::<O>() } }
     }
 
     /// Decodes and checks an operator; returns the bounds of its intermediate values.
@@ -60,7 +85,7 @@ impl<B: Kernels> Entry<B> {
     /// # Errors
     /// The first [`OpFault`] found.
     pub fn prove(&self, words: &[u8], io: &Operands<'_>) -> Result<Proof, OpFault> {
-        (self.check)(words, io)
+        (self.functions.check)(words, io)
     }
 
     /// [`prove`](Self::prove), and `cert` must state what was proven.
@@ -75,18 +100,18 @@ impl<B: Kernels> Entry<B> {
 
     /// What the operator asks of the engine; `None` when its parameters do not decode.
     pub fn needs(&self, words: &[u8]) -> Option<Requirements> {
-        (self.needs)(words)
+        (self.functions.needs)(words)
     }
 
     /// What the rows of the operator read and write; `None` where it has none or its parameters do not decode.
     pub fn row_access(&self, words: &[u8]) -> Option<RowAccess> {
-        (self.row_access)(words)
+        (self.functions.row_access)(words)
     }
 
     /// How many elements of the output are written without a gap from `element` on; 0 also when the parameters do not
     /// decode.
     pub(crate) fn written_from(&self, words: &[u8], element: u32) -> u32 {
-        (self.written_from)(words, element)
+        (self.functions.written_from)(words, element)
     }
 
     /// Runs pieces of a checked operator, those of `pieces` that it has.
@@ -94,7 +119,26 @@ impl<B: Kernels> Entry<B> {
     /// # Errors
     /// [`RunFault`].
     pub fn run(&self, words: &[u8], memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
-        (self.run)(words, memory, pieces)
+        (self.functions.run)(words, memory, pieces)
+    }
+
+    /// Runs parts of a checked operator, see [`Operator::parts`].
+    ///
+    /// # Errors
+    /// [`RunFault`].
+    pub fn run_parts(&self, words: &[u8], memory: &mut Memory<'_>, parts: Range<u32>) -> Result<(), RunFault> {
+        (self.functions.run_parts)(words, memory, parts)
+    }
+}
+
+fn run_parts<B: Kernels, O: Operator>(
+    words: &[u8],
+    memory: &mut Memory<'_>,
+    parts: Range<u32>,
+) -> Result<(), RunFault> {
+    match &decode::<O>(words) {
+        Some(params) => params.run_parts::<B>(memory, parts),
+        None => Err(RunFault::Memory),
     }
 }
 
@@ -128,6 +172,9 @@ fn needs_of<O: Operator>(params: &O) -> Requirements {
         pieces: params.pieces(),
         step: step_of(params),
         piece_work: params.piece_work(),
+        // More than can be counted: pieces then.
+        parts: if params.parts() == u32::MAX { 0 } else { params.parts() },
+        part_work: params.part_work(),
         completes_output: params.completes_output(),
     }
 }

@@ -1,6 +1,8 @@
 //! Dense layer: `y = requantize(x W^T + b)`, with an optional 256-entry table or residual behind it.
 
-use super::{Division, Inputs, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use super::{
+    Division, Inputs, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, STEP_WORK, require,
+};
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearJob, LinearOut};
 use crate::tensor::Dtype;
@@ -138,6 +140,71 @@ pub(super) struct JobSize {
 /// Work of an output besides its products.
 pub(super) const EPILOGUE_WORK: u32 = 24;
 
+/// Rows of a part.
+const ROW_BLOCK: u32 = kernels::ROW_BLOCK as u32;
+
+impl Linear {
+    /// Work of an output.
+    fn channel_work(&self) -> u32 {
+        self.k.saturating_add(EPILOGUE_WORK)
+    }
+
+    /// Parts of a block of rows: as few as have no more work than a step, of a panel at least.
+    fn groups(&self) -> u32 {
+        let of_a_step = STEP_WORK / super::work(&[ROW_BLOCK, PANEL as u32, self.channel_work()]).max(1);
+        self.n.div_ceil(PANEL as u32).div_ceil(of_a_step.max(1))
+    }
+
+    /// Channels of a part, whole panels.
+    fn group(&self) -> u32 {
+        self.n.div_ceil(PANEL as u32).div_ceil(self.groups().max(1)).saturating_mul(PANEL as u32)
+    }
+
+    /// Rows `rows`, the channels `channels`, which start a panel.
+    fn run_rows<B: Kernels>(
+        &self,
+        memory: &mut Memory<'_>,
+        rows: Range<u32>,
+        channels: Range<u32>,
+    ) -> Result<(), RunFault> {
+        let (k, n) = (self.k as usize, self.n as usize);
+        let rows = rows.start as usize..rows.end as usize;
+        let size = JobSize { rows: rows.len(), k, n, x_stride: k, out_stride: n };
+        // By reference: a move would copy it.
+        let Ok(job) = &mut self.dense.job(&memory.inputs, size) else { return Err(RunFault::Memory) };
+        let first = channels.start as usize;
+        job.take_channels(first, channels.len()).ok_or(RunFault::Memory)?;
+        let lut = self.dense.table(&memory.inputs)?;
+        let x = memory.inputs.rows::<i8>(0, rows.clone(), k)?;
+        if memory.output.dtype == Dtype::I8 {
+            let (out, scratch) = memory.out_rows::<i8>(rows, n)?;
+            let out = out.get_mut(first..).ok_or(RunFault::Memory)?;
+            B::linear(job, x, LinearOut::I8 { out, lut }, scratch);
+            return Ok(());
+        }
+        if memory.output.dtype == Dtype::I32 {
+            let (out, scratch) = memory.out_rows::<i32>(rows, n)?;
+            B::linear_acc(job, x, out.get_mut(first..).ok_or(RunFault::Memory)?, scratch);
+            return Ok(());
+        }
+        let adds = memory.inputs.record(1).is_some();
+        // Once for all parts of the rows: the first.
+        let residual = match adds && first == 0 && !memory.inputs.is_in_place(1) {
+            true => memory.inputs.rows::<i16>(1, rows.clone(), n)?,
+            false => &[],
+        };
+        let (out, scratch) = memory.out_rows::<i16>(rows, n)?;
+        for (to, &from) in out.iter_mut().zip(residual) {
+            *to = from;
+        }
+        let out = out.get_mut(first..).ok_or(RunFault::Memory)?;
+        let residual_shift = self.residual_shift;
+        let out = if adds { LinearOut::I16Residual { out, residual_shift } } else { LinearOut::I16 { out } };
+        B::linear(job, x, out, scratch);
+        Ok(())
+    }
+}
+
 impl Operator for Linear {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let (rows, k, n) = (u64::from(self.rows), u64::from(self.k), u64::from(self.n));
@@ -153,36 +220,19 @@ impl Operator for Linear {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
-        let (k, n) = (self.k as usize, self.n as usize);
-        let rows = rows.start as usize..rows.end as usize;
-        let size = JobSize { rows: rows.len(), k, n, x_stride: k, out_stride: n };
-        // By reference: a move would copy it.
-        let Ok(job) = &self.dense.job(&memory.inputs, size) else { return Err(RunFault::Memory) };
-        let lut = self.dense.table(&memory.inputs)?;
-        let x = memory.inputs.rows::<i8>(0, rows.clone(), k)?;
-        if memory.output.dtype == Dtype::I8 {
-            let (out, scratch) = memory.out_rows::<i8>(rows, n)?;
-            B::linear(job, x, LinearOut::I8 { out, lut }, scratch);
-            return Ok(());
-        }
-        if memory.output.dtype == Dtype::I32 {
-            let (out, scratch) = memory.out_rows::<i32>(rows, n)?;
-            B::linear_acc(job, x, out, scratch);
-            return Ok(());
-        }
-        let adds = memory.inputs.record(1).is_some();
-        let residual = match adds && !memory.inputs.is_in_place(1) {
-            true => memory.inputs.rows::<i16>(1, rows.clone(), n)?,
-            false => &[],
-        };
-        let (out, scratch) = memory.out_rows::<i16>(rows, n)?;
-        for (to, &from) in out.iter_mut().zip(residual) {
-            *to = from;
-        }
-        let residual_shift = self.residual_shift;
-        let out = if adds { LinearOut::I16Residual { out, residual_shift } } else { LinearOut::I16 { out } };
-        B::linear(job, x, out, scratch);
-        Ok(())
+        self.run_rows::<B>(memory, rows, 0..self.n)
+    }
+
+    fn run_parts<B: Kernels>(&self, memory: &mut Memory<'_>, mut parts: Range<u32>) -> Result<(), RunFault> {
+        // The channels of a block of rows, then those of the next block.
+        let (groups, group) = (self.groups().max(1), self.group());
+        parts.try_for_each(|part| {
+            let (row, channel) = (part / groups * ROW_BLOCK, part % groups * group);
+            let rows = row..row.saturating_add(ROW_BLOCK).min(self.rows);
+            let channels = channel..channel.saturating_add(group).min(self.n);
+            // Whole panels a part may leave none for the last one.
+            if channels.is_empty() { Ok(()) } else { self.run_rows::<B>(memory, rows, channels) }
+        })
     }
 
     fn macs(&self) -> u64 {
@@ -198,7 +248,7 @@ impl Operator for Linear {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[self.k, self.n]).saturating_add(super::work(&[EPILOGUE_WORK, self.n]))
+        super::work(&[self.n, self.channel_work()])
     }
 
     fn pieces(&self) -> u32 {
@@ -206,7 +256,18 @@ impl Operator for Linear {
     }
 
     fn block(&self) -> u32 {
-        kernels::ROW_BLOCK as u32
+        ROW_BLOCK
+    }
+
+    fn parts(&self) -> u32 {
+        match self.groups() {
+            1 => 0,
+            groups => super::work(&[self.rows.div_ceil(ROW_BLOCK), groups]),
+        }
+    }
+
+    fn part_work(&self) -> u32 {
+        super::work(&[ROW_BLOCK, self.group(), self.channel_work()])
     }
 
     fn division(&self) -> Option<Division> {
@@ -222,7 +283,7 @@ impl Operator for Linear {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Random, Weights, run};
+    use super::super::testing::{Random, Weights, run, run_in_place};
     use super::*;
     use std::vec::Vec;
 
@@ -285,6 +346,44 @@ mod tests {
             assert_eq!(y, bias[ch] + sum);
             assert!((proof.acc.0..=proof.acc.1).contains(&i64::from(y)));
         }
+    }
+
+    /// `run` compares parts with the whole run.
+    #[test]
+    fn a_layer_with_more_than_a_step_of_five_rows_runs_in_parts() {
+        let mut random = Random(8);
+        let (rows, k, n) = (8usize, 100usize, 190usize);
+        let w: Vec<i8> = random.values(Dtype::I8, n * k).into_iter().map(|w| w as i8).collect();
+        let padded = n.next_multiple_of(PANEL);
+        let mut weights = Weights::default();
+        let mut dense = Dense {
+            format: WeightFormat::I8,
+            acc_shift: 0,
+            zero_point: 3,
+            weights: weights.add(&pack(&w, n, k)),
+            bias: weights.add(&random.values(Dtype::I16, padded)),
+            multipliers: weights.add(&std::vec![1 << 20; padded]),
+            lut: Blob::NONE,
+        };
+        let (x, residual) = (random.values(Dtype::I8, rows * k), random.values(Dtype::I16, rows * n));
+        let op = |dense| Linear { rows: rows as u32, k: k as u32, n: n as u32, residual_shift: 2, dense };
+        assert_eq!(op(dense).parts(), 4, "two blocks of rows by two groups of channels");
+        assert!(op(dense).part_work() <= STEP_WORK);
+        let (x, residual) = ((Dtype::I8, &x[..]), (Dtype::I16, &residual[..]));
+        let apart = run(&op(dense), &weights, &[x, residual], (Dtype::I16, rows * n)).unwrap().1;
+        let in_place = run_in_place(&op(dense), &weights, &[x, residual], (Dtype::I16, rows * n)).unwrap().1;
+        assert_eq!(apart, in_place);
+        dense.lut = weights.add(&random.values(Dtype::I8, 256).into_iter().map(|y| y as i8).collect::<Vec<_>>());
+        run(&op(dense), &weights, &[x], (Dtype::I8, rows * n)).unwrap();
+        (dense.lut, dense.multipliers) = (Blob::NONE, Blob::NONE);
+        let (_, sums) = run(&op(dense), &weights, &[x], (Dtype::I32, rows * n)).unwrap();
+        let last: i32 = (0..k).map(|i| x.1[(rows - 1) * k + i] * i32::from(w[(n - 1) * k + i])).sum();
+        assert_eq!(sums.last().copied(), Some(last + weights_bias(&weights, dense.bias, n - 1)));
+    }
+
+    fn weights_bias(weights: &Weights, bias: Blob, channel: usize) -> i32 {
+        let bytes = bias.of(&weights.0).and_then(|bytes| bytes.as_chunks::<4>().0.get(channel));
+        bytes.map_or(0, |bytes| i32::from_le_bytes(*bytes))
     }
 
     #[test]

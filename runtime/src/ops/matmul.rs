@@ -133,7 +133,7 @@ impl MatMul {
 const PRODUCT_WORK: u64 = 10;
 
 /// Work of moving an element of a matrix to its place in the transposed one.
-pub(super) const TRANSPOSE_WORK: u32 = 6;
+pub(super) const TRANSPOSE_WORK: u32 = 12;
 
 impl Operator for MatMul {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {

@@ -53,7 +53,7 @@ mod wide;
 #[cfg(test)]
 mod worst_case;
 
-pub use entry::{Entry, Requirements, STEP_WORK};
+pub use entry::{Entry, Functions, Requirements, STEP_WORK};
 pub(crate) use exps::dot_limited;
 pub(crate) use memory::Areas;
 pub use memory::{Inputs, Memory, Step};
@@ -118,6 +118,26 @@ pub trait Operator: Word + Sync {
     /// there are stands for all. Most operators write all of it: their check compares the sizes.
     fn written_from(&self, element: u32) -> u32 {
         u32::MAX - element
+    }
+
+    /// Parts of a run of the whole operator, where steps have to be finer than a block of pieces; 0: none. Parts run one
+    /// after the other, each over the scratch that the one before has left; a chain has none.
+    fn parts(&self) -> u32 {
+        0
+    }
+
+    /// Runs the parts `parts`, of `0..self.parts()`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn run_parts<B: Kernels>(&self, memory: &mut Memory<'_>, parts: Range<u32>) -> Result<(), RunFault> {
+        let _ = (memory, parts);
+        Err(RunFault::Memory)
+    }
+
+    /// Work of a part at most, in the unit of [`piece_work`](Self::piece_work).
+    fn part_work(&self) -> u32 {
+        0
     }
 
     /// What each piece reads and writes, where pieces are rows and the operator can run in a chain, see

@@ -95,6 +95,7 @@ fn run_at<B: Kernels>(
     }
     #[cfg(feature = "parallel")]
     let divided = run_divided::<B>(op, arena, (&weights.0, &tensors, &record));
+    let in_parts = run_in_parts::<B>(op, arena, (&weights.0, &tensors, &record));
     let (pieces, step) = (op.pieces(), super::entry::step_of(op));
     for piece in (0..pieces).step_by(step as usize) {
         let mut memory = split(arena, (&weights.0, &tensors, &record), POSITION.get()).ok_or(OpFault::Alias)?;
@@ -102,6 +103,7 @@ fn run_at<B: Kernels>(
     }
     #[cfg(feature = "parallel")]
     assert!(divided == Some(arena[out.clone()].to_vec()), "not the same on several threads");
+    assert!(op.parts() == 0 || in_parts == Some(arena[out.clone()].to_vec()), "not the same in parts");
     Ok((proof, wide::values(output.0, &arena[out], 0..output.1).collect()))
 }
 
@@ -124,6 +126,22 @@ pub fn at_position<T>(pos: u32, f: impl FnOnce() -> T) -> T {
     let result = f();
     POSITION.set(before);
     result
+}
+
+/// The output in parts, one by one; `arena` stays as it is.
+fn run_in_parts<B: Kernels>(
+    op: &impl Operator,
+    arena: &[u8],
+    (weights, tensors, record): (&[u8], &[u8], &OpRecord),
+) -> Option<Vec<u8>> {
+    let mut copy = AlignedBytes::from(arena);
+    let copy: &mut [u8] = &mut copy;
+    let whole = TensorRecord::decode(tensors.chunks_exact(TensorRecord::BYTES).nth(record.output.into())?)?;
+    for part in 0..op.parts() {
+        let mut memory = split(copy, (weights, tensors, record), POSITION.get())?;
+        op.run_parts::<B>(&mut memory, part..part + 1).ok()?;
+    }
+    copy.get(whole.offset as usize..)?.get(..whole.bytes()).map(<[u8]>::to_vec)
 }
 
 /// The output on several threads, every part as small as can be; `arena` stays as it is.

@@ -211,7 +211,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         observer: &mut O,
     ) -> Result<(), RunFault> {
         observer.before(op);
-        self.run_pieces(op, pieces.clone())?;
+        self.run_pieces(op, pieces.clone(), false)?;
         observer.ran(op);
         if O::WATCHES_OUTPUT {
             observer.after(op, self.part(op, pieces, rows).ok_or(RunFault::Memory)?);
@@ -256,11 +256,13 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         };
         self.check_room()?;
         let chain = self.model.chain(at.op).ok_or(RunFault::Memory)?;
-        let step = self.model.needs(&record).ok_or(RunFault::Memory)?.step;
-        let block = chain.pieces(at.block);
+        let needs = self.model.needs(&record).ok_or(RunFault::Memory)?;
+        let in_parts = self.model.runs_in_parts(at.op, &needs);
+        let (block, step) =
+            if in_parts { (0..needs.parts, needs.part_step()) } else { (chain.pieces(at.block), needs.step) };
         let first = at.piece.max(block.start);
         let last = first.saturating_add(step).min(block.end);
-        self.run_pieces(at.op, first..last)?;
+        self.run_pieces(at.op, first..last, in_parts)?;
         let next = if last < block.end {
             Position { piece: last, ..at }
         } else if at.op + 1 < chain.ops.end {
@@ -287,7 +289,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
 
     // Calls of their own so that none keeps its records on the stack while an operator runs.
     #[inline(never)]
-    fn run_pieces(&mut self, op: usize, pieces: Range<u32>) -> Result<(), RunFault> {
+    fn run_pieces(&mut self, op: usize, pieces: Range<u32>, in_parts: bool) -> Result<(), RunFault> {
         // Records and memory by reference: a move would put them on the stack twice.
         let Some(record) = &self.model.op_record(op) else { return Err(RunFault::Memory) };
         let (words, entry) = self.model.op_code(record).ok_or(RunFault::Memory)?;
@@ -296,6 +298,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         let (weights, tensors) = (sections.get(SectionKind::Weights), sections.get(SectionKind::Tensors));
         let areas = Areas { arena: self.arena, state: self.state, weights, tensors, step: self.at };
         match &mut Memory::split(areas, record) {
+            Some(memory) if in_parts => entry.run_parts(words, memory, pieces),
             Some(memory) => entry.run(words, memory, pieces),
             None => Err(RunFault::Memory),
         }

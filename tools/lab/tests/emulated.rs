@@ -6,11 +6,14 @@ use shiftformer::format::{CRC, HEADER_BYTES, Profile, SECTION_ENTRY_BYTES, field
 use shiftformer::kernels::Portable;
 use shiftformer::{Model, Session};
 use shiftformer_convert::convert::{ConvertOptions, convert};
+use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, TensorId, Unary};
+use shiftformer_convert::import::{ImportOptions, import};
 use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_lab::backend::{self, Backend, Counts, Qemu, Sample};
 use shiftformer_link::Machine;
+use std::path::Path;
 use std::process::Command;
 
 const TOKENS: usize = 6;
@@ -281,5 +284,37 @@ fn mutants_on_boards_give_what_they_give_here() {
             };
             assert!(same, "mutant {index} on {name}: {outcome:?}");
         }
+    }
+}
+
+/// What opening and stepping may take on a Cortex-M4: docs/firmware.md states it.
+#[test]
+fn opening_and_stepping_stay_within_their_limits() {
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/digits/digits-vit-qdq.onnx");
+    let mut models = vec![(digits, Vec::new(), 250_000)];
+    match std::env::var_os("SHIFTFORMER_SHARED") {
+        Some(shared) => {
+            let mut noise = Noise(4);
+            let samples = (0..4).map(|_| vec![Values::Float(noise.floats(98 * 40))]).collect();
+            models.push((Path::new(&shared).join("models/kwt1/kwt1.onnx"), samples, 3_000_000));
+        }
+        None => eprintln!("SKIPPED kwt1: SHIFTFORMER_SHARED does not name the folder of public models"),
+    }
+    for (onnx, samples, open_proven) in models {
+        let graph = fuse(import(&onnx, &ImportOptions::default()).expect("it imports"));
+        let converted = convert(&graph, &samples, &ConvertOptions::default(), &mut |_| ()).expect("it converts");
+        let model = ModelFile::from_bytes(&converted.file).expect("the converter writes valid models");
+        let Some(mut board) = open("qemu:mps2-an386", &model) else { return };
+        let opened = model.open::<Portable>().expect("the converter writes valid models");
+        let sample = (0..opened.n_inputs()).filter_map(|index| Some(vec![1; opened.input(index)?.bytes()])).collect();
+        let counts = board.counts(&sample).expect("the model runs").expect("boards count");
+        let (name, steps) = (onnx.display(), counts.all_steps as f64 / counts.total as f64);
+        eprintln!(
+            "{name}: opening takes {} instructions, proven {}; the longest step {}, all {steps:.3} of a run",
+            counts.open, counts.open_proven, counts.longest_step
+        );
+        assert!(counts.open_proven <= open_proven, "{name}: {counts:?}");
+        assert!(counts.longest_step <= 60_000, "{name}: {counts:?}");
+        assert!(steps <= 1.08, "{name}: {counts:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask count`: instructions on the emulated cores beside those of CMSIS-NN, written to `BENCHMARKS.md`.
 
 use crate::boards::{self, Program};
-use crate::digits::shiftformer;
+use crate::digits::{self, shiftformer};
 use crate::error::Error;
 use crate::firmware;
 use crate::process::{output, root, run};
@@ -34,6 +34,8 @@ enum Source {
     Public { onnx: &'static str, data: &'static str },
     /// Written by an example of the tools, without data: the input is made up.
     Example(&'static str),
+    /// The bundled digits, as the demo has them.
+    Digits,
 }
 
 const fn public(name: &'static str, onnx: &'static str, data: &'static str) -> Model {
@@ -45,6 +47,7 @@ const BLOCK_ONNX: &str = "models/block/block-50x64.onnx";
 const BLOCK: Model = public("block", BLOCK_ONNX, "models/block/block-50x64.npz");
 const KWT: Model = public("kwt1", "models/kwt1/kwt1.onnx", "models/kwt1/eval.npz");
 const DEIT: Model = public("deit-tiny", "models/deit-tiny/deit-tiny-random.onnx", "models/deit-tiny/eval.npz");
+const DIGITS: Model = Model { name: "digits", source: Source::Digits };
 const TOKEN: Model = Model { name: "token", source: Source::Example("token") };
 
 /// What of a model is counted.
@@ -55,6 +58,12 @@ enum Part {
     Op { kind: &'static str, macs: u64 },
     /// Bytes of stack that the whole inference needs, not its instructions.
     Stack,
+    /// Opening the model as the module of `codegen` does.
+    Open,
+    /// The longest step.
+    LongestStep,
+    /// All steps, beyond a run without steps, in percent.
+    Stepping,
 }
 
 /// One row of the table.
@@ -71,7 +80,7 @@ struct Row {
 
 /// CMSIS-NN commit 99f736a, GCC 12.2 -O3 (M55: clang 18), counted in the same emulator; the block without LayerNorm and
 /// GELU, which it lacks.
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 18] = [
     linear("M4: linear 50x64x192", &BLOCK, 50 * 64 * 192, "2.08", 0.95),
     linear("M4: linear 50x128x64", &BLOCK, 50 * 128 * 64, "1.77", 0.92),
     linear("M4: linear 197x192x576", &DEIT, 197 * 192 * 576, "1.62", 0.88),
@@ -88,7 +97,16 @@ const ROWS: [Row; 13] = [
     stack("M4: stack of the encoder block, bytes", &BLOCK),
     stack("M4: stack of KWT-1, bytes", &KWT),
     stack("M4: stack of DeiT-Tiny, bytes", &DEIT),
+    on_m4("M4: opening digits, proven by the build", &DIGITS, Part::Open, 0.25e6),
+    on_m4("M4: opening KWT-1, proven by the build", &KWT, Part::Open, 3e6),
+    on_m4("M4: longest step of digits", &DIGITS, Part::LongestStep, 60e3),
+    on_m4("M4: longest step of KWT-1", &KWT, Part::LongestStep, 60e3),
+    on_m4("M4: KWT-1 in steps, % more", &KWT, Part::Stepping, 8.0),
 ];
+
+const fn on_m4(work: &'static str, model: &'static Model, part: Part, target: f64) -> Row {
+    Row { part, ..whole(work, "mps2-an386", model, "-", target) }
+}
 
 /// Aim for the deepest path of an inference.
 const STACK_BYTES: f64 = 1536.0;
@@ -116,6 +134,9 @@ const fn whole(
 struct Bench {
     instructions: u64,
     stack_bytes: u64,
+    open_proven: u64,
+    longest_step: u64,
+    all_steps: u64,
     ops: Vec<Op>,
 }
 
@@ -186,6 +207,7 @@ fn convert(shared: &Path, model: &Model) -> Result<PathBuf, Error> {
             example.args(["run", "--quiet", "--release", "--package", "shiftformer-cli", "--example", name, "--"]);
             run(example.arg(&file).current_dir(root()))?;
         }
+        Source::Digits => run(&mut digits::convert(shiftformer(), &file))?,
     }
     Ok(file)
 }
@@ -206,6 +228,9 @@ fn figure(bench: &Bench, part: &Part) -> Option<f64> {
     match part {
         Part::Whole => Some(bench.instructions as f64),
         Part::Stack => Some(bench.stack_bytes as f64),
+        Part::Open => Some(bench.open_proven as f64),
+        Part::LongestStep => Some(bench.longest_step as f64),
+        Part::Stepping => Some((bench.all_steps as f64 / bench.instructions as f64 - 1.0) * 100.0),
         Part::Op { kind, macs } => {
             let op = bench.ops.iter().rfind(|op| op.kind == *kind && op.macs == *macs)?;
             Some(op.instructions as f64 / op.macs as f64)
@@ -230,9 +255,13 @@ mod tests {
     fn a_part_is_the_last_operator_of_its_kind_and_size() {
         let op = |kind: &str, macs, instructions| Op { kind: kind.to_owned(), macs, instructions };
         let ops = vec![op("linear", 100, 200), op("linear", 100, 90), op("attention", 100, 300)];
-        let bench = Bench { instructions: 700, stack_bytes: 1200, ops };
+        let bench =
+            Bench { instructions: 700, stack_bytes: 1200, open_proven: 50, longest_step: 90, all_steps: 735, ops };
         assert_eq!(figure(&bench, &Part::Whole), Some(700.0));
         assert_eq!(figure(&bench, &Part::Stack), Some(1200.0));
+        assert_eq!(figure(&bench, &Part::Open), Some(50.0));
+        assert_eq!(figure(&bench, &Part::LongestStep), Some(90.0));
+        assert!((figure(&bench, &Part::Stepping).unwrap() - 5.0).abs() < 1e-9);
         assert_eq!(figure(&bench, &Part::Op { kind: "linear", macs: 100 }), Some(0.9));
         assert_eq!(figure(&bench, &Part::Op { kind: "linear", macs: 7 }), None);
     }
