@@ -12,7 +12,7 @@ use std::process::Command;
 
 /// Names of functions hold their type parameters: the audit and the size table tell operators apart by them. The default
 /// of compilers differs.
-const SYMBOLS: &str = "-Csymbol-mangling-version=v0";
+pub const SYMBOLS: &str = "-Csymbol-mangling-version=v0";
 
 /// The board that is no microcontroller: a Linux process on another architecture.
 pub const LINUX_BOARD: &str = "aarch64";

@@ -3,6 +3,7 @@
 mod arm;
 mod audit;
 mod boards;
+mod c;
 mod check;
 mod command;
 mod count;
@@ -102,6 +103,15 @@ enum Task {
         #[arg(long)]
         functions: Option<PathBuf>,
     },
+    /// Build the library for C and C++ and its examples, and run them in the emulator.
+    C {
+        /// For every core and float ABI instead of hard-float Cortex-M4 alone.
+        #[arg(long)]
+        every_abi: bool,
+        /// Only write the header, `firmware/c/include/shiftformer.h`.
+        #[arg(long)]
+        header: bool,
+    },
     /// Count instructions of the public models on the emulated cores; writes BENCHMARKS.md.
     Count,
     /// Count instructions of DeiT-Tiny and KWT-1 on emulated AArch64 cores; writes docs/benchmarks-arm.md.
@@ -159,6 +169,8 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Audit { no_build, board } => audit::run(!no_build, board.as_deref())?,
         Task::Size { functions: Some(elf), .. } => size::functions(&elf)?,
         Task::Size { no_build, functions: None } => size::run(!no_build)?,
+        Task::C { header: true, .. } => c::write_header()?,
+        Task::C { every_abi, header: false } => c::run_all(every_abi)?,
         Task::Count => count::run_all()?,
         Task::CountArm { models } => arm::run_all(&models)?,
         Task::Test => check::run_all()?,

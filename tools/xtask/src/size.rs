@@ -145,7 +145,7 @@ fn section(image: &Image, name: &str) -> u64 {
 }
 
 /// Bytes of the functions that the inference reaches; 0 where it has no function of its own, or calls are not followed.
-fn inference_bytes(image: &Image) -> u64 {
+pub fn inference_bytes(image: &Image) -> u64 {
     if !image.thumb {
         return 0;
     }

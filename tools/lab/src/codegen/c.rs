@@ -6,9 +6,13 @@ use super::state;
 use crate::summary::Summary;
 use shiftformer::Model;
 use shiftformer::kernels::Kernels;
+use shiftformer::ops::OpKind;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// A C99 header with the model's bytes, its constants, and where inputs and outputs lie in the arena.
+/// A C99 header with the model's constants, where inputs and outputs lie in the arena, and the operators it uses, for the
+/// library whose header is `shiftformer.h`. The model's bytes are in the one translation unit that defines
+/// `STEM_IMPLEMENTATION` before including it.
 ///
 /// `stem` prefixes all identifiers; `file` is the name of the model file for the comment.
 pub fn c_header<B: Kernels>(model: &Model<'_, B>, summary: &Summary, stem: &str, file: &str) -> String {
@@ -28,6 +32,7 @@ pub fn c_header<B: Kernels>(model: &Model<'_, B>, summary: &Summary, stem: &str,
 #ifndef {upper}_MODEL_H
 #define {upper}_MODEL_H
 
+#include <shiftformer.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -60,6 +65,7 @@ pub fn c_header<B: Kernels>(model: &Model<'_, B>, summary: &Summary, stem: &str,
         let offset = model.output(index).map_or(0, |t| t.offset);
         accessor(&mut out, (&prefix, &upper), output, offset, Direction::Output);
     }
+    operators(&mut out, model, (&prefix, &upper));
     model_bytes(&mut out, (&prefix, &upper), model.sections().file);
     let _ = write!(out, "\n#endif /* {upper}_MODEL_H */\n");
     out
@@ -108,14 +114,44 @@ static inline {qualifier}{c_type} *{prefix}_{}({qualifier}uint8_t *arena) {{
     );
 }
 
-fn model_bytes(out: &mut String, (prefix, upper): (&str, &str), file: &[u8]) {
+/// Declares model and operator table, and defines the table.
+fn operators<B: Kernels>(out: &mut String, model: &Model<'_, B>, (prefix, upper): (&str, &str)) {
+    let codes: BTreeSet<u16> = (0..model.n_ops()).filter_map(|op| Some(model.op_record(op)?.kind)).collect();
+    let kinds: Vec<OpKind> = codes.into_iter().filter_map(OpKind::from_code).collect();
     let _ = write!(
         out,
-        "\n/* The model, read in place. */\n{upper}_ALIGN16 static const uint8_t {prefix}_model[{upper}_MODEL_BYTES] = {{"
+        "
+#ifdef __cplusplus
+extern \"C\" {{
+#endif
+
+/* The model, read in place, and the operators it uses: no other is linked. Defined where {upper}_IMPLEMENTATION is. */
+#define {upper}_N_OPERATORS {n}u
+extern const uint8_t {prefix}_model[{upper}_MODEL_BYTES];
+extern const sf_operator {prefix}_operators[{upper}_N_OPERATORS];
+
+/* Opens the model, whose bytes `shiftformer codegen` has checked. */
+static inline sf_status {prefix}_open(sf_model *model) {{
+    return sf_model_open_proven(model, {prefix}_model, {upper}_MODEL_BYTES, {prefix}_operators, {upper}_N_OPERATORS);
+}}
+
+#ifdef {upper}_IMPLEMENTATION
+const sf_operator {prefix}_operators[{upper}_N_OPERATORS] = {{
+",
+        n = kinds.len(),
     );
+    for kind in kinds {
+        let _ = writeln!(out, "    {{{}, &sf_op_{}}},", kind as u16, kind.name());
+    }
+    out.push_str("};\n");
+}
+
+fn model_bytes(out: &mut String, (prefix, upper): (&str, &str), file: &[u8]) {
+    let _ = write!(out, "\n{upper}_ALIGN16 const uint8_t {prefix}_model[{upper}_MODEL_BYTES] = {{");
     for (index, byte) in file.iter().enumerate() {
         out.push_str(if index % 24 == 0 { "\n    " } else { "" });
         let _ = write!(out, "{byte},");
     }
     out.push_str("\n};\n");
+    let _ = write!(out, "#endif /* {upper}_IMPLEMENTATION */\n\n#ifdef __cplusplus\n}}\n#endif\n");
 }
