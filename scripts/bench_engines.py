@@ -65,7 +65,7 @@ def openvino_int8(model, samples):
 
 
 def time_level(args):
-    """Wall time of shiftformer with the kernels of one level; the minimum is what counts."""
+    """Times of shiftformer with the kernels of one level."""
     command = [args.levels, args.sfm, args.isa]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

@@ -128,7 +128,11 @@ enum Task {
     Armv7,
     /// Build the command as static binaries for aarch64, armv7 and x86-64 into target/dist, and run them, emulated where need
     /// be.
-    Dist,
+    Dist {
+        /// One of aarch64, armv7 and x86_64 instead of all.
+        #[arg(long)]
+        machine: Option<String>,
+    },
     /// Measure what each step of calibration is worth and write docs/calibration.md.
     Gains {
         /// Folder that holds kwt1/ and mnist-vit/.
@@ -176,7 +180,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Test => check::run_all()?,
         Task::Aarch64 => command::aarch64()?,
         Task::Armv7 => command::armv7()?,
-        Task::Dist => dist::run_all()?,
+        Task::Dist { machine } => dist::run_all(machine.as_deref())?,
         Task::Gains { models } => gains::gains(&models)?,
         Task::Growth => growth::growth()?,
         Task::Fuzz { seconds } => fuzz::fuzz(seconds)?,
