@@ -12,7 +12,7 @@ use crate::format::{
     Word,
 };
 use crate::kernels::{Kernels, Portable};
-use crate::ops::{Entry, OpKind, Requirements};
+use crate::ops::{Entry, OpKind, Parts, Requirements};
 use core::ops::Range;
 
 pub use chain::{Chain, MAX_CHAIN};
@@ -67,18 +67,22 @@ impl<'m, B: Kernels> Model<'m, B> {
     /// [`STEP_WORK`](crate::ops::STEP_WORK); more where a single block of rows has.
     pub fn step_macs(&self) -> u64 {
         let of = |op: usize| {
-            let needs = self.needs(&self.op_record(op)?)?;
-            let in_parts = self.runs_in_parts(op, &needs);
-            let (step, work) =
-                if in_parts { (needs.part_step(), needs.part_work) } else { (needs.step, needs.piece_work) };
+            let record = self.op_record(op)?;
+            let needs = self.needs(&record)?;
+            let pieces = (needs.step, needs.piece_work);
+            let (step, work) = self.parts(op, &record).map_or(pieces, |parts| (parts.step(), parts.work));
             Some(u64::from(step) * u64::from(work))
         };
         (0..self.n_ops()).filter_map(of).max().unwrap_or(0)
     }
 
-    /// Whether steps divide operator `op` into parts: it has some, is alone, and runs with all of its rows.
-    pub(crate) fn runs_in_parts(&self, op: usize, needs: &Requirements) -> bool {
-        needs.parts > 0 && self.state.rows == 0 && !self.is_chained(op) && !self.is_chained(op + 1)
+    /// The parts that steps divide operator `op` into: where it has some, is alone, and runs with all of its rows.
+    pub(crate) fn parts(&self, op: usize, record: &OpRecord) -> Option<Parts> {
+        if self.state.rows > 0 || self.is_chained(op) || self.is_chained(op + 1) {
+            return None;
+        }
+        let (words, entry) = self.op_code(record)?;
+        entry.parts(words)
     }
 
     /// Bytes of state a session needs besides; 0 for most models.

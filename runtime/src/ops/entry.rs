@@ -27,6 +27,7 @@ pub struct Functions<B> {
     row_access: fn(&[u8]) -> Option<RowAccess>,
     written_from: fn(&[u8], u32) -> u32,
     run: RunFn,
+    parts: fn(&[u8]) -> Option<Parts>,
     run_parts: RunFn,
     kernels: core::marker::PhantomData<fn() -> B>,
 }
@@ -44,18 +45,23 @@ pub struct Requirements {
     pub step: u32,
     /// Work of a piece at most, see [`Operator::piece_work`].
     pub piece_work: u32,
-    /// Parts of a whole run, 0 where it is divided into pieces alone; see [`Operator::parts`].
-    pub parts: u32,
-    /// Work of a part at most.
-    pub part_work: u32,
     /// Whether the output is whole afterwards.
     pub completes_output: bool,
 }
 
-impl Requirements {
+/// Parts of a whole run, see [`Operator::parts`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts {
+    /// How many there are.
+    pub count: u32,
+    /// Work of one at most.
+    pub work: u32,
+}
+
+impl Parts {
     /// Parts that are done at once by a step.
-    pub fn part_step(&self) -> u32 {
-        (STEP_WORK / self.part_work.max(1)).clamp(1, self.parts.max(1))
+    pub fn step(&self) -> u32 {
+        (STEP_WORK / self.work.max(1)).clamp(1, self.count.max(1))
     }
 }
 
@@ -68,6 +74,7 @@ impl<B: Kernels> Functions<B> {
             row_access: row_access::<O>,
             written_from: written_from::<O>,
             run: run::<B, O>,
+            parts: parts::<O>,
             run_parts: run_parts::<B, O>,
             kernels: core::marker::PhantomData,
         }
@@ -122,6 +129,11 @@ impl<B: Kernels> Entry<B> {
         (self.functions.run)(words, memory, pieces)
     }
 
+    /// The parts of a whole run; `None` where pieces are as fine as steps have to be.
+    pub(crate) fn parts(&self, words: &[u8]) -> Option<Parts> {
+        (self.functions.parts)(words)
+    }
+
     /// Runs parts of a checked operator, see [`Operator::parts`].
     ///
     /// # Errors
@@ -129,6 +141,14 @@ impl<B: Kernels> Entry<B> {
     pub fn run_parts(&self, words: &[u8], memory: &mut Memory<'_>, parts: Range<u32>) -> Result<(), RunFault> {
         (self.functions.run_parts)(words, memory, parts)
     }
+}
+
+/// Apart from [`needs`], which a run asks as well: it has no use for parts.
+fn parts<O: Operator>(words: &[u8]) -> Option<Parts> {
+    let params = decode::<O>(words)?;
+    let parts = Parts { count: params.parts(), work: params.part_work() };
+    // More than can be counted: pieces then.
+    (parts.count > 0 && parts.count < u32::MAX).then_some(parts)
 }
 
 fn run_parts<B: Kernels, O: Operator>(
@@ -172,9 +192,6 @@ fn needs_of<O: Operator>(params: &O) -> Requirements {
         pieces: params.pieces(),
         step: step_of(params),
         piece_work: params.piece_work(),
-        // More than can be counted: pieces then.
-        parts: if params.parts() == u32::MAX { 0 } else { params.parts() },
-        part_work: params.part_work(),
         completes_output: params.completes_output(),
     }
 }

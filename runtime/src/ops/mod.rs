@@ -53,6 +53,7 @@ mod wide;
 #[cfg(test)]
 mod worst_case;
 
+pub(crate) use entry::Parts;
 pub use entry::{Entry, Functions, Requirements, STEP_WORK};
 pub(crate) use exps::dot_limited;
 pub(crate) use memory::Areas;

@@ -256,13 +256,14 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         };
         self.check_room()?;
         let chain = self.model.chain(at.op).ok_or(RunFault::Memory)?;
-        let needs = self.model.needs(&record).ok_or(RunFault::Memory)?;
-        let in_parts = self.model.runs_in_parts(at.op, &needs);
-        let (block, step) =
-            if in_parts { (0..needs.parts, needs.part_step()) } else { (chain.pieces(at.block), needs.step) };
+        let parts = self.model.parts(at.op, &record);
+        let (block, step) = match parts {
+            Some(parts) => (0..parts.count, parts.step()),
+            None => (chain.pieces(at.block), self.model.needs(&record).ok_or(RunFault::Memory)?.step),
+        };
         let first = at.piece.max(block.start);
         let last = first.saturating_add(step).min(block.end);
-        self.run_pieces(at.op, first..last, in_parts)?;
+        self.run_pieces(at.op, first..last, parts.is_some())?;
         let next = if last < block.end {
             Position { piece: last, ..at }
         } else if at.op + 1 < chain.ops.end {

@@ -17,8 +17,8 @@ const ALLOCATORS: [&str; 6] =
 /// Parts of names of the panic machinery.
 const PANICS: [&str; 6] =
     ["core::panicking", "rust_begin_unwind", "panic_fmt", "panic_bounds_check", "unwrap_failed", "expect_failed"];
-/// Parts of names of the functions of an operator that the inference calls through its table.
-const OPERATORS: [&str; 2] = ["shiftformer::ops::entry::run", "shiftformer::ops::entry::needs"];
+/// Parts of names of the functions of an operator that the inference calls through its table. Parts are for steps alone.
+const OPERATORS: [&str; 2] = ["shiftformer::ops::entry::run::<", "shiftformer::ops::entry::needs::<"];
 
 /// Soft-float routines and allocators.
 pub fn forbidden(image: &Image) -> Vec<String> {
