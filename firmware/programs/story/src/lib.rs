@@ -5,9 +5,9 @@
 
 use core::fmt::Write;
 use heapless::String;
-use shiftformer::Session;
 use shiftformer::kernels::Native;
 use shiftformer::text::{Logits, ONE, Sampler, Sampling, Tokenizer};
+use shiftformer::{RunFault, Session};
 use support::memory::take_arena;
 use support::terminal::{Talks, Terminal};
 use support::{counter, exit};
@@ -109,7 +109,7 @@ fn write_on<B: Talks>(
     let special = tokenizer.layout().after.bytes == 0;
     let Ok(length) = tokenizer.encode(line, special, &mut ids) else { return Ok(false) };
     session.reset();
-    model::prefill(session, ids.get(..length).ok_or(Fault::Run)?).map_err(|_| Fault::Run)?;
+    inference(session, ids.get(..length).ok_or(Fault::Run)?).map_err(|_| Fault::Run)?;
     let settings = Sampling { temperature: TEMPERATURE, top_k: TOP_K, ..Sampling::GREEDY };
     let mut sampler = Sampler::new(settings, SEED).map_err(|_| Fault::Run)?;
     let mut words = tokenizer.decoder(false);
@@ -123,12 +123,19 @@ fn write_on<B: Talks>(
         if written < room {
             let start = B::ticks();
             let position = session.position();
-            model::step(session, token).map_err(|_| Fault::Run)?;
+            inference(session, &[token]).map_err(|_| Fault::Run)?;
             *cost = Cost { ticks: B::ticks().wrapping_sub(start), position };
         }
     }
     words.finish(&mut |text| terminal.print(text));
     Ok(true)
+}
+
+/// The inference: the audit starts here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn inference(session: &mut Session<'_, '_, Native>, tokens: &[u32]) -> Result<(), RunFault> {
+    model::prefill(session, tokens)
 }
 
 /// Logits of what follows the last token.
