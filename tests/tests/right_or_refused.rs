@@ -274,6 +274,56 @@ fn masks_may_be_inputs() {
 }
 
 #[test]
+fn rows_of_hidden_keys_are_those_of_single_precision() {
+    // Beside -1e4 the scores still differ, beside the others they are all the same.
+    for hidden in [f32::MIN, -1e9, -1e5, -1e4] {
+        for constant in [false, true] {
+            let mut random = Random(43);
+            let mask_of = |r: &mut Random| -> Vec<f32> {
+                let all = r.below(4) as usize;
+                (0..24).map(|i| if i / 6 == all || i % 6 > 0 && r.next() > 0.0 { hidden } else { 0.0 }).collect()
+            };
+            let fixed = mask_of(&mut random);
+            let mut b = Builder::default();
+            let x = b.input("x", &[4, 6], DataType::Float);
+            let mask = if constant { b.floats(&[4, 6], &fixed) } else { b.input("mask", &[4, 6], DataType::Float) };
+            let sum = b.node(Op::Binary(Binary::Add), &[x, mask], &[4, 6]);
+            let y = b.node(Op::Softmax, &[sum], &[4, 6]);
+            let sample = |r: &mut Random| {
+                let x = Values::Float(r.values(24, 4.0));
+                if constant { vec![x] } else { vec![x, Values::Float(mask_of(r))] }
+            };
+            let samples: Vec<_> = (0..24).map(|_| sample(&mut random)).collect();
+            let right = |s: &[Values]| {
+                let mask = s.get(1).map_or_else(|| fixed.clone(), real);
+                let sums: Vec<f32> = real(&s[0]).iter().zip(&mask).map(|(x, m)| x + m).collect();
+                sums.chunks(6).flat_map(softmax).collect()
+            };
+            let kept = b.keeps(&[y], &samples, right);
+            assert!(kept > 30.0, "{hidden}, constant {constant}: {kept}");
+        }
+    }
+}
+
+#[test]
+fn scores_may_be_chosen_from() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[4, 8], DataType::Float);
+    let twice = b.node(Op::Binary(Binary::Add), &[x, x], &[4, 8]);
+    let (p, q) =
+        (b.node(Op::Unary(Unary::Sigmoid), &[x], &[4, 8]), b.node(Op::Unary(Unary::Sigmoid), &[twice], &[4, 8]));
+    let half = b.floats(&[], &[0.5]);
+    let yes = b.typed(Op::Binary(Binary::GreaterOrEqual), &[p, half], &[4, 8], DataType::Bool);
+    let y = b.node(Op::Where, &[yes, q, p], &[4, 8]);
+    let sigmoid = |v: f32| 1.0 / (1.0 + (-v).exp());
+    let right = |s: &[Values]| {
+        real(&s[0]).into_iter().map(|v| if sigmoid(v) >= 0.5 { sigmoid(2.0 * v) } else { sigmoid(v) }).collect()
+    };
+    let kept = b.keeps(&[y], &float_samples(24, 32, 5.0), right);
+    assert!(kept > 40.0, "{kept}");
+}
+
+#[test]
 fn masks_may_be_computed_from_flags() {
     for hidden in [f32::MIN, -1e9, -1e4] {
         let mut b = Builder::default();
@@ -641,6 +691,52 @@ fn whole_numbers_are_divided_exactly() {
     assert!(b.keeps(&[y], &samples, right) > 200.0);
 }
 
+/// As the importer writes Mod by a constant.
+#[test]
+fn remainders_of_whole_numbers_are_exact() {
+    let mut b = Builder::default();
+    let x = b.input("x", &[1, 32], DataType::Int);
+    let cast = b.node(Op::Unary(Unary::Cast), &[x], &[1, 32]);
+    let seven = b.floats(&[], &[7.0]);
+    let quotient = b.node(Op::Binary(Binary::Div), &[cast, seven], &[1, 32]);
+    let floor = b.node(Op::Unary(Unary::Floor), &[quotient], &[1, 32]);
+    let whole = b.typed(Op::Unary(Unary::Cast), &[floor], &[1, 32], DataType::Int);
+    let divisor = b.0.add_constant("seven", vec![], Data::Int(vec![7]));
+    let taken = b.typed(Op::Binary(Binary::Mul), &[whole, divisor], &[1, 32], DataType::Int);
+    let y = b.typed(Op::Binary(Binary::Sub), &[x, taken], &[1, 32], DataType::Int);
+    let sample = |s: i64| vec![Values::Int((0..32).map(|i| (s * 32 + i) * 2 - 500).collect())];
+    let samples: Vec<Vec<Values>> = (0..20).map(sample).collect();
+    let right = |s: &[Values]| real(&s[0]).iter().map(|v| v.rem_euclid(7.0)).collect();
+    assert!(b.keeps(&[y], &samples, right) > 200.0);
+}
+
+#[test]
+fn guards_beside_inputs_give_zeros() {
+    let mut b = Builder::default();
+    let (x, mask) = (b.input("x", &[4, 6], DataType::Float), b.input("mask", &[4, 6], DataType::Bool));
+    let (hidden, zero) = (b.floats(&[], &[f32::NEG_INFINITY]), b.floats(&[], &[0.0]));
+    let scores = b.node(Op::Where, &[mask, x, hidden], &[4, 6]);
+    let p = b.node(Op::Softmax, &[scores], &[4, 6]);
+    let test = b.typed(Op::Unary(Unary::IsNaN), &[p], &[4, 6], DataType::Bool);
+    let y = b.node(Op::Where, &[test, zero, p], &[4, 6]);
+    let mut random = Random(47);
+    let sample = |r: &mut Random| {
+        let none = r.below(4);
+        let mask = (0..24).map(|i| i64::from(i / 6 != none && (i % 6 == 0 || r.next() > 0.0))).collect();
+        vec![Values::Float(r.values(24, 4.0)), Values::Int(mask)]
+    };
+    let samples: Vec<_> = (0..24).map(|_| sample(&mut random)).collect();
+    let right = |s: &[Values]| {
+        let mask = real(&s[1]);
+        let scores: Vec<f32> =
+            real(&s[0]).iter().zip(&mask).map(|(&x, &m)| if m > 0.0 { x } else { f32::NEG_INFINITY }).collect();
+        let row = |r: &[f32]| if r.iter().all(|v| v.is_infinite()) { vec![0.0; 6] } else { softmax(r) };
+        scores.chunks(6).flat_map(row).collect()
+    };
+    let kept = b.keeps(&[y], &samples, right);
+    assert!(kept > 30.0, "{kept}");
+}
+
 #[test]
 fn pairs_of_16_bits_inside_of_a_model_round_and_clip() {
     // Scale, zero point and range; the last two clip at 0.5.
@@ -773,6 +869,23 @@ fn indices_are_judged_by_how_many_are_right() {
     let mut poor = quality.clone();
     poor.sqnr_db = Some(20.0);
     assert!(poor.loss().contains("differs from the float model in 10 % of its values"), "{}", poor.loss());
+}
+
+#[test]
+fn outputs_near_the_edge_of_what_was_seen_are_noted_once() {
+    let notes = |sizes: [f32; 2]| {
+        let mut b = Builder::default();
+        let x = b.input("x", &[4, 8], DataType::Float);
+        let y = b.node(Op::Binary(Binary::Add), &[x, x], &[4, 8]);
+        let mut samples = float_samples(40, 32, 1.0);
+        for (index, sample) in samples.iter_mut().enumerate() {
+            let scaled = real(&sample[0]).iter().map(|v| v * sizes[index % 2]).collect();
+            *sample = vec![Values::Float(scaled)];
+        }
+        let converted = b.converted(&[y], &samples).unwrap();
+        converted.notes.iter().filter(|note| note.contains("near the edge of what was seen")).count()
+    };
+    assert_eq!((notes([1.0, 1.0]), notes([1.0, 2.0])), (0, 1));
 }
 
 #[test]

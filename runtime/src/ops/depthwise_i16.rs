@@ -31,8 +31,15 @@ impl DepthwiseConv2dI16 {
         let mut acc = [0; CHANNELS];
         acc.iter_mut().zip(bias.get(first..).unwrap_or(&[])).for_each(|(acc, &bias)| *acc = bias);
         for (tap, at) in window.taps(pixel).enumerate() {
-            let weights = weights.get(tap * channels + first..).unwrap_or(&[]).iter();
+            let weights = weights.get(tap * channels + first..).unwrap_or(&[]);
             let add = |(acc, (x, &w)): (&mut i32, (i32, &i8))| *acc = acc.wrapping_add(x.wrapping_mul(i32::from(w)));
+            // Arrays of a known size become vectors. What lies beyond the channels is not written.
+            let block = at.filter(|_| stride == 1).and_then(|at| x.get(at + first..)?.first_chunk::<CHANNELS>());
+            if let (Some(x), Some(weights)) = (block, weights.first_chunk::<CHANNELS>()) {
+                acc.iter_mut().zip(x.iter().map(|&x| i32::from(x)).zip(weights)).for_each(add);
+                continue;
+            }
+            let weights = weights.iter();
             match at {
                 Some(at) => {
                     let x = x.get(at + first * stride..).unwrap_or(&[]);

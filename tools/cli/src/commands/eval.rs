@@ -12,7 +12,7 @@ use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::sequences::Sequences;
 use shiftformer_lab::eval::metrics::{Figures, Score};
 use shiftformer_lab::eval::per_op::{OpError, per_op, worst};
-use shiftformer_lab::eval::{Reference, evaluate, sample_values, unused};
+use shiftformer_lab::eval::{Reference, edges, evaluate, sample_values, unused};
 use shiftformer_lab::sequence::{self, SequenceScore};
 use shiftformer_lab::{backend, text};
 use std::path::PathBuf;
@@ -173,7 +173,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     if let Some(&first) = selection.first() {
         warn_of_raw_bytes(&model, &sample_values(&model, &data, first)?);
     }
-    for warning in unused(&model, &data, &reference) {
+    for warning in unused(&model, &data, &reference).into_iter().chain(edges(&model, &sums)) {
         output::status(&format!("warning: {warning}"));
     }
     let whole = EvalOutput::of(args, &model, all.len(), shard, sums);

@@ -5,7 +5,9 @@
 //! float graph: calibrated on one half of the samples, measured on the other. Every trial is reported.
 
 pub mod ivit;
+mod judged;
 pub mod quality;
+mod refine;
 pub mod runnable;
 pub mod wide;
 
@@ -14,7 +16,7 @@ use crate::calibrate::{CalibrateError, Calibration, Sweep};
 use crate::decoder;
 use crate::fuse::observe;
 use crate::graph::exec::ExecError;
-use crate::graph::{Data, DataType, Graph, Node, Op, TensorId, Unary};
+use crate::graph::{Data, DataType, Graph, Node, Op, TensorId};
 use crate::lower::{LowerError, LowerOptions, Lowered, lower};
 use crate::model_file::{ModelFileError, Values};
 use crate::pack::{self, AnnotatedTensor, Annotations, PackError, ReceiptData, pack};
@@ -28,6 +30,7 @@ use crate::quantize::qdq;
 use crate::quantize::range::{BINS, RangeMethod};
 use crate::quantize::sequential;
 use crate::quantize::weights::Prepared;
+use judged::Judges;
 use quality::OutputQuality;
 use runnable::{RunError, Runnable};
 use shiftformer::arith::exp::sum_error;
@@ -348,6 +351,9 @@ pub fn convert(
     let four = options.weights == WeightBits::Four;
     let source = Source { data: &data, fixed: &fixed, four };
     let picks = Picks::of(&graph, data.len());
+    let shown = graph.outputs.clone();
+    let judges = Judges::of(&graph, ivit);
+    graph.outputs.extend(judges.arguments());
     let base = picks.calibrate(graph, HashMap::new(), &source, &Prepared::default(), true)?;
     let mut chosen = LowerOptions {
         profile: options.profile,
@@ -363,12 +369,15 @@ pub fn convert(
     };
     let Calibrated { site, mut folds, mut outputs } = base;
     let mut site = site.unwrap_or_default();
-    let reference = picks.samples.iter().map(|pick| outputs.remove(pick).unwrap_or_default()).collect();
-    let trial = Trials { samples, picks, reference };
+    let values: Vec<Vec<Data>> = picks.samples.iter().map(|pick| outputs.remove(pick).unwrap_or_default()).collect();
+    let graphs = folds.iter_mut().map(|fold| &mut fold.site.graph).chain([&mut site.graph]);
+    let judges = judges.among(&site.calibration);
+    graphs.for_each(|graph| graph.outputs = judges.outputs());
+    let trial = Trials { samples, picks, reference: judges.values(&values) };
     let mut search = Search { trial, options, trials: Vec::new(), progress };
     if !data.is_empty() {
         if options.decoder.is_some() {
-            search.balance(&mut site, &mut folds, &chosen, &source)?;
+            search.balance(&mut site, &mut folds, &chosen, &source, &BALANCE_ALPHAS)?;
         }
         search.range(&folds, &mut chosen)?;
         let migrated = search.migration(&mut site, &mut folds, &chosen, &source)?;
@@ -376,6 +385,7 @@ pub fn convert(
         if migrated && chosen.range != RangeMethod::Minmax {
             search.range(&folds, &mut chosen)?;
         }
+        search.refine(&mut site, &mut folds, &chosen, &source)?;
         // The rows of a decoder are lowered for 8 bits.
         if options.decoder.is_none() {
             search.activations(&site, &folds, &mut chosen)?;
@@ -386,6 +396,10 @@ pub fn convert(
         WeightBits::Mixed { flash_budget } => search.mixed(&mut site, &mut chosen, &data, flash_budget)?,
         _ => Vec::new(),
     };
+    let graphs = folds.iter_mut().map(|fold| &mut fold.site.graph).chain([&mut site.graph]);
+    graphs.for_each(|graph| graph.outputs.clone_from(&shown));
+    search.trial.reference =
+        values.into_iter().map(|outputs| outputs.into_iter().take(shown.len()).collect()).collect();
     (search.progress)("planning and packing");
     let mut lowered = match options.decoder {
         Some(rows) => lower_rows(&site, &chosen, rows)?,
@@ -418,6 +432,9 @@ pub fn convert(
         }
         outputs = quality::qualities(&lowered.program.outputs, &site.graph, &measured);
         search.trial.errors_of_scores(measurable, &site.graph, &mut outputs)?;
+    }
+    if let [a, b] = &folds[..] {
+        notes.extend(quality::edge_notes(&site.graph, [&a.site.calibration, &b.site.calibration]));
     }
     let warnings = quality::sample_warnings(original, samples, options.normalization);
     if quality::worst_output(&outputs).is_some_and(|(_, db)| db < OUTLIERS_MATTER_DB) {
@@ -675,20 +692,9 @@ impl<'a> Trials<'a> {
         outputs: &mut [OutputQuality],
     ) -> Result<(), ConvertError> {
         let producers = graph.producers();
-        let is_score = |index: usize| {
-            let mut id = graph.outputs.get(index).copied()?;
-            loop {
-                let node = &graph.nodes[producers[id]?];
-                match node.op {
-                    Op::Reshape | Op::Transpose { .. } | Op::FakeQuant(_) => id = node.inputs[0],
-                    Op::Unary(Unary::Sigmoid | Unary::HardSigmoid { .. }) => return Some(()),
-                    _ => return None,
-                }
-            }
-        };
+        let is_score = |index: usize| graph.outputs.get(index).is_some_and(|&id| graph.is_score(&producers, id));
         let low = |output: &OutputQuality| output.sqnr_db.is_some_and(|db| db < LOW_SCORES_DB);
-        let scores: Vec<usize> =
-            (0..outputs.len()).filter(|&index| low(&outputs[index]) && is_score(index).is_some()).collect();
+        let scores: Vec<usize> = (0..outputs.len()).filter(|&index| low(&outputs[index]) && is_score(index)).collect();
         if scores.is_empty() {
             return Ok(());
         }
@@ -774,6 +780,7 @@ impl Search<'_> {
         folds: &mut Vec<Fold>,
         chosen: &LowerOptions,
         source: &Source<'_>,
+        alphas: &[f64],
     ) -> Result<(), ConvertError> {
         if self.options.equalize == Switch::Off || !source.fixed.activations.is_empty() {
             return Ok(());
@@ -782,12 +789,13 @@ impl Search<'_> {
         let few: Vec<Vec<Data>> = spread(source.data, FEW_SAMPLES).cloned().collect();
         let mut results = vec![("off".to_owned(), self.measure_folds(folds, chosen)?)];
         let (mut kept, mut bar, mut best) = (0, results[0].1 + MARGIN_DB, None);
-        for alpha in BALANCE_ALPHAS {
+        for &alpha in alphas {
             let mut graph = site.graph.clone();
-            let factors = balance(&mut graph, &few, alpha)?;
+            let mut factors = balance(&mut graph, &few, alpha)?;
             if factors.is_empty() {
                 return Ok(());
             }
+            factors.extend(site.factors.clone());
             let prepared = &site.calibration.prepared;
             let candidate = self.trial.picks.calibrate(graph, factors, source, prepared, false)?;
             let sqnr = self.measure_folds(&candidate.folds, chosen)?;
@@ -881,13 +889,17 @@ impl Search<'_> {
         }
         (self.progress)("trying 16-bit exponentials");
         let narrow = self.measure_folds(folds, &LowerOptions { wide_exp: false, ..chosen.clone() })?;
-        let wide = self.measure_folds(folds, &LowerOptions { wide_exp: true, ..chosen.clone() })?;
-        // Twice the scratch and slower products: they must be worth half a decibel, unless rows are so long that the worst
-        // case of 8 bits is half of the values' range.
+        let widened = self.measure_folds(folds, &LowerOptions { wide_exp: true, ..chosen.clone() })?;
+        // Twice the scratch and slower products: they must be worth half a decibel, unless the outputs keep little, or rows
+        // are so long that the worst case of 8 bits is half of the values' range.
         let long = |op: &Op| matches!(op, Op::Attention(a) if sum_error(a.n_k as u32, false) > HALF_RANGE);
-        let worth = if site.graph.nodes.iter().any(|n| long(&n.op)) { 0.0 } else { 0.5 };
-        chosen.wide_exp = wide > narrow + worth;
-        let results = [("8 bit".to_owned(), narrow), ("16 bit".to_owned(), wide)];
+        let worth = match site.graph.nodes.iter().any(|n| long(&n.op)) {
+            true => 0.0,
+            false if narrow < wide::ENOUGH_DB && self.options.decoder.is_none() => MARGIN_DB,
+            false => 0.5,
+        };
+        chosen.wide_exp = widened > narrow + worth;
+        let results = [("8 bit".to_owned(), narrow), ("16 bit".to_owned(), widened)];
         self.record("exponentials", &results, usize::from(chosen.wide_exp));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! How far the outputs of a conversion are from the float graph, and what is wrong with its samples.
 
-use crate::graph::{Data, DataType, Graph};
+use crate::calibrate::Calibration;
+use crate::graph::{Data, DataType, Graph, Op, TensorId, Unary};
 use crate::model_file::Values;
 use crate::program::Endpoint;
 use serde::Serialize;
@@ -108,6 +109,37 @@ impl OutputQuality {
         }
         format!("`{name}` keeps only {db:.1} dB of the float model's output")
     }
+}
+
+/// An output of one half of the samples that is so many times larger than of the other comes near the end of its range,
+/// which leaves room for half as much again.
+const NEAR_THE_EDGE: f64 = 1.3;
+
+/// Outputs whose range the samples do not settle: one half of them, `halves[0]`, shows much larger values than the other.
+pub fn edge_notes(graph: &Graph, halves: [&Calibration; 2]) -> Vec<String> {
+    let producers = graph.producers();
+    let bounded = |id: TensorId| {
+        let op = producers[id].map(|index| &graph.nodes[index].op);
+        let score = |kind: &Unary| matches!(kind, Unary::Sigmoid | Unary::Tanh | Unary::HardSigmoid { .. });
+        op.is_some_and(|op| match op {
+            Op::Softmax | Op::FakeQuant(_) => true,
+            Op::Unary(kind) => score(kind),
+            _ => false,
+        })
+    };
+    let note = |&id: &TensorId| {
+        let [a, b] = halves.map(|half| half.stats(id).abs_max());
+        let (most, least) = (a.max(b), a.min(b));
+        let float = graph.tensors[id].dtype == DataType::Float && graph.tensors[id].value.is_none();
+        (float && !bounded(id) && most > NEAR_THE_EDGE * least).then(|| {
+            format!(
+                "`{}` is near the edge of what was seen: half of the calibration samples reach {most:.4}, the others only \
+                 {least:.4}; values much larger than these are cut off, more samples would show how far it goes",
+                graph.tensors[id].name
+            )
+        })
+    };
+    graph.outputs.iter().filter_map(note).collect()
 }
 
 /// What is wrong with the samples, if anything.

@@ -1,6 +1,7 @@
 //! Which activations get 16 bits, and what they cost.
 
 use super::{ActivationBits, ConvertError, ConvertOptions, Fold, Search, Site, Switch, WeightBits};
+use crate::graph::{DataType, Graph};
 use crate::lower::facts::{Counted, facts};
 use crate::lower::{LowerOptions, Lowered, lower, wide::candidates};
 use crate::program::{Program, chain, plan::Plan, plan::plan};
@@ -11,9 +12,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// From this SQNR of the outputs on, in dB, 8 bits are left as they are.
-const ENOUGH_DB: f64 = 32.0;
+pub(super) const ENOUGH_DB: f64 = 32.0;
 /// The search for tensors ends here, in dB.
 const AIM_DB: f64 = 36.0;
+/// Both where an output holds whole numbers, which are right or wrong: one value in a thousand differs.
+const WHOLE_DB: f64 = 60.0;
 /// What 16 bits have to gain altogether, in dB.
 const WORTH_DB: f64 = 1.0;
 /// The smallest set of tensors within this of the best one is taken, in dB.
@@ -119,6 +122,12 @@ fn instructions(program: &Program) -> u64 {
     program.ops.iter().map(of).sum::<f64>() as u64
 }
 
+/// From which SQNR of the outputs of `graph` on 8 bits are left as they are, and where the search ends, in dB.
+pub(super) fn aims(graph: &Graph) -> (f64, f64) {
+    let whole = graph.outputs.iter().any(|&id| graph.tensors[id].dtype != DataType::Float);
+    if whole { (WHOLE_DB, WHOLE_DB) } else { (ENOUGH_DB, AIM_DB) }
+}
+
 impl Search<'_> {
     /// Chooses the tensors that are read in 16 bits: ordered by how much their 8 bits cost, the fewest that reach the aim, or
     /// what can be had.
@@ -146,7 +155,8 @@ impl Search<'_> {
             return Ok(());
         }
         let narrow = self.worst_of(site, folds, chosen)?;
-        if narrow >= ENOUGH_DB || order.is_empty() {
+        let (enough, aim) = aims(&site.graph);
+        if narrow >= enough || order.is_empty() {
             return Ok(());
         }
         let mut results = vec![("8 bit".to_owned(), narrow)];
@@ -160,7 +170,7 @@ impl Search<'_> {
             return Ok(());
         }
         self.sort_by_sensitivity(folds, chosen, &mut order)?;
-        let goal = AIM_DB.min(all - NEAR_DB);
+        let goal = aim.min(all - NEAR_DB);
         let mut count = 1;
         let mut reached = order.len();
         // The sizes between which the goal is met, then the smallest one there.
@@ -197,7 +207,7 @@ impl Search<'_> {
 
     /// The worst SQNR of the model on all samples and of every fold on the samples it has not seen. A mean can hide a
     /// saturated output, which all settings but the unlucky ones meet exactly.
-    fn worst_of(&self, site: &Site, folds: &[Fold], options: &LowerOptions) -> Result<f64, ConvertError> {
+    pub(super) fn worst_of(&self, site: &Site, folds: &[Fold], options: &LowerOptions) -> Result<f64, ConvertError> {
         let mut worst = if folds.len() > 1 { self.measure(site, options)? } else { f64::INFINITY };
         for fold in folds {
             worst = worst.min(self.trial.sqnr(&fold.site, options, fold.half)?);

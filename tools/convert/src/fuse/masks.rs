@@ -42,19 +42,27 @@ fn seen(r: &Rewriter, tensor: TensorId, depth: usize) -> Option<Seen> {
         (a, b) => Seen::Both(Box::new(a), Box::new(b)),
     };
     let of = |index: usize| seen(r, node.inputs[index], depth);
+    // Beside a mask that the graph shows, an input is no mask.
+    let beside_mask =
+        |index: usize| of(index).or_else(|| r.producer(node.inputs[index]).is_none().then_some(Seen::All));
     Some(match &node.op {
         Op::Where => {
             let hidden = |id: TensorId| r.scalar(id) == Some(f32::NEG_INFINITY);
             match (hidden(node.inputs[1]), hidden(node.inputs[2])) {
-                (false, true) => both(Seen::Where(node.inputs[0], true), of(1)?),
-                (true, false) => both(Seen::Where(node.inputs[0], false), of(2)?),
+                (false, true) => both(Seen::Where(node.inputs[0], true), beside_mask(1)?),
+                (true, false) => both(Seen::Where(node.inputs[0], false), beside_mask(2)?),
                 _ => match (of(1)?, of(2)?) {
                     (Seen::All, Seen::All) => Seen::All,
                     _ => return None,
                 },
             }
         }
-        Op::Binary(Binary::Add) => both(of(0)?, of(1)?),
+        Op::Binary(Binary::Add) => match (of(0), of(1)) {
+            (Some(a), Some(b)) => both(a, b),
+            (Some(Seen::All), None) | (None, Some(Seen::All)) | (None, None) => return None,
+            (Some(mask), None) => both(mask, beside_mask(1)?),
+            (None, Some(mask)) => both(beside_mask(0)?, mask),
+        },
         Op::Binary(Binary::Sub) => of(0)?,
         Op::Binary(Binary::Mul) => {
             match orders(&node.inputs).find(|&(_, factor)| r.scalar(factor).is_some_and(|f| f > 0.0)) {

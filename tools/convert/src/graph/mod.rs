@@ -482,6 +482,17 @@ impl Graph {
         producers
     }
 
+    /// Whether `id` is a score between 0 and 1: a sigmoid, moved, or chosen from several. `producers` as in
+    /// [`producers`](Self::producers).
+    pub fn is_score(&self, producers: &[Option<usize>], id: TensorId) -> bool {
+        let Some(node) = producers[id].map(|index| &self.nodes[index]) else { return false };
+        let scores = |ids: &[TensorId]| ids.iter().all(|&id| self.is_score(producers, id));
+        let moves = matches!(node.op, Op::Reshape | Op::Transpose { .. } | Op::FakeQuant(_));
+        matches!(node.op, Op::Unary(Unary::Sigmoid | Unary::HardSigmoid { .. }))
+            || moves && scores(&node.inputs[..1])
+            || node.op == Op::Where && scores(&node.inputs[1..])
+    }
+
     /// For every tensor the nodes that read it; a graph output counts as one more reader, `usize::MAX`.
     pub fn consumers(&self) -> Vec<Vec<usize>> {
         let mut consumers = vec![Vec::new(); self.tensors.len()];

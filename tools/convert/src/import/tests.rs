@@ -277,9 +277,35 @@ fn a_constant_condition_chooses_its_branch() {
     };
     assert_eq!(run(&choice("yes"), &[3.0]), [-3.0]);
     assert_eq!(run(&choice("no"), &[-3.0]), [3.0]);
+    // A condition on the input: both branches are computed.
     let mut open = choice("yes");
     open.graph.as_mut().unwrap().node[0].input[0] = "x".into();
-    assert!(message(&open).contains("depends on the input"));
+    assert_eq!(run(&open, &[3.0]), [-3.0]);
+    assert_eq!(run(&open, &[-3.0]), [3.0]);
+    // Not where their shapes differ.
+    let branch = open.graph.as_mut().unwrap().node[2].attribute[1].g.as_mut().unwrap();
+    branch.node = vec![node("Concat", &["x", "x"], &["else_branch"])];
+    branch.node[0].attribute = vec![int("axis", 0)];
+    let error = message(&open);
+    assert!(error.contains("depends on the input") && error.contains("[1] and [2]"), "{error}");
+}
+
+#[test]
+fn remainders_have_the_sign_that_onnx_says() {
+    let mod_of = |fmod: i64, whole: bool| {
+        let to = |elem: Elem| int("to", elem as i64);
+        let modulo = with(node("Mod", &["a", "d"], &["m"]), int("fmod", fmod));
+        let cast = |from: &str, out: &str, elem: Elem| with(node("Cast", &[from], &[out]), to(elem));
+        let (a, d) = match whole {
+            true => (cast("x", "a", Elem::Int64), TensorProto { dims: vec![], ..ints("d", &[3]) }),
+            false => (node("Identity", &["x"], &["a"]), floats("d", &[], &[2.5])),
+        };
+        model(&["1"], vec![a, modulo, cast("m", "y", Elem::Float)], vec![d])
+    };
+    let rest = |fmod, whole, x: f32| run(&mod_of(fmod, whole), &[x])[0];
+    assert_eq!([7.0, -7.0, 9.0, -9.0].map(|x| rest(0, true, x)), [1.0, 2.0, 0.0, 0.0]);
+    assert_eq!([7.0, -7.0, 9.0, -9.0].map(|x| rest(1, true, x)), [1.0, -1.0, 0.0, 0.0]);
+    assert_eq!([6.0, -6.0, 5.0].map(|x| rest(1, false, x)), [1.0, -1.0, 0.0]);
 }
 
 #[test]

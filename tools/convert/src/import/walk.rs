@@ -372,26 +372,54 @@ impl Walker {
         result
     }
 
-    /// Inlines the branch that a constant condition chooses.
+    /// Inlines the branch that a constant condition chooses. Branches have no effects, so where the condition is computed
+    /// both are inlined and their results chosen from.
     fn branch(&mut self, call: &Call) -> OpResult<Outputs> {
-        let condition = match self.builder.graph.constant(call.input(0)?) {
+        let condition = call.input(0)?;
+        let chosen = match self.builder.graph.constant(condition) {
             Some(Data::Bool(values)) if values.len() == 1 => values[0],
             Some(_) => return Err(OpError::Invalid("the condition must be one boolean".into())),
-            None => {
-                return Err(OpError::Unsupported(
-                    "the condition depends on the input; export one branch only (of a merged decoder: the file \
-                     `decoder_with_past_model.onnx`)"
-                        .into(),
-                ));
-            }
+            None => return self.both_branches(call, condition),
         };
-        let name = if condition { "then_branch" } else { "else_branch" };
+        let prefix = self.frame().prefix.clone();
+        self.inline_branch(call, if chosen { "then_branch" } else { "else_branch" }, prefix)
+    }
+
+    fn both_branches(&mut self, call: &Call, condition: TensorId) -> OpResult<Outputs> {
+        let (label, known) = (self.label(call.proto), self.unsupported.len());
+        let then = self.inline_branch(call, "then_branch", format!("{label}/then/"))?;
+        let other = self.inline_branch(call, "else_branch", format!("{label}/else/"))?;
+        // What is wrong with a branch has been noted.
+        if self.unsupported.len() > known {
+            return Ok(vec![None; then.len()]);
+        }
+        if self.builder.shape(condition).iter().product::<usize>() != 1 {
+            return Err(OpError::Invalid("the condition must be one boolean".into()));
+        }
+        self.builder.begin(&label, "If");
+        let flag = self.builder.reshape(condition, &[])?;
+        let mut outputs = Vec::with_capacity(then.len());
+        for pair in then.into_iter().zip(other) {
+            let (Some(a), Some(b)) = pair else { return Err(OpError::Invalid("a branch leaves an output out".into())) };
+            let shapes = [a, b].map(|id| self.builder.shape(id));
+            if shapes[0] != shapes[1] || self.builder.dtype(a) != self.builder.dtype(b) {
+                return Err(OpError::Unsupported(format!(
+                    "the condition depends on the input and the branches give tensors of unlike shapes or types ({:?} and \
+                     {:?}); export one branch only (of a merged decoder: the file `decoder_with_past_model.onnx`)",
+                    shapes[0], shapes[1]
+                )));
+            }
+            outputs.push(Some(if a == b { a } else { self.builder.select(flag, a, b)? }));
+        }
+        Ok(outputs)
+    }
+
+    fn inline_branch(&mut self, call: &Call, name: &str, prefix: String) -> OpResult<Outputs> {
         let Some(graph) = call.graph(name)? else { return Err(OpError::Invalid(format!("`{name}` is missing"))) };
         if self.frames.len() >= MAX_DEPTH {
             return Err(OpError::Invalid(format!("branches are nested more than {MAX_DEPTH} deep")));
         }
         let opsets = self.frame().opsets.clone();
-        let prefix = self.frame().prefix.clone();
         let frame = Frame { values: HashMap::new(), transparent: true, opsets, prefix };
         let outputs: Vec<&str> = graph.output.iter().map(|value| value.name.as_str()).collect();
         self.inline(frame, &graph.node, &graph.initializer, &outputs)

@@ -125,8 +125,7 @@ impl<'g> Lowering<'g> {
             let values = rounded.collect();
             return Arc::new(Layer::new(QWeights { values, scales: scales.clone(), n, k, format }));
         }
-        let rounded =
-            self.calibration.rounded.get(&node.name).filter(|r| format.bits() < 8 && r.weights.format == format);
+        let rounded = self.calibration.rounded.get(&node.name).filter(|r| r.weights.format == format);
         let fits = |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, min)| scale >= min);
         if let Some(rounded) = rounded.filter(|r| fits(&r.weights)) {
             return Arc::new(Layer::new(rounded.weights.clone()));
@@ -163,7 +162,8 @@ impl<'g> Lowering<'g> {
         }
         let q = &layer.weights;
         let steps = self.bias_steps(node, q, exact, bias, x);
-        let (biases, halves) = self.halves(q, &steps);
+        let largest = q.scales.iter().fold(0.0f64, |m, &s| m.max(s));
+        let (biases, halves) = self.halves(q, &steps, largest * x.scale / target.scale);
         let unit = x.scale * f64::from(1 << halves.drop);
         let ratios = q.scales.iter().map(|s| s * unit / target.scale).collect();
         Packed { sums: self.sums_of(layer, &biases), ratios, halves }
@@ -554,7 +554,7 @@ impl<'g> Lowering<'g> {
         let floor: Vec<f64> = (0..channels)
             .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
             .collect();
-        let layer = Layer::new(weights::quantize(values, channels, taps, WeightFormat::I8, &floor));
+        let layer = self.quantize_weights(node, values, channels, taps, WeightFormat::I8, &floor);
         let wide = self.is_wide(x);
         // The few products of a window fit as they are: no halves, the bias in whole steps.
         let (packed, q) = (self.pack_whole(node, &layer, values, bias, x, target), &layer.weights);

@@ -19,6 +19,10 @@ pub(super) struct Limits {
 const MASKED_NATS: f64 = 20.0;
 /// Biases of attention are kept in log2 units with 8 fractional bits in an `i16`: 88.7 nats.
 const BIAS_NATS: f64 = 88.7;
+/// A sum of at most this is that of a hidden key.
+const HIDING: f32 = -2000.0;
+/// Beside numbers below this the steps of single precision are a sixteenth and more: scores are lost in them.
+const ABSORBING: f32 = -1e6;
 /// Room for values beyond those of the calibration samples, as a factor.
 const HEADROOM: f64 = 1.5;
 
@@ -70,12 +74,34 @@ pub(super) fn limits(graph: &Graph, calibration: &Calibration) -> Vec<Limits> {
             limits[id] = limits[id].join(of_reader);
         }
     }
+    for node in graph.nodes.iter().filter(|node| node.op == Op::Softmax) {
+        limits[node.inputs[0]].low -= spread_beside_mask(graph, calibration, node.inputs[0]);
+    }
     for tensor in &mut limits {
         if tensor.low.is_nan() || tensor.high.is_nan() || tensor.low >= tensor.high {
             *tensor = Limits::NONE;
         }
     }
     limits
+}
+
+/// How far apart the scores in a row of nothing but hidden keys are. Beside a mask of -1e4 single precision still tells them
+/// apart, and the softmax of such a row is that of its scores; beside -1e9 they are all the same.
+fn spread_beside_mask(graph: &Graph, calibration: &Calibration, argument: TensorId) -> f64 {
+    let sum = graph.nodes.iter().find(|node| node.output == argument && node.op == Op::Binary(Binary::Add));
+    let Some(&[a, b]) = sum.map(|node| &node.inputs[..]) else { return 0.0 };
+    let least = |id: TensorId| match graph.constant(id) {
+        Some(data) => data.to_f32().into_iter().fold(0.0, f32::min),
+        None => calibration.stats(id).min,
+    };
+    let masks = |id: TensorId| (ABSORBING..=HIDING).contains(&least(id));
+    let scores = match (masks(a), masks(b)) {
+        (false, true) => a,
+        (true, false) => b,
+        _ => return 0.0,
+    };
+    let (low, high) = range(graph, calibration, scores);
+    high - low
 }
 
 /// Limits of operand `operand` of `node`, whose result has the limits `out`.

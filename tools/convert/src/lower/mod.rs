@@ -405,12 +405,15 @@ impl<'g> Lowering<'g> {
         (min, self.limits[id].clamp(max))
     }
 
-    /// The magnitude that `top` steps have to cover, so that masked values reach their limit.
+    /// The magnitude that `top` steps have to cover, so that masked values reach their limit, at which the range ends.
     fn useful_max(&self, id: TensorId, top: f64) -> f64 {
         let (min, max) = self.useful_range(id);
-        let seen = min.abs().max(max.abs());
         let limit = self.limits[id].low;
-        if limit.is_finite() && self.may_be_masked(id) { seen.max(limit.abs() * top / 32767.0) } else { seen }
+        if !limit.is_finite() || !self.may_be_masked(id) {
+            return min.abs().max(max.abs());
+        }
+        let seen = if min > limit { min.abs() } else { 0.0 };
+        seen.max(max.abs()).max(limit.abs() * top / 32767.0)
     }
 
     /// Whether a mask may have a part in `id`, be it in no calibration sample.

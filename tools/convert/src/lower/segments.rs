@@ -29,18 +29,17 @@ impl Lowering<'_> {
         self.consumers[id].iter().any(|&reader| match self.graph.nodes.get(reader) {
             None => true,
             Some(node) => {
-                matches!(node.op, Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Expand)
+                matches!(node.op, Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Expand | Op::Where)
                     && self.is_shown(node.output)
             }
         })
     }
 
-    /// Whether `id` is a sigmoid or tanh that an output shows: a score, whose range is known whatever the samples showed.
+    /// Whether an output shows `id` and it is a score, whose range is known whatever the samples showed.
     pub(super) fn is_score(&self, id: TensorId) -> bool {
-        let bounded = |index: usize| {
-            matches!(self.graph.nodes[index].op, Op::Unary(Unary::Sigmoid | Unary::Tanh | Unary::HardSigmoid { .. }))
-        };
-        self.producers[id].is_some_and(bounded) && self.is_shown(id)
+        let tanh = |index: usize| self.graph.nodes[index].op == Op::Unary(Unary::Tanh);
+        let bounded = self.graph.is_score(&self.producers, id) || self.producers[id].is_some_and(tanh);
+        bounded && self.is_shown(id)
     }
 
     /// The borders of the segments of a chain, ascending; `None` where one table does.

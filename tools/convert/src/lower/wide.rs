@@ -5,6 +5,7 @@ use super::view::View;
 use super::{Form, LowerError, Lowering};
 use crate::calibrate::Calibration;
 use crate::graph::{Binary, DataType, Graph, Node, Op, Reduce, TensorId};
+use crate::quantize::multiplier::multiplier;
 use crate::quantize::range::RangeMethod;
 use crate::quantize::weights::{self, QWeights};
 use shiftformer::format::Blob;
@@ -116,14 +117,13 @@ impl Lowering<'_> {
 
     /// Smallest scale of the weights of every channel: a bias must leave room for the sum, at most 2^28 steps.
     pub(super) fn scale_floor(&self, n: usize, bias: &[f32], x: &View) -> Vec<f64> {
-        // All low bits of a sum of 16-bit activations may be left out.
-        let unit = x.scale * if self.is_wide(x) { 256.0 } else { 1.0 };
-        (0..n).map(|c| f64::from(bias.get(c).copied().unwrap_or(0.0).abs()) / (unit * f64::from(1 << 28))).collect()
+        (0..n).map(|c| f64::from(bias.get(c).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28))).collect()
     }
 
     /// The biases of the high halves, and how the sums of both halves become one; `steps` are the biases in steps of the
-    /// whole sums. As many low bits are left out as the bounds of the sums ask for.
-    pub(super) fn halves(&mut self, q: &QWeights, steps: &[f64]) -> (Vec<i32>, Halves) {
+    /// whole sums, `ratio` is the largest scale of a whole sum over that of the result. As many low bits are left out as the
+    /// bounds of the sums ask for, shifted to the left where the result has finer steps.
+    pub(super) fn halves(&mut self, q: &QWeights, steps: &[f64], ratio: f64) -> (Vec<i32>, Halves) {
         let channel = |c: usize| &q.values[c * q.k..(c + 1) * q.k];
         let reach = |c: usize| {
             let magnitude: i64 = channel(c).iter().map(|&w| i64::from(w).abs()).sum();
@@ -131,7 +131,12 @@ impl Lowering<'_> {
         };
         let most = (0..q.n).map(reach).fold(0.0, f64::max);
         // A little below 2^31: the low halves are bounded by themselves.
-        let drop = (0..8u32).find(|&drop| most * 1.01 / f64::from(1 << drop) < f64::from(i32::MAX)).unwrap_or(8);
+        let fits = |&drop: &u32| {
+            let part = f64::from(1 << drop);
+            let (acc_shift, _) = multiplier(ratio * part);
+            most * 1.01 / part * f64::from(1 << acc_shift) < f64::from(i32::MAX)
+        };
+        let drop = (0..8u32).find(fits).unwrap_or(8);
         let half = if drop > 0 { 1i64 << (drop - 1) } else { 0 };
         let (mut high, mut low) = (Vec::with_capacity(q.n), Vec::with_capacity(q.n));
         for &steps in steps {

@@ -63,9 +63,7 @@ fn sites(graph: &Graph) -> Vec<Site> {
             Op::Binary(Binary::Mul) => {
                 (&node.inputs, (0..graph.shape(node.output).last().copied().unwrap_or(0)).collect())
             }
-            Op::Attention(a)
-                if a.causal.is_some() && a.v.row == a.kv_heads * a.v_dim && a.out.row == a.heads * a.v_dim =>
-            {
+            Op::Attention(a) if a.v.row == a.kv_heads * a.v_dim && a.out.row == a.heads * a.v_dim => {
                 let group = (a.heads / a.kv_heads.max(1)).max(1);
                 let row = |column: usize| column / a.v_dim / group * a.v_dim + column % a.v_dim;
                 (&node.inputs[2..3], (0..a.heads * a.v_dim).map(row).collect())

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod balance;
+pub mod compensate;
 pub mod equalize;
 pub mod gptq;
 pub mod multiplier;

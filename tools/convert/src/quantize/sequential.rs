@@ -212,12 +212,12 @@ fn round_layer(
 }
 
 /// `(n, c, taps)` to `(n, taps, c)`.
-fn channels_last(weights: &[f32], channels: usize, taps: usize) -> Vec<f32> {
+pub(super) fn channels_last(weights: &[f32], channels: usize, taps: usize) -> Vec<f32> {
     let filters = weights.chunks_exact((channels * taps).max(1));
     filters.flat_map(|f| (0..taps * channels).map(move |i| f[(i % channels) * taps + i / channels])).collect()
 }
 
-fn graph_bias(graph: &Graph, node: &Node, n: usize) -> Vec<f64> {
+pub(super) fn graph_bias(graph: &Graph, node: &Node, n: usize) -> Vec<f64> {
     let bias = node.inputs.get(2).and_then(|&id| graph.floats(id));
     bias.map_or_else(|| vec![0.0; n], |b| b.iter().map(|&v| f64::from(v)).collect())
 }

@@ -90,6 +90,9 @@ pub struct Score {
     pub noise: ExactSum,
     /// Sum over samples of the cosine between output and reference.
     pub cosine: ExactSum,
+    /// Samples in which an output reaches the end of its range, by output.
+    #[serde(default)]
+    pub at_the_edge: Vec<u64>,
 }
 
 /// The figures of an evaluation; `None` where there was no label or no reference.
@@ -184,6 +187,14 @@ impl Score {
         self.signal.merge(&other.signal);
         self.noise.merge(&other.noise);
         self.cosine.merge(&other.cosine);
+        self.at_the_edge.resize(self.at_the_edge.len().max(other.at_the_edge.len()), 0);
+        self.at_the_edge.iter_mut().zip(&other.at_the_edge).for_each(|(a, b)| *a += b);
+    }
+
+    /// Counts a sample whose output `output` reaches the end of its range, or does not.
+    pub fn edge(&mut self, output: usize, reached: bool) {
+        self.at_the_edge.resize(self.at_the_edge.len().max(output + 1), 0);
+        self.at_the_edge[output] += u64::from(reached);
     }
 
     /// The figures that follow from the sums.

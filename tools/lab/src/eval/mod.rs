@@ -6,6 +6,7 @@ pub mod per_op;
 use crate::backend::{Backend, BackendError, Sample};
 use crate::eval::metrics::{Logits, Score};
 use rayon::prelude::*;
+use shiftformer::tensor::Dtype;
 use shiftformer_convert::convert::{ConvertError, real_inputs};
 use shiftformer_convert::data::{DataError, Dataset};
 use shiftformer_convert::graph::exec::{self, ExecError};
@@ -149,6 +150,7 @@ pub fn evaluate(
 ) -> Result<Score, EvalError> {
     check_names(model, data, reference)?;
     let mut score = Score::default();
+    let ends: Vec<Option<[f32; 2]>> = (0..model.outputs().len()).map(|output| ends(model, output)).collect();
     for batch in selection.chunks(BATCH) {
         let samples: Result<Vec<Sample>, EvalError> = batch.iter().map(|&s| sample_bytes(model, data, s)).collect();
         let traces = backend.run(&samples?)?;
@@ -156,6 +158,10 @@ pub fn evaluate(
             batch.par_iter().map(|&s| float_outputs(model, data, reference, s)).collect();
         for ((&sample, trace), float) in batch.iter().zip(traces).zip(float?) {
             let ours: Vec<Vec<f32>> = trace.outputs.iter().enumerate().map(|(i, b)| model.decode(i, b)).collect();
+            for (output, (values, ends)) in ours.iter().zip(&ends).enumerate() {
+                let Some([low, high]) = ends else { continue };
+                score.edge(output, values.iter().any(|v| v >= high || v <= low));
+            }
             count(&mut score, model, &ours, float.as_deref(), &classes(model, data, sample)?)?;
         }
         progress(batch.len());
@@ -301,6 +307,29 @@ fn threshold(model: &ModelFile, index: usize) -> f32 {
     let high = model.output_dtype(index).map_or(127, |dtype| dtype.range().1);
     let most = (f64::from(high) - zero) * scale;
     if most <= 1.001 { 0.5 } else { 0.0 }
+}
+
+/// The ends of the range of a 16-bit output, where values beyond would be cut off: `None` for whole numbers, and for
+/// scores and probabilities, which end at 1 by themselves.
+fn ends(model: &ModelFile, index: usize) -> Option<[f32; 2]> {
+    let (scale, zero) = model.units(model.outputs().get(index)?.tensor);
+    let dtype = model.output_dtype(index).filter(|&dtype| dtype == Dtype::I16 && zero == 0.0)?;
+    let ends = [dtype.range().0, dtype.range().1].map(|end| (f64::from(end) * scale) as f32);
+    (scale != 1.0 && ends[1] > 1.001).then_some(ends)
+}
+
+/// Warnings about outputs that reach the ends of their ranges.
+pub fn edges(model: &ModelFile, score: &Score) -> Vec<String> {
+    let warning = |(index, &reached): (usize, &u64)| {
+        let ends = ends(model, index).filter(|_| reached > 0)?;
+        let name = &model.outputs().get(index)?.name;
+        Some(format!(
+            "`{name}` reaches the end of its range ({:.4} to {:.4}) in {reached} of {} samples: values beyond are cut off; \
+             convert with calibration samples that show them",
+            ends[0], ends[1], score.samples
+        ))
+    };
+    score.at_the_edge.iter().enumerate().filter_map(warning).collect()
 }
 
 /// Rows of logits in output `index`: all dimensions but the last.

@@ -24,7 +24,7 @@ use products::{linear, linear_batch, matmul};
 use rows::{norm_row, reduce, rows, softmax_row};
 use std::collections::HashMap;
 use windows::{conv2d, pool};
-pub use windows::{dense_rows, patches};
+pub use windows::{dense_rows, patches, taps};
 
 /// Samples whose nodes one thread evaluates together.
 const BATCH: usize = 8;

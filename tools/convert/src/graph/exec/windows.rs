@@ -6,7 +6,7 @@ use crate::graph::{Data, Graph, Op, Window};
 use std::borrow::Cow;
 
 /// For every window element of one output pixel the input row and column, where inside the image.
-pub(super) fn taps(
+pub fn taps(
     window: &Window,
     y: usize,
     x: usize,

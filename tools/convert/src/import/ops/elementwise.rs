@@ -48,7 +48,19 @@ pub fn mean(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 
 pub fn modulo(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let (a, b) = (call.input(0)?, call.input(1)?);
-    if call.int_or("fmod", 0)? == 0 {
+    let truncates = call.int_or("fmod", 0)? != 0;
+    let computed = !builder.is_constant(a);
+    let divisor: Option<Vec<f64>> = match builder.dtype(b) {
+        DataType::Float => builder.floats(b, "the divisor").ok().map(|v| v.iter().map(|&v| f64::from(v)).collect()),
+        DataType::Int => builder.ints(b, "the divisor").ok().map(|v| v.iter().map(|&v| v as f64).collect()),
+        DataType::Bool => None,
+    };
+    if let Some(&[divisor]) = divisor.as_deref().filter(|_| computed && builder.is_constant(b))
+        && divisor != 0.0
+    {
+        return one(remainder(builder, a, b, divisor, truncates)?);
+    }
+    if !truncates {
         return one(builder.binary(Binary::Mod, a, b)?);
     }
     // The sign of the dividend: |a| mod |b| with the sign of a.
@@ -56,6 +68,20 @@ pub fn modulo(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let rest = builder.binary(Binary::Mod, size_a, size_b)?;
     let sign = builder.unary(Unary::Sign, a)?;
     one(builder.binary(Binary::Mul, rest, sign)?)
+}
+
+/// `x - d round(x / d)`, where `round` goes down or towards zero: the quotient is a whole number, exact for whole `x`.
+fn remainder(builder: &mut Builder, x: TensorId, d: TensorId, divisor: f64, truncates: bool) -> OpResult<TensorId> {
+    let dtype = builder.dtype(x);
+    let real = builder.cast(x, DataType::Float)?;
+    let real_divisor = builder.scalar(divisor as f32);
+    // Not a product with the reciprocal, which misses whole numbers.
+    let quotient = builder.binary(Binary::Div, real, real_divisor)?;
+    let rounding = if truncates { Unary::Trunc } else { Unary::Floor };
+    let whole = builder.unary(rounding, quotient)?;
+    let whole = builder.cast(whole, dtype)?;
+    let taken = builder.binary(Binary::Mul, whole, d)?;
+    builder.binary(Binary::Sub, x, taken)
 }
 
 pub fn pow(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
