@@ -71,7 +71,8 @@ def purpose(name, right, found):
     if name.startswith("wake"):
         positive = flat[0] >= POSITIVE
         off = np.abs(flat[0] - flat[1])
-        return f"scores within {off[positive].max():.3f} on {positive.sum()} positives, {off.max():.3f} on all"
+        largest = f"{off[positive].max():.3f}" if positive.any() else "-"
+        return f"scores within {largest} on {positive.sum()} positives, {off.max():.3f} on all"
     return f"{100 * (flat[0].argmax(1) == flat[1].argmax(1)).mean():.2f} % of answers"
 
 
