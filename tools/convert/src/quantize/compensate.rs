@@ -131,7 +131,8 @@ fn patch(window: &Window, image: &[f32], [channels, h, w]: [usize; 3], [y, x]: [
     values
 }
 
-/// Rounds the dense layers and convolutions of a model to 8 bits, by node name: those that [`BUDGET`] is enough for.
+/// Rounds the dense layers and convolutions of a model to 8 bits, by node name, the cheapest first, as far as a fixed budget of
+/// multiplications goes.
 ///
 /// # Errors
 /// [`ExecError`] when a sample cannot be run.
