@@ -4,7 +4,7 @@ use crate::eval::metrics::argmax;
 use serde::Serialize;
 use shiftformer::kernels::{Kernels, Native, Portable};
 use shiftformer::text::Tokenizer;
-use shiftformer::{RunFault, Session};
+use shiftformer::{AlignedBytes, RunFault, Session};
 use shiftformer_convert::model_file::{ModelFile, dequantize};
 use shiftformer_convert::sequences::Sequences;
 
@@ -131,10 +131,8 @@ fn on<B: Kernels, T, E: From<SequenceRunError>>(
     work: &mut dyn FnMut(&mut dyn Decoder) -> Result<T, E>,
 ) -> Result<T, E> {
     let opened = model.open::<B>().map_err(|_| SequenceRunError::NoDecoder)?;
-    let mut arena = vec![0u128; opened.arena_bytes().div_ceil(16)];
-    let mut state = vec![0u128; opened.state_bytes().div_ceil(16)];
-    let (arena, state) = (bytemuck::cast_slice_mut(&mut arena), bytemuck::cast_slice_mut(&mut state));
-    let session = Session::with_state(&opened, arena, state);
+    let [mut arena, mut state] = [opened.arena_bytes(), opened.state_bytes()].map(AlignedBytes::zeroed);
+    let session = Session::with_state(&opened, &mut arena, &mut state);
     let mut session = session.map_err(|_| SequenceRunError::Run(RunFault::Memory))?;
     work(&mut session)
 }

@@ -14,7 +14,7 @@ use shiftformer::format::{SectionKind, Sections};
 use shiftformer::kernels::Parallel;
 use shiftformer::kernels::{Kernels, Native, Portable};
 use shiftformer::ops::OpTable;
-use shiftformer::{Model, ModelError, Observer, Part};
+use shiftformer::{AlignedBytes, Model, ModelError, Observer, Part};
 
 /// Why a program cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +36,8 @@ pub struct Runnable<'p> {
     /// The records.
     pub records: Records,
     arena_bytes: usize,
-    /// 16-byte words, as kernels want weights.
-    weights: Vec<u128>,
+    /// Aligned as kernels want weights.
+    weights: AlignedBytes,
 }
 
 /// Takes no notice.
@@ -64,9 +64,7 @@ impl<'p> Runnable<'p> {
     /// [`PackError`] when an operator's accumulators cannot be proven to fit, naming it.
     pub fn new(program: &'p Program, plan: &Plan) -> Result<Self, PackError> {
         let records = records(program, plan)?;
-        let bytes = program.weights.bytes();
-        let mut weights = vec![0u128; bytes.len().div_ceil(16)];
-        bytemuck::cast_slice_mut(&mut weights)[..bytes.len()].copy_from_slice(bytes);
+        let weights = AlignedBytes::from(program.weights.bytes());
         Ok(Self { program, records, arena_bytes: plan.arena_bytes, weights })
     }
 
@@ -78,7 +76,7 @@ impl<'p> Runnable<'p> {
             (SectionKind::Io, &self.records.io),
             (SectionKind::Certificate, &self.records.certificate),
             (SectionKind::State, &self.records.state),
-            (SectionKind::Weights, &bytemuck::cast_slice(&self.weights)[..self.program.weights.bytes().len()]),
+            (SectionKind::Weights, &self.weights),
         ];
         let counts = [self.program.ops.len(), self.program.tensors.len()];
         let sections = Sections::apart(self.program.profile, self.arena_bytes, counts, &parts);
