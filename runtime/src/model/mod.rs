@@ -69,7 +69,7 @@ impl<'m, B: Kernels> Model<'m, B> {
         let of = |op: usize| {
             let record = self.op_record(op)?;
             let needs = self.needs(&record)?;
-            let pieces = (needs.step, needs.piece_work);
+            let pieces = (needs.step(), needs.piece_work);
             let (step, work) = self.parts(op, &record).map_or(pieces, |parts| (parts.step(), parts.work));
             Some(u64::from(step) * u64::from(work))
         };

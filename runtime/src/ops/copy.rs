@@ -50,11 +50,7 @@ impl Operator for Copy {
         }
         let elements = wide::elements(rows, self.elements());
         let x = memory.inputs.bytes(0)?;
-        match memory.output.dtype.bytes() {
-            1 => self.copy::<1>(x, memory.out, self.flip as u8, elements),
-            2 => self.copy::<2>(x, memory.out, 0, elements),
-            _ => self.copy::<4>(x, memory.out, 0, elements),
-        }
+        self.copy(x, memory.out, memory.output.dtype.bytes(), elements);
         Ok(())
     }
 
@@ -111,30 +107,49 @@ impl Copy {
         Ok(())
     }
 
-    fn copy<const SIZE: usize>(&self, x: &[u8], out: &mut [u8], flip: u8, elements: Range<usize>) {
-        let (x, out) = (x.as_chunks::<SIZE>().0, out.as_chunks_mut::<SIZE>().0);
+    /// Copies `elements` of `size` bytes.
+    fn copy(&self, x: &[u8], out: &mut [u8], size: usize, elements: Range<usize>) {
         let [.., step_from] = self.from.strides;
         let [.., step_to] = self.to.strides;
-        let flat = step_from == 1 && step_to == 1;
-        for ([mut from, mut to], count) in stretches(&self.dims, [&self.from, &self.to], elements) {
-            if flat {
-                let source = x.get(from..).unwrap_or(&[]).iter().take(count);
-                let target = out.get_mut(to..).unwrap_or(&mut []).iter_mut();
+        let flip = self.flip as u8;
+        for ([from, to], count) in stretches(&self.dims, [&self.from, &self.to], elements) {
+            if step_from == 1 && step_to == 1 {
+                let source = x.get(from * size..).unwrap_or(&[]).iter().take(count * size);
+                let target = out.get_mut(to * size..).unwrap_or(&mut []).iter_mut();
                 if flip == 0 {
                     target.zip(source).for_each(|(to, from)| *to = *from);
                 } else {
-                    target.zip(source).for_each(|(to, from)| *to = from.map(|b| b ^ flip));
+                    target.zip(source).for_each(|(to, from)| *to = from ^ flip);
                 }
                 continue;
             }
-            for _ in 0..count {
-                if let (Some(source), Some(target)) = (x.get(from), out.get_mut(to)) {
-                    *target = source.map(|b| b ^ flip);
-                }
-                from = from.wrapping_add_signed(step_from as isize);
-                to = to.wrapping_add_signed(step_to as isize);
+            let from = (from, step_from as isize);
+            let to = (to, step_to as isize);
+            match size {
+                1 => strided::<1>(x, from, out, to, count, flip),
+                2 => strided::<2>(x, from, out, to, count, 0),
+                _ => strided::<4>(x, from, out, to, count, 0),
             }
         }
+    }
+}
+
+/// Copies `count` elements of `SIZE` bytes, each place given as first element and step.
+fn strided<const SIZE: usize>(
+    x: &[u8],
+    (mut from, step_from): (usize, isize),
+    out: &mut [u8],
+    (mut to, step_to): (usize, isize),
+    count: usize,
+    flip: u8,
+) {
+    let (x, out) = (x.as_chunks::<SIZE>().0, out.as_chunks_mut::<SIZE>().0);
+    for _ in 0..count {
+        if let (Some(source), Some(target)) = (x.get(from), out.get_mut(to)) {
+            *target = source.map(|b| b ^ flip);
+        }
+        from = from.wrapping_add_signed(step_from);
+        to = to.wrapping_add_signed(step_to);
     }
 }
 

@@ -41,12 +41,21 @@ pub struct Requirements {
     pub in_place: Option<usize>,
     /// Pieces of work.
     pub pieces: u32,
-    /// Pieces that are done at once by a step: as many as [`STEP_WORK`] has room for, at least one block.
-    pub step: u32,
+    /// Pieces that kernels take at once for speed.
+    pub block: u32,
     /// Work of a piece at most, see [`Operator::piece_work`].
     pub piece_work: u32,
     /// Whether the output is whole afterwards.
     pub completes_output: bool,
+}
+
+impl Requirements {
+    /// Pieces that are done at once by a step: as many as [`STEP_WORK`] has room for, at least one block.
+    pub fn step(&self) -> u32 {
+        let block = self.block.max(1);
+        let blocks = STEP_WORK / self.piece_work.max(1) / block;
+        blocks.max(1).saturating_mul(block).min(self.pieces.max(1))
+    }
 }
 
 /// Parts of a whole run, see [`Operator::parts`].
@@ -178,19 +187,12 @@ fn written_from<O: Operator>(words: &[u8], element: u32) -> u32 {
     decode::<O>(words).map_or(0, |params| params.written_from(element))
 }
 
-/// Pieces of a step.
-pub(super) fn step_of(op: &impl Operator) -> u32 {
-    let block = op.block().max(1);
-    let blocks = STEP_WORK / op.piece_work().max(1) / block;
-    blocks.max(1).saturating_mul(block).min(op.pieces().max(1))
-}
-
-fn needs_of<O: Operator>(params: &O) -> Requirements {
+pub(super) fn needs_of<O: Operator>(params: &O) -> Requirements {
     Requirements {
         scratch_bytes: params.scratch_bytes(),
         in_place: params.in_place(),
         pieces: params.pieces(),
-        step: step_of(params),
+        block: params.block(),
         piece_work: params.piece_work(),
         completes_output: params.completes_output(),
     }

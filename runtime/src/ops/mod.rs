@@ -68,6 +68,8 @@ pub use strides::{Dims, Extent, Strides, Walk};
 pub(crate) use strides::{is_injective, product};
 
 /// Product of `factors`, for [`Operator::piece_work`]; `u32::MAX` when it is greater.
+// Out of line: every operator has one or two, and none runs often.
+#[inline(never)]
 pub(crate) fn work(factors: &[u32]) -> u32 {
     factors.iter().fold(1u32, |work, &factor| work.saturating_mul(factor))
 }

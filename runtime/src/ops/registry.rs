@@ -1,6 +1,6 @@
 //! The list of operators: the one place that names them all.
 
-use super::entry::{decode, step_of};
+use super::entry::{decode, needs_of};
 use super::{
     Entry, Operator, RowAccess, add, attention, conv2d, conv2d_i16, copy, depthwise, depthwise_i16, dyadic_requant,
     gather, i_layer_norm, kv_append, layer_norm, linear, linear_i16, lut, lut_i16, matmul, matmul_i16, max_pool_i16,
@@ -98,7 +98,7 @@ macro_rules! operators {
 
             /// Pieces that a step does.
             pub fn step(&self) -> u32 {
-                match self { $(Op::$kind(params) => step_of(params),)* }
+                match self { $(Op::$kind(params) => needs_of(params).step(),)* }
             }
 
             /// Work of a step at most, see [`Operator::piece_work`].

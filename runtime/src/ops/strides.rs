@@ -10,6 +10,7 @@ pub type Dims = [u32; 6];
 pub type Strides = [i32; 6];
 
 /// Product of dimensions; cannot overflow for what [`TensorRecord`](crate::format::TensorRecord) admits, saturates otherwise.
+#[inline(never)]
 pub(crate) fn product(dims: &[u32]) -> u64 {
     dims.iter().fold(1u64, |n, &d| n.saturating_mul(u64::from(d)))
 }
@@ -64,6 +65,8 @@ impl Extent {
     }
 
     /// Whether this is the contiguous row-major view of `dims`.
+    // Out of line: asked twice by every run and check of two operands.
+    #[inline(never)]
     pub fn is_contiguous(&self, dims: &Dims) -> bool {
         let mut next = 1i32;
         let follows = self.strides.iter().zip(dims).rev().all(|(&stride, &dim)| {

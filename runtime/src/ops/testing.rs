@@ -96,7 +96,7 @@ fn run_at<B: Kernels>(
     #[cfg(feature = "parallel")]
     let divided = run_divided::<B>(op, arena, (&weights.0, &tensors, &record));
     let in_parts = run_in_parts::<B>(op, arena, (&weights.0, &tensors, &record));
-    let (pieces, step) = (op.pieces(), super::entry::step_of(op));
+    let (pieces, step) = (op.pieces(), super::entry::needs_of(op).step());
     for piece in (0..pieces).step_by(step as usize) {
         let mut memory = split(arena, (&weights.0, &tensors, &record), POSITION.get()).ok_or(OpFault::Alias)?;
         op.run::<B>(&mut memory, piece..(piece + step).min(pieces)).map_err(|_| OpFault::Operand)?;

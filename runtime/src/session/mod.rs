@@ -259,7 +259,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         let parts = self.model.parts(at.op, &record);
         let (block, step) = match parts {
             Some(parts) => (0..parts.count, parts.step()),
-            None => (chain.pieces(at.block), self.model.needs(&record).ok_or(RunFault::Memory)?.step),
+            None => (chain.pieces(at.block), self.model.needs(&record).ok_or(RunFault::Memory)?.step()),
         };
         let first = at.piece.max(block.start);
         let last = first.saturating_add(step).min(block.end);
