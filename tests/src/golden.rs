@@ -11,6 +11,7 @@
 
 use serde::Deserialize;
 use shiftformer::arith::ivit;
+use shiftformer_convert::npz::NpzReader;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -109,7 +110,7 @@ pub fn run(folder: &Path, mut report: impl FnMut(&str, &Result<(), Failure>)) ->
 
 fn run_entry(folder: &Path, entry: &Entry) -> Result<(), Failure> {
     let file = BufReader::new(File::open(folder.join(format!("{}.npz", entry.name)))?);
-    let mut arrays = Arrays(npyz::npz::NpzArchive::new(file)?);
+    let mut arrays = Arrays(NpzReader::new(file)?);
     match entry.op.as_str() {
         "shiftmax" => shiftmax(entry, &mut arrays),
         "shiftgelu" => shiftgelu(entry, &mut arrays),
@@ -259,15 +260,15 @@ impl Array {
 }
 
 /// The arrays of one file.
-struct Arrays(npyz::npz::NpzArchive<BufReader<File>>);
+struct Arrays(NpzReader<BufReader<File>>);
 
 impl Arrays {
     fn has(&self, name: &str) -> bool {
-        self.0.array_names().any(|n| n == name)
+        self.0.names().any(|n| n == name)
     }
 
     fn get(&mut self, name: &'static str) -> Result<Array, Failure> {
-        let file = self.0.by_name(name)?.ok_or(Failure::Missing(name))?;
+        let file = self.0.array(name)?.ok_or(Failure::Missing(name))?;
         let shape: Vec<usize> = file.shape().iter().map(|&d| d as usize).collect();
         let order = file.order();
         let values = integers(file, name)?;

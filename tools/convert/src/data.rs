@@ -4,6 +4,7 @@
 
 use crate::files;
 use crate::model_file::Values;
+use crate::npz::NpzReader;
 use half::f16;
 use npyz::{NpyFile, Order};
 use std::io::{Cursor, Read};
@@ -137,13 +138,13 @@ impl Dataset {
     /// As [`open`](Self::open).
     pub fn from_bytes(bytes: Vec<u8>, path: &str) -> Result<Self, DataError> {
         let broken = |why: &dyn std::fmt::Display| DataError::NotNpz { path: path.to_owned(), why: why.to_string() };
-        let mut npz = npyz::npz::NpzArchive::new(Cursor::new(bytes)).map_err(|e| broken(&e))?;
-        let mut names: Vec<String> = npz.array_names().map(str::to_owned).collect();
+        let mut npz = NpzReader::new(Cursor::new(bytes)).map_err(|e| broken(&e))?;
+        let mut names: Vec<String> = npz.names().map(str::to_owned).collect();
         names.sort();
         let known = |name: &&String| name.starts_with("in_") || name.starts_with("out_") || *name == "label";
         let mut arrays = Vec::new();
         for name in names.iter().filter(known) {
-            let file = npz.by_name(name).map_err(|e| broken(&e))?.ok_or_else(|| broken(&"an entry is missing"))?;
+            let file = npz.array(name).map_err(|e| broken(&e))?.ok_or_else(|| broken(&"an entry is missing"))?;
             let dtype = file.dtype().descr();
             let array = read_array(file).map_err(|e| broken(&format!("`{name}`: {e}")))?;
             let array = array.ok_or_else(|| DataError::Dtype { path: path.to_owned(), name: name.clone(), dtype })?;
@@ -213,12 +214,12 @@ pub fn read_arrays(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<(St
     let name = path.display().to_string();
     let bytes = files::read(path).map_err(|source| DataError::Read { path: name.clone(), source })?;
     let broken = |why: &dyn std::fmt::Display| DataError::NotNpz { path: name.clone(), why: why.to_string() };
-    let mut npz = npyz::npz::NpzArchive::new(Cursor::new(bytes)).map_err(|e| broken(&e))?;
-    let mut names: Vec<String> = npz.array_names().map(str::to_owned).collect();
+    let mut npz = NpzReader::new(Cursor::new(bytes)).map_err(|e| broken(&e))?;
+    let mut names: Vec<String> = npz.names().map(str::to_owned).collect();
     names.sort();
     let mut arrays = Vec::new();
     for array_name in names.into_iter().filter(|array| wanted(array)) {
-        let file = npz.by_name(&array_name).map_err(|e| broken(&e))?.ok_or_else(|| broken(&"an entry is missing"))?;
+        let file = npz.array(&array_name).map_err(|e| broken(&e))?.ok_or_else(|| broken(&"an entry is missing"))?;
         let dtype = file.dtype().descr();
         let array = read_array(file).map_err(|e| broken(&format!("`{array_name}`: {e}")))?;
         let array = array.ok_or_else(|| DataError::Dtype { path: name.clone(), name: array_name.clone(), dtype })?;
@@ -278,18 +279,14 @@ fn row_major<T: Copy>(values: &[T], shape: &[usize]) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use npyz::WriterBuilder;
+    use crate::npz::NpzWriter;
 
     fn npz(arrays: &[(&str, &[u64], Order, &[f32])]) -> Vec<u8> {
-        let mut npz = npyz::npz::NpzWriter::new(Cursor::new(Vec::new()));
+        let mut npz = NpzWriter::new(Cursor::new(Vec::new()));
         for (name, shape, order, values) in arrays {
-            let options = Default::default();
-            let builder = npz.array(name, options).unwrap().default_dtype().order(*order).shape(shape);
-            let mut array = builder.begin_nd().unwrap();
-            array.extend(values.iter().copied()).unwrap();
-            array.finish().unwrap();
+            npz.add_in_order(name, shape, *order, values.iter().copied()).unwrap();
         }
-        npz.zip_writer().finish().unwrap().into_inner()
+        npz.finish().unwrap().into_inner()
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod graph;
 pub mod import;
 pub mod lower;
 pub mod model_file;
+pub mod npz;
 pub mod pack;
 mod parallel;
 pub mod program;

@@ -21,6 +21,7 @@ use shiftformer_convert::import::onnx::{
 };
 use shiftformer_convert::lower::lower;
 use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_convert::npz::NpzWriter;
 use shiftformer_convert::pack::{Annotations, pack};
 use shiftformer_convert::program::plan::plan;
 use shiftformer_convert::sequences::Sequences;
@@ -555,14 +556,11 @@ fn sequences_are_checked() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npz");
     let write = |arrays: &[(&str, &[u64], Vec<i64>)]| {
-        let mut npz = npyz::npz::NpzWriter::new(std::fs::File::create(&path).unwrap());
+        let mut npz = NpzWriter::new(std::fs::File::create(&path).unwrap());
         for (name, shape, values) in arrays {
-            use npyz::WriterBuilder;
-            let mut array =
-                npz.array(name, Default::default()).unwrap().default_dtype().shape(shape).begin_nd().unwrap();
-            array.extend(values.iter().copied()).unwrap();
-            array.finish().unwrap();
+            npz.add(name, shape, values.iter().copied()).unwrap();
         }
+        npz.finish().unwrap();
     };
     write(&[("ids", &[2, 3], vec![1, 2, 3, 4, 5, 6])]);
     let sequences = Sequences::open(&path).unwrap();

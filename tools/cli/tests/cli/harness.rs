@@ -1,9 +1,9 @@
 //! Runs the command and makes its inputs.
 
-use npyz::WriterBuilder;
 use prost::Message;
 use shiftformer_convert::import::onnx::ModelProto;
 use shiftformer_convert::model_file::Values;
+use shiftformer_convert::npz::NpzWriter;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -136,12 +136,9 @@ pub fn changed_onnx(change: impl FnOnce(&mut ModelProto)) -> Vec<u8> {
 
 /// An npz with one array.
 pub fn npz<T: npyz::AutoSerialize>(name: &str, shape: &[u64], values: impl IntoIterator<Item = T>) -> Vec<u8> {
-    let mut npz = npyz::npz::NpzWriter::new(Cursor::new(Vec::new()));
-    let options = Default::default();
-    let mut array = npz.array(name, options).expect("a name").default_dtype().shape(shape).begin_nd().expect("a shape");
-    array.extend(values).expect("values of this shape");
-    array.finish().expect("all values");
-    npz.zip_writer().finish().expect("an archive").into_inner()
+    let mut npz = NpzWriter::new(Cursor::new(Vec::new()));
+    npz.add(name, shape, values).expect("values of this shape");
+    npz.finish().expect("an archive").into_inner()
 }
 
 /// An array of an npz: name, shape, values.
@@ -149,23 +146,14 @@ pub type NamedArray<'a> = (&'a str, &'a [u64], Values);
 
 /// An npz with several arrays.
 pub fn npz_of(arrays: &[NamedArray<'_>]) -> Vec<u8> {
-    fn add<T: npyz::AutoSerialize + Copy>(
-        npz: &mut npyz::npz::NpzWriter<Cursor<Vec<u8>>>,
-        (name, shape): (&str, &[u64]),
-        values: &[T],
-    ) {
-        let array = npz.array(name, Default::default()).expect("a name").default_dtype();
-        let mut array = array.shape(shape).begin_nd().expect("a shape");
-        array.extend(values.iter().copied()).expect("values of this shape");
-        array.finish().expect("all values");
-    }
-    let mut npz = npyz::npz::NpzWriter::new(Cursor::new(Vec::new()));
+    let mut npz = NpzWriter::new(Cursor::new(Vec::new()));
     for (name, shape, values) in arrays {
         match values {
-            Values::U8(values) => add(&mut npz, (name, shape), values),
-            Values::Int(values) => add(&mut npz, (name, shape), values),
-            Values::Float(values) => add(&mut npz, (name, shape), values),
+            Values::U8(values) => npz.add(name, shape, values.iter().copied()),
+            Values::Int(values) => npz.add(name, shape, values.iter().copied()),
+            Values::Float(values) => npz.add(name, shape, values.iter().copied()),
         }
+        .expect("values of this shape");
     }
-    npz.zip_writer().finish().expect("an archive").into_inner()
+    npz.finish().expect("an archive").into_inner()
 }

@@ -6,6 +6,7 @@ use shiftformer::kernels::Portable;
 use shiftformer::tensor::Dtype;
 use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, ModelFileError, integers};
+use shiftformer_convert::npz::NpzWriter;
 
 /// The smallest model and data that show a difference again.
 pub struct Reproducer {
@@ -39,31 +40,18 @@ impl Reproducer {
 /// One sample as an npz, in the integer types of the model.
 fn npz(model: &ModelFile, sample: &Sample) -> Option<Vec<u8>> {
     let opened = model.open::<Portable>().ok()?;
-    let mut npz = npyz::npz::NpzWriter::new(std::io::Cursor::new(Vec::new()));
+    let mut npz = NpzWriter::new(std::io::Cursor::new(Vec::new()));
     for (index, (endpoint, bytes)) in model.inputs().iter().zip(sample).enumerate() {
         let record = opened.input(index)?;
         let shape: Vec<u64> = std::iter::once(1).chain(record.shape().iter().map(|&d| u64::from(d))).collect();
         let values = integers(bytes, record.dtype);
         let name = format!("in_{}", endpoint.name);
         match record.dtype {
-            Dtype::I8 => write(&mut npz, &name, &shape, values.iter().map(|&v| v as i8)),
-            Dtype::U8 => write(&mut npz, &name, &shape, values.iter().map(|&v| v as u8)),
-            Dtype::I16 | Dtype::U16 | Dtype::I32 => write(&mut npz, &name, &shape, values.iter().copied()),
+            Dtype::I8 => npz.add(&name, &shape, values.iter().map(|&v| v as i8)),
+            Dtype::U8 => npz.add(&name, &shape, values.iter().map(|&v| v as u8)),
+            Dtype::I16 | Dtype::U16 | Dtype::I32 => npz.add(&name, &shape, values.iter().copied()),
         }
         .ok()?;
     }
-    Some(npz.zip_writer().finish().ok()?.into_inner())
-}
-
-fn write<T: npyz::AutoSerialize>(
-    npz: &mut npyz::npz::NpzWriter<std::io::Cursor<Vec<u8>>>,
-    name: &str,
-    shape: &[u64],
-    values: impl Iterator<Item = T>,
-) -> std::io::Result<()> {
-    use npyz::WriterBuilder;
-    let options = Default::default();
-    let mut array = npz.array(name, options)?.default_dtype().shape(shape).begin_nd()?;
-    array.extend(values)?;
-    array.finish()
+    Some(npz.finish().ok()?.into_inner())
 }
