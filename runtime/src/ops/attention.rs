@@ -259,7 +259,8 @@ impl AttentionParams {
 
     /// What scores are made of: inputs 0 and 1, and the biases there are.
     fn score_operands<'a>(&self, inputs: &Inputs<'a>) -> Result<AttentionInputs<'a>, RunFault> {
-        let bias = |index| inputs.record(index).and_then(|_| inputs.get::<i16>(index).ok());
+        // None there: no biases.
+        let bias = |index| inputs.get::<i16>(index).ok();
         let q_window = inputs.record(0).map_or(0, |q| q.window);
         Ok(AttentionInputs { q: inputs.get(0)?, q_window, k: inputs.get(1)?, v: &[], biases: [bias(3), bias(4)] })
     }
@@ -491,7 +492,7 @@ impl AttentionParams {
 
     /// Columns of values that a part transposes.
     fn part_columns(&self) -> u32 {
-        (STEP_WORK / super::work(&[TRANSPOSE_WORK, self.n_k]).max(1)).clamp(1, PART_COLUMNS)
+        (STEP_WORK / self.n_k.saturating_mul(TRANSPOSE_WORK).max(1)).clamp(1, PART_COLUMNS)
     }
 
     fn part<B: Kernels>(
@@ -568,6 +569,7 @@ struct Scratch<'s> {
 }
 
 impl<'s> Scratch<'s> {
+    #[inline(never)]
     fn sizes(p: &AttentionParams) -> [usize; 4] {
         // Not less than a sum for every row of a block.
         let acc = (ROW_BLOCK * p.v_dim as usize * 4).next_multiple_of(16);
@@ -664,7 +666,7 @@ impl AttentionParams {
     /// Work of a query row of a head.
     fn score_work(&self) -> u32 {
         let each = self.head_dim.saturating_add(self.v_dim).saturating_add(STEP_SCORE_WORK);
-        super::work(&[self.n_k, each]).saturating_add(super::work(&[ROW_WORK, self.v_dim]))
+        self.n_k.saturating_mul(each).saturating_add(self.v_dim.saturating_mul(ROW_WORK))
     }
 
     /// Work of transposing the values of a head.
@@ -708,7 +710,7 @@ impl Operator for Attention {
     fn piece_work(&self) -> u32 {
         let p = &self.attention;
         let transposed = p.transpose_work().div_ceil(ROW_BLOCK as u32);
-        super::work(&[p.heads, p.score_work().saturating_add(transposed)])
+        p.heads.saturating_mul(p.score_work().saturating_add(transposed))
     }
 
     fn pieces(&self) -> u32 {
@@ -820,7 +822,7 @@ impl Operator for AttentionExp {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[STEP_SCORE_WORK, self.attention.n_k])
+        self.attention.n_k.saturating_mul(STEP_SCORE_WORK)
     }
 
     fn pieces(&self) -> u32 {

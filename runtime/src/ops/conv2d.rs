@@ -449,7 +449,7 @@ impl Operator for Conv2d {
     fn piece_work(&self) -> u32 {
         let k = self.k() as u32;
         let gathered = super::work(&[ELEMENT_WORK, self.groups, k]);
-        super::work(&[self.n, k.saturating_add(EPILOGUE_WORK)]).saturating_add(gathered)
+        self.n.saturating_mul(k.saturating_add(EPILOGUE_WORK)).saturating_add(gathered)
     }
 
     fn pieces(&self) -> u32 {

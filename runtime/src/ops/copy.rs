@@ -63,7 +63,7 @@ impl Operator for Copy {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[ELEMENT_WORK, self.row().unwrap_or(wide::PIECE)])
+        self.row().unwrap_or(wide::PIECE).saturating_mul(ELEMENT_WORK)
     }
 
     fn written_from(&self, element: u32) -> u32 {

@@ -162,7 +162,7 @@ impl Operator for DyadicRequant {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[ELEMENT_WORK, self.n])
+        self.n.saturating_mul(ELEMENT_WORK)
     }
 
     fn pieces(&self) -> u32 {

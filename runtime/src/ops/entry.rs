@@ -154,7 +154,8 @@ impl<B: Kernels> Entry<B> {
 
 /// Apart from [`needs`], which a run asks as well: it has no use for parts.
 fn parts<O: Operator>(words: &[u8]) -> Option<Parts> {
-    let params = decode::<O>(words)?;
+    let params = decode::<O>(words);
+    let params = params.as_ref()?;
     let parts = Parts { count: params.parts(), work: params.part_work() };
     // More than can be counted: pieces then.
     (parts.count > 0 && parts.count < u32::MAX).then_some(parts)
@@ -176,15 +177,16 @@ fn check<O: Operator>(words: &[u8], io: &Operands<'_>) -> Result<Proof, OpFault>
 }
 
 fn needs<O: Operator>(words: &[u8]) -> Option<Requirements> {
-    decode::<O>(words).map(|params| needs_of(&params))
+    // By reference, here and below: a move would copy the parameters.
+    decode::<O>(words).as_ref().map(needs_of)
 }
 
 fn row_access<O: Operator>(words: &[u8]) -> Option<RowAccess> {
-    decode::<O>(words)?.row_access()
+    decode::<O>(words).as_ref()?.row_access()
 }
 
 fn written_from<O: Operator>(words: &[u8], element: u32) -> u32 {
-    decode::<O>(words).map_or(0, |params| params.written_from(element))
+    decode::<O>(words).as_ref().map_or(0, |params| params.written_from(element))
 }
 
 pub(super) fn needs_of<O: Operator>(params: &O) -> Requirements {

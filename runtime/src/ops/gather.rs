@@ -49,7 +49,7 @@ impl Operator for Gather {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[BYTE_WORK * size_of::<i32>() as u32, self.width]).saturating_add(ROW_WORK)
+        self.width.saturating_mul(BYTE_WORK * size_of::<i32>() as u32).saturating_add(ROW_WORK)
     }
 }
 

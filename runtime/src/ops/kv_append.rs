@@ -55,7 +55,7 @@ impl Operator for KvAppend {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[BYTE_WORK, self.width])
+        self.width.saturating_mul(BYTE_WORK)
     }
 
     fn row_access(&self) -> Option<RowAccess> {

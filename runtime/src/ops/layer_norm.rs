@@ -96,7 +96,7 @@ impl Operator for LayerNorm {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[ELEMENT_WORK, self.n]).saturating_add(ROW_WORK)
+        self.n.saturating_mul(ELEMENT_WORK).saturating_add(ROW_WORK)
     }
 
     fn pieces(&self) -> u32 {

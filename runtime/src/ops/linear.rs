@@ -248,7 +248,7 @@ impl Operator for Linear {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[self.n, self.channel_work()])
+        self.n.saturating_mul(self.channel_work())
     }
 
     fn pieces(&self) -> u32 {
@@ -262,7 +262,7 @@ impl Operator for Linear {
     fn parts(&self) -> u32 {
         match self.groups() {
             1 => 0,
-            groups => super::work(&[self.rows.div_ceil(ROW_BLOCK), groups]),
+            groups => self.rows.div_ceil(ROW_BLOCK).saturating_mul(groups),
         }
     }
 

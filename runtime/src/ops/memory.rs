@@ -147,10 +147,17 @@ impl<'a> Memory<'a> {
         rows: Range<usize>,
         width: usize,
     ) -> Result<(&mut [T], &mut [u8]), RunFault> {
-        let part = part(self.output.first_held(rows.start), rows, width);
-        let part = self.index(part.start)..self.index(part.end);
+        let part = self.out_part(rows, width);
         let (out, scratch) = self.out()?;
         Ok((out.get_mut(part).ok_or(RunFault::Memory)?, scratch))
+    }
+
+    /// The elements of `out` that rows `rows` of `width` elements are.
+    // Out of line, once for all element types.
+    #[inline(never)]
+    fn out_part(&self, rows: Range<usize>, width: usize) -> Range<usize> {
+        let part = part(self.output.first_held(rows.start), rows, width);
+        self.index(part.start)..self.index(part.end)
     }
 }
 
@@ -166,6 +173,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Whether input `index` lies in the memory of the output.
+    #[inline(never)]
     pub fn is_in_place(&self, index: usize) -> bool {
         self.record(index).is_some_and(|t| t.place == Place::Arena && t.offset == self.output_offset)
     }

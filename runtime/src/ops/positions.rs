@@ -53,7 +53,7 @@ impl Operator for Positions {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[BYTE_WORK * size_of::<i16>() as u32, self.width]).saturating_add(ROW_WORK)
+        self.width.saturating_mul(BYTE_WORK * size_of::<i16>() as u32).saturating_add(ROW_WORK)
     }
 
     fn row_access(&self) -> Option<RowAccess> {

@@ -124,7 +124,7 @@ impl Operator for Rope {
     }
 
     fn piece_work(&self) -> u32 {
-        super::work(&[ELEMENT_WORK, self.width()])
+        self.width().saturating_mul(ELEMENT_WORK)
     }
 
     fn pieces(&self) -> u32 {

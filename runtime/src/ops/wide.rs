@@ -25,11 +25,16 @@ pub(super) fn elements(pieces: Range<u32>, len: u32) -> Range<usize> {
 
 /// Reads elements `start`, `start + stride`, ... of `bytes` into `to`; elements out of range read as 0.
 pub(super) fn load(dtype: Dtype, bytes: &[u8], start: usize, stride: isize, to: &mut [i32]) {
+    // One loop for a size: what has no sign loses it again.
     match dtype {
-        Dtype::I8 => load_as(bytes, start, stride, to, |[b]: [u8; 1]| i32::from(b as i8)),
-        Dtype::U8 => load_as(bytes, start, stride, to, |[b]: [u8; 1]| i32::from(b)),
-        Dtype::I16 => load_as(bytes, start, stride, to, |b| i32::from(i16::from_le_bytes(b))),
-        Dtype::U16 => load_as(bytes, start, stride, to, |b| i32::from(u16::from_le_bytes(b))),
+        Dtype::I8 | Dtype::U8 => {
+            let mask = if dtype == Dtype::U8 { 0xff } else { -1 };
+            load_as(bytes, start, stride, to, |[b]: [u8; 1]| i32::from(b as i8) & mask);
+        }
+        Dtype::I16 | Dtype::U16 => {
+            let mask = if dtype == Dtype::U16 { 0xffff } else { -1 };
+            load_as(bytes, start, stride, to, |b| i32::from(i16::from_le_bytes(b)) & mask);
+        }
         Dtype::I32 => load_as(bytes, start, stride, to, i32::from_le_bytes),
     }
 }

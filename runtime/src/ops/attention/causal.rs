@@ -59,7 +59,7 @@ impl Operator for CausalAttention {
     fn piece_work(&self) -> u32 {
         let p = &self.attention;
         // The values of a head are transposed for every row.
-        super::super::work(&[p.heads, p.score_work().saturating_add(p.transpose_work())])
+        p.heads.saturating_mul(p.score_work().saturating_add(p.transpose_work()))
     }
 
     fn pieces(&self) -> u32 {
