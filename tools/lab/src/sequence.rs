@@ -339,12 +339,11 @@ pub fn compare(
                 reference = Some(rows);
                 continue;
             };
-            let unequal = |(sequence, (got, want)): (usize, (&Vec<Vec<u8>>, &Vec<Vec<u8>>))| {
+            differences.extend(rows.iter().zip(wanted).enumerate().find_map(|(sequence, (got, want))| {
                 let token = got.iter().zip(want).position(|(got, want)| got != want)?;
                 let logit = got[token].iter().zip(&want[token]).position(|(a, b)| a != b)? / width;
                 Some(SequenceDifference { backend: backend.clone(), way, sequence, token, logit })
-            };
-            differences.extend(rows.iter().zip(wanted).enumerate().find_map(unequal));
+            }));
         }
     }
     let (equal, backends) = (differences.is_empty(), backends.to_vec());

@@ -110,7 +110,7 @@ impl<'p> Runnable<'p> {
     ///
     /// # Errors
     /// As [`outputs`](Self::outputs).
-    pub fn traces(&self, samples: &[Vec<Values>]) -> Result<Vec<(Vec<Vec<u8>>, Trace)>, RunError> {
+    pub fn traces(&self, samples: &[Vec<Values>]) -> Result<Vec<(Sample, Trace)>, RunError> {
         let model = self.open::<Portable>()?;
         let run = Run::of(self, &model);
         parallel::try_map(samples.iter().collect(), |sample| {

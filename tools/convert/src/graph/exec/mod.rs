@@ -149,6 +149,9 @@ pub fn eval_batch(
     samples.iter().map(|inputs| eval_node(op, inputs, shape, dtype)).collect()
 }
 
+/// What sees the values of a tensor for all samples.
+pub type Watch<'a, E> = dyn FnMut(TensorId, &[Data]) -> Result<(), E> + 'a;
+
 /// Runs the graph on several samples, node by node; returns the outputs of each.
 ///
 /// `watch` sees every computed tensor of all samples, in order; its errors end the run. Values are dropped as soon as
@@ -159,7 +162,7 @@ pub fn eval_batch(
 pub fn run_all<E: From<ExecError>>(
     graph: &Graph,
     samples: &[&Vec<Data>],
-    watch: &mut dyn FnMut(TensorId, &[Data]) -> Result<(), E>,
+    watch: &mut Watch<'_, E>,
 ) -> Result<Vec<Vec<Data>>, E> {
     let mut values: HashMap<TensorId, Vec<Data>> = HashMap::new();
     for (index, &id) in graph.inputs.iter().enumerate() {
