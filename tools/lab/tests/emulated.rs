@@ -6,6 +6,7 @@ use shiftformer::format::{CRC, HEADER_BYTES, Profile, SECTION_ENTRY_BYTES, field
 use shiftformer::kernels::Portable;
 use shiftformer::{Model, Session};
 use shiftformer_convert::convert::{ConvertOptions, convert};
+use shiftformer_convert::data::Dataset;
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, TensorId, Unary};
 use shiftformer_convert::import::{ImportOptions, import};
@@ -290,19 +291,23 @@ fn mutants_on_boards_give_what_they_give_here() {
 /// What opening and stepping may take on a Cortex-M4: docs/firmware.md states it.
 #[test]
 fn opening_and_stepping_stay_within_their_limits() {
-    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/digits/digits-vit-qdq.onnx");
-    let mut models = vec![(digits, Vec::new(), 250_000)];
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/digits");
+    let normalization = Some((0.3057, 0.376));
+    let mut models = vec![(digits.join("digits-vit.onnx"), digits.join("calib.npz"), normalization, 250_000)];
     match std::env::var_os("SHIFTFORMER_SHARED") {
         Some(shared) => {
-            let mut noise = Noise(4);
-            let samples = (0..4).map(|_| vec![Values::Float(noise.floats(98 * 40))]).collect();
-            models.push((Path::new(&shared).join("models/kwt1/kwt1.onnx"), samples, 3_000_000));
+            let kwt = Path::new(&shared).join("models/kwt1");
+            models.push((kwt.join("kwt1.onnx"), kwt.join("eval.npz"), None, 3_000_000));
         }
         None => eprintln!("SKIPPED kwt1: SHIFTFORMER_SHARED does not name the folder of public models"),
     }
-    for (onnx, samples, open_proven) in models {
+    for (onnx, data, normalization, open_proven) in models {
         let graph = fuse(import(&onnx, &ImportOptions::default()).expect("it imports"));
-        let converted = convert(&graph, &samples, &ConvertOptions::default(), &mut |_| ()).expect("it converts");
+        let data = Dataset::open(&data).expect("samples");
+        let values = data.input(&graph.tensors[graph.inputs[0]].name).expect("values of the input");
+        let samples: Vec<Vec<Values>> = (0..data.samples().min(64)).map(|index| vec![values.sample(index)]).collect();
+        let options = ConvertOptions { normalization, ..ConvertOptions::default() };
+        let converted = convert(&graph, &samples, &options, &mut |_| ()).expect("it converts");
         let model = ModelFile::from_bytes(&converted.file).expect("the converter writes valid models");
         let Some(mut board) = open("qemu:mps2-an386", &model) else { return };
         let opened = model.open::<Portable>().expect("the converter writes valid models");

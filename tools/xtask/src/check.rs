@@ -80,7 +80,7 @@ fn steps() -> Result<Vec<Step>, Error> {
         step("converter for wasm32", converter_for_the_web),
     ];
     for target in OTHER_SYSTEMS {
-        steps.push(step(format!("libraries for {target}"), move || libraries_for(target)));
+        steps.push(step(format!("command for {target}"), move || command_for(target)));
     }
     for target in bare_targets()? {
         steps.push(step(format!("runtime for {target}"), move || build_runtime(&target)));
@@ -159,18 +159,17 @@ fn converter_for_the_web() -> Result<(), Error> {
     run(check.current_dir(root()))
 }
 
-/// Systems whose libraries are compiled without being linked. The command needs a C compiler for them: npyz, which reads the
-/// data, brings zstd.
+/// Systems for which the command is compiled without being linked. With tract it would need a C compiler for them.
 const OTHER_SYSTEMS: [&str; 2] = ["x86_64-pc-windows-msvc", "aarch64-apple-darwin"];
 
-fn libraries_for(target: &str) -> Result<(), Error> {
+fn command_for(target: &str) -> Result<(), Error> {
     let Some(toolchain) = Toolchain::of_rustup(target)? else {
         println!("skipped: rustup has no target {target} here");
         return Ok(());
     };
     let mut check = toolchain.cargo("check", target, &[]);
-    check.args(["--quiet", "--release", "--package", "shiftformer", "--package", "shiftformer-gpu"]);
-    run(check.args(["--package", "shiftformer-link"]).current_dir(root()))
+    check.args(["--quiet", "--release", "--package", "shiftformer-cli", "--no-default-features"]);
+    run(check.args(["--features", "gpu,qemu"]).current_dir(root()))
 }
 
 /// What would be published, with the files that the packages name.
