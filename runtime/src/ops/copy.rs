@@ -5,6 +5,7 @@ use super::{
 };
 use crate::format::op_params;
 use crate::kernels::Kernels;
+use crate::tensor::Dtype;
 use core::ops::Range;
 
 op_params! {
@@ -50,7 +51,7 @@ impl Operator for Copy {
         }
         let elements = wide::elements(rows, self.elements());
         let x = memory.inputs.bytes(0)?;
-        self.copy(x, memory.out, memory.output.dtype.bytes(), elements);
+        self.copy(x, memory.out, memory.output.dtype, elements);
         Ok(())
     }
 
@@ -107,28 +108,29 @@ impl Copy {
         Ok(())
     }
 
-    /// Copies `elements` of `size` bytes.
-    fn copy(&self, x: &[u8], out: &mut [u8], size: usize, elements: Range<usize>) {
+    /// Copies `elements` of type `dtype`.
+    fn copy(&self, x: &[u8], out: &mut [u8], dtype: Dtype, elements: Range<usize>) {
+        let size = dtype.bytes();
         let [.., step_from] = self.from.strides;
         let [.., step_to] = self.to.strides;
         let flip = self.flip as u8;
+        let flat = step_from == 1 && step_to == 1;
         for ([from, to], count) in stretches(&self.dims, [&self.from, &self.to], elements) {
-            if step_from == 1 && step_to == 1 {
+            if flat {
                 let source = x.get(from * size..).unwrap_or(&[]).iter().take(count * size);
-                let target = out.get_mut(to * size..).unwrap_or(&mut []).iter_mut();
-                if flip == 0 {
-                    target.zip(source).for_each(|(to, from)| *to = *from);
-                } else {
-                    target.zip(source).for_each(|(to, from)| *to = from ^ flip);
+                let target = out.get_mut(to * size..).unwrap_or(&mut []).get_mut(..count * size).unwrap_or(&mut []);
+                target.iter_mut().zip(source).for_each(|(to, from)| *to = *from);
+                if flip != 0 {
+                    target.iter_mut().for_each(|to| *to ^= flip);
                 }
                 continue;
             }
             let from = (from, step_from as isize);
             let to = (to, step_to as isize);
-            match size {
-                1 => strided::<1>(x, from, out, to, count, flip),
-                2 => strided::<2>(x, from, out, to, count, 0),
-                _ => strided::<4>(x, from, out, to, count, 0),
+            match dtype {
+                Dtype::I8 | Dtype::U8 => strided::<1>(x, from, out, to, count, flip),
+                Dtype::I16 | Dtype::U16 => strided::<2>(x, from, out, to, count, 0),
+                Dtype::I32 => strided::<4>(x, from, out, to, count, 0),
             }
         }
     }
@@ -157,7 +159,6 @@ fn strided<const SIZE: usize>(
 mod tests {
     use super::super::testing::{Weights, run};
     use super::*;
-    use crate::tensor::Dtype;
 
     fn copy(dims: Dims, from: [i32; 6], to: [i32; 6]) -> Copy {
         let view = |strides| Extent { offset: 0, strides };

@@ -452,7 +452,7 @@ impl Distances {
 /// `w` is what [`pack_keys`] or [`pack_values`] made for the columns and the bytes of a row; there is room for the rows.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-unsafe fn tiles<const F: u8, const STEPS: usize>(
+unsafe fn tiles<const F: bool, const STEPS: usize>(
     rows: usize,
     w: *const u8,
     x: Rows,

@@ -25,9 +25,9 @@ struct Rows {
 /// What the four bytes of a lane are, of the weights and of the rows.
 mod factors {
     /// Four `u8` and four `i8`.
-    pub const WEIGHTS_UNSIGNED: u8 = 0;
+    pub const WEIGHTS_UNSIGNED: bool = true;
     /// Four `i8` and four `u8`.
-    pub const ROWS_UNSIGNED: u8 = 1;
+    pub const ROWS_UNSIGNED: bool = false;
 }
 
 impl Rows {
@@ -68,7 +68,7 @@ use with_rows;
 /// values, `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-unsafe fn packed_tile<const R: usize, const V: usize, const F: u8, const STEPS: usize>(
+unsafe fn packed_tile<const R: usize, const V: usize, const F: bool, const STEPS: usize>(
     w: *const u8,
     x: Rows,
     init: *const i32,
@@ -118,10 +118,10 @@ unsafe fn packed_tile<const R: usize, const V: usize, const F: u8, const STEPS: 
 /// Adds the products of every lane.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn dot<const F: u8>(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+fn dot<const F: bool>(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
     match F {
         factors::WEIGHTS_UNSIGNED => _mm512_dpbusd_epi32(acc, w, x),
-        _ => _mm512_dpbusd_epi32(acc, x, w),
+        factors::ROWS_UNSIGNED => _mm512_dpbusd_epi32(acc, x, w),
     }
 }
 
