@@ -1,6 +1,6 @@
 //! Lines of text over a serial port.
 
-use crate::Board;
+use crate::{Board, exit};
 use heapless::String;
 
 /// What ends a conversation: Ctrl-D.
@@ -24,6 +24,39 @@ pub trait Port {
 
     /// Sends a byte as soon as there is room for it.
     fn send(&mut self, byte: u8);
+}
+
+/// Why a demo of a language model stops.
+pub enum Fault {
+    /// The model does not open or has no tokenizer.
+    Model,
+    /// Arena and state are larger than the memory.
+    Memory,
+    /// A run failed.
+    Run,
+}
+
+impl Fault {
+    fn text(&self) -> &'static str {
+        match self {
+            Self::Model => "the model cannot be opened\n",
+            Self::Memory => "arena and state do not fit the memory\n",
+            Self::Run => "the model fails\n",
+        }
+    }
+}
+
+/// Lets `talk` run over the board's port until the conversation ends; ends the emulation.
+pub fn converse<B: Talks>(talk: impl FnOnce(&mut Terminal<B::Port>) -> Result<(), Fault>) -> ! {
+    B::start();
+    let mut terminal = Terminal::new(B::port());
+    match talk(&mut terminal) {
+        Ok(()) => exit(true),
+        Err(fault) => {
+            terminal.print(fault.text());
+            exit(false)
+        }
+    }
 }
 
 /// A terminal at a port.

@@ -8,7 +8,7 @@ use shiftformer::text::{Logits, Tokenizer};
 use shiftformer::{RunFault, Session};
 use support::exit;
 use support::memory::take_arena;
-use support::terminal::{Talks, Terminal};
+use support::terminal::{Fault, Talks, Terminal, converse};
 
 include!(concat!(env!("OUT_DIR"), "/model.rs"));
 
@@ -21,34 +21,9 @@ const PROMPT: usize = 9;
 /// Digits of a sum.
 const DIGITS: usize = 4;
 
-/// Why the demo stops.
-enum Fault {
-    Model,
-    Memory,
-    Run,
-}
-
-impl Fault {
-    fn text(&self) -> &'static str {
-        match self {
-            Self::Model => "the model cannot be opened\n",
-            Self::Memory => "arena and state do not fit the memory\n",
-            Self::Run => "the model fails\n",
-        }
-    }
-}
-
 /// Runs the demo until the conversation ends; ends the emulation.
 pub fn main<B: Talks>() -> ! {
-    B::start();
-    let mut terminal = Terminal::new(B::port());
-    match talk::<B>(&mut terminal) {
-        Ok(()) => exit(true),
-        Err(fault) => {
-            terminal.print(fault.text());
-            exit(false)
-        }
-    }
+    converse::<B>(talk::<B>)
 }
 
 /// Opens the model and answers every line.

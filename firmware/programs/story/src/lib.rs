@@ -9,7 +9,7 @@ use shiftformer::kernels::Native;
 use shiftformer::text::{Logits, ONE, Sampler, Sampling, Tokenizer};
 use shiftformer::{RunFault, Session};
 use support::memory::take_arena;
-use support::terminal::{Talks, Terminal};
+use support::terminal::{Fault, Talks, Terminal, converse};
 use support::{counter, exit};
 
 include!(concat!(env!("OUT_DIR"), "/model.rs"));
@@ -25,34 +25,9 @@ const SEED: u64 = 1;
 const TEMPERATURE: u32 = (ONE * 8 + 5) / 10;
 const TOP_K: u32 = 40;
 
-/// Why the demo stops.
-enum Fault {
-    Model,
-    Memory,
-    Run,
-}
-
-impl Fault {
-    fn text(&self) -> &'static str {
-        match self {
-            Self::Model => "the model cannot be opened\n",
-            Self::Memory => "arena and state do not fit the memory\n",
-            Self::Run => "the model fails\n",
-        }
-    }
-}
-
 /// Runs the demo until the conversation ends; ends the emulation.
 pub fn main<B: Talks>() -> ! {
-    B::start();
-    let mut terminal = Terminal::new(B::port());
-    match talk::<B>(&mut terminal) {
-        Ok(()) => exit(true),
-        Err(fault) => {
-            terminal.print(fault.text());
-            exit(false)
-        }
-    }
+    converse::<B>(talk::<B>)
 }
 
 /// Opens the model and answers every line.
