@@ -29,6 +29,9 @@ pub struct LinearJob<'a> {
 
 impl LinearJob<'_> {
     /// Leaves the channels from `first` on, `count` at most; `first` is a multiple of [`PANEL`]. `None` where it is not there.
+    // Out of line: layers in parts alone need it.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn take_channels(&mut self, first: usize, count: usize) -> Option<()> {
         let panel_bytes = self.weights.format.panel_bytes(self.k);
         self.weights.bytes = self.weights.bytes.get(first / PANEL * panel_bytes..)?;

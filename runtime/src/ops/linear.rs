@@ -173,18 +173,20 @@ impl Linear {
         // By reference: a move would copy it.
         let Ok(job) = &mut self.dense.job(&memory.inputs, size) else { return Err(RunFault::Memory) };
         let first = channels.start as usize;
-        job.take_channels(first, channels.len()).ok_or(RunFault::Memory)?;
+        // A row alone is too little work to take all of it.
+        if channels.len() < n {
+            job.take_channels(first, channels.len()).ok_or(RunFault::Memory)?;
+        }
         let lut = self.dense.table(&memory.inputs)?;
         let x = memory.inputs.rows::<i8>(0, rows.clone(), k)?;
         if memory.output.dtype == Dtype::I8 {
-            let (out, scratch) = memory.out_rows::<i8>(rows, n)?;
-            let out = out.get_mut(first..).ok_or(RunFault::Memory)?;
+            let (out, scratch) = memory.out_rows_from::<i8>(rows, n, first)?;
             B::linear(job, x, LinearOut::I8 { out, lut }, scratch);
             return Ok(());
         }
         if memory.output.dtype == Dtype::I32 {
-            let (out, scratch) = memory.out_rows::<i32>(rows, n)?;
-            B::linear_acc(job, x, out.get_mut(first..).ok_or(RunFault::Memory)?, scratch);
+            let (out, scratch) = memory.out_rows_from::<i32>(rows, n, first)?;
+            B::linear_acc(job, x, out, scratch);
             return Ok(());
         }
         let adds = memory.inputs.record(1).is_some();
@@ -193,11 +195,10 @@ impl Linear {
             true => memory.inputs.rows::<i16>(1, rows.clone(), n)?,
             false => &[],
         };
-        let (out, scratch) = memory.out_rows::<i16>(rows, n)?;
+        let (out, scratch) = memory.out_rows_from::<i16>(rows, n, first)?;
         for (to, &from) in out.iter_mut().zip(residual) {
             *to = from;
         }
-        let out = out.get_mut(first..).ok_or(RunFault::Memory)?;
         let residual_shift = self.residual_shift;
         let out = if adds { LinearOut::I16Residual { out, residual_shift } } else { LinearOut::I16 { out } };
         B::linear(job, x, out, scratch);

@@ -147,7 +147,22 @@ impl<'a> Memory<'a> {
         rows: Range<usize>,
         width: usize,
     ) -> Result<(&mut [T], &mut [u8]), RunFault> {
+        self.out_rows_from(rows, width, 0)
+    }
+
+    /// As [`out_rows`](Self::out_rows), from element `first` of the first row on.
+    ///
+    /// # Errors
+    /// [`RunFault::Memory`], also when they are not in its window.
+    #[inline(always)]
+    pub fn out_rows_from<T: bytemuck::Pod>(
+        &mut self,
+        rows: Range<usize>,
+        width: usize,
+        first: usize,
+    ) -> Result<(&mut [T], &mut [u8]), RunFault> {
         let part = self.out_part(rows, width);
+        let part = part.start.wrapping_add(first)..part.end;
         let (out, scratch) = self.out()?;
         Ok((out.get_mut(part).ok_or(RunFault::Memory)?, scratch))
     }
