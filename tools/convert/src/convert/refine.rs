@@ -1,8 +1,10 @@
 //! What is tried where the outputs keep too little: scale migration across attention, and weights that are rounded against
 //! each other.
 
+use super::search::Search;
+use super::trials::{FEW_SAMPLES, Fold, Site, Source, spread};
 use super::wide::aims;
-use super::{ActivationBits, ConvertError, FEW_SAMPLES, Fold, Search, Site, Source, WeightBits, spread};
+use super::{ActivationBits, ConvertError, WeightBits};
 use crate::graph::Data;
 use crate::lower::{LowerOptions, wide::candidates};
 use crate::quantize::compensate;

@@ -1,6 +1,8 @@
 //! Which activations get 16 bits, and what they cost.
 
-use super::{ActivationBits, ConvertError, ConvertOptions, Fold, Search, Site, Switch, WeightBits};
+use super::search::Search;
+use super::trials::{Fold, Site};
+use super::{ActivationBits, ConvertError, ConvertOptions, Switch, WeightBits};
 use crate::graph::{DataType, Graph};
 use crate::lower::facts::{Counted, facts};
 use crate::lower::{LowerOptions, Lowered, lower, wide::candidates};
