@@ -15,6 +15,18 @@ use shiftformer_convert::program::plan::plan;
 use shiftformer_convert::program::{Endpoint, Program, QOp, QTensor};
 use shiftformer_lab::backend::{Backend, Host};
 
+#[test]
+fn the_documentation_says_what_each_operator_computes_with() {
+    let text = include_str!("../../docs/certificate.md");
+    let rows =
+        text.lines().skip_while(|line| !line.starts_with("| operator |")).filter_map(|line| line.split('|').nth(1));
+    let documented: Vec<&str> = rows.flat_map(|names| names.split(',').map(str::trim)).collect();
+    for kind in OpKind::ALL {
+        let count = documented.iter().filter(|name| **name == kind.name()).count();
+        assert_eq!(count, 1, "docs/certificate.md has {count} rows for `{}`", kind.name());
+    }
+}
+
 /// `program` with its one operator, whose operands are the inputs.
 fn with_op(mut program: Program, op: Op, inputs: &[Option<(Dtype, usize)>], output: (Dtype, usize)) -> Program {
     let mut add = |name: &str, (dtype, len): (Dtype, usize)| {

@@ -33,6 +33,21 @@ impl Machine {
         Self::ALL.iter().find(|machine| machine.name == name)
     }
 
+    /// The machine of the board whose package this is, for the constant of `support::Board`.
+    ///
+    /// # Panics
+    /// When the list has none of this name: in a constant a compile error.
+    pub const fn of_package(name: &str) -> Self {
+        let mut rest: &[Self] = Self::ALL;
+        while let [machine, others @ ..] = rest {
+            if are_equal(machine.name.as_bytes(), name.as_bytes()) {
+                return *machine;
+            }
+            rest = others;
+        }
+        panic!("the list of machines has none of this package's name: run `cargo xtask boards`")
+    }
+
     /// The machine on which instructions of `core` are counted.
     pub fn counting(core: Core) -> Option<&'static Self> {
         Self::ALL.iter().find(|machine| machine.counts.contains(&core))
@@ -47,10 +62,30 @@ impl Machine {
     }
 }
 
+/// `a == b`, for constants.
+const fn are_equal(mut a: &[u8], mut b: &[u8]) -> bool {
+    while let ([x, rest_a @ ..], [y, rest_b @ ..]) = (a, b) {
+        if *x != *y {
+            return false;
+        }
+        (a, b) = (rest_a, rest_b);
+    }
+    a.is_empty() && b.is_empty()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::boards::{BOARDS, MICROBIT, MPS2_AN386};
+
+    #[test]
+    fn a_package_has_the_machine_of_its_name() {
+        for machine in Machine::ALL {
+            assert_eq!(Machine::of_package(machine.name), *machine);
+        }
+        assert!(!are_equal(b"mps2-an38", b"mps2-an386"));
+        assert!(!are_equal(b"mps2-an386", b"mps2-an385"));
+    }
 
     #[test]
     fn ticks_become_instructions() {

@@ -6,7 +6,7 @@ mod timer;
 mod uart;
 
 pub use led::Led;
-use shiftformer_link::{Machine, boards};
+use shiftformer_link::Machine;
 use support::terminal::Talks;
 pub use support::{entry, exit};
 pub use uart::Uart;
@@ -17,7 +17,7 @@ support::exit_on_fault!();
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = boards::MICROBIT;
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
     const STACK_BYTES: usize = 6 * 1024;
     const JOB_IN_RAM: bool = false;
     type Led = Led;

@@ -1,7 +1,7 @@
 //! Arm MPS2 with the AN385 image.
 #![no_std]
 
-use shiftformer_link::{Machine, boards};
+use shiftformer_link::Machine;
 use support::fpga;
 pub use support::{entry, exit};
 
@@ -14,7 +14,7 @@ const FPGAIO: usize = 0x4002_8000;
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = boards::MPS2_AN385;
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
     const STACK_BYTES: usize = 32 * 1024;
     const JOB_IN_RAM: bool = true;
     type Led = fpga::Led<FPGAIO>;

@@ -1,7 +1,7 @@
 //! Arm MPS3 with the AN547 image.
 #![no_std]
 
-use shiftformer_link::{Machine, boards};
+use shiftformer_link::Machine;
 use support::fpga;
 use support::terminal::Talks;
 use support::uart::Uart;
@@ -18,7 +18,7 @@ const UART: usize = 0x5930_3000;
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = boards::MPS3_AN547;
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
     const STACK_BYTES: usize = 32 * 1024;
     const JOB_IN_RAM: bool = true;
     type Led = fpga::Led<FPGAIO>;

@@ -3,7 +3,7 @@
 
 use core::convert::Infallible;
 use embedded_hal::digital::{ErrorType, OutputPin};
-use shiftformer_link::{Machine, boards};
+use shiftformer_link::Machine;
 pub use support::{entry, exit};
 
 support::exit_on_fault!();
@@ -15,7 +15,7 @@ const MTIME: *const u32 = 0x0200_bff8 as *const u32;
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = boards::VIRT_RV32;
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
     const STACK_BYTES: usize = 32 * 1024;
     const JOB_IN_RAM: bool = true;
     type Led = NoLed;
