@@ -2,7 +2,7 @@
 
     pip install onnx==1.23.2 numpy
     python scripts/export_onnx_nodes.py FOLDER
-    SHIFTFORMER_ONNX_NODES=FOLDER cargo test -p shiftformer-tests --release --test import onnx_node
+    SHIFTFORMER_ONNX_NODES=FOLDER cargo test -p shiftformer-tests --release --test suite onnx_node
 
 Operands that a converter must know (shapes, axes, weights, scales) become initializers; the first operand, and all
 operands of arithmetic, stay inputs. Opsets behind 25 are lowered to 25: the cases there repeat older semantics.

@@ -17,7 +17,7 @@ use shiftformer_lab::backend::{Backend, Host};
 
 #[test]
 fn the_documentation_says_what_each_operator_computes_with() {
-    let text = include_str!("../../docs/certificate.md");
+    let text = include_str!("../../../docs/certificate.md");
     let rows =
         text.lines().skip_while(|line| !line.starts_with("| operator |")).filter_map(|line| line.split('|').nth(1));
     let documented: Vec<&str> = rows.flat_map(|names| names.split(',').map(str::trim)).collect();
