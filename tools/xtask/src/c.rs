@@ -158,7 +158,7 @@ fn library(abi: &Abi, to: &Path) -> Result<(), Error> {
     let mut cargo = toolchain.cargo("build", abi.target, &flags);
     cargo.args(["--quiet", "--release", "--package", "shiftformer-c"]).current_dir(root().join("firmware"));
     run(&mut cargo)?;
-    let from = toolchain.output().join(abi.target).join("release").join(BUILT);
+    let from = toolchain.output(abi.target).join(abi.target).join("release").join(BUILT);
     fs::copy(&from, to).map(|_| ()).map_err(Error::io(format!("copy {} to {}", from.display(), to.display())))
 }
 

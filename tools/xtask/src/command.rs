@@ -55,7 +55,7 @@ impl Emulated {
         let mut build = toolchain.cargo("build", target, &[]);
         build.args(["--quiet", "--release", "--package", "shiftformer-cli"]).args(features);
         run(build.current_dir(root()))?;
-        let program = toolchain.output().join(target).join("release/shiftformer");
+        let program = toolchain.output(target).join(target).join("release/shiftformer");
         Ok(Self { target, emulator, program })
     }
 

@@ -89,7 +89,7 @@ impl Machine {
         let (mut build, toolchain, target) = self.build()?;
         build.args(["--quiet", "--profile", "dist", "--package", "shiftformer-cli", "--no-default-features"]);
         run(build.current_dir(root()))?;
-        let built = toolchain.output().join(target).join("dist/shiftformer");
+        let built = toolchain.output(target).join(target).join("dist/shiftformer");
         let program = folder.join(format!("shiftformer-{}", self.name));
         fs::copy(&built, &program).map_err(Error::io(format!("copy {}", built.display())))?;
         let bytes = fs::metadata(&program).map_err(Error::io(format!("read {}", program.display())))?.len();

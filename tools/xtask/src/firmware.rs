@@ -4,11 +4,12 @@ use crate::boards::{self, Binary, Program, Target};
 use crate::error::Error;
 use crate::process::{root, run};
 use crate::setup::AARCH64;
-use crate::toolchain::Toolchain;
+use crate::toolchain::{self, Toolchain};
 use crate::{digits, language};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 /// Names of functions hold their type parameters: the audit and the size table tell operators apart by them. The default
 /// of compilers differs.
@@ -34,11 +35,18 @@ pub fn build(board: Option<&str>, program: Option<Program>) -> Result<(), Error>
         Some(board) => vec![boards::target(board)?],
     };
     let wanted = |p: &Program| program.is_none_or(|program| program == *p);
-    for target in &targets {
-        for &p in target.build.programs.iter().filter(|p| wanted(p)) {
-            build_program(p, target)?;
-        }
-    }
+    let modules = Modules::of(&targets, &wanted)?;
+    let build_all = |targets: Vec<&Target>| {
+        let programs = targets.into_iter().flat_map(|target| target.build.programs.iter().map(move |&p| (p, target)));
+        programs.filter(|(p, _)| wanted(p)).try_for_each(|(p, target)| build_program(p, target, &modules))
+    };
+    // The last step of a program takes one processor: those of two folders are built at once.
+    let (first, second) = targets.iter().partition(|target| !toolchain::is_built_apart(&target.build.target));
+    thread::scope(|scope| {
+        let second = scope.spawn(|| build_all(second));
+        let first = build_all(first);
+        first.and(second.join().unwrap_or_else(|_| Err(Error::Check("a build thread panicked".to_owned()))))
+    })?;
     let linux = board.is_none_or(|board| board == LINUX_BOARD) && wanted(&Program::Runner);
     let has = |target: &Target| target.build.programs.iter().any(wanted);
     if let (Some(board), Some(program), false) = (board, program, linux || targets.iter().any(has)) {
@@ -47,16 +55,42 @@ pub fn build(board: Option<&str>, program: Option<Program>) -> Result<(), Error>
     if linux { build_linux_runner() } else { Ok(()) }
 }
 
-fn build_program(program: Program, target: &Target) -> Result<(), Error> {
+/// The modules of models that programs are built with, each made once for all boards.
+#[derive(Default)]
+struct Modules {
+    digits: Option<PathBuf>,
+    calculator: Option<PathBuf>,
+    story: Option<PathBuf>,
+}
+
+impl Modules {
+    fn of(targets: &[Target], wanted: &dyn Fn(&Program) -> bool) -> Result<Self, Error> {
+        let needed = |p: Program| wanted(&p) && targets.iter().any(|target| target.build.programs.contains(&p));
+        let language = |p: Program| needed(p).then(|| language::module(p)).transpose();
+        Ok(Self {
+            digits: needed(Program::Digits).then(digits::module).transpose()?,
+            calculator: language(Program::Calculator)?,
+            story: language(Program::Story)?,
+        })
+    }
+
+    /// The variable that names the module of a program, and the module.
+    fn variable(&self, program: Program) -> Option<(&'static str, &Path)> {
+        let (name, module) = match program {
+            Program::Digits => ("SHIFTFORMER_DIGITS", &self.digits),
+            Program::Calculator => ("SHIFTFORMER_CALCULATOR", &self.calculator),
+            Program::Story => ("SHIFTFORMER_STORY", &self.story),
+            Program::Runner | Program::Inference | Program::KernelTests => return None,
+        };
+        Some((name, module.as_deref()?))
+    }
+}
+
+fn build_program(program: Program, target: &Target, modules: &Modules) -> Result<(), Error> {
     eprintln!("xtask: building {} for {}", program.name(), target.board);
     let toolchain = Toolchain::ensure(&target.build.target)?;
     let mut cargo = cargo(&toolchain, program, target);
-    match program {
-        Program::Digits => cargo.env("SHIFTFORMER_DIGITS", digits::module()?),
-        Program::Calculator => cargo.env("SHIFTFORMER_CALCULATOR", language::module(program)?),
-        Program::Story => cargo.env("SHIFTFORMER_STORY", language::module(program)?),
-        Program::Runner | Program::Inference | Program::KernelTests => &mut cargo,
-    };
+    cargo.envs(modules.variable(program));
     run(&mut cargo)?;
     let keep = |name| keep(&toolchain, &target.build.target, name, &target.board, name);
     program.files().iter().try_for_each(|binary| keep(binary.name()))
@@ -94,7 +128,7 @@ fn build_linux_runner() -> Result<(), Error> {
 
 /// Copies a program from cargo's folder, which boards of one target share, to the board's own.
 fn keep(toolchain: &Toolchain, target: &str, built: &str, board: &str, program: &str) -> Result<(), Error> {
-    let from = toolchain.output().join(target).join("release").join(built);
+    let from = toolchain.output(target).join(target).join("release").join(built);
     let to = path(board, program);
     let folder = to.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::io(format!("make {}", folder.display())))?;

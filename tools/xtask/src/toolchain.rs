@@ -66,6 +66,11 @@ pub enum Toolchain {
     },
 }
 
+/// Whether `target` has the second of two folders: cargo builds one thing at a time in each.
+pub fn is_built_apart(target: &str) -> bool {
+    ["thumbv7em-none-eabihf", "thumbv8m.main-none-eabihf", "thumbv8m.base-none-eabi"].contains(&target)
+}
+
 impl Toolchain {
     /// The way to compile for `target` that this machine has.
     ///
@@ -134,11 +139,14 @@ impl Toolchain {
         Ok(Self::installed(target))
     }
 
-    /// The folder that [`cargo`](Self::cargo) builds into: one per way, so that neither rebuilds what the other built.
-    pub fn output(&self) -> PathBuf {
-        root().join(match self {
-            Self::Installed => "target/cross",
-            Self::BuildStd { .. } => "target/cross-build-std",
+    /// The folder that [`cargo`](Self::cargo) builds `target` into: of its own for each way, so that neither rebuilds what the
+    /// other built.
+    pub fn output(&self, target: &str) -> PathBuf {
+        root().join(match (self, is_built_apart(target)) {
+            (Self::Installed, false) => "target/cross",
+            (Self::Installed, true) => "target/cross-2",
+            (Self::BuildStd { .. }, false) => "target/cross-build-std",
+            (Self::BuildStd { .. }, true) => "target/cross-build-std-2",
         })
     }
 
@@ -172,7 +180,7 @@ impl Toolchain {
         if hosted {
             command.env(format!("CARGO_TARGET_{variable}_LINKER"), format!("{}-gcc", gnu_name(target)));
         }
-        command.arg("--target-dir").arg(self.output());
+        command.arg("--target-dir").arg(self.output(target));
         command.env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), flags.join(" "));
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
         command

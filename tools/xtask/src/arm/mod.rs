@@ -133,10 +133,11 @@ fn plugin(folder: &Path) -> Result<PathBuf, Error> {
 
 /// Builds the counted program.
 fn program() -> Result<PathBuf, Error> {
-    let mut build = Toolchain::ensure(AARCH64)?.cargo("build", AARCH64, &[]);
+    let toolchain = Toolchain::ensure(AARCH64)?;
+    let mut build = toolchain.cargo("build", AARCH64, &[]);
     build.args(["--quiet", "--release", "--package", "shiftformer", "--features", "std", "--example", "count"]);
     run(build.current_dir(root()))?;
-    Ok(root().join("target/cross").join(AARCH64).join("release/examples/count"))
+    Ok(toolchain.output(AARCH64).join(AARCH64).join("release/examples/count"))
 }
 
 /// Converts a model as `convert` does by itself.
