@@ -3,7 +3,7 @@
 use super::search::Search;
 use super::trials::{Fold, Site};
 use super::{ActivationBits, ConvertError, ConvertOptions, Switch, WeightBits};
-use crate::graph::{DataType, Graph};
+use crate::graph::{DataType, Graph, TensorId};
 use crate::lower::facts::{Counted, facts};
 use crate::lower::{LowerOptions, Lowered, lower, wide::candidates};
 use crate::program::{Program, chain, plan::Plan, plan::plan};
@@ -19,6 +19,9 @@ pub(super) const ENOUGH_DB: f64 = 32.0;
 const AIM_DB: f64 = 36.0;
 /// Both where an output holds whole numbers, which are right or wrong: one value in a thousand differs.
 const WHOLE_DB: f64 = 60.0;
+/// Both where an output is a score that an application compares with a threshold: it has few large values, and an error of one
+/// of them counts, not the mean.
+const SCORE_DB: f64 = 44.0;
 /// What 16 bits have to gain altogether, in dB.
 const WORTH_DB: f64 = 1.0;
 /// The smallest set of tensors within this of the best one is taken, in dB.
@@ -126,8 +129,17 @@ fn instructions(program: &Program) -> u64 {
 
 /// From which SQNR of the outputs of `graph` on 8 bits are left as they are, and where the search ends, in dB.
 pub(super) fn aims(graph: &Graph) -> (f64, f64) {
-    let whole = graph.outputs.iter().any(|&id| graph.tensors[id].dtype != DataType::Float);
-    if whole { (WHOLE_DB, WHOLE_DB) } else { (ENOUGH_DB, AIM_DB) }
+    let producers = graph.producers();
+    let aim = |&id: &TensorId| {
+        if graph.tensors[id].dtype != DataType::Float {
+            (WHOLE_DB, WHOLE_DB)
+        } else if graph.is_score(&producers, id) {
+            (SCORE_DB, SCORE_DB)
+        } else {
+            (ENOUGH_DB, AIM_DB)
+        }
+    };
+    graph.outputs.iter().map(aim).fold((ENOUGH_DB, AIM_DB), |a, b| (a.0.max(b.0), a.1.max(b.1)))
 }
 
 impl Search<'_> {
