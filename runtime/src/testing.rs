@@ -6,9 +6,9 @@
 
 use crate::arith::exp::{MASKED, RowScale};
 use crate::kernels::{
-    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow,
-    PoolJob, PoolMean, Portable, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows, dense_scratch_bytes,
-    linear_scratch_bytes, wide_scratch_bytes,
+    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob,
+    NormOut, NormRow, PoolJob, PoolMean, Portable, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows,
+    dense_scratch_bytes, linear_scratch_bytes, wide_scratch_bytes,
 };
 use crate::weights::WeightFormat::{I4, I8};
 use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
@@ -365,6 +365,18 @@ pub fn rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), D
     Portable::lut_in_place(expected, table);
     B::lut_in_place(actual, table);
     compare("lut_in_place", n, expected, actual)?;
+    let table = arena.take::<i16>(LUT_I16_ENTRIES, 2);
+    table.fill_with(|| fill.i16(&mut numbers));
+    table.iter_mut().step_by(3).for_each(|entry| *entry = numbers.bits() as i16);
+    let table: &[i16; LUT_I16_ENTRIES] = (&*table).try_into().expect("as many entries");
+    let [expected, actual] = [arena.take::<i16>(n, 2), arena.take::<i16>(n, 2)];
+    for fill in [Fill::Random, fill] {
+        expected.fill_with(|| fill.i16(&mut numbers));
+        actual.copy_from_slice(expected);
+        Portable::lut_i16_in_place(expected, table);
+        B::lut_i16_in_place(actual, table);
+        compare("lut_i16_in_place", n, expected, actual)?;
+    }
 
     let [expected, actual, b] = [arena.take::<i16>(n, 2), arena.take::<i16>(n, 2), arena.take::<i16>(n, 0)];
     for (ma, mb, bias, shift) in [(1, 1, 0, 0), (16_000, -12_345, 1 << 13, 14), (-32_767, 32_767, 5, 15)] {
@@ -719,6 +731,8 @@ pub fn windows<B: Kernels>(index: usize, case: &WindowCase, fill: Fill, memory: 
     let len = if planar { channels * channel_stride } else { kernel[0] * row };
     let x = arena.take::<i8>(len, 1);
     x.fill_with(|| fill.i8(&mut numbers));
+    let wide = arena.take::<i16>(len, 2);
+    wide.fill_with(|| fill.i16(&mut numbers));
     let taps = kernel[0] * kernel[1];
     let weights = arena.take::<i8>(taps * channels, 1);
     weights.fill_with(|| fill.i8(&mut numbers));
@@ -727,6 +741,9 @@ pub fn windows<B: Kernels>(index: usize, case: &WindowCase, fill: Fill, memory: 
     bias.fill_with(|| numbers.within(-10_000, 10_000));
     let typical = typical_multiplier(taps, true) >> acc_shift;
     multipliers.fill_with(|| numbers.within(typical / 2, typical));
+    // For values 256 times as large.
+    let small = arena.take::<i32>(padded, 0);
+    small.iter_mut().zip(&*multipliers).for_each(|(small, multiplier)| *small = multiplier >> 8);
     let windows = Windows {
         pixels,
         channels,
@@ -737,13 +754,17 @@ pub fn windows<B: Kernels>(index: usize, case: &WindowCase, fill: Fill, memory: 
         pixel_stride: steps[0] * column,
         channel_stride,
     };
-    let (x, weights, bias, multipliers) = (&*x, &*weights, &*bias, &*multipliers);
+    let (x, wide, weights, bias, multipliers, small) = (&*x, &*wide, &*weights, &*bias, &*multipliers, &*small);
     let [expected, actual] = [arena.take::<i16>(pixels * channels, 0), arena.take::<i16>(pixels * channels, 0)];
     for (pad_value, zero_point) in [(-128, -128), (127, 127), (3, 0)] {
         let job = DepthwiseJob { windows, pad_value, weights, bias, multipliers, acc_shift, zero_point };
         Portable::depthwise(&job, x, DepthwiseOut::I16(expected));
         B::depthwise(&job, x, DepthwiseOut::I16(actual));
         compare("depthwise", index, expected, actual)?;
+        let wide_job = DepthwiseJob { multipliers: small, ..job };
+        Portable::depthwise_wide(&wide_job, wide, DepthwiseOut::I16(expected));
+        B::depthwise_wide(&wide_job, wide, DepthwiseOut::I16(actual));
+        compare("depthwise of 16 bits", index, expected, actual)?;
         let bytes = |out| &mut bytemuck::cast_slice_mut::<i16, i8>(out)[1..][..pixels * channels];
         let (expected, actual) = (bytes(expected), bytes(actual));
         Portable::depthwise(&job, x, DepthwiseOut::I8(expected));

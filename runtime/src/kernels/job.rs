@@ -273,6 +273,9 @@ impl DepthwiseJob<'_> {
     }
 }
 
+/// Entries of a table of 16-bit values: the function at `-32768, -32640, .., 32640, 32768`, one more than it has steps.
+pub const LUT_I16_ENTRIES: usize = 513;
+
 /// Where a depthwise convolution writes: `[pixels, channels]`.
 pub enum DepthwiseOut<'a> {
     /// `out = sat8(zero_point + requantized)`.

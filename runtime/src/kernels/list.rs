@@ -18,8 +18,8 @@ use signatures::*;
 /// What the signatures of kernel methods are made of: for the modules that have a table or forward every method.
 pub(crate) mod signatures {
     pub use super::super::job::{
-        AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow,
-        PoolJob, ScoreScale, WideJob,
+        AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob,
+        NormOut, NormRow, PoolJob, ScoreScale, WideJob,
     };
     pub use super::super::portable;
     pub use crate::arith::exp::RowScale;
@@ -189,6 +189,11 @@ kernel_methods! { $
         portable::lut_in_place(data, table)
     }
 
+    /// `out = t[n] + (((t[n + 1] - t[n]) * f + 64) >> 7)` for `x + 32768 = 128 n + f`, in place.
+    fn lut_i16_in_place(data: &mut [i16], table: &[i16; LUT_I16_ENTRIES]) {
+        portable::lut_i16_in_place(data, table)
+    }
+
     /// `out = sat16((out * ma + b * mb + bias) >> shift)`: the residual addition, in place.
     fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32, shift: u32) {
         portable::add_i16_in_place(out, b, ma, mb, bias, shift)
@@ -197,6 +202,11 @@ kernel_methods! { $
     /// A depthwise convolution over the windows of a run of pixels; see [`DepthwiseJob`].
     fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
         portable::depthwise(job, x, out)
+    }
+
+    /// [`depthwise`](Self::depthwise) of 16-bit values.
+    fn depthwise_wide(job: &DepthwiseJob<'_>, x: &[i16], out: DepthwiseOut<'_>) {
+        portable::depthwise_wide(job, x, out)
     }
 
     /// The maximum or the mean of the windows of a run of pixels; see [`PoolJob`]. `i8::MIN` is the maximum of nothing.

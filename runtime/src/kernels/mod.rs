@@ -41,9 +41,9 @@ pub use helium::Helium as Native;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "arm", target_os = "linux")))]
 pub(crate) use job::whole_rows;
 pub use job::{
-    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LinearJob, LinearOut, NormJob, NormOut, NormRow, PoolJob,
-    PoolMean, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows, dense_scratch_bytes, linear_scratch_bytes,
-    wide_scratch_bytes,
+    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob, NormOut,
+    NormRow, PoolJob, PoolMean, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows, dense_scratch_bytes,
+    linear_scratch_bytes, wide_scratch_bytes,
 };
 pub use list::Kernels;
 #[cfg(target_arch = "aarch64")]

@@ -4,8 +4,8 @@
 //! instructions the target has.
 
 use super::{
-    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LinearJob, LinearOut, NormJob, NormOut, NormRow,
-    PANEL, PoolJob, ScoreScale, WideJob, Windows,
+    AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob,
+    NormOut, NormRow, PANEL, PoolJob, ScoreScale, WideJob, Windows,
 };
 use crate::arith::{exp, norm, requant};
 use crate::stepwise::stepwise;
@@ -264,6 +264,20 @@ fn requant_of<T: Copy + Into<i32>>(x: &[T], out: NormOut<'_>, [zero_in, zero_out
     }
 }
 
+/// [`super::Kernels::lut_i16_in_place`].
+#[inline(always)]
+pub fn lut_i16_in_place(data: &mut [i16], table: &[i16; LUT_I16_ENTRIES]) {
+    for value in data {
+        let at = (i32::from(*value) + 32768) as usize;
+        let [low, high] = match table.get(at >> 7..).and_then(<[i16]>::first_chunk::<2>) {
+            Some(pair) => pair.map(i32::from),
+            None => [0, 0],
+        };
+        // Between two entries: within i16.
+        *value = (low + (((high - low) * (at & 127) as i32 + 64) >> 7)) as i16;
+    }
+}
+
 /// [`super::Kernels::lut_in_place`].
 #[inline(always)]
 pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
@@ -287,6 +301,17 @@ const CHANNELS: usize = 16;
 /// [`super::Kernels::depthwise`].
 #[inline(always)]
 pub fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
+    depthwise_of(job, x, out)
+}
+
+/// [`super::Kernels::depthwise_wide`].
+#[inline(always)]
+pub fn depthwise_wide(job: &DepthwiseJob<'_>, x: &[i16], out: DepthwiseOut<'_>) {
+    depthwise_of(job, x, out)
+}
+
+#[inline(always)]
+fn depthwise_of<X: Copy + Into<i32>>(job: &DepthwiseJob<'_>, x: &[X], out: DepthwiseOut<'_>) {
     match out {
         DepthwiseOut::I8(out) => depthwise_pixels(job, x, out, |acc, multiplier| {
             requant::requantize_i8(acc, job.acc_shift, multiplier, job.zero_point)
@@ -298,7 +323,12 @@ pub fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
 }
 
 #[inline(always)]
-fn depthwise_pixels<T>(job: &DepthwiseJob<'_>, x: &[i8], out: &mut [T], requantize: impl Fn(i32, i32) -> T) {
+fn depthwise_pixels<X: Copy + Into<i32>, T>(
+    job: &DepthwiseJob<'_>,
+    x: &[X],
+    out: &mut [T],
+    requantize: impl Fn(i32, i32) -> T,
+) {
     let windows = &job.windows;
     let pixels = job.fit(x.len(), out.len());
     let weights = |tap: usize, channel: usize| job.weights.get(tap * windows.channels + channel..).unwrap_or(&[]);
@@ -325,14 +355,14 @@ fn depthwise_pixels<T>(job: &DepthwiseJob<'_>, x: &[i8], out: &mut [T], requanti
 
 /// The image from channel `channel` of the tap at `at` on.
 #[inline(always)]
-fn channels_from<'a>(windows: &Windows, x: &'a [i8], at: usize, channel: usize) -> &'a [i8] {
+fn channels_from<'a, X>(windows: &Windows, x: &'a [X], at: usize, channel: usize) -> &'a [X] {
     x.get(at + channel * windows.channel_stride..).unwrap_or(&[])
 }
 
 /// Adds the products of a tap. Sums beyond the last channel are of no use, and nobody looks at them.
 #[inline(always)]
-fn add_products(acc: &mut [i32; CHANNELS], x: &[i8], weights: &[i8], windows: &Windows) {
-    let add = |(acc, (&x, &w)): (&mut i32, (&i8, &i8))| *acc = acc.wrapping_add(i32::from(x) * i32::from(w));
+fn add_products<X: Copy + Into<i32>>(acc: &mut [i32; CHANNELS], x: &[X], weights: &[i8], windows: &Windows) {
+    let add = |(acc, (&x, &w)): (&mut i32, (&X, &i8))| *acc = acc.wrapping_add(x.into() * i32::from(w));
     match (windows.channel_stride, x.first_chunk::<CHANNELS>(), weights.first_chunk::<CHANNELS>()) {
         (1, Some(x), Some(weights)) => acc.iter_mut().zip(x.iter().zip(weights)).for_each(add),
         _ => acc.iter_mut().zip(x.iter().step_by(windows.channel_stride.max(1)).zip(weights)).for_each(add),

@@ -156,13 +156,13 @@ impl Window {
     }
 
     /// [`runs`](Self::runs) over an image of which `x` has all but the first `skipped` elements.
-    fn each_run(
+    pub(super) fn each_run<T>(
         &self,
         channels: u32,
-        x: &[i8],
+        x: &[T],
         skipped: usize,
         rows: Range<u32>,
-        run: &mut impl FnMut(Windows, &[i8], u32) -> Result<(), RunFault>,
+        run: &mut impl FnMut(Windows, &[T], u32) -> Result<(), RunFault>,
     ) -> Result<(), RunFault> {
         for row in rows {
             let mut column = 0;

@@ -1,11 +1,10 @@
 //! Depthwise 2-D convolution of a 16-bit image.
 
 use super::depthwise::{DepthwiseConv2d, acc_bounds_of};
+use super::linear::Dense;
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault};
-use crate::arith::requant;
 use crate::format::op_params;
-use crate::kernels::Kernels;
-use crate::stepwise::stepwise;
+use crate::kernels::{DepthwiseJob, DepthwiseOut, Kernels};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -16,68 +15,6 @@ op_params! {
     DepthwiseConv2dI16 {
         /// As for 8-bit images.
         conv: DepthwiseConv2d,
-    }
-}
-
-/// Channels whose sums are kept side by side.
-const CHANNELS: usize = 16;
-
-impl DepthwiseConv2dI16 {
-    /// The sums of the channels from `first` on of output pixel `pixel`.
-    #[inline(always)]
-    fn sums(&self, x: &[i16], weights: &[i8], bias: &[i32], pixel: u32, first: usize) -> [i32; CHANNELS] {
-        let DepthwiseConv2d { window, channels, .. } = &self.conv;
-        let (channels, stride) = (*channels as usize, window.channel_stride as usize);
-        let mut acc = [0; CHANNELS];
-        acc.iter_mut().zip(bias.get(first..).unwrap_or(&[])).for_each(|(acc, &bias)| *acc = bias);
-        for (tap, at) in window.taps(pixel).enumerate() {
-            let weights = weights.get(tap * channels + first..).unwrap_or(&[]);
-            let add = |(acc, (x, &w)): (&mut i32, (i32, &i8))| *acc = acc.wrapping_add(x.wrapping_mul(i32::from(w)));
-            // Arrays of a known size become vectors. What lies beyond the channels is not written.
-            let block = at.filter(|_| stride == 1).and_then(|at| x.get(at + first..)?.first_chunk::<CHANNELS>());
-            if let (Some(x), Some(weights)) = (block, weights.first_chunk::<CHANNELS>()) {
-                acc.iter_mut().zip(x.iter().map(|&x| i32::from(x)).zip(weights)).for_each(add);
-                continue;
-            }
-            let weights = weights.iter();
-            match at {
-                Some(at) => {
-                    let x = x.get(at + first * stride..).unwrap_or(&[]);
-                    let x = x.iter().step_by(stride.max(1)).map(|&x| i32::from(x));
-                    acc.iter_mut().zip(x.zip(weights)).for_each(add);
-                }
-                None => {
-                    let pad = core::iter::repeat(window.pad_value);
-                    acc.iter_mut().zip(pad.zip(weights)).for_each(add);
-                }
-            }
-        }
-        acc
-    }
-
-    fn pixels(
-        &self,
-        memory: &mut Memory<'_>,
-        rows: Range<u32>,
-        mut write: impl FnMut(&mut Memory<'_>, usize, &[i32], &[i32]) -> Result<(), RunFault>,
-    ) -> Result<(), RunFault> {
-        let x = memory.inputs.get::<i16>(0)?;
-        let dense = &self.conv.dense;
-        let weights = memory.inputs.blob::<i8>(dense.weights)?;
-        let bias = memory.inputs.blob::<i32>(dense.bias)?;
-        let multipliers = memory.inputs.blob::<i32>(dense.multipliers)?;
-        let channels = self.conv.channels as usize;
-        let width = self.conv.window.out_w;
-        for pixel in rows.start.saturating_mul(width)..rows.end.saturating_mul(width) {
-            let start = memory.index(pixel as usize * channels);
-            for (block, scales) in stepwise(multipliers.chunks(CHANNELS)).enumerate() {
-                let first = block * CHANNELS;
-                let sums = self.sums(x, weights, bias, pixel, first);
-                let count = channels.saturating_sub(first).min(CHANNELS);
-                write(memory, start + first, sums.get(..count).unwrap_or(&[]), scales)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -93,24 +30,29 @@ impl Operator for DepthwiseConv2dI16 {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
-        let dense = &self.conv.dense;
+        let x = memory.inputs.get::<i16>(0)?;
+        let DepthwiseConv2d { window, dense, channels } = &self.conv;
+        let weights = memory.inputs.blob::<i8>(dense.weights)?;
+        let bias = memory.inputs.blob::<i32>(dense.bias)?;
+        let multipliers = memory.inputs.blob::<i32>(dense.multipliers)?;
         let lut = dense.table(&memory.inputs)?;
-        let (shift, zero_point) = (dense.acc_shift, dense.zero_point);
-        if memory.output.dtype == Dtype::I16 {
-            return self.pixels(memory, rows, |memory, start, sums, multipliers| {
-                let out = memory.out::<i16>()?.0.get_mut(start..).ok_or(RunFault::Memory)?;
-                for (out, (&acc, &m)) in out.iter_mut().zip(sums.iter().zip(multipliers)) {
-                    *out = requant::requantize_i16(acc, shift, m);
+        let Dense { acc_shift, zero_point, .. } = *dense;
+        let wide = memory.output.dtype == Dtype::I16;
+        let count = *channels as usize;
+        window.each_run(*channels, x, 0, rows, &mut |windows, x, pixel| {
+            let pad_value = window.pad_value;
+            let job = DepthwiseJob { windows, pad_value, weights, bias, multipliers, acc_shift, zero_point };
+            let first = memory.index(pixel as usize * count);
+            let part = first..first + windows.pixels * count;
+            if wide {
+                let out = memory.out::<i16>()?.0.get_mut(part).ok_or(RunFault::Memory)?;
+                B::depthwise_wide(&job, x, DepthwiseOut::I16(out));
+            } else {
+                let out = memory.out::<i8>()?.0.get_mut(part).ok_or(RunFault::Memory)?;
+                B::depthwise_wide(&job, x, DepthwiseOut::I8(&mut *out));
+                if let Some(table) = lut {
+                    B::lut_in_place(out, table);
                 }
-                Ok(())
-            });
-        }
-        self.pixels(memory, rows, |memory, start, sums, multipliers| {
-            let out = memory.out::<i8>()?.0.get_mut(start..).ok_or(RunFault::Memory)?;
-            for (out, (&acc, &m)) in out.iter_mut().zip(sums.iter().zip(multipliers)) {
-                let y = requant::requantize_i8(acc, shift, m, zero_point);
-                // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
-                *out = lut.map_or(y, |table| table[usize::from(y as u8 ^ 0x80)]);
             }
             Ok(())
         })
@@ -136,7 +78,6 @@ impl Operator for DepthwiseConv2dI16 {
 #[cfg(test)]
 mod tests {
     use super::super::depthwise::tests::windows;
-    use super::super::linear::Dense;
     use super::super::testing::{Random, Weights, run, run_with};
     use super::*;
     use crate::arith::requant::requantize_i8;

@@ -3,7 +3,7 @@
 use super::memory::{cast, cast_mut};
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault};
 use crate::format::{Blob, op_params};
-use crate::kernels::Kernels;
+use crate::kernels::{self, Kernels};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -20,19 +20,9 @@ op_params! {
 }
 
 /// Entries of a table: one more than it has steps.
-pub const ENTRIES: usize = 513;
+pub const ENTRIES: usize = kernels::LUT_I16_ENTRIES;
 /// Steps of the argument between two entries.
 pub const STEP: i32 = 128;
-
-/// The function of one argument.
-#[inline(always)]
-fn value(table: &[i16; ENTRIES], x: i16) -> i16 {
-    let at = (i32::from(x) + 32768) as usize;
-    let entry = |index: usize| i32::from(table.get(index).copied().unwrap_or(0));
-    let (low, fraction) = (entry(at >> 7), (at & 127) as i32);
-    // Between two entries: within i16.
-    (low + (((entry((at >> 7) + 1) - low) * fraction + STEP / 2) >> 7)) as i16
-}
 
 /// Work of an element, see [`Operator::piece_work`].
 const ELEMENT_WORK: u32 = 24;
@@ -49,12 +39,11 @@ impl Operator for LutI16 {
         let table = memory.inputs.blob::<i16>(self.table)?.first_chunk().ok_or(RunFault::Memory)?;
         let part = memory.index(range.start)..memory.index(range.end);
         let out = cast_mut::<i16>(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?;
-        if memory.inputs.is_in_place(0) {
-            out.iter_mut().for_each(|value_at| *value_at = value(table, *value_at));
-            return Ok(());
+        if !memory.inputs.is_in_place(0) {
+            let x = cast::<i16>(memory.inputs.bytes(0)?)?.get(range).ok_or(RunFault::Memory)?;
+            out.iter_mut().zip(x).for_each(|(out, &x)| *out = x);
         }
-        let x = cast::<i16>(memory.inputs.bytes(0)?)?.get(range).ok_or(RunFault::Memory)?;
-        out.iter_mut().zip(x).for_each(|(out, &x)| *out = value(table, x));
+        B::lut_i16_in_place(out, table);
         Ok(())
     }
 

@@ -39,7 +39,9 @@ kernels! {
     norm_rows => portable,
     requant => portable,
     lut_in_place => portable,
+    lut_i16_in_place => portable,
     add_i16_in_place => portable,
     depthwise => portable,
+    depthwise_wide => portable,
     pool => portable,
 }

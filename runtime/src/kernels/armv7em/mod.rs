@@ -58,7 +58,9 @@ kernels! {
     norm_rows => portable,
     requant => portable,
     lut_in_place => portable,
+    lut_i16_in_place => portable,
     add_i16_in_place => portable,
     depthwise => windows::depthwise,
+    depthwise_wide => portable,
     pool => portable,
 }

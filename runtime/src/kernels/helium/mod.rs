@@ -41,7 +41,9 @@ kernels! {
     norm_rows => portable,
     requant => portable,
     lut_in_place => bytes::lut_in_place,
+    lut_i16_in_place => portable,
     add_i16_in_place => norm::add_i16_in_place,
     depthwise => windows::depthwise,
+    depthwise_wide => portable,
     pool => windows::pool,
 }

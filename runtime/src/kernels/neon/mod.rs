@@ -88,8 +88,10 @@ kernels! {
     norm_rows => rows::norm_rows,
     requant => rows::requant,
     lut_in_place => rows::lut_in_place,
+    lut_i16_in_place => portable,
     add_i16_in_place => rows::add_i16_in_place,
     depthwise => windows::depthwise,
+    depthwise_wide => portable,
     pool => windows::pool,
 }
 
@@ -116,8 +118,10 @@ kernels! {
     norm_rows => Neon::norm_rows,
     requant => Neon::requant,
     lut_in_place => Neon::lut_in_place,
+    lut_i16_in_place => Neon::lut_i16_in_place,
     add_i16_in_place => Neon::add_i16_in_place,
     depthwise => Neon::depthwise,
+    depthwise_wide => Neon::depthwise_wide,
     pool => Neon::pool,
 }
 
@@ -144,8 +148,10 @@ kernels! {
     norm_rows => NeonDot::norm_rows,
     requant => NeonDot::requant,
     lut_in_place => NeonDot::lut_in_place,
+    lut_i16_in_place => NeonDot::lut_i16_in_place,
     add_i16_in_place => NeonDot::add_i16_in_place,
     depthwise => NeonDot::depthwise,
+    depthwise_wide => NeonDot::depthwise_wide,
     pool => NeonDot::pool,
 }
 

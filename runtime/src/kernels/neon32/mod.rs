@@ -96,12 +96,14 @@ kernels! {
     // In blocks of rows, by the rows above.
     attention => portable,
     depthwise => available!(windows::depthwise),
+    depthwise_wide => portable,
     pool => available!(windows::pool),
     norm_row => available!(rows::norm_row),
     // Row by row.
     norm_rows => portable,
     requant => available!(rows::requant),
     lut_in_place => portable,
+    lut_i16_in_place => portable,
     add_i16_in_place => available!(rows::add_i16_in_place),
 }
 

@@ -11,6 +11,7 @@
 //! epilogue.
 
 pub mod dots;
+pub mod lut;
 pub mod windows;
 
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, WeightFormat};

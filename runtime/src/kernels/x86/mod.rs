@@ -144,8 +144,10 @@ kernels! {
     norm_rows => available!(Avx512, avx512::rows::norm_rows),
     requant => available!(Avx512, avx512::rows::requant),
     lut_in_place => lut_in_place,
+    lut_i16_in_place => available!(Avx512, avx2::lut::lut_i16_in_place),
     add_i16_in_place => available!(Avx512, avx512::rows::add_i16_in_place),
     depthwise => available!(Avx512, avx512::windows::depthwise),
+    depthwise_wide => available!(Avx512, avx2::windows::depthwise_wide),
     pool => available!(Avx512, avx512::windows::pool),
 }
 
@@ -227,8 +229,10 @@ macro_rules! level_256 {
             norm_rows => portable,
             requant => compiled!($level, "avx2"),
             lut_in_place => portable,
+            lut_i16_in_place => available!($level, avx2::lut::lut_i16_in_place),
             add_i16_in_place => compiled!($level, "avx2"),
             depthwise => available!($level, avx2::windows::depthwise),
+            depthwise_wide => available!($level, avx2::windows::depthwise_wide),
             pool => compiled!($level, "avx2"),
         }
     };

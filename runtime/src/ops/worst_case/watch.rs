@@ -105,9 +105,11 @@ kernels! {
     // On hosts alone: `scale_scores` and sums around it are what devices compute with.
     requant => portable,
     lut_in_place => portable,
+    lut_i16_in_place => portable,
     // Their sums are seen by the operator's reference.
     add_i16_in_place => portable,
     depthwise => portable,
+    depthwise_wide => portable,
     pool => portable,
 }
 

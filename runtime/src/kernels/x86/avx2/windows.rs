@@ -1,11 +1,11 @@
-//! Depthwise convolutions, sixteen channels at a time: the `i16` of two taps side by side, `vpmaddwd` and an addition.
+//! Depthwise convolutions of 8 and of 16 bits, sixteen channels at a time: the `i16` of two taps side by side, `vpmaddwd` and an addition.
 //!
 //! Of 16 registers two hold the sums, one the first tap, two the pairs; weights are read from a buffer. Per two taps of
 //! sixteen channels: 2 widening loads, 2 interleavings, 2 `vpmaddwd` and 2 additions for 32 MACs. Interleaving works within
 //! halves of a register: the sums are of channels 0-3 and 8-11, and of 4-7 and 12-15, until the last tap.
 
 use super::{Multiplier, narrow};
-use crate::kernels::{DepthwiseJob, DepthwiseOut, portable};
+use crate::kernels::{DepthwiseJob, DepthwiseOut, Windows, portable};
 use core::arch::x86_64::*;
 
 /// Channels at a time.
@@ -22,11 +22,30 @@ enum Sink {
 /// [`crate::kernels::Kernels::depthwise`]. The last sixteen channels overlap those before; fewer are portable.
 #[target_feature(enable = "avx2")]
 pub fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
-    let windows = &job.windows;
+    if is_taken(&job.windows) { sixteens(job, x, out) } else { portable::depthwise(job, x, out) }
+}
+
+/// [`crate::kernels::Kernels::depthwise_wide`]: the values as they are in place of widened ones.
+#[target_feature(enable = "avx2")]
+pub fn depthwise_wide(job: &DepthwiseJob<'_>, x: &[i16], out: DepthwiseOut<'_>) {
+    if is_taken(&job.windows) { sixteens(job, x, out) } else { portable::depthwise_wide(job, x, out) }
+}
+
+fn is_taken(windows: &Windows) -> bool {
     let count = windows.inside[0].saturating_mul(windows.inside[1]);
-    if windows.channel_stride != 1 || windows.channels < CHANNELS || count == 0 || count > 2 * MAX_PAIRS {
-        return portable::depthwise(job, x, out);
-    }
+    windows.channel_stride == 1 && windows.channels >= CHANNELS && count > 0 && count <= 2 * MAX_PAIRS
+}
+
+/// Values of an image: `i8` or `i16`.
+trait Value: Copy {}
+impl Value for i8 {}
+impl Value for i16 {}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sixteens<X: Value>(job: &DepthwiseJob<'_>, x: &[X], out: DepthwiseOut<'_>) {
+    let windows = &job.windows;
+    let count = windows.inside[0] * windows.inside[1];
     let (len, sink) = match out {
         DepthwiseOut::I8(out) => (out.len(), Sink::I8(out.as_mut_ptr())),
         DepthwiseOut::I16(out) => (out.len(), Sink::I16(out.as_mut_ptr())),
@@ -97,15 +116,20 @@ pub fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
     }
 }
 
-/// Sixteen bytes as `i16`.
+/// Sixteen values as `i16`.
 ///
 /// # Safety
 /// There are sixteen.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn widen(x: *const i8) -> __m256i {
+unsafe fn widen<X: Value>(x: *const X) -> __m256i {
     // SAFETY: the caller's contract.
-    _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(x.cast()) })
+    unsafe {
+        match size_of::<X>() {
+            1 => _mm256_cvtepi8_epi16(_mm_loadu_si128(x.cast())),
+            _ => _mm256_loadu_si256(x.cast()),
+        }
+    }
 }
 
 /// # Safety
