@@ -1,7 +1,5 @@
 //! The `shiftformer` command.
 
-mod commands;
-
 fn main() -> std::process::ExitCode {
-    commands::main()
+    shiftformer_cli::main()
 }

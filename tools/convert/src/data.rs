@@ -150,8 +150,25 @@ impl Dataset {
             let array = array.ok_or_else(|| DataError::Dtype { path: path.to_owned(), name: name.clone(), dtype })?;
             arrays.push((name.clone(), array));
         }
+        let unread = names.into_iter().filter(|name| !known(&name)).collect();
+        Self::of_known(arrays, unread, path)
+    }
+
+    /// The arrays `in_*`, `out_*` and `label` of those in memory; `origin` names them in errors.
+    ///
+    /// # Errors
+    /// [`DataError`]; each says what to change.
+    pub fn from_arrays(arrays: Vec<(String, Array)>, origin: &str) -> Result<Self, DataError> {
+        let known = |name: &str| name.starts_with("in_") || name.starts_with("out_") || name == "label";
+        let (arrays, others): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|(name, _)| known(name));
+        Self::of_known(arrays, others.into_iter().map(|(name, _)| name).collect(), origin)
+    }
+
+    fn of_known(arrays: Vec<(String, Array)>, unread: Vec<String>, path: &str) -> Result<Self, DataError> {
         if !arrays.iter().any(|(name, _)| name.starts_with("in_")) {
-            return Err(DataError::NoInputs { path: path.to_owned(), found: names.join(", ") });
+            let names = arrays.iter().map(|(name, _)| name).chain(&unread);
+            let found = names.cloned().collect::<Vec<_>>().join(", ");
+            return Err(DataError::NoInputs { path: path.to_owned(), found });
         }
         let count = |array: &Array| array.shape.first().copied().unwrap_or(0);
         let (first, expected) = (arrays[0].0.clone(), count(&arrays[0].1));
@@ -162,7 +179,6 @@ impl Dataset {
         if expected == 0 {
             return Err(DataError::Empty(path.to_owned()));
         }
-        let unread = names.into_iter().filter(|name| !known(&name)).collect();
         Ok(Self { arrays, samples: expected, unread })
     }
 

@@ -82,8 +82,15 @@ impl Sequences {
     /// [`SequenceError`]; each says what to change.
     pub fn open(path: &Path) -> Result<Self, SequenceError> {
         let name = path.display().to_string();
-        let arrays = read_arrays(path, &|name| name == "ids" || name == "logits")?;
-        let fail = |why: String| SequenceError::Shape { path: name.clone(), why };
+        Self::from_arrays(&read_arrays(path, &|name| name == "ids" || name == "logits")?, &name)
+    }
+
+    /// The arrays `ids` and `logits` of those in memory; `origin` names them in errors.
+    ///
+    /// # Errors
+    /// [`SequenceError::Shape`].
+    pub fn from_arrays(arrays: &[(String, Array)], origin: &str) -> Result<Self, SequenceError> {
+        let fail = |why: String| SequenceError::Shape { path: origin.to_owned(), why };
         let array = |wanted: &str| arrays.iter().find(|(name, _)| name == wanted).map(|(_, array)| array);
         let ids = array("ids").ok_or_else(|| fail("there is no array `ids`".to_owned()))?;
         let [count, length] = ids.shape[..] else { return Err(fail(format!("`ids` has the shape {:?}", ids.shape))) };

@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
 }
 
 /// The path of `file` as seen from `folder`; absolute where there is no common root.
-fn relative(file: &Path, folder: &Path) -> String {
+pub fn relative(file: &Path, folder: &Path) -> String {
     let absolute = |path: &Path| {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         path.canonicalize().unwrap_or_else(|_| path.to_owned())

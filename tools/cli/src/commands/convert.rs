@@ -36,6 +36,8 @@ use shiftformer_lab::summary::{Summary, summarize};
 use shiftformer_lab::text;
 use std::path::{Path, PathBuf};
 
+// A comment for rustdoc would become the description of the command.
+#[expect(missing_docs)]
 #[derive(clap::Args)]
 pub struct Args {
     /// The ONNX model.
@@ -190,8 +192,9 @@ enum ActivationsArg {
     Auto,
 }
 
+/// The result of a conversion.
 #[derive(Serialize)]
-struct ConvertOutput<'a> {
+pub struct ConvertOutput<'a> {
     file: String,
     calibration_samples: usize,
     /// SQNR of the outputs on calibration samples.
@@ -280,44 +283,197 @@ impl Args {
     }
 }
 
+/// The float model that is to be converted.
+pub struct Loaded {
+    /// As it was imported; not of a decoder.
+    imported: Option<Graph>,
+    /// Fused. A decoder's has all positions of its context.
+    graph: Graph,
+}
+
+impl Loaded {
+    /// The fused graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+}
+
+/// What a model is calibrated on.
+pub enum Calibration {
+    /// Values of its inputs.
+    Samples(Dataset),
+    /// Tokens, of a decoder.
+    Sequences {
+        /// The tokens.
+        sequences: Sequences,
+        /// Where they are from, for messages.
+        origin: String,
+    },
+}
+
+/// A model beside the samples that it takes.
+pub struct Prepared {
+    imported: Option<Graph>,
+    graph: Graph,
+    samples: Vec<Vec<Values>>,
+    notes: Vec<String>,
+}
+
+impl Prepared {
+    /// What was left out of the samples, in words.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}
+
+/// A finished conversion.
+pub struct Conversion {
+    /// The `.sfm` file.
+    pub bytes: Vec<u8>,
+    /// What led to it.
+    pub converted: Converted,
+    /// What the file holds.
+    pub summary: Summary,
+    /// The fused float model.
+    pub graph: Graph,
+    /// The values of every input for each sample.
+    pub samples: Vec<Vec<Values>>,
+    /// The file with the names and scales that `--strip` leaves out.
+    named: ModelFile,
+    comparison: Option<Comparison>,
+}
+
+impl Conversion {
+    /// The report.
+    ///
+    /// # Errors
+    /// [`Failure::Eval`] when a sample cannot be run.
+    pub fn report(&self) -> Result<String, Failure> {
+        let content = report::Content::of(&self.named, &self.graph, &self.converted, &self.samples)?;
+        Ok(report::html(&content))
+    }
+
+    /// What the command prints of it.
+    pub fn text(&self, args: &Args) -> String {
+        describe(args, &self.converted, &self.summary, self.bytes.len(), self.samples.len())
+    }
+
+    /// What the command prints with `--json`.
+    pub fn output(&self, args: &Args) -> ConvertOutput<'_> {
+        ConvertOutput {
+            file: args.output.display().to_string(),
+            calibration_samples: self.samples.len(),
+            sqnr_db: self.converted.sqnr_db,
+            outputs: &self.converted.outputs,
+            warnings: &self.converted.warnings,
+            trials: &self.converted.trials,
+            bits_curve: &self.converted.curve,
+            wide_activations: self.converted.wide.as_ref(),
+            tract: self.comparison.as_ref(),
+            summary: &self.summary,
+        }
+    }
+}
+
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
     args.check()?;
     let target = OutputFile::create(&args.output)?;
     let report_target = args.report.as_deref().map(OutputFile::create).transpose()?;
     let steps = Steps::start("reading the model");
-    let (imported, graph, samples) = match args.context {
-        Some(context) => {
-            let (graph, samples) = decoder(args, context)?;
-            (None, graph, samples)
-        }
-        None => {
-            let imported = source::imported(&args.model, &args.dim).map_err(|error| with_cache_hint(args, error))?;
-            let graph = fuse(imported.clone());
-            steps.say("reading the samples");
-            let samples = match &args.calib {
-                Some(path) => calibration_samples(&graph, &data::open(path)?, args.calib_samples)?,
-                None => without_samples(&graph)?,
-            };
-            (Some(imported), graph, samples)
-        }
-    };
-    let labels = args.labels.as_deref().map(|path| read_labels(path, &graph)).transpose()?;
-    let mut converted = convert(&graph, &samples, &args.options(), &mut |what| steps.say(what))?;
-    let judged = judge(&graph, &samples, &args.options(), &mut converted, args.accept_sqnr, &mut |what| {
-        steps.say(what);
-    })?;
-    // tract reads one run of fixed shapes; a decoder's graph stands for runs over a cache.
-    let cross_check = match (&judged, &imported) {
-        (None, Some(imported)) => {
-            cross_check(args, imported, &graph, &samples, &mut converted, &mut |what| steps.say(what))?
-        }
-        _ => None,
-    };
+    let loaded = load(args)?;
+    steps.say("reading the samples");
+    let calibration = args.calib.as_deref().map(|path| calibration(args, &loaded, path)).transpose()?;
+    let prepared = prepare(args, loaded, calibration)?;
+    prepared.notes.iter().for_each(|note| output::status(&format!("note: {note}")));
+    let conversion = convert_prepared(args, prepared, &mut |what| steps.say(what));
     drop(steps);
-    if let Some(refusal) = judged {
-        output::status(&format!("error: {refusal}"));
-        return Ok(Verdict::Failed);
+    let conversion = match conversion {
+        Err(Failure::Refused(why)) => {
+            output::status(&format!("error: {why}"));
+            return Ok(Verdict::Failed);
+        }
+        conversion => conversion?,
+    };
+    let report_text = report_target.as_ref().map(|_| conversion.report()).transpose()?;
+    target.finish(&conversion.bytes)?;
+    if let (Some(target), Some(text)) = (report_target, report_text) {
+        target.finish(text.as_bytes())?;
     }
+    if args.json {
+        output::json(&conversion.output(args))?;
+    } else {
+        output::print(&conversion.text(args));
+    }
+    Ok(Verdict::Passed)
+}
+
+/// Reads the model.
+///
+/// # Errors
+/// [`Failure`]; each says what to change.
+pub fn load(args: &Args) -> Result<Loaded, Failure> {
+    args.check()?;
+    let imported = match args.context {
+        Some(context) => {
+            return Ok(Loaded { imported: None, graph: source::decoder_graph(&args.model, context)? });
+        }
+        None => source::imported(&args.model, &args.dim).map_err(|error| with_cache_hint(args, error))?,
+    };
+    let graph = fuse(imported.clone());
+    Ok(Loaded { imported: Some(imported), graph })
+}
+
+/// Reads what the model is calibrated on.
+///
+/// # Errors
+/// [`Failure`]; each says what to change.
+pub fn calibration(args: &Args, loaded: &Loaded, path: &Path) -> Result<Calibration, Failure> {
+    let Some(context) = args.context else { return Ok(Calibration::Samples(data::open(path)?)) };
+    // Its unit of the logits is for sampling alone.
+    let size = vocabulary(&loaded.graph).and_then(|size| u32::try_from(size).ok());
+    let source = args.tokenizer.as_deref().map(tokenizer::Source::parse).zip(size);
+    let section = source.map(|(source, size)| source.section(size, 1.0)).transpose();
+    let section = section.map_err(|error| Failure::Usage(error.to_string()))?;
+    let tokenizer = section.as_deref().and_then(Tokenizer::read);
+    let sequences = Sequences::open_with(path, tokenizer.as_ref(), context)?;
+    Ok(Calibration::Sequences { sequences, origin: path.display().to_string() })
+}
+
+/// The samples of `calibration` for the model.
+///
+/// # Errors
+/// [`Failure`]; each says what to change.
+pub fn prepare(args: &Args, loaded: Loaded, calibration: Option<Calibration>) -> Result<Prepared, Failure> {
+    let Loaded { imported, graph } = loaded;
+    if let Some(context) = args.context {
+        return decoder(args, context, &graph, calibration);
+    }
+    let samples = match calibration {
+        Some(Calibration::Samples(data)) => calibration_samples(&graph, &data, args.calib_samples)?,
+        Some(Calibration::Sequences { origin, .. }) => {
+            return Err(Failure::Usage(format!("{origin}: sequences of tokens are for decoders; pass --context too")));
+        }
+        None => without_samples(&graph)?,
+    };
+    Ok(Prepared { imported, graph, samples, notes: Vec::new() })
+}
+
+/// Converts; `say` is told what happens.
+///
+/// # Errors
+/// [`Failure`]; [`Failure::Refused`] where the outputs keep less than `--accept-sqnr`.
+pub fn convert_prepared(args: &Args, prepared: Prepared, say: &mut dyn FnMut(&str)) -> Result<Conversion, Failure> {
+    let Prepared { imported, graph, samples, .. } = prepared;
+    let labels = args.labels.as_deref().map(|path| read_labels(path, &graph)).transpose()?;
+    let mut converted = convert(&graph, &samples, &args.options(), say)?;
+    if let Some(refusal) = judge(&graph, &samples, &args.options(), &mut converted, args.accept_sqnr, say)? {
+        return Err(Failure::Refused(refusal));
+    }
+    // tract reads one run of fixed shapes; a decoder's graph stands for runs over a cache.
+    let comparison = match &imported {
+        Some(imported) => cross_check(args, imported, &graph, &samples, &mut converted, say)?,
+        None => None,
+    };
     if let Some(tokenizer) = &args.tokenizer {
         let model = ModelFile::from_bytes(&converted.file).map_err(shiftformer_convert::convert::ConvertError::from)?;
         converted.file = tokenizer::attach(&model, &tokenizer::Source::parse(tokenizer))?;
@@ -325,77 +481,41 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let file = ModelFile::from_bytes(&converted.file).map_err(shiftformer_convert::convert::ConvertError::from)?;
     let model = file.open::<shiftformer::kernels::Portable>().map_err(|e| Failure::Backend(e.into()))?;
     let summary = summarize(&model, file.annotations());
-    let report_text = match &report_target {
-        Some(_) => Some(report::html(&report::Content::of(&file, &graph, &converted, &samples)?)),
-        None => None,
-    };
     let mut bytes = if args.strip { strip(&file)? } else { converted.file.clone() };
     if let (Some(labels), Some(path)) = (&labels, &args.labels) {
         let file = ModelFile::from_bytes(&bytes).map_err(shiftformer_convert::convert::ConvertError::from)?;
         bytes = labels::with_labels(&file, logits_output(&file), labels)
             .map_err(|source| Failure::Labels { path: path.clone(), source })?;
     }
-    target.finish(&bytes)?;
-    if let (Some(target), Some(text)) = (report_target, report_text) {
-        target.finish(text.as_bytes())?;
-    }
-    if args.json {
-        output::json(&ConvertOutput {
-            file: args.output.display().to_string(),
-            calibration_samples: samples.len(),
-            sqnr_db: converted.sqnr_db,
-            outputs: &converted.outputs,
-            warnings: &converted.warnings,
-            trials: &converted.trials,
-            bits_curve: &converted.curve,
-            wide_activations: converted.wide.as_ref(),
-            tract: cross_check.as_ref(),
-            summary: &summary,
-        })?;
-    } else {
-        output::print(&describe(args, &converted, &summary, bytes.len(), samples.len()));
-    }
-    Ok(Verdict::Passed)
+    Ok(Conversion { bytes, converted, summary, graph, samples, named: file, comparison })
 }
 
 /// The graph of a decoder over as many tokens as the calibration sequences show of its context, and these sequences.
-fn decoder(args: &Args, context: usize) -> Result<(Graph, Vec<Vec<Values>>), Failure> {
-    let whole = source::decoder_graph(&args.model, context)?;
-    let Some(path) = &args.calib else {
+fn decoder(args: &Args, context: usize, whole: &Graph, calibration: Option<Calibration>) -> Result<Prepared, Failure> {
+    let Some(Calibration::Sequences { sequences, origin }) = calibration else {
         return Err(Failure::Usage(
             "a decoder is calibrated on sequences; pass --calib DATA.npz with the array ids [sequences, length]"
                 .to_owned(),
         ));
     };
-    let size = vocabulary(&whole);
-    // Its unit of the logits is for sampling alone.
-    let source =
-        args.tokenizer.as_deref().map(tokenizer::Source::parse).zip(size.and_then(|size| u32::try_from(size).ok()));
-    let section = source.map(|(source, size)| source.section(size, 1.0)).transpose();
-    let section = section.map_err(|error| Failure::Usage(error.to_string()))?;
-    let tokenizer = section.as_deref().and_then(Tokenizer::read);
-    let sequences = Sequences::open_with(path, tokenizer.as_ref(), context)?;
     if sequences.length() < MIN_POSITIONS {
-        return Err(Failure::Usage(format!(
-            "{}: sequences of one token show no attention; give longer ones",
-            path.display()
-        )));
+        return Err(Failure::Usage(format!("{origin}: sequences of one token show no attention; give longer ones")));
     }
-    if let Some(vocabulary) = size {
+    if let Some(vocabulary) = vocabulary(whole) {
         sequences.check(vocabulary)?;
     }
     let length = sequences.length().min(context);
+    let mut notes = Vec::new();
     if length < sequences.length() {
-        output::status(&format!(
-            "note: {}: {} of {} positions are beyond --context {context} and left out",
-            path.display(),
+        notes.push(format!(
+            "{origin}: {} of {} positions are beyond --context {context} and left out",
             sequences.length() - length,
             sequences.length()
         ));
     }
     let fail = |source| Failure::Decoder { path: args.model.clone(), source };
-    let graph = resized(&whole, length).map_err(fail)?;
-    Ok((graph, sequences.samples(length, args.calib_samples)))
+    let graph = resized(whole, length).map_err(fail)?;
+    Ok(Prepared { imported: None, graph, samples: sequences.samples(length, args.calib_samples), notes })
 }
 
 /// Rows of the table that the ids are looked up in.
@@ -426,7 +546,7 @@ fn cross_check(
     fused: &Graph,
     samples: &[Vec<Values>],
     converted: &mut Converted,
-    progress: &mut dyn FnMut(&'static str),
+    progress: &mut dyn FnMut(&str),
 ) -> Result<Option<Comparison>, Failure> {
     progress("comparing the float model with tract");
     let normalization = args.options().normalization;
@@ -443,7 +563,7 @@ fn cross_check(
     _: &Graph,
     _: &[Vec<Values>],
     _: &mut Converted,
-    _: &mut dyn FnMut(&'static str),
+    _: &mut dyn FnMut(&str),
 ) -> Result<Option<Comparison>, Failure> {
     Ok(None)
 }

@@ -138,17 +138,19 @@ impl EvalOutput {
     }
 }
 
-/// Says so where an input clips raw pixels: the figures are then those of another function.
-fn warn_of_raw_bytes(model: &ModelFile, sample: &[Values]) {
-    for (index, (values, input)) in sample.iter().zip(model.inputs()).enumerate() {
-        if model.clips_raw_bytes(index, values) {
-            output::status(&format!(
-                "note: `{}`: the data are bytes, and those above the range of the input are clipped; if the model wants \
+/// What is to be said where an input clips raw pixels: the figures are then those of another function.
+pub fn clipped_bytes(model: &ModelFile, sample: &[Values]) -> Vec<String> {
+    let clips = |(index, values): &(usize, &Values)| model.clips_raw_bytes(*index, values);
+    let clipping = sample.iter().take(model.inputs().len()).enumerate().filter(clips);
+    clipping
+        .map(|(index, _)| {
+            format!(
+                "`{}`: the data are bytes, and those above the range of the input are clipped; if the model wants \
                  normalized pixels, convert it with `--mean` and `--std`",
-                input.name
-            ));
-        }
-    }
+                model.inputs()[index].name
+            )
+        })
+        .collect()
 }
 
 /// Samples compared operator by operator unless told otherwise.
@@ -171,7 +173,9 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let sums = evaluate(&model, &data, &reference, &selection, backend.as_mut(), |done| bar.inc(done as u64))?;
     bar.finish_and_clear();
     if let Some(&first) = selection.first() {
-        warn_of_raw_bytes(&model, &sample_values(&model, &data, first)?);
+        for note in clipped_bytes(&model, &sample_values(&model, &data, first)?) {
+            output::status(&format!("note: {note}"));
+        }
     }
     for warning in unused(&model, &data, &reference).into_iter().chain(edges(&model, &sums)) {
         output::status(&format!("warning: {warning}"));

@@ -25,6 +25,7 @@ pub enum Verdict {
 
 /// Why a command could not run: exit code 2.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are the path and the cause that the text names")]
 pub enum Failure {
     /// The arguments contradict each other or name something unknown.
     #[error("{0}")]
@@ -50,6 +51,9 @@ pub enum Failure {
     /// The conversion failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    /// The outputs keep less than `--accept-sqnr`: the command's verdict, not a fault of its arguments.
+    #[error("{0}")]
+    Refused(String),
     /// The tokenizer cannot be stored with the model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

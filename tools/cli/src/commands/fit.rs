@@ -41,9 +41,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let mut demand = demand(&model);
     let boards = fit(&demand, args.board.as_deref());
     if boards.is_empty() {
-        let known: Vec<&str> = BOARDS.iter().map(|b| b.key).collect();
-        let name = args.board.as_deref().unwrap_or_default();
-        return Err(Failure::Usage(format!("unknown board `{name}`; known: {}", known.join(", "))));
+        return Err(unknown_board(args.board.as_deref().unwrap_or_default()));
     }
     if args.count {
         count(&file, &boards, &mut demand)?;
@@ -66,16 +64,27 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(if args.board.is_some() && !fits_all { Verdict::Failed } else { Verdict::Passed })
 }
 
-/// Replaces the estimates for the cores of `boards` by counts.
-fn count(file: &ModelFile, boards: &[Fit], demand: &mut Demand) -> Result<(), Failure> {
-    let sample = data::stand_in(file)?;
+/// That there is no such board, and which there are.
+pub fn unknown_board(name: &str) -> Failure {
+    let known: Vec<&str> = BOARDS.iter().map(|b| b.key).collect();
+    Failure::Usage(format!("unknown board `{name}`; known: {}", known.join(", ")))
+}
+
+/// The cores of `boards`, each once.
+pub fn cores(boards: &[Fit]) -> Vec<Core> {
     let mut cores: Vec<Core> = Vec::new();
     for board in boards {
         if !cores.contains(&board.board.core) {
             cores.push(board.board.core);
         }
     }
-    for core in cores {
+    cores
+}
+
+/// Replaces the estimates for the cores of `boards` by counts.
+fn count(file: &ModelFile, boards: &[Fit], demand: &mut Demand) -> Result<(), Failure> {
+    let sample = data::stand_in(file)?;
+    for core in cores(boards) {
         // A core that no machine counts keeps its estimate, which the table marks as one.
         let Some(machine) = Machine::counting(core) else { continue };
         let name = format!("qemu:{}", machine.name);

@@ -13,6 +13,8 @@ use shiftformer_lab::sequence::{self, Decoder, SequenceRunError};
 use std::path::PathBuf;
 use std::time::Instant;
 
+// A comment for rustdoc would become the description of the command.
+#[expect(missing_docs)]
 #[derive(clap::Args)]
 pub struct Args {
     /// The model, converted with --context.
@@ -49,23 +51,27 @@ pub struct Args {
     json: bool,
 }
 
+/// What a prompt was continued with.
 #[derive(Serialize)]
-struct GenerateOutput<'a> {
+pub struct GenerateOutput<'a> {
     file: String,
     backend: &'a str,
-    prompt: &'a [u32],
-    tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub prompt: Vec<u32>,
+    /// Tokens that were generated.
+    pub tokens: Vec<u32>,
     /// The tokens as text, where the model has a tokenizer.
-    text: Option<String>,
+    pub text: Option<String>,
     /// Seconds until the first token is known.
-    first_token_s: f64,
+    pub first_token_s: f64,
     /// Prompt tokens per second.
     prompt_tokens_per_s: f64,
     /// Generated tokens per second, the first aside; `None` where there are none.
-    tokens_per_s: Option<f64>,
+    pub tokens_per_s: Option<f64>,
     /// Positions taken of the context.
-    position: u32,
-    context: usize,
+    pub position: u32,
+    /// Positions that there are.
+    pub context: usize,
     state_bytes: usize,
     arena_bytes: usize,
 }
@@ -80,7 +86,34 @@ struct Generated {
 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let model = read_model(&args.file)?;
-    let shape = sequence::shape(&model)?;
+    let made = continued(args, &model, &mut |part| {
+        if !args.json {
+            output::print(part);
+        }
+    })?;
+    if args.json {
+        output::json(&made)?;
+        return Ok(Verdict::Passed);
+    }
+    output::print("\n");
+    let rate = made.tokens_per_s.map_or_else(String::new, |rate| format!(", then {rate:.1} tokens/s"));
+    output::status(&format!("first token after {:.2} ms{rate}", made.first_token_s * 1e3));
+    if made.tokens.len() < args.tokens {
+        output::status(&format!("the context of {} positions ends here", made.context));
+    }
+    Ok(Verdict::Passed)
+}
+
+/// Continues the prompt in `args`; `write` is given the text, or the ids, as they come.
+///
+/// # Errors
+/// [`Failure`]; each says what to change.
+pub fn continued<'a>(
+    args: &'a Args,
+    model: &ModelFile,
+    write: &mut dyn FnMut(&str),
+) -> Result<GenerateOutput<'a>, Failure> {
+    let shape = sequence::shape(model)?;
     let opened = model.open::<Portable>().map_err(|e| Failure::Backend(e.into()))?;
     let tokenizer = Tokenizer::open(opened.sections()).map_err(|error| Failure::Usage(error.to_string()))?;
     if let Some(tokens) = tokenizer.map(|t| t.vocabulary()).filter(|&tokens| tokens as usize != shape.vocabulary) {
@@ -109,66 +142,44 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     // The last token is generated, not processed.
     let room = shape.context - prompt.len() + 1;
     let count = args.tokens.min(room);
-    let mut choice = Choice::new(args, &model, tokenizer.as_ref(), &prompt)?;
+    let mut choice = Choice::new(args, model, tokenizer.as_ref(), &prompt)?;
     let mut text = tokenizer.map(|_| String::new());
     let mut words = tokenizer.map(|tokenizer| tokenizer.decoder(false));
-    let made = sequence::with_decoder(&model, &args.backend, &mut |decoder| {
-        generate(decoder, &prompt, count, &mut |row| choice.of(row), &mut |token| {
-            let mut write = |part: &str| {
-                if let Some(text) = &mut text {
-                    text.push_str(part);
+    let mut say = |part: &str| {
+        if let Some(text) = &mut text {
+            text.push_str(part);
+        }
+        write(part);
+    };
+    let made = sequence::with_decoder(model, &args.backend, &mut |decoder| {
+        generate(decoder, &prompt, count, &mut |row| choice.of(row), &mut |token| match &mut words {
+            // Every id was chosen from the vocabulary, which is that of the tokenizer.
+            Some(words) => {
+                if words.next(token, &mut say).is_err() {
+                    say("\u{fffd}");
                 }
-                if !args.json {
-                    output::print(part);
-                }
-            };
-            match &mut words {
-                // Every id was chosen from the vocabulary, which is that of the tokenizer.
-                Some(words) => {
-                    if words.next(token, &mut write).is_err() {
-                        write("\u{fffd}");
-                    }
-                }
-                None => write(&format!("{token} ")),
             }
+            None => say(&format!("{token} ")),
         })
         .map_err(SequenceRunError::Run)
     })?;
     if let Some(words) = &mut words {
-        words.finish(&mut |part| {
-            if let Some(text) = &mut text {
-                text.push_str(part);
-            }
-            if !args.json {
-                output::print(part);
-            }
-        });
+        words.finish(&mut say);
     }
-    let tokens_per_s = (made.tokens.len() > 1).then(|| (made.tokens.len() - 1) as f64 / made.rest.max(1e-9));
-    if args.json {
-        output::json(&GenerateOutput {
-            file: args.file.display().to_string(),
-            backend: &args.backend,
-            prompt: &prompt,
-            tokens: made.tokens,
-            text,
-            first_token_s: made.first,
-            prompt_tokens_per_s: prompt.len() as f64 / made.first.max(1e-9),
-            tokens_per_s,
-            position: made.position,
-            context: shape.context,
-            state_bytes: shape.state_bytes,
-            arena_bytes: shape.arena_bytes,
-        })?;
-        return Ok(Verdict::Passed);
-    }
-    output::print("\n");
-    let rate = tokens_per_s.map_or_else(String::new, |rate| format!(", then {rate:.1} tokens/s"));
-    output::status(&format!("first token after {:.2} ms{rate}", made.first * 1e3));
-    if count < args.tokens {
-        output::status(&format!("the context of {} positions ends here", shape.context));
-    }
-    Ok(Verdict::Passed)
+    Ok(GenerateOutput {
+        file: args.file.display().to_string(),
+        backend: &args.backend,
+        prompt_tokens_per_s: prompt.len() as f64 / made.first.max(1e-9),
+        prompt,
+        tokens_per_s: (made.tokens.len() > 1).then(|| (made.tokens.len() - 1) as f64 / made.rest.max(1e-9)),
+        tokens: made.tokens,
+        text,
+        first_token_s: made.first,
+        position: made.position,
+        context: shape.context,
+        state_bytes: shape.state_bytes,
+        arena_bytes: shape.arena_bytes,
+    })
 }
 
 /// The tokens to continue.

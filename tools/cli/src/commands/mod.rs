@@ -5,14 +5,14 @@
 
 mod adapters;
 mod bench;
-mod codegen;
-mod convert;
-mod data;
+pub mod codegen;
+pub mod convert;
+pub mod data;
 mod demo;
-mod eval;
-mod failure;
-mod fit;
-mod generate;
+pub mod eval;
+pub mod failure;
+pub mod fit;
+pub mod generate;
 mod inspect;
 mod listen;
 mod merge;
@@ -20,13 +20,14 @@ mod output;
 mod parity;
 mod picture;
 mod run;
-mod source;
+pub mod source;
 mod steps;
 mod threads;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use failure::{Failure, Verdict};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Integer-only transformers: convert ONNX models to .sfm files, check them, measure them.
@@ -108,14 +109,42 @@ fn usage(error: &clap::Error) -> ExitCode {
         output::print(&error.to_string());
         return ExitCode::SUCCESS;
     }
-    let text = error.to_string();
-    let cause = text.split("\n\nUsage:").next().unwrap_or(&text).split("\n\nFor more").next().unwrap_or(&text);
-    output::status(&format!("{}; see `shiftformer --help`", cause.split_whitespace().collect::<Vec<_>>().join(" ")));
+    output::status(&cause(error));
     ExitCode::from(2)
 }
 
+/// What is wrong with the arguments, in one line.
+fn cause(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let cause = text.split("\n\nUsage:").next().unwrap_or(&text).split("\n\nFor more").next().unwrap_or(&text);
+    format!("{}; see `shiftformer --help`", cause.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The arguments of one command, without its name.
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct Arguments<A: clap::Args> {
+    #[command(flatten)]
+    arguments: A,
+}
+
+/// The arguments of a command from their texts, without the name of the command.
+///
+/// # Errors
+/// [`Failure::Usage`] with the text that the command ends with.
+pub fn parse<A: clap::Args>(texts: &[OsString]) -> Result<A, Failure> {
+    let fail = |error: &clap::Error| Failure::Usage(cause(error).trim_start_matches("error: ").to_owned());
+    Ok(Arguments::try_parse_from(texts).map_err(|error| fail(&error))?.arguments)
+}
+
+/// The long names of the options of a command.
+pub fn option_names<A: clap::Args>() -> Vec<String> {
+    let command = A::augment_args(clap::Command::new("command"));
+    command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+}
+
 /// `text` without line breaks; what stood on lines of its own is separated by semicolons.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let text = text.trim().replace(":\n", ": ").replace('\n', "; ");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

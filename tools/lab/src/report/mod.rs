@@ -68,6 +68,29 @@ impl Content {
             warnings: converted.warnings.clone(),
         })
     }
+
+    /// What can be said of a model without its conversion.
+    ///
+    /// # Errors
+    /// [`EvalError`] when the model does not open.
+    pub fn of_file(file: &ModelFile) -> Result<Self, EvalError> {
+        let model = file.open::<Portable>().map_err(crate::backend::BackendError::from)?;
+        Ok(Self {
+            summary: summarize(&model, file.annotations()),
+            blocks: timeline::blocks(&model, file.annotations()),
+            errors: Vec::new(),
+            per_op_samples: 0,
+            boards: fit(&demand(&model), None),
+            activations: Vec::new(),
+            weights: Vec::new(),
+            trials: Vec::new(),
+            curve: Vec::new(),
+            sqnr_db: None,
+            samples: 0,
+            measured: 0,
+            warnings: Vec::new(),
+        })
+    }
 }
 
 /// The page.
