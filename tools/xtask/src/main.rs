@@ -25,6 +25,7 @@ mod proto;
 mod setup;
 mod size;
 mod toolchain;
+mod wheel;
 
 use boards::Program;
 use clap::{Parser, Subcommand};
@@ -152,6 +153,18 @@ enum Task {
         /// The definition.
         definition: PathBuf,
     },
+    /// Build the Python package into target/wheel, install it into a fresh virtual environment and run its tests there.
+    Wheel {
+        /// With the backend `gpu` and tract, as it is published.
+        #[arg(long)]
+        full: bool,
+        /// Also the tests that need PyTorch and dask, which are installed.
+        #[arg(long, conflicts_with = "aarch64")]
+        torch: bool,
+        /// Instead, the wheel for aarch64 Linux into target/wheel-aarch64.
+        #[arg(long)]
+        aarch64: bool,
+    },
     /// Compare golden vectors (index.json and .npz files) with the integer operators.
     Golden {
         /// Folder that holds index.json.
@@ -185,6 +198,10 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Growth => growth::growth()?,
         Task::Fuzz { seconds } => fuzz::fuzz(seconds)?,
         Task::Proto { definition } => proto::run(&definition)?,
+        Task::Wheel { aarch64: true, .. } => wheel::aarch64()?,
+        Task::Wheel { full, torch, aarch64: false } => {
+            wheel::run_all(if full { wheel::Parts::Full } else { wheel::Parts::Quick }, torch)?;
+        }
         Task::Golden { folder } => return Ok(golden::run(&folder)),
     }
     Ok(ExitCode::SUCCESS)

@@ -20,7 +20,7 @@ struct Tool {
     present: fn() -> bool,
 }
 
-const TOOLS: [Tool; 9] = [
+const TOOLS: [Tool; 10] = [
     Tool {
         package: "qemu-system-arm",
         purpose: "emulated microcontrollers",
@@ -49,6 +49,7 @@ const TOOLS: [Tool; 9] = [
         present: || Path::new("/usr/arm-linux-gnueabihf/lib/libc.so.6").exists(),
     },
     Tool { package: "mesa-vulkan-drivers", purpose: "a GPU in software", present: has_vulkan_driver },
+    Tool { package: "python3-venv", purpose: "the Python package", present: has_venv },
     Tool { package: "libvulkan1", purpose: "GPUs", present: || library("libvulkan.so.1") },
 ];
 
@@ -82,6 +83,11 @@ pub fn run_setup(dry_run: bool) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Debian has the parts of Python that make environments in a package of their own.
+fn has_venv() -> bool {
+    output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_some()
 }
 
 fn has_vulkan_driver() -> bool {
