@@ -42,7 +42,7 @@ fn backends() -> Vec<String> {
 /// The figures of an evaluation, from its sums; both as JSON.
 #[pyfunction]
 fn figures(sums: &str) -> PyResult<String> {
-    work::guarded(|| Ok(model::json(&model::score(sums)?.figures())?))
+    work::guarded(|| model::json(&model::score(sums)?.figures()))
 }
 
 /// The sums of several parts of one evaluation, joined exactly; all as JSON.
@@ -53,6 +53,6 @@ fn merge(parts: Vec<String>) -> PyResult<String> {
         for part in &parts {
             whole.merge(&model::score(part)?);
         }
-        Ok(model::json(&whole)?)
+        model::json(&whole)
     })
 }

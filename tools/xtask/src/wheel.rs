@@ -37,6 +37,7 @@ impl Parts {
 }
 
 /// The step of `cargo xtask test`.
+#[expect(dead_code)]
 ///
 /// # Errors
 /// As [`run_all`].

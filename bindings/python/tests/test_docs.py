@@ -1,0 +1,55 @@
+"""The documentation, run: every cell of the tutorial and every block of docs/python.md, each document in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(cells: list[str], folder: Path) -> str:
+    """Runs the cells one after another in `folder`, which has the models of the repository."""
+    shutil.copytree(ROOT / "models/digits", folder / "models/digits")
+    shutil.copytree(ROOT / "models/arithmetic", folder / "models/arithmetic")
+    # Started anew by workers of executors, it must not run them again.
+    lines = ["if __name__ == '__main__':"]
+    lines += [f"    exec(compile({cell!r}, 'cell {number}', 'exec'), globals())" for number, cell in enumerate(cells)]
+    (folder / "cells.py").write_text("\n".join(lines))
+    environment = {**os.environ, "PATH": os.pathsep.join([str(folder), os.environ["PATH"]])}
+    done = subprocess.run(
+        [sys.executable, "cells.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_page_of_the_package(tmp_path):
+    cells = [block for block in blocks() if "dask" not in block]
+    assert len(cells) >= 5
+    assert "SQNR on 128 of 128 calibration samples" in run(cells, tmp_path)
+
+
+@pytest.mark.torch
+def test_the_page_with_dask(tmp_path):
+    assert any("dask" in block for block in blocks())
+    run([*blocks(), "client.close()"], tmp_path)
+
+
+def test_the_tutorial(tmp_path):
+    cells = json.loads((ROOT / "docs/tutorial.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(sources) >= 8
+    printed = run(sources, tmp_path)
+    assert "0.9917" in printed and "micro:bit" in printed
