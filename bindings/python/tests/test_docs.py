@@ -53,3 +53,35 @@ def test_the_tutorial(tmp_path):
     assert len(sources) >= 8
     printed = run(sources, tmp_path)
     assert "0.9917" in printed and "micro:bit" in printed
+
+
+def test_the_book_lists_every_page():
+    listed = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs/SUMMARY.md").read_text())
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"SUMMARY.md"}
+    assert sorted(listed) == sorted(pages)
+    for page in pages:
+        text = (ROOT / "docs" / page).read_text()
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (ROOT / "docs" / target).exists(), f"{page}: {target}"
+        for path, anchor in re.findall(r"{{#include ([^:}]+):([^}]+)}}", text):
+            included = (ROOT / "docs" / path).read_text()
+            assert f"ANCHOR: {anchor} " in included and f"ANCHOR_END: {anchor} " in included
+
+
+def test_the_page_of_the_container_is_that_of_the_reader():
+    source = (ROOT / "runtime/src/format/mod.rs").read_text().splitlines()
+    lines = [line[4:] for line in source if line.startswith("//!")]
+    page = (ROOT / "docs/format.md").read_text()
+    for line in lines[1:]:
+        assert line.lstrip("# ") in page
+
+
+def test_every_text_of_the_troubleshooting_is_one_of_the_sources():
+    sources = [*ROOT.glob("tools/*/src/**/*.rs"), *ROOT.glob("runtime/src/**/*.rs"), *ROOT.glob("bindings/**/*.py")]
+    # String literals go over lines.
+    whole = re.sub(r"\\\n\s*", "", "\n".join(path.read_text() for path in sources if "tests" not in path.parts))
+    texts = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(texts) > 20
+    for text in texts:
+        for part in text.split(" ... "):
+            assert part in whole, text
