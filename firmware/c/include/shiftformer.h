@@ -185,6 +185,9 @@ extern const sf_functions sf_op_max_pool_i16;
 // `positions`.
 extern const sf_functions sf_op_positions;
 
+// `embedding`.
+extern const sf_functions sf_op_embedding;
+
 // What a status means, for logs.
 const char *sf_status_text(int32_t status);
 

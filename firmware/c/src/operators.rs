@@ -109,6 +109,9 @@ pub static sf_op_max_pool_i16: sf_functions = sf_functions::of::<ops::max_pool_i
 /// `positions`.
 #[unsafe(no_mangle)]
 pub static sf_op_positions: sf_functions = sf_functions::of::<ops::positions::Positions>();
+/// `embedding`.
+#[unsafe(no_mangle)]
+pub static sf_op_embedding: sf_functions = sf_functions::of::<ops::embedding::Embedding>();
 
 /// An operator that is added needs a symbol here.
-const _: () = assert!(OpKind::ALL.len() == 32);
+const _: () = assert!(OpKind::ALL.len() == 33);

@@ -61,13 +61,15 @@ pub const MAGIC: [u8; 4] = *b"SFM\x1a";
 /// The one major version this reader understands.
 pub const VERSION_MAJOR: u16 = 1;
 /// The highest minor version this reader understands.
-pub const VERSION_MINOR: u16 = VERSION_MINOR_I16;
+pub const VERSION_MINOR: u16 = VERSION_MINOR_FORMATS;
 /// The minor version with chains of row blocks: [`OpRecord::chained`] and [`TensorRecord::window`].
 pub const VERSION_MINOR_CHAINS: u16 = 1;
 /// The minor version with state between runs: [`StateLayout`] and [`Place::State`].
 pub const VERSION_MINOR_STATE: u16 = 2;
 /// The minor version with operators over 16-bit activations.
 pub const VERSION_MINOR_I16: u16 = 3;
+/// The minor version with operators over compressed embedding tables.
+pub const VERSION_MINOR_FORMATS: u16 = 4;
 /// Bytes of the fixed header, before the section table.
 pub const HEADER_BYTES: usize = 48;
 /// Bytes of one section table entry.

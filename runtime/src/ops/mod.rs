@@ -18,6 +18,7 @@ pub mod depthwise_i16;
 #[cfg(feature = "std")]
 mod divide;
 pub mod dyadic_requant;
+pub mod embedding;
 mod entry;
 mod exps;
 pub mod gather;

@@ -4,6 +4,8 @@
 //! program must stay near the float graph.
 
 use prost::Message;
+use shiftformer::ops;
+use shiftformer::ops::embedding::{Embedding, IdPart, TableFormat};
 use shiftformer_convert::convert::{ConvertOptions, Converted, convert};
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Data, Graph, Op, exec};
@@ -16,6 +18,7 @@ use shiftformer_convert::import::onnx::{
 };
 use shiftformer_convert::import::{ImportError, ImportOptions, import_bytes};
 use shiftformer_convert::model_file::Values;
+use shiftformer_convert::quantize::tables::Embeddings;
 
 /// An ONNX model under construction; the last node gives the outputs.
 struct Model {
@@ -910,5 +913,114 @@ fn lp_normalization_keeps_rows_of_zeros() {
             let error = y.iter().zip(right.iter().chain(&[0.0; 6])).map(|(y, right): (&f32, &f32)| (y - right).abs());
             assert!(error.fold(0.0, f32::max) < 1e-6, "order {p}: {y:?}");
         }
+    }
+}
+
+/// A lookup of 6 ids in a table of `rows` rows, and samples of it.
+fn lookup(rows: usize, width: usize) -> (impl Fn() -> Model, Vec<f32>, Vec<Sample>) {
+    let mut numbers = Numbers(31);
+    // Rows of unlike lengths, and few unlike directions: what rows with a scale and codebooks are for.
+    let table: Vec<f32> = (0..rows * width)
+        .map(|i| (1 + i / width % 9) as f32 / 9.0 * ((i / width % 50 * 11 + i % width * i % width) as f32).sin())
+        .collect();
+    let samples = (0..SAMPLES).map(|_| vec![Data::Int(numbers.below(6, rows as i64))]).collect();
+    let stored = table.clone();
+    let model = move || {
+        Model::new(17)
+            .input("ids", Elem::Int64, &[6])
+            .floats("table", &[rows as i64, width as i64], &stored)
+            .node("Gather", &["table", "ids"], "x", &[])
+            .node("Softmax", &["x"], "y", &[int("axis", -1)])
+    };
+    (model, table, samples)
+}
+
+fn given(samples: &[Sample]) -> Vec<Vec<Values>> {
+    samples.iter().map(|sample| sample.iter().map(values).collect()).collect()
+}
+
+fn embeddings(converted: &Converted) -> Vec<Embedding> {
+    let of = |op: &ops::Op| if let ops::Op::Embedding(op) = op { Some(*op) } else { None };
+    converted.program.ops.iter().filter_map(|op| of(&op.op)).collect()
+}
+
+#[test]
+fn tables_are_stored_as_asked() {
+    let (rows, width) = (900, 32);
+    let (model, _, samples) = lookup(rows, width);
+    let graph = fuse(model().read().unwrap());
+    for (text, format, bytes, min_db) in [
+        ("int8", TableFormat::I8, rows * (width + 2), 40.0),
+        ("int4", TableFormat::I4, rows * (width / 2 + 2), 22.0),
+        ("pq:8", TableFormat::Product, rows * 8 + 256 * width, 22.0),
+    ] {
+        let options = ConvertOptions { embeddings: text.parse().unwrap(), ..ConvertOptions::default() };
+        let converted = convert(&graph, &given(&samples), &options, &mut |_| {}).unwrap();
+        let db = converted.sqnr_db.unwrap();
+        assert!(db > min_db, "{text}: {db} dB");
+        let [op] = embeddings(&converted)[..] else { panic!("one table") };
+        assert_eq!((op.format, op.part), (format, IdPart::Whole));
+        assert_eq!(op.codes.bytes + op.books.bytes + op.scales.bytes, bytes as u32);
+        let again = convert(&graph, &given(&samples), &options, &mut |_| {}).unwrap();
+        assert!(converted.file == again.file, "{text}: another file");
+    }
+    for (text, message) in [
+        ("pq:7", "`--embeddings pq:7`: no table becomes smaller by it; M has to divide the width"),
+        ("qr", "no table is looked up by the quotient or the remainder of ids"),
+    ] {
+        let options = ConvertOptions { embeddings: text.parse().unwrap(), ..ConvertOptions::default() };
+        let error = convert(&graph, &given(&samples), &options, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains(message) && error.contains("`table` (900 x 32)"), "{error}");
+    }
+}
+
+/// arXiv 1909.02107: a table of quotients and one of remainders of ids, joined by products.
+#[test]
+fn tables_of_quotients_and_remainders() {
+    let (width, divisor, rows) = (12, 7, 9);
+    let mut numbers = Numbers(32);
+    let (high, low) = (numbers.take(rows * width, 1.0, 0.0), numbers.take(divisor * width, 1.0, 0.0));
+    let ids = |numbers: &mut Numbers| numbers.below(5, (rows * divisor) as i64);
+    let samples: Vec<Sample> = (0..SAMPLES).map(|_| vec![Data::Int(ids(&mut numbers))]).collect();
+    let base = || {
+        Model::new(17)
+            .input("ids", Elem::Int64, &[1, 5])
+            .floats("high", &[rows as i64, width as i64], &high)
+            .floats("low", &[divisor as i64, width as i64], &low)
+            .ints("divisor", &[], &[divisor as i64])
+    };
+    let joined =
+        |model: Model, join: &str| {
+            model
+                .node("Gather", &["high", "quotients"], "a", &[])
+                .node("Gather", &["low", "remainders"], "b", &[])
+                .node(join, &["a", "b"], "y", &[])
+        };
+    let plain =
+        base().node("Div", &["ids", "divisor"], "quotients", &[]).node("Mod", &["ids", "divisor"], "remainders", &[]);
+    // As PyTorch exports `ids // n` and `ids - n * (ids // n)`.
+    let floats = base()
+        .floats("real", &[], &[divisor as f32])
+        .node("Cast", &["ids"], "numbers", &[int("to", Elem::Float as i64)])
+        .node("Div", &["numbers", "real"], "shares", &[])
+        .node("Floor", &["shares"], "floors", &[])
+        .node("Cast", &["floors"], "quotients", &[int("to", Elem::Int64 as i64)])
+        .node("Mul", &["quotients", "divisor"], "multiples", &[])
+        .node("Sub", &["ids", "multiples"], "remainders", &[]);
+    for (model, join) in [(plain, "Mul"), (floats, "Add")] {
+        let model = joined(model, join);
+        let (graph, converted) = check(model, &samples, 40.0, |s| {
+            let element = |id: i64, c: usize| {
+                let (a, b) = (high[id as usize / divisor * width + c], low[id as usize % divisor * width + c]);
+                if join == "Mul" { a * b } else { a + b }
+            };
+            s[0].ints().unwrap().iter().flat_map(|&id| (0..width).map(move |c| element(id, c))).collect()
+        });
+        let parts: Vec<_> = embeddings(&converted).iter().map(|op| (op.part, op.divisor, op.rows)).collect();
+        let (d, rows) = (divisor as u32, rows as u32);
+        assert_eq!(parts, [(IdPart::Quotient, d, rows), (IdPart::Remainder, d, d)]);
+        assert_eq!(converted.program.ops.len(), 3, "nothing computes the parts");
+        let options = ConvertOptions { embeddings: Embeddings::QuotientRemainder, ..ConvertOptions::default() };
+        assert!(convert(&graph, &given(&samples), &options, &mut |_| {}).unwrap().file == converted.file);
     }
 }

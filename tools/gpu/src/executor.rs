@@ -8,6 +8,7 @@ use crate::ops::{self, Builder};
 use crate::step::{Buffer, Step, Tensor, Work};
 use shiftformer::format::SectionKind;
 use shiftformer::ops::Op;
+use shiftformer::ops::embedding::IdPart;
 use shiftformer::{Model, RunFault};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -75,7 +76,8 @@ impl Dispatch {
 struct Gather {
     ids: Tensor,
     n: usize,
-    rows: u32,
+    /// The lowest index, and the first that is too high.
+    limits: (i64, u32),
 }
 
 /// Memory of one batch. Two of them let one batch be prepared while the other runs.
@@ -333,7 +335,7 @@ impl GpuModel {
     /// The first index of a gather that is out of range, as the runtime reports it.
     fn fault(&self, pending: &Pending, sample: usize, op: usize) -> Result<GpuError, GpuError> {
         let gather = self.gathers.get(op).copied().flatten();
-        let Some(Gather { ids, n, rows }) = gather else {
+        let Some(Gather { ids, n, limits: (lowest, limit) }) = gather else {
             return Ok(GpuError::Op { op, reason: "it reports a fault it cannot have" });
         };
         let (size, ids) = (ids.dtype.bytes(), self.fetch(pending.slot, ids, sample, n * ids.dtype.bytes())?);
@@ -344,9 +346,9 @@ impl GpuModel {
             })
         };
         let mut ids = ids.chunks_exact(size).filter_map(signed);
-        let inside = |id: i32| i64::from(id) >= -i64::from(rows) && i64::from(id) < i64::from(rows);
+        let inside = |id: i32| i64::from(id) >= lowest && i64::from(id) < i64::from(limit);
         let value = ids.find(|&id| !inside(id)).unwrap_or(0);
-        let fault = RunFault::Index { value, limit: rows };
+        let fault = RunFault::Index { value, limit };
         Ok(GpuError::Fault { sample: pending.first + sample, op, fault })
     }
 
@@ -451,7 +453,12 @@ fn gathers(model: &Model<'_>, layout: &Layout, capacity: u64, abilities: Abiliti
     let of = |(index, operands)| match decode(model, index) {
         Some(Op::Gather(op)) => {
             let ids = Builder::new(index, operands, layout, capacity, abilities).input(1);
-            Some(Gather { ids, n: op.n as usize, rows: op.rows })
+            Some(Gather { ids, n: op.n as usize, limits: (-i64::from(op.rows), op.rows) })
+        }
+        Some(Op::Embedding(op)) => {
+            let ids = Builder::new(index, operands, layout, capacity, abilities).input(0);
+            let lowest = if op.part == IdPart::Whole { -i64::from(op.rows) } else { 0 };
+            Some(Gather { ids, n: op.n as usize, limits: (lowest, op.limit) })
         }
         _ => None,
     };

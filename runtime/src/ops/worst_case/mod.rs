@@ -47,6 +47,7 @@ fn cases(kind: OpKind) {
         OpKind::LutI16 => wide_tables(),
         OpKind::MaxPoolI16 => wide_maxima(),
         OpKind::Positions => positions(),
+        OpKind::Embedding => embeddings(),
     }
 }
 
@@ -611,6 +612,40 @@ fn gathers() {
     assert_eq!(gather([-3, -1]).unwrap(), [-32768, 32767, -1, -32768]);
     for id in [i32::MIN, -4, 3, i32::MAX] {
         assert!(gather([0, id]).is_err());
+    }
+}
+
+/// The widest elements times the largest scale, at the largest shift that their product has room for. Ids beyond the table
+/// end the run.
+fn embeddings() {
+    use embedding::{Embedding, IdPart, TableFormat};
+    for element in [i8::MIN, i8::MAX] {
+        let mut weights = Weights::default();
+        let op = Embedding {
+            rows: 2,
+            width: 2,
+            n: 2,
+            format: TableFormat::I8,
+            parts: 0,
+            part: IdPart::Whole,
+            divisor: 1,
+            limit: 2,
+            acc_shift: 8,
+            multiplier: i32::MAX,
+            codes: weights.add(&[element; 4]),
+            books: Blob::NONE,
+            scales: weights.add(&[u16::MAX, 1]),
+        };
+        let embed = |op: &Embedding, ids: [i32; 2]| run(op, &weights, &[(Dtype::I32, &ids)], (Dtype::I16, 4));
+        let (proof, y) = embed(&op, [0, -1]).unwrap();
+        let edge = if element < 0 { -32768 } else { 32767 };
+        assert_eq!(y, [edge, edge, i32::from(element) * 128, i32::from(element) * 128]);
+        assert_eq!(proof.acc, (-128 * 65535, 128 * 65535));
+        assert!(proof.certificate().is_ok());
+        assert!(Proof { acc_shift: 9, ..proof }.certificate().is_err());
+        for id in [i32::MIN, -3, 2, i32::MAX] {
+            assert!(embed(&op, [0, id]).is_err());
+        }
     }
 }
 

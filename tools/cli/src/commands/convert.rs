@@ -24,6 +24,7 @@ use shiftformer_convert::model_file::labels;
 use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::quantize::range::RangeMethod;
+use shiftformer_convert::quantize::tables::Embeddings;
 use shiftformer_convert::sequences::Sequences;
 use shiftformer_convert::tokenizer;
 #[cfg(feature = "tract")]
@@ -85,6 +86,11 @@ pub struct Args {
     /// or everywhere. The notes say where and what it costs.
     #[arg(long, value_enum, default_value_t = ActivationsArg::Auto)]
     activations: ActivationsArg,
+    /// How tables that ids are looked up in are stored: int8 or int4 (a scale per row), pq:M (product quantization: M bytes a
+    /// row, made from the table and weighted by the ids of --calib), or qr (a model that was trained with tables of quotients
+    /// and remainders of ids). Without it: 8 bits, one scale a table.
+    #[arg(long, value_name = "int8|int4|pq:M|qr")]
+    embeddings: Option<Embeddings>,
     /// Compute attention as three operators, with the score matrix in memory.
     #[arg(long)]
     unfused_attention: bool,
@@ -254,6 +260,7 @@ impl Args {
                 ActivationsArg::Sixteen => ActivationBits::Sixteen,
                 ActivationsArg::Auto => ActivationBits::Auto,
             },
+            embeddings: self.embeddings.unwrap_or_default(),
             normalization: self.mean.zip(self.std),
             receipts: self.receipts,
             decoder: self.context.map(|_| self.prefill.map_or(DecoderRows::Auto, DecoderRows::Fixed)),

@@ -1,13 +1,14 @@
 //! The samples and the weights as the float graph takes them, checked.
 
 use super::ConvertError;
-use crate::graph::{Data, DataType, Graph, Op, TensorId};
+use crate::graph::{Data, DataType, Graph, Node, Op, TensorId};
 use crate::model_file::Values;
+use std::collections::HashMap;
 
-/// Ids that come from an input as they are lie within the tables they are looked up in.
-pub(super) fn check_ids(graph: &Graph, data: &[Vec<Data>]) -> Result<(), ConvertError> {
+/// The lookups whose indices come from an input as they are, each with the axis and the position of the input.
+fn lookups(graph: &Graph) -> impl Iterator<Item = (&Node, usize, usize)> {
     let producers = graph.producers();
-    let source = |mut id: TensorId| {
+    let source = move |mut id: TensorId| {
         while let Some(node) = producers[id].map(|index| &graph.nodes[index]) {
             match node.op {
                 Op::Reshape | Op::Transpose { .. } | Op::Expand => id = node.inputs[0],
@@ -16,9 +17,31 @@ pub(super) fn check_ids(graph: &Graph, data: &[Vec<Data>]) -> Result<(), Convert
         }
         graph.inputs.iter().position(|&input| input == id)
     };
-    for node in &graph.nodes {
-        let Op::Gather { axis } = node.op else { continue };
-        let Some(input) = source(node.inputs[1]) else { continue };
+    graph.nodes.iter().filter_map(move |node| match node.op {
+        Op::Gather { axis } => Some((node, axis, source(node.inputs[1])?)),
+        _ => None,
+    })
+}
+
+/// How often the samples look up every row of the tables, by name.
+pub(super) fn id_counts(graph: &Graph, data: &[Vec<Data>]) -> HashMap<String, Vec<u32>> {
+    let mut counts: HashMap<String, Vec<u32>> = HashMap::new();
+    for (node, _, input) in lookups(graph).filter(|&(_, axis, _)| axis == 0) {
+        let rows = graph.shape(node.inputs[0])[0];
+        let of_table = counts.entry(graph.tensors[node.inputs[0]].name.clone()).or_insert_with(|| vec![0; rows]);
+        for &id in data.iter().filter_map(|values| values.get(input)?.ints()).flatten() {
+            let row = usize::try_from(if id < 0 { id + rows as i64 } else { id }).ok();
+            if let Some(count) = row.and_then(|row| of_table.get_mut(row)) {
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+    counts
+}
+
+/// Ids that come from an input as they are lie within the tables they are looked up in.
+pub(super) fn check_ids(graph: &Graph, data: &[Vec<Data>]) -> Result<(), ConvertError> {
+    for (node, axis, input) in lookups(graph) {
         let rows = graph.shape(node.inputs[0])[axis];
         for (sample, values) in data.iter().enumerate() {
             let ids = values.get(input).and_then(Data::ints).unwrap_or(&[]);

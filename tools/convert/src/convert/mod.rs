@@ -35,7 +35,7 @@ use crate::program::{Program, State};
 use crate::quantize::qdq;
 use crate::quantize::range::RangeMethod;
 use crate::quantize::weights::Prepared;
-use inputs::{check_ids, check_weights};
+use inputs::{check_ids, check_weights, id_counts};
 use judged::Judges;
 use notes::{exponentials_note, outliers, raw_bytes_note};
 use quality::OutputQuality;
@@ -44,6 +44,7 @@ use search::Search;
 use shiftformer::format::Profile;
 use shiftformer::weights::WeightFormat;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use trials::{Calibrated, Picks, Site, Source, Trials};
 
 /// One choice that was tried.
@@ -152,6 +153,7 @@ pub fn convert(
     let shown = graph.outputs.clone();
     let judges = Judges::of(&graph, ivit);
     graph.outputs.extend(judges.arguments());
+    let counts = id_counts(&graph, &data);
     let base = picks.calibrate(graph, HashMap::new(), &source, &Prepared::default(), true)?;
     let mut chosen = LowerOptions {
         profile: options.profile,
@@ -164,6 +166,8 @@ pub fn convert(
         normalization: options.normalization,
         bias_correction: options.bias_correction,
         wide: BTreeSet::new(),
+        embeddings: options.embeddings,
+        id_counts: Arc::new(counts),
     };
     let Calibrated { site, mut folds, mut outputs } = base;
     let mut site = site.unwrap_or_default();

@@ -1,6 +1,7 @@
 //! How to convert, and what is left to the converter.
 
 use crate::quantize::range::RangeMethod;
+use crate::quantize::tables::Embeddings;
 use shiftformer::format::Profile;
 
 /// Bits of the weights.
@@ -60,6 +61,8 @@ pub struct ConvertOptions {
     pub row_blocks: Switch,
     /// Bits of the activations that dense layers, products and functions read.
     pub activations: ActivationBits,
+    /// How the tables that ids are looked up in are stored.
+    pub embeddings: Embeddings,
     /// Raw pixels become `(x / 255 - mean) / std`.
     pub normalization: Option<(f64, f64)>,
     /// Reference runs stored in the file, from the first samples.
@@ -91,6 +94,7 @@ impl Default for ConvertOptions {
             unfused_attention: false,
             row_blocks: Switch::Auto,
             activations: ActivationBits::Auto,
+            embeddings: Embeddings::Plain,
             normalization: None,
             receipts: 2,
             decoder: None,

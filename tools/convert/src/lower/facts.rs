@@ -198,7 +198,7 @@ pub const fn facts(kind: OpKind) -> OpFacts {
         // No copy of it alone is made: its keys and values are in the state.
         OpKind::CausalAttention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, None),
         OpKind::Copy | OpKind::KvAppend | OpKind::Positions => (Other, COPY, Written, NEAR_ONE, Function, None),
-        OpKind::Gather | OpKind::Lut | OpKind::Rope | OpKind::ShiftGelu => {
+        OpKind::Gather | OpKind::Embedding | OpKind::Lut | OpKind::Rope | OpKind::ShiftGelu => {
             (Other, ELEMENTWISE, Written, NEAR_ONE, Function, None)
         }
     };

@@ -8,6 +8,7 @@ mod chains;
 mod decoder;
 mod dense;
 mod elementwise;
+mod embedding;
 mod entry;
 pub mod facts;
 mod integers;
@@ -24,6 +25,7 @@ use crate::graph::{Binary, DataType, Graph, Node, Op, Reduce, TensorId};
 use crate::program::{Endpoint, Program, QOp, QTensor, TensorIndex};
 use crate::quantize::multiplier::multiplier;
 use crate::quantize::range::RangeMethod;
+use crate::quantize::tables::Embeddings;
 use crate::quantize::weights::Quantized;
 use limits::Limits;
 use shiftformer::format::Profile;
@@ -55,6 +57,10 @@ pub struct LowerOptions {
     pub bias_correction: bool,
     /// Tensors that dense layers, products and functions read in 16 bits, see [`wide::candidates`].
     pub wide: BTreeSet<TensorId>,
+    /// How the tables that ids are looked up in are stored.
+    pub embeddings: Embeddings,
+    /// How often the samples look up every row of the tables, by name.
+    pub id_counts: Arc<HashMap<String, Vec<u32>>>,
 }
 
 impl Default for LowerOptions {
@@ -69,6 +75,8 @@ impl Default for LowerOptions {
             normalization: None,
             bias_correction: true,
             wide: BTreeSet::new(),
+            embeddings: Embeddings::Plain,
+            id_counts: Arc::default(),
         }
     }
 }
@@ -152,6 +160,8 @@ struct Lowering<'g> {
     segments: HashMap<usize, Vec<f64>>,
     /// Sums at the entry of inputs in 32 bits, with the product each takes in.
     entries: HashMap<usize, usize>,
+    /// Indices that are quotients or remainders of ids.
+    parts_of_ids: HashMap<TensorId, embedding::PartOfIds>,
     /// Linear nodes that add a residual, by the node of the addition: (linear, residual).
     residuals: HashMap<usize, (usize, TensorId)>,
     /// Which values of every tensor matter.
@@ -189,10 +199,12 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
         segments: HashMap::new(),
         residuals: HashMap::new(),
         entries: HashMap::new(),
+        parts_of_ids: HashMap::new(),
         limits: limits::limits(graph, calibration),
         notes: Vec::new(),
         missing: Vec::new(),
     };
+    lowering.find_parts_of_ids();
     lowering.find_entries();
     lowering.find_chains();
     lowering.find_segments();
@@ -216,6 +228,7 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
     if !unsupported.is_empty() {
         return Err(LowerError::Unsupported(unsupported));
     }
+    lowering.check_tables()?;
     lowering.add_outputs()?;
     if !lowering.missing.is_empty() {
         lowering.missing.sort();
@@ -696,8 +709,11 @@ impl<'g> Lowering<'g> {
                 }
                 Op::Gather { .. } => {
                     ask(node.inputs[0], out);
-                    if self.graph.tensors[node.inputs[1]].value.is_none() {
-                        ask(node.inputs[1], Want { ids: true, ..Want::default() });
+                    let indices = node.inputs[1];
+                    if self.graph.tensors[indices].value.is_none() {
+                        // Of a part of ids, the ids.
+                        let ids = self.parts_of_ids.get(&indices).map_or(indices, |part| part.base);
+                        ask(ids, Want { ids: true, ..Want::default() });
                     }
                 }
                 Op::Reduce { kind: Reduce::Max, .. } => ask(node.inputs[0], chosen(node.inputs[0], narrow)),

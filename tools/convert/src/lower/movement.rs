@@ -196,6 +196,9 @@ impl Lowering<'_> {
         if axis != 0 {
             return Err(self.unsupported(node, "indices computed at run time are supported along the first dimension"));
         }
+        if self.compressed_lookup(node)? {
+            return Ok(());
+        }
         let ids = match self.forms[indices].ids.clone() {
             Some(ids) => ids,
             // Whole numbers that the model computes.

@@ -98,9 +98,10 @@ impl Coding {
 /// Rows of the smallest table that the input `tensor` is looked up in as it is.
 fn id_rows<B: Kernels>(model: &Model<'_, B>, tensor: usize) -> Option<u32> {
     let rows = |op: usize| {
-        let reads = usize::from(*model.op_record(op)?.inputs.get(1)?) == tensor;
+        let reads = |input: usize| Some(usize::from(*model.op_record(op)?.inputs.get(input)?) == tensor);
         match Op::decode(model.op_kind(op)?, model.op_params(op)?)? {
-            Op::Gather(gather) if reads => Some(gather.rows),
+            Op::Gather(gather) => reads(1)?.then_some(gather.rows),
+            Op::Embedding(embedding) => reads(0)?.then_some(embedding.limit),
             _ => None,
         }
     };

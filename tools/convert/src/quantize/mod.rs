@@ -9,4 +9,5 @@ pub mod multiplier;
 pub mod qdq;
 pub mod range;
 pub mod sequential;
+pub mod tables;
 pub mod weights;

@@ -1,6 +1,8 @@
 //! Weights: scale per output channel, rounding, packing into panels.
 
+use super::tables::Table;
 use crate::graph::Data;
+use shiftformer::ops::embedding::TableFormat;
 use shiftformer::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -51,12 +53,15 @@ pub struct Quantized {
 pub struct Prepared {
     layers: Known<LayerForm, Layer>,
     constants: Known<ConstantForm, Quantized>,
+    tables: Known<TableForm, Table>,
 }
 
 /// The order and format in which a matrix is packed: output channels, columns, channels last, format.
 pub type LayerForm = (usize, usize, bool, WeightFormat);
 /// How a constant is quantized: to 8 bits or 16, and the bits of the limits that it is clamped to.
 pub type ConstantForm = (bool, [u64; 2]);
+/// How a table is compressed: format and parts of a row.
+pub type TableForm = (TableFormat, usize);
 
 /// Results by where their source lies in memory and by a form. The source is kept, so that nothing else can lie there.
 type Known<F, T> = Mutex<HashMap<(usize, F), (Arc<Data>, Arc<T>)>>;
@@ -64,7 +69,11 @@ type Known<F, T> = Mutex<HashMap<(usize, F), (Arc<Data>, Arc<T>)>>;
 impl Prepared {
     /// The same with a life of its own: for a graph that shares constants with this one's.
     pub fn fork(&self) -> Self {
-        Self { layers: Mutex::new(lock(&self.layers).clone()), constants: Mutex::new(lock(&self.constants).clone()) }
+        Self {
+            layers: Mutex::new(lock(&self.layers).clone()),
+            constants: Mutex::new(lock(&self.constants).clone()),
+            tables: Mutex::new(lock(&self.tables).clone()),
+        }
     }
 
     /// The layer of `source` in a form, by `make` the first time.
@@ -75,6 +84,11 @@ impl Prepared {
     /// The constant `source` in a form, by `make` the first time.
     pub fn constant(&self, source: &Arc<Data>, form: ConstantForm, make: impl FnOnce() -> Quantized) -> Arc<Quantized> {
         known(&self.constants, source, form, make)
+    }
+
+    /// The table `source` in a form, by `make` the first time.
+    pub fn table(&self, source: &Arc<Data>, form: TableForm, make: impl FnOnce() -> Table) -> Arc<Table> {
+        known(&self.tables, source, form, make)
     }
 }
 

@@ -11,6 +11,7 @@ mod copy;
 mod depthwise;
 mod depthwise_i16;
 mod dyadic_requant;
+mod embedding;
 mod gather;
 mod i_layer_norm;
 mod layer_norm;
@@ -55,6 +56,7 @@ pub fn add(builder: &mut Builder<'_>, op: &Op) -> Result<(), GpuError> {
         Op::Requant(params) => requant::steps(builder, params),
         Op::Copy(params) => copy::steps(builder, params),
         Op::Gather(params) => gather::steps(builder, params),
+        Op::Embedding(params) => embedding::steps(builder, params),
         Op::ReduceMean(params) => reduce_mean::steps(builder, params),
         Op::Pool2d(params) => pool::steps(builder, params),
         Op::DyadicRequant(params) => dyadic_requant::steps(builder, params),
