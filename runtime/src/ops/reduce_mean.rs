@@ -67,11 +67,19 @@ impl Operator for ReduceMean {
             let (outer, start) = ((piece / chunks) as usize, (piece % chunks) as usize * CHUNK);
             let count = inner.saturating_sub(start).min(CHUNK);
             let sums = sums.get_mut(..count).unwrap_or(&mut []);
-            let values = values.get_mut(..count).unwrap_or(&mut []);
             sums.iter_mut().for_each(|s| *s = self.bias);
-            for row in 0..r {
+            let mut row = 0;
+            while row < r {
+                // Of a single column as many rows as a chunk takes lie side by side.
+                let rows = if inner == 1 { (r - row).min(CHUNK) } else { 1 };
+                let values = values.get_mut(..rows.max(count)).unwrap_or(&mut []);
                 wide::load(dtype, x, (outer * r + row) * inner + start, 1, values);
-                sums.iter_mut().zip(&*values).for_each(|(s, &v)| *s = s.wrapping_add(v));
+                if let [sum] = sums {
+                    *sum = values.iter().fold(*sum, |s, &v| s.wrapping_add(v));
+                } else {
+                    sums.iter_mut().zip(&*values).for_each(|(s, &v)| *s = s.wrapping_add(v));
+                }
+                row += rows;
             }
             for s in sums.iter_mut() {
                 *s = mulhi_round(*s << self.acc_shift, self.multiplier).wrapping_add(self.zero_point);
@@ -92,5 +100,39 @@ impl Operator for ReduceMean {
 
     fn piece_work(&self) -> u32 {
         super::work(&[STEP_SUM_WORK, self.r, self.inner.min(CHUNK as u32)]).saturating_add(PIECE_WORK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Random, Weights, run};
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn means_are_those_of_every_column() {
+        let mut random = Random(5);
+        for (outer, inner) in [(1, 1), (3, 1), (1, 16), (2, 17), (2, 5)] {
+            for r in [1u32, 15, 16, 17, 40] {
+                for dtype in [Dtype::I8, Dtype::I16] {
+                    let len = (outer * r * inner) as usize;
+                    let x = random.values(dtype, len);
+                    let multiplier =
+                        (1i64 << 31).checked_div(i64::from(r)).map_or(0, |m| m.min(i32::MAX.into())) as i32;
+                    let op = ReduceMean { outer, r, inner, bias: 3, acc_shift: 1, multiplier, zero_point: -2 };
+                    let expected: Vec<i32> = (0..outer * inner)
+                        .map(|at| {
+                            let (row, column) = (at / inner, at % inner);
+                            let column = (0..r).map(|i| x[((row * r + i) * inner + column) as usize]);
+                            let sum = 3 + column.sum::<i32>();
+                            (mulhi_round(sum << 1, multiplier) - 2).clamp(dtype.range().0, dtype.range().1)
+                        })
+                        .collect();
+                    let output = (dtype, (outer * inner) as usize);
+                    let (_, y) = run(&op, &Weights::default(), &[(dtype, &x)], output).expect("runs");
+                    assert_eq!(y, expected, "{outer} {r} {inner} {dtype:?}");
+                }
+            }
+        }
     }
 }
