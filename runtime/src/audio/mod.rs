@@ -92,7 +92,7 @@ impl FrontEnd {
         }
         let room = self.samples.get_mut(self.held..).unwrap_or(&mut []);
         let count = room.len().min(rest.len());
-        let (taken, left) = rest.split_at(count);
+        let (taken, left) = rest.split_at_checked(count).unwrap_or((&[], &[]));
         room.iter_mut().zip(taken).for_each(|(to, &sample)| *to = sample);
         *rest = left;
         self.held += count;

@@ -217,7 +217,7 @@ impl Operator for Embedding {
             for first in (0..width).step_by(CHUNK) {
                 let values = buffer.get_mut(..(width - first).min(CHUNK)).unwrap_or(&mut []);
                 self.decode(&tables, row, first, values);
-                values.iter_mut().for_each(|v| *v = mulhi_round(*v * scale << self.acc_shift, self.multiplier));
+                values.iter_mut().for_each(|v| *v = mulhi_round((*v * scale) << self.acc_shift, self.multiplier));
                 wide::store_out(memory, at * width + first, values);
             }
         }

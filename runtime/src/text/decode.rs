@@ -186,8 +186,9 @@ impl<'m> Decoder<'m> {
                     // The bytes may still become a character.
                     let Some(bad) = fault.error_len() else { return };
                     self.replace(write);
-                    self.pending.copy_within(bad.min(self.held)..self.held, 0);
-                    self.held -= bad.min(self.held);
+                    let rest = pending.get(bad..).unwrap_or(&[]);
+                    self.pending.iter_mut().zip(rest).for_each(|(slot, &byte)| *slot = byte);
+                    self.held = self.held.saturating_sub(bad);
                 }
             }
         }

@@ -72,10 +72,15 @@ impl Ids<'_> {
         if let Some(slot) = self.out.get_mut(at) {
             *slot = id;
         }
-        if at + 2 <= self.len && self.len <= self.out.len() {
-            self.out.copy_within(at + 2..self.len, at + 1);
-            self.len -= 1;
+        let Some([_, rest @ ..]) = self.out.get_mut(at..self.len) else { return };
+        // One to the left: `copy_within` has a panic that linkers keep.
+        let mut rest = rest.iter_mut();
+        let Some(mut to) = rest.next() else { return };
+        for from in rest {
+            *to = *from;
+            to = from;
         }
+        self.len -= 1;
     }
 }
 
@@ -198,8 +203,8 @@ impl Tokenizer<'_> {
             ids.push(id)?;
             return Ok(true);
         }
-        let mut buffer = [0; 4];
-        let bytes = character.encode_utf8(&mut buffer).as_bytes();
+        let (buffer, count) = utf8(character);
+        let bytes = buffer.get(..count).unwrap_or(&[]);
         if !bytes.iter().all(|&byte| self.unit(byte).is_some()) {
             return Ok(false);
         }
@@ -211,12 +216,36 @@ impl Tokenizer<'_> {
     fn whole(&self, word: impl Iterator<Item = char> + Clone) -> Option<u32> {
         let order = self.words(self.layout.order);
         let bytes = word.flat_map(|character| {
-            let mut buffer = [0; 4];
-            let length = character.encode_utf8(&mut buffer).len();
-            buffer.into_iter().take(length)
+            let (buffer, count) = utf8(character);
+            buffer.into_iter().take(count)
         });
         let text = |id: &[u8; 4]| self.piece(u32::from_le_bytes(*id)).map_or(&[][..], |(piece, _)| piece);
         let at = order.binary_search_by(|id| text(id).iter().copied().cmp(bytes.clone())).ok()?;
         order.get(at).map(|id| u32::from_le_bytes(*id))
+    }
+}
+
+/// The bytes of a character, and how many there are. [`char::encode_utf8`] has a panic that linkers keep.
+fn utf8(character: char) -> ([u8; 4], usize) {
+    let code = u32::from(character);
+    let tail = |shift: u32| 0x80 | (code >> shift & 0x3f) as u8;
+    match code {
+        0..0x80 => ([code as u8, 0, 0, 0], 1),
+        0x80..0x800 => ([0xc0 | (code >> 6) as u8, tail(0), 0, 0], 2),
+        0x800..0x1_0000 => ([0xe0 | (code >> 12) as u8, tail(6), tail(0), 0], 3),
+        0x1_0000.. => ([0xf0 | (code >> 18) as u8, tail(12), tail(6), tail(0)], 4),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utf8;
+
+    #[test]
+    fn characters_have_the_bytes_of_the_standard_library() {
+        for character in '\0'..=char::MAX {
+            let (bytes, count) = utf8(character);
+            assert_eq!(bytes.get(..count), Some(character.encode_utf8(&mut [0; 4]).as_bytes()));
+        }
     }
 }

@@ -20,6 +20,9 @@ const PANICS: [&str; 6] =
 /// Parts of names of the functions of an operator that the inference calls through its table. Parts are for steps alone.
 const OPERATORS: [&str; 2] = ["shiftformer::ops::entry::run::<", "shiftformer::ops::entry::needs::<"];
 
+/// Part of the names of the functions of tokenizers and sampling.
+const TEXT: &str = "shiftformer::text::";
+
 /// Soft-float routines and allocators.
 pub fn forbidden(image: &Image) -> Vec<String> {
     let finding = |function: &Function| {
@@ -37,9 +40,11 @@ pub fn panics(image: &Image) -> Vec<String> {
     image.functions.values().filter(|f| is_panic(&f.name)).map(|f| format!("panic machinery {}", f.name)).collect()
 }
 
-/// The panic machinery that the inference can reach.
+/// The panic machinery that the inference can reach, or what makes tokens of texts and texts of tokens.
 pub fn reachable_panics(image: &Image) -> Vec<String> {
-    let Some(reached) = inference(image) else { return vec!["there is no function `inference` to start from".into()] };
+    let Some(reached) = reached(image, &|f| is_inference(f) || f.name.contains(TEXT)) else {
+        return vec!["there is no function `inference` to start from".into()];
+    };
     let panics = reached.iter().filter(|(_, callee)| is_panic(&callee.function.name));
     panics.map(|(_, callee)| format!("panic machinery {} called from {}", callee.function.name, callee.from)).collect()
 }
@@ -55,12 +60,19 @@ pub struct Reached<'a> {
 /// What the inference can reach: from the functions called `inference` and from the operators, which are called through
 /// a table of pointers. `None` when there is nothing to start from.
 pub fn inference(image: &Image) -> Option<BTreeMap<u32, Reached<'_>>> {
-    let is_start =
-        |f: &&Function| f.name == "inference" || f.name.contains("::inference::<") || f.name.ends_with("::inference");
+    reached(image, &is_inference)
+}
+
+fn is_inference(f: &Function) -> bool {
+    f.name == "inference" || f.name.contains("::inference::<") || f.name.ends_with("::inference")
+}
+
+/// What the functions that are a start and the operators can reach.
+fn reached<'a>(image: &'a Image, is_start: &dyn Fn(&Function) -> bool) -> Option<BTreeMap<u32, Reached<'a>>> {
     let pointers: BTreeSet<u32> = image.words.iter().filter(|word| *word & 1 == 1).map(|word| word & !1).collect();
     let is_operator =
         |f: &&Function| pointers.contains(&f.address) && OPERATORS.iter().any(|part| f.name.contains(part));
-    let starts: Vec<&Function> = image.functions.values().filter(is_start).collect();
+    let starts: Vec<&Function> = image.functions.values().filter(|f| is_start(f)).collect();
     if starts.is_empty() {
         return None;
     }
