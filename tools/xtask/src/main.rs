@@ -161,7 +161,7 @@ enum Task {
         /// Also the tests that need PyTorch and dask, which are installed.
         #[arg(long, conflicts_with = "aarch64")]
         torch: bool,
-        /// Instead, the wheel for aarch64 Linux into target/wheel-aarch64.
+        /// Instead, the wheel for aarch64 Linux into target/wheel-aarch64, with tests on an emulated machine.
         #[arg(long)]
         aarch64: bool,
     },

@@ -266,7 +266,7 @@ class Model:
         executor: Executors = None,
         shards: Optional[int] = None,
         progress: Progress = None,
-    ) -> Union[Evaluation, SequenceEvaluation]:
+    ) -> Evaluation:
         """Accuracy on labelled samples and the distance from the float model, as ``shiftformer eval``.
 
         Args:
@@ -286,7 +286,7 @@ class Model:
             progress: A callable or ``True``, see :func:`shiftformer.convert`.
 
         Returns:
-            Figures; :class:`SequenceEvaluation` for a decoder.
+            Figures; a :class:`SequenceEvaluation` for a decoder.
 
         Raises:
             DataError: The samples, labels or references do not fit the model.
@@ -391,7 +391,7 @@ class Model:
                 text = self._model.evaluate_sequences(
                     samples=feeds, limit=limit, backend=backend, threads=threads, progress=call
                 )
-        return of(SequenceEvaluation, json.loads(text))
+        return SequenceEvaluation.of_json(json.loads(text))
 
     def inspect(self) -> Summary:
         """Sizes, operators and proven bounds, as ``shiftformer inspect``."""

@@ -172,18 +172,29 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class SequenceEvaluation:
-    """Figures of a decoder over sequences of tokens; ``None`` where there was no reference or no tokenizer."""
+class SequenceEvaluation(Evaluation):
+    """Figures of a decoder over sequences of tokens; ``None`` where there was no reference or no tokenizer.
 
-    sequences: int
+    Attributes:
+        samples: Sequences evaluated.
+        tokens: Tokens whose logits were computed.
+        left_out: Tokens beyond the context.
+        agreement: Share of tokens with the same most likely successor as the float model.
+        bits_per_token: Mean of ``-log2`` of the probability of the token that follows.
+        bits_per_byte: The same bits over the bytes of the text.
+    """
+
     tokens: int
     left_out: int
-    sqnr_db: Optional[float]
-    agreement: Optional[float]
     bits_per_token: Optional[float]
     float_bits_per_token: Optional[float]
     bits_per_byte: Optional[float]
     float_bits_per_byte: Optional[float]
+
+    @classmethod
+    def of_json(cls, fields: Mapping[str, Any]) -> SequenceEvaluation:
+        missing = {"accuracy": None, "float_accuracy": None, "cosine": None, "sums": ""}
+        return of(cls, {**missing, **fields, "samples": fields["sequences"]})
 
 
 @dataclass(frozen=True)
