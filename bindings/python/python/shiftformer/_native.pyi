@@ -1,6 +1,17 @@
 import os
 from typing import Callable, Optional, Sequence, final
 
+__all__ = [
+    "Converter",
+    "FloatModel",
+    "Model",
+    "backends",
+    "convert_options",
+    "figures",
+    "generate_options",
+    "merge",
+]
+
 _Path = str | os.PathLike[str]
 _Given = tuple[str, str, list[int], bytes]
 _Progress = Optional[Callable[[Optional[str], int, int], object]]
