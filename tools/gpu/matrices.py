@@ -21,13 +21,28 @@ import zlib
 
 SOURCE = pathlib.Path(__file__).resolve().parent / "src"
 LIST = SOURCE / "glsl" / "matrices.txt"
-# Text, module, and the sizes of a tile: rows and channels of the workgroup, then of a subgroup.
+LINEAR = "ops/linear/matrix"
+
+
+def tile(rows, channels, subgroup_rows, subgroup_channels, out, norm=False, step=4):
+    """A size of tile of a dense layer with outputs of so many bits."""
+    sizes = {"BM": rows, "BN": channels, "WM": subgroup_rows, "WN": subgroup_channels, "STEP": step, "OUT": out}
+    name = f"{LINEAR}_{'norm' if norm else f'i{out}'}_{rows}x{channels}.spv"
+    return f"{LINEAR}.comp", name, sizes | ({"NORM": 1} if norm else {})
+
+
+# Text, module, and what the text is compiled with.
 MODULES = [
-    ("ops/linear/matrix.comp", "ops/linear/matrix_128x128.spv", {"BM": 128, "BN": 128, "WM": 64, "WN": 32}),
-    ("ops/linear/matrix.comp", "ops/linear/matrix_64x192.spv", {"BM": 64, "BN": 192, "WM": 32, "WN": 48}),
-    ("ops/linear/matrix.comp", "ops/linear/matrix_64x128.spv", {"BM": 64, "BN": 128, "WM": 32, "WN": 32}),
-    ("ops/linear/matrix.comp", "ops/linear/matrix_64x64.spv", {"BM": 64, "BN": 64, "WM": 32, "WN": 16}),
+    *(tile(64, 64, 16, 32, out) for out in [8, 16, 32]),
+    *(tile(32, 64, 16, 32, out) for out in [8, 16, 32]),
+    tile(64, 192, 64, 32, 16, norm=True),
+    tile(32, 192, 16, 32, 16, norm=True),
+    tile(16, 192, 16, 32, 16, norm=True, step=12),
+    tile(64, 64, 16, 32, 16, norm=True),
+    tile(32, 64, 16, 32, 16, norm=True),
+    ("ops/attention/fused/matrix.comp", "ops/attention/fused/matrix_wide.spv", {"WIDE": 1}),
     ("ops/attention/fused/matrix.comp", "ops/attention/fused/matrix.spv", {}),
+    ("matrix/probe.comp", "matrix/probe.spv", {}),
 ]
 
 

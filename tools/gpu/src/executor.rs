@@ -2,16 +2,15 @@
 
 use crate::digest;
 use crate::error::GpuError;
-use crate::gpu::{Abilities, Gpu};
+use crate::gpu::{Abilities, Gpu, driver, start_map};
 use crate::layout::{Layout, Operands, Region, Source, decode};
-use crate::ops::{self, Builder};
-use crate::step::{Buffer, Step, Tensor, Work};
+use crate::ops::{self, Builder, Following};
+use crate::step::{Buffer, Step, Tensor, Work, side_by_side};
 use shiftformer::format::SectionKind;
 use shiftformer::ops::Op;
 use shiftformer::ops::embedding::IdPart;
 use shiftformer::{Model, RunFault};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::thread::available_parallelism;
 
 /// Bytes of a sample's inputs, in the order of the model's inputs.
@@ -118,6 +117,7 @@ impl GpuModel {
         weights.resize(weights.len().next_multiple_of(16), 0);
         let table = (weights.len() / 4) as u32;
         weights.extend(digest::table(&layout, capacity).iter().flat_map(|w| w.to_le_bytes()));
+        weights.resize(weights.len().next_multiple_of(16), 0);
         steps.push(digest::step(&layout, capacity, table)?);
         let mut params = Vec::with_capacity(steps.len() * PARAM_BYTES as usize);
         let mut dispatches = Vec::with_capacity(steps.len());
@@ -276,7 +276,7 @@ impl GpuModel {
 
     /// The inputs of all samples of a batch, each padded to its region, into the mapped buffer.
     fn write_inputs(&self, upload: &wgpu::Buffer, batch: &[Sample]) -> Result<(), GpuError> {
-        let ready = self.start_map(upload, wgpu::MapMode::Write);
+        let ready = start_map(upload, wgpu::MapMode::Write);
         // The batch that last used the buffer has been collected: a look at the device is enough, waiting for all of its
         // work would keep the other batch from running on.
         self.gpu.device.poll(wgpu::PollType::Poll).map_err(|e| driver(&e))?;
@@ -315,7 +315,8 @@ impl GpuModel {
 
     fn collect(&self, pending: &Pending, traces: &mut Vec<Trace>) -> Result<(), GpuError> {
         let readback = &self.slots[pending.slot].readback;
-        let bytes = self.map(readback, self.bytes_of(self.readback_regions()), Some(pending.submission.clone()))?;
+        let bytes =
+            self.gpu.mapped(readback, self.bytes_of(self.readback_regions()), Some(pending.submission.clone()))?;
         let of = |index: usize, sample: usize| {
             let (region, at) = self.readback_regions().nth(index)?;
             let from = at as usize + sample * region.words() as usize * 4;
@@ -370,32 +371,7 @@ impl GpuModel {
             self.gpu.queue.submit([encoder.finish()]);
             readback
         })?;
-        self.map(&readback, bytes, None)
-    }
-
-    /// Asks for a whole buffer; the answer comes while the device is polled.
-    fn start_map(&self, buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Receiver<Result<(), wgpu::BufferAsyncError>> {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        buffer.map_async(mode, .., move |result| {
-            // A receiver that is gone has stopped waiting.
-            let _ = sender.send(result);
-        });
-        receiver
-    }
-
-    fn map(
-        &self,
-        buffer: &wgpu::Buffer,
-        bytes: u64,
-        submission_index: Option<wgpu::SubmissionIndex>,
-    ) -> Result<Vec<u8>, GpuError> {
-        let ready = self.start_map(buffer, wgpu::MapMode::Read);
-        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
-        self.gpu.device.poll(wait).map_err(|e| driver(&e))?;
-        ready.recv().map_err(|e| driver(&e))?.map_err(|e| driver(&e))?;
-        let copy = buffer.get_mapped_range(0..bytes).map_err(|e| driver(&e))?.to_vec();
-        buffer.unmap();
-        Ok(copy)
+        self.gpu.mapped(&readback, bytes, None)
     }
 }
 
@@ -438,15 +414,50 @@ fn build_steps(
     abilities: Abilities,
 ) -> Result<(Vec<Step>, u64), GpuError> {
     let (mut steps, mut words) = (Vec::new(), layout.words);
-    for (index, operands) in layout.ops.iter().enumerate() {
-        let op = decode(model, index).ok_or(GpuError::Op { op: index, reason: "its parameters do not decode" })?;
-        let mut build = Builder::new(index, operands, layout, capacity, abilities);
-        ops::add(&mut build, &op)?;
-        let (more, end) = build.finish();
+    let decoded =
+        |index| decode(model, index).ok_or(GpuError::Op { op: index, reason: "its parameters do not decode" });
+    let ops: Vec<Op> = (0..layout.ops.len()).map(decoded).collect::<Result<_, _>>()?;
+    // Operators whose outputs an earlier dispatch has made.
+    let mut made = vec![false; ops.len()];
+    for (index, (op, operands)) in ops.iter().zip(&layout.ops).enumerate() {
+        if made[index] {
+            continue;
+        }
+        let following = following(&ops, layout, index, capacity);
+        let mut build = Builder::new(index, operands, layout, capacity, abilities).followed_by(following);
+        ops::add(&mut build, op)?;
+        let (more, end, absorbed) = build.finish();
         steps.extend(more);
         words = words.max(end);
+        absorbed.into_iter().for_each(|later| made[later] = true);
     }
-    Ok((steps, words))
+    Ok((side_by_side(steps), words))
+}
+
+/// The first norm of the output of operator `op`, and a copy of what it makes: each output has memory of its own, so that
+/// they can be made as soon as their input is there.
+fn following(ops: &[Op], layout: &Layout, op: usize, capacity: u64) -> Option<Following> {
+    let reads = |later: usize, of: usize| match layout.ops[later].inputs.first() {
+        Some(Some(Source::Region(input))) => input.offset == layout.ops[of].output.offset,
+        Some(Some(Source::Weights(_)) | None) | None => false,
+    };
+    if !layout.ops[op].complete {
+        return None;
+    }
+    let norms = ops.iter().enumerate().skip(op + 1);
+    let (index, norm) = norms.filter(|&(index, _)| reads(index, op)).find_map(|(index, op)| match op {
+        Op::LayerNorm(norm) => Some((index, *norm)),
+        _ => None,
+    })?;
+    let copies = ops.iter().enumerate().skip(index + 1);
+    let copies = copies
+        .filter(|&(copy, _)| reads(copy, index) && layout.ops[copy].output.bytes == layout.ops[index].output.bytes);
+    let copy = copies.into_iter().find_map(|(copy, op)| match op {
+        Op::Copy(copy_op) if ops::copies_all(copy_op) && layout.ops[copy].complete => Some(copy),
+        _ => None,
+    });
+    let tensor = |op: usize| layout.ops[op].output.tensor(capacity);
+    Some(Following { op: index, norm, out: tensor(index), copy, again: copy.map_or(Tensor::ABSENT, tensor) })
 }
 
 fn gathers(model: &Model<'_>, layout: &Layout, capacity: u64, abilities: Abilities) -> Vec<Option<Gather>> {
@@ -498,10 +509,6 @@ fn write_side_by_side(to: &wgpu::Buffer, at: u64, stride: usize, inputs: &[&[u8]
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
-}
-
-fn driver(error: &dyn std::fmt::Display) -> GpuError {
-    GpuError::Driver(error.to_string())
 }
 
 fn constant_buffer(gpu: &Gpu, bytes: &[u8]) -> Result<wgpu::Buffer, GpuError> {

@@ -5,6 +5,7 @@ use crate::matrix;
 use crate::step::{Constants, Products, Shader, Source};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Which adapter to use.
@@ -136,9 +137,16 @@ fn enumerate() -> Vec<(AdapterSummary, wgpu::Adapter)> {
     adapters.into_iter().map(|adapter| (AdapterSummary::of(&adapter), adapter)).collect()
 }
 
-/// All adapters, hardware and software.
+/// All adapters, hardware and software. Those that offer cooperative matrices are opened to see whether they serve.
 pub fn adapters() -> Vec<AdapterSummary> {
-    enumerate().into_iter().map(|(summary, _)| summary).collect()
+    let looked_at = |(summary, adapter): (AdapterSummary, wgpu::Adapter)| {
+        if summary.matrices.is_err() {
+            return summary;
+        }
+        let opened = Gpu::open(summary.clone(), &adapter, Products::Halves, Route::Fastest);
+        opened.map_or(summary, |gpu| gpu.summary)
+    };
+    enumerate().into_iter().map(looked_at).collect()
 }
 
 /// What shaders a device can run.
@@ -280,7 +288,7 @@ impl Gpu {
             bind_group_layouts: &[Some(&bindings)],
             ..Default::default()
         });
-        Ok(Self {
+        let mut gpu = Self {
             device,
             queue,
             summary,
@@ -291,7 +299,12 @@ impl Gpu {
             matrices,
             damage: None,
             pipelines: Mutex::default(),
-        })
+        };
+        if matrices && !matrix::elements_lie_as_known(&gpu)? {
+            gpu.matrices = false;
+            gpu.summary.matrices = Err("the driver spreads matrices over invocations in another way");
+        }
+        Ok(gpu)
     }
 
     /// The adapter in use.
@@ -383,4 +396,34 @@ impl Gpu {
         }
         Ok(result)
     }
+
+    /// The first `bytes` bytes of a buffer that can be mapped, once `submission`, or all that was submitted, is done.
+    pub(crate) fn mapped(
+        &self,
+        buffer: &wgpu::Buffer,
+        bytes: u64,
+        submission_index: Option<wgpu::SubmissionIndex>,
+    ) -> Result<Vec<u8>, GpuError> {
+        let ready = start_map(buffer, wgpu::MapMode::Read);
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        self.device.poll(wait).map_err(|e| driver(&e))?;
+        ready.recv().map_err(|e| driver(&e))?.map_err(|e| driver(&e))?;
+        let copy = buffer.get_mapped_range(0..bytes).map_err(|e| driver(&e))?.to_vec();
+        buffer.unmap();
+        Ok(copy)
+    }
+}
+
+/// Asks for a whole buffer; the answer comes while the device is polled.
+pub(crate) fn start_map(buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Receiver<Result<(), wgpu::BufferAsyncError>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    buffer.map_async(mode, .., move |result| {
+        // A receiver that is gone has stopped waiting.
+        let _ = sender.send(result);
+    });
+    receiver
+}
+
+pub(crate) fn driver(error: &dyn fmt::Display) -> GpuError {
+    GpuError::Driver(error.to_string())
 }

@@ -4,14 +4,18 @@
 //! need is asked of the adapter here, once; where anything is missing, every operator runs on packed products instead,
 //! with the same bytes. Sums of signed bytes in 32 bits are exact by the extension's definition.
 
+use crate::error::GpuError;
+use crate::gpu::Gpu;
+use crate::step::{Constants, Shader, matrix_shader};
+
 /// What wgpu must let through.
 pub const FEATURES: wgpu::Features =
     wgpu::Features::PASSTHROUGH_SHADERS.union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
 
 /// Invocations of a subgroup, which the shaders count on.
 const SUBGROUP: u32 = 32;
-/// Bytes of workgroup memory of the largest shader (attention).
-const WORKGROUP_BYTES: u32 = 48_400;
+/// Bytes of workgroup memory of the largest shader (a dense layer with its norm, 16 by 192).
+const WORKGROUP_BYTES: u32 = 44_800;
 
 /// Whether the shaders on cooperative matrices run on this adapter, or why not.
 pub fn available(adapter: &wgpu::Adapter) -> Result<(), &'static str> {
@@ -87,6 +91,51 @@ pub fn module(device: &wgpu::Device, name: &'static str, binary: &[u8], invocati
             ..Default::default()
         })
     }
+}
+
+static PROBE: Shader = matrix_shader!("matrix probe", "matrix/probe.spv", 32);
+/// Bytes of the buffers that it binds.
+const PROBE_BYTES: u64 = 512;
+
+/// Whether elements of matrices lie in the invocations where the shaders look for them: KHR leaves that to the driver.
+///
+/// # Errors
+/// [`GpuError::Driver`].
+pub fn elements_lie_as_known(gpu: &Gpu) -> Result<bool, GpuError> {
+    let pipeline = gpu.pipeline(&PROBE, &Constants::new())?;
+    let found = gpu.checked(|device| {
+        let buffer = |usage| {
+            let descriptor =
+                wgpu::BufferDescriptor { label: Some("probe"), size: PROBE_BYTES, usage, mapped_at_creation: false };
+            device.create_buffer(&descriptor)
+        };
+        let usages = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let [data, constants] = [buffer(usages), buffer(usages)];
+        let found = buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+        let binding = |binding, buffer| {
+            let size = PROBE_BYTES.try_into().ok();
+            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size });
+            wgpu::BindGroupEntry { binding, resource }
+        };
+        let bindings = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &gpu.bindings,
+            entries: &[binding(0, &data), binding(1, &constants), binding(2, &constants)],
+        });
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &bindings, &[0]);
+            pass.dispatch_workgroups(1, 1, 1);
+        }
+        encoder.copy_buffer_to_buffer(&data, 0, &found, 0, PROBE_BYTES);
+        gpu.queue.submit([encoder.finish()]);
+        found
+    })?;
+    let words = gpu.mapped(&found, PROBE_BYTES, None)?;
+    // Word 0: one lies elsewhere. Word 1: the probe has run.
+    Ok(words.first_chunk() == Some(&[0, 0, 0, 0, 1, 0, 0, 0]))
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub(crate) use shader;
 
 /// A shader on cooperative matrices, whose workgroups have so many invocations.
 macro_rules! matrix_shader {
-    ($name:literal, $file:literal, $invocations:literal) => {
+    ($name:expr, $file:expr, $invocations:literal) => {
         $crate::step::Shader {
             name: $name,
             source: $crate::step::Source::SpirV { binary: include_bytes!($file), invocations: $invocations },
@@ -89,6 +89,19 @@ pub struct Step {
     pub constants: Constants,
     /// How much of it.
     pub work: Work,
+    /// What it takes to run beside others in one dispatch.
+    pub beside: Option<Beside>,
+}
+
+/// A step whose shader takes the parameters of several, one behind the other, as columns of tiles side by side.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// What it reads.
+    pub reads: Vec<Tensor>,
+    /// What it writes.
+    pub writes: Tensor,
+    /// Steps that a dispatch holds.
+    pub most: usize,
 }
 
 /// Names and values of overridable constants; a shader's pipelines all name them in the same order.
@@ -124,13 +137,54 @@ impl Work {
     }
 }
 
+impl Work {
+    /// The tiles of two over the same rows, side by side.
+    fn beside(&self, other: &Self) -> Option<Self> {
+        match (*self, *other) {
+            (Work::Tiles { rows, size, columns }, Work::Tiles { rows: as_many, size: alike, columns: more }) => {
+                (rows == as_many && size == alike).then_some(Work::Tiles { rows, size, columns: columns + more })
+            }
+            (Work::PerSample(_) | Work::Tiles { .. }, Work::PerSample(_))
+            | (Work::PerSample(_), Work::Tiles { .. }) => None,
+        }
+    }
+}
+
 impl Step {
     /// `work` for a batch of up to `capacity` samples.
     pub fn new(shader: &'static Shader, params: Params, work: Work, capacity: u64) -> Result<Self, GpuError> {
         let too_large = GpuError::Op { op: params.op, reason: "it is too large for one dispatch" };
         work.groups(capacity).ok_or(too_large)?;
-        Ok(Self { op: params.op, shader, params: params.words, constants: params.constants, work })
+        Ok(Self { op: params.op, shader, params: params.words, constants: params.constants, work, beside: None })
     }
+}
+
+/// Steps one behind the other that do not wait for each other, in one dispatch where their shader holds several.
+pub fn side_by_side(steps: Vec<Step>) -> Vec<Step> {
+    let mut merged: Vec<Step> = Vec::with_capacity(steps.len());
+    // What the steps of the last dispatch write.
+    let mut written: Vec<Tensor> = Vec::new();
+    for step in steps {
+        if let (Some(last), Some(beside)) = (merged.last_mut(), &step.beside) {
+            let waits = beside.reads.iter().any(|read| read.buffer == Buffer::Data && written.contains(read));
+            let alike = std::ptr::eq(last.shader, step.shader) && last.constants == step.constants;
+            let work = last.work.beside(&step.work);
+            if last.beside.is_some()
+                && alike
+                && !waits
+                && written.len() < beside.most
+                && let Some(work) = work
+            {
+                written.push(beside.writes);
+                last.params.extend(step.params);
+                last.work = work;
+                continue;
+            }
+        }
+        written = step.beside.iter().map(|beside| beside.writes).collect();
+        merged.push(step);
+    }
+    merged
 }
 
 /// A tensor in the memory of a batch, as the shaders see it.

@@ -11,9 +11,10 @@ use shiftformer::text::Tokenizer;
 use shiftformer_convert::model_file::ModelFile;
 use shiftformer_convert::sequences::Sequences;
 use shiftformer_lab::backend::Sample;
-use shiftformer_lab::parity::{BackendRun, Comparison, Difference, Reproducer, compare};
+use shiftformer_lab::parity::{BackendRun, Comparison, Difference, Reproducer, compare, compare_repeated};
 use shiftformer_lab::sequence::{self, SequenceComparison, SequenceDifference, Way};
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -30,6 +31,10 @@ pub struct Args {
     /// Use only the first N samples.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Compare N samples: those of the data again and again, a part of them held at a time. The report says how fast each
+    /// backend was
+    #[arg(long, value_name = "N", conflicts_with = "digests")]
+    repeat: Option<NonZeroUsize>,
     /// Where to save a minimal reproducer of the first difference: STEM.sfm and STEM.npz.
     #[arg(long, value_name = "STEM", default_value = "parity-difference")]
     save: PathBuf,
@@ -74,9 +79,14 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let parse = |name: &String| BackendRun::parse(name, &model);
     let contestants: Vec<BackendRun> = args.backends.iter().map(parse).collect::<Result<_, _>>()?;
     let spinner = data::spinner();
-    let comparison = compare(&model, &contestants, &samples, |name| {
-        spinner.set_message(format!("{} samples on {name}", samples.len()));
-    })?;
+    let comparison = match args.repeat {
+        Some(total) => compare_repeated(&model, &contestants, &samples, total.get(), |name, done| {
+            spinner.set_message(format!("{done} of {total} samples compared, {name} at work"));
+        }),
+        None => compare(&model, &contestants, &samples, |name| {
+            spinner.set_message(format!("{} samples on {name}", samples.len()));
+        }),
+    }?;
     spinner.finish_and_clear();
     let reproducer = match comparison.differences.first() {
         Some(difference) => save(args, &model, &contestants[0], difference, &samples[difference.sample])?,
@@ -88,12 +98,20 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
         output::json(&ParityOutput { comparison: &comparison, reproducer, digests })?;
     } else {
         output::print(&report(&comparison, reproducer.as_ref()));
+        if args.repeat.is_some() {
+            output::print(&speeds(&comparison));
+        }
     }
     Ok(if equal { Verdict::Passed } else { Verdict::Failed })
 }
 
 /// A decoder over sequences: prompts and single steps.
 fn on_sequences(args: &Args, model: &ModelFile) -> Result<Verdict, Failure> {
+    if args.repeat.is_some() {
+        return Err(Failure::Usage(
+            "a decoder is compared over its sequences once; --repeat is for other models".to_owned(),
+        ));
+    }
     if args.digests {
         return Err(Failure::Usage("a decoder is compared by its logits; --digests is for other models".to_owned()));
     }
@@ -159,6 +177,17 @@ fn report(comparison: &Comparison, saved: Option<&Saved>) -> String {
         text += &format!("reproduce with\n  {}\n", saved.command);
     }
     text
+}
+
+/// How fast each backend was, and which of them the others waited for.
+fn speeds(comparison: &Comparison) -> String {
+    let sides = || comparison.backends.iter().zip(&comparison.seconds);
+    let line = |(name, seconds): (&String, &f64)| {
+        format!("{name}: {seconds:.2} s, {:.0} samples/s\n", comparison.samples as f64 / seconds.max(f64::MIN_POSITIVE))
+    };
+    let slowest = sides().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.as_str());
+    let lines: String = sides().map(line).collect();
+    lines + &slowest.map_or_else(String::new, |name| format!("{name} bounds the comparison\n"))
 }
 
 fn difference_text(d: &Difference, reference: &str) -> String {

@@ -61,3 +61,29 @@ fn one_flipped_weight_bit_is_found_and_named() {
     }
     assert!(found >= 2 && sums >= 1, "only {found} of the flipped bits had an effect, {sums} of them on a sum");
 }
+
+#[test]
+fn repeated_samples_are_counted_compared_and_timed() {
+    let data = bundled("eval.npz");
+    let digits = digits_arg();
+    // More samples than are held at a time.
+    let args = ["parity", &digits, "--data", &data, "--backends", "native,native", "--limit", "5", "--repeat", "8195"];
+    let shown = shiftformer(&args);
+    assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+    assert!(shown.stdout.contains("x 8195 samples on native, native"), "{}", shown.stdout);
+    assert!(shown.stdout.contains("native bounds the comparison"), "{}", shown.stdout);
+
+    let backends = "native,portable@corrupt-weight:9000";
+    let folder = Folder::new();
+    let stem = folder.path("found");
+    let args = ["parity", &digits, "--data", &data, "--backends", backends, "--limit", "2", "--save", &stem, "--json"];
+    let once = shiftformer(&args);
+    let once: serde_json::Value = serde_json::from_str(&once.stdout).unwrap();
+    let repeated: Vec<&str> = args.iter().copied().chain(["--repeat", "10"]).collect();
+    let repeated = shiftformer(&repeated);
+    assert_eq!(repeated.code, Some(1), "{}", repeated.stderr);
+    let repeated: serde_json::Value = serde_json::from_str(&repeated.stdout).unwrap();
+    let [once, five_times] = [&once, &repeated].map(|shown| &shown["differences"][0]);
+    assert_eq!((&once["op"], &once["sample"]), (&five_times["op"], &five_times["sample"]));
+    assert_eq!(once["samples_that_differ"].as_u64().map(|n| 5 * n), five_times["samples_that_differ"].as_u64());
+}

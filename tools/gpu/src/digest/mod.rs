@@ -4,7 +4,7 @@ use crate::error::GpuError;
 use crate::layout::Layout;
 use crate::step::{Params, Shader, Step, Work, shader};
 
-static SHADER: Shader = shader!("digest", ["tensor", "memory", "reduce", "entry"], "shader.wgsl");
+static SHADER: Shader = shader!("digest", ["tensor", "reduce", "entry"], "shader.wgsl");
 
 /// One row per operator: first word, words per sample, bytes. No bytes where a later operator completes the output.
 pub fn table(layout: &Layout, capacity: u64) -> Vec<u32> {

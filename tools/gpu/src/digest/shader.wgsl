@@ -6,7 +6,11 @@ const SEED_LOW: u32 = 0x2545f491u;
 const SEED_HIGH: u32 = 0x8f1bbcdcu;
 const INDEX: u32 = 0x9e3779b1u;
 
-const INVOCATIONS: u32 = 64u;
+@group(0) @binding(0) var<storage, read_write> data: array<vec4<u32>>;
+// The model's `Weights` section, then the table.
+@group(0) @binding(1) var<storage, read> weights: array<u32>;
+
+const INVOCATIONS: u32 = 256u;
 const SPAN: u32 = INVOCATIONS;
 
 struct Params {
@@ -23,6 +27,15 @@ fn scrambled(value: u32) -> u32 {
     return b ^ (b >> 16u);
 }
 
+// `INDEX` times the numbers of the words of 16-byte word `quad`.
+fn indices(quad: u32) -> vec4<u32> {
+    return (vec4(4u * quad) + vec4(0u, 1u, 2u, 3u)) * INDEX;
+}
+
+fn mixed(value: vec4<u32>, index: vec4<u32>, seed: u32) -> vec4<u32> {
+    return scrambled4(value ^ (index + vec4(seed)));
+}
+
 fn scrambled4(value: vec4<u32>) -> vec4<u32> {
     return vec4(scrambled(value.x), scrambled(value.y), scrambled(value.z), scrambled(value.w));
 }
@@ -37,31 +50,39 @@ fn run(sample: u32, group: u32, invocation: u32) {
     }
     let entry = p.table + 3u * group;
     let bytes = weights[entry + 2u];
-    let source = Tensor(weights[entry], weights[entry + 1u], U8, 0u);
-    var low = 0u;
-    var high = 0u;
+    // A region starts at a multiple of four words and is a multiple of them long.
+    let first = (weights[entry] + sample * weights[entry + 1u]) >> 2u;
     let words = (bytes + 3u) >> 2u;
+    let quads = words >> 2u;
+    var low = vec4<u32>(0u);
+    var high = vec4<u32>(0u);
     // Four at a time: loads that wait together.
     var i = invocation;
-    for (; i + 3u * INVOCATIONS < words; i += 4u * INVOCATIONS) {
-        let at = vec4(i, i + INVOCATIONS, i + 2u * INVOCATIONS, i + 3u * INVOCATIONS);
-        let value = vec4(
-            word(source, sample, at.x),
-            word(source, sample, at.y),
-            word(source, sample, at.z),
-            word(source, sample, at.w),
-        );
-        low += sum_of(scrambled4(value ^ (at * INDEX + vec4(SEED_LOW))));
-        high += sum_of(scrambled4(value ^ (at * INDEX + vec4(SEED_HIGH))));
+    for (; i + 3u * INVOCATIONS < quads; i += 4u * INVOCATIONS) {
+        let a = data[first + i];
+        let b = data[first + i + INVOCATIONS];
+        let c = data[first + i + 2u * INVOCATIONS];
+        let d = data[first + i + 3u * INVOCATIONS];
+        low += mixed(a, indices(i), SEED_LOW) + mixed(b, indices(i + INVOCATIONS), SEED_LOW);
+        low += mixed(c, indices(i + 2u * INVOCATIONS), SEED_LOW) + mixed(d, indices(i + 3u * INVOCATIONS), SEED_LOW);
+        high += mixed(a, indices(i), SEED_HIGH) + mixed(b, indices(i + INVOCATIONS), SEED_HIGH);
+        high += mixed(c, indices(i + 2u * INVOCATIONS), SEED_HIGH) + mixed(d, indices(i + 3u * INVOCATIONS), SEED_HIGH);
     }
-    for (; i < words; i += INVOCATIONS) {
-        let value = word(source, sample, i);
-        low += scrambled(value ^ (i * INDEX + SEED_LOW));
-        high += scrambled(value ^ (i * INDEX + SEED_HIGH));
+    for (; i < quads; i += INVOCATIONS) {
+        let value = data[first + i];
+        low += mixed(value, indices(i), SEED_LOW);
+        high += mixed(value, indices(i), SEED_HIGH);
     }
-    let sums = reduced(SUM, invocation, vec4(low, high, 0u, 0u));
+    var sum = vec2(sum_of(low), sum_of(high));
+    if invocation < (words & 3u) {
+        let index = 4u * quads + invocation;
+        let value = data[first + quads][invocation];
+        sum += vec2(scrambled(value ^ (index * INDEX + SEED_LOW)), scrambled(value ^ (index * INDEX + SEED_HIGH)));
+    }
+    let sums = reduced(SUM, invocation, vec4(sum, 0u, 0u));
     if invocation == 0u {
-        set_word(p.out, sample, 2u * group, sums.x + scrambled(bytes ^ SEED_LOW));
-        set_word(p.out, sample, 2u * group + 1u, sums.y + scrambled(bytes ^ SEED_HIGH));
+        let place = p.out.base + sample * p.out.stride + 2u * group;
+        data[place >> 2u][place & 3u] = sums.x + scrambled(bytes ^ SEED_LOW);
+        data[place >> 2u][(place & 3u) + 1u] = sums.y + scrambled(bytes ^ SEED_HIGH);
     }
 }

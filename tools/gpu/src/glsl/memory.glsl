@@ -3,6 +3,11 @@
 //
 // Matrices are 16 x 32 times 32 x 16 to 16 x 16 sums of 32 bits; a subgroup has 32 invocations. They are loaded from
 // arrays of `uvec4` with strides in `uvec4`: no shader needs storage of single bytes.
+//
+// KHR does not say which invocation holds which element. These shaders know it all the same: `matrix::probe` asks the
+// device, and they run only where it is so. Invocation `lane` has, with g = lane / 4 and q = lane % 4,
+// - of sums: rows g (elements 0 to 3) and g + 8 (4 to 7), columns 2 q, 2 q + 1, 8 + 2 q, 9 + 2 q;
+// - of a left matrix: rows g (0 to 7) and g + 8 (8 to 15), columns 4 q to 4 q + 3, then 16 more.
 
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -55,10 +60,15 @@ ivec4 mulhi_round(ivec4 a, ivec4 b) {
     return ivec4(mulhi_round(a.x, b.x), mulhi_round(a.y, b.y), mulhi_round(a.z, b.z), mulhi_round(a.w, b.w));
 }
 
+// Four values of 8 bits as the word of a tensor.
+uint joined_i8(ivec4 values) {
+    const uvec4 bytes = uvec4(values) & 0xffu;
+    return bytes.x | bytes.y << 8 | bytes.z << 16 | bytes.w << 24;
+}
+
 // Four values, saturated, as the word of an 8-bit tensor.
 uint packed_i8(ivec4 values) {
-    const uvec4 bytes = uvec4(clamp(values, ivec4(-128), ivec4(127))) & 0xffu;
-    return bytes.x | bytes.y << 8 | bytes.z << 16 | bytes.w << 24;
+    return joined_i8(clamp(values, ivec4(-128), ivec4(127)));
 }
 
 // Four values, saturated, as two words of a 16-bit tensor.

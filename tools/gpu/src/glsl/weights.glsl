@@ -1,4 +1,5 @@
-// Packed weights of dense layers, one reader per weight format: see `wgsl/dense.wgsl`.
+// Packed weights of dense layers, one reader per weight format: see `wgsl/dense.wgsl`. Each reads the sixteen weights with
+// number `at` of the layer whose weights start at byte `offset`.
 
 struct Dense {
     uint format;
@@ -22,10 +23,4 @@ uvec4 weights_i8(uint offset, uint at) {
 uvec4 weights_i4(uint offset, uint at) {
     const uvec2 packed = weights2[(offset >> 3) + at];
     return uvec4(widened(packed.x), widened(packed.y), widened(packed.x >> 4), widened(packed.y >> 4));
-}
-
-// The sixteen weights of `channel` in group `group` of K, of `groups`. The host picks this shader for these formats only.
-uvec4 sixteen_weights(Dense dense, uint groups, uint channel, uint group) {
-    const uint at = ((channel >> 2) * groups + group) * 4 + (channel & 3);
-    return dense.format == 8 ? weights_i8(dense.weights.offset, at) : weights_i4(dense.weights.offset, at);
 }

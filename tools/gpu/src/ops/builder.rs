@@ -3,12 +3,28 @@
 use crate::error::GpuError;
 use crate::gpu::Abilities;
 use crate::layout::{Layout, Operands, Region, Source};
-use crate::step::{self, Buffer, Params, Shader, Step, Tensor, Work};
+use crate::step::{self, Beside, Buffer, Params, Shader, Step, Tensor, Work};
+use shiftformer::ops::layer_norm::LayerNorm;
 use shiftformer::tensor::Dtype;
 
 /// Most terms that one invocation sums for an element: it makes up to four, and Mesa's software driver ends all loops of
 /// an invocation, without a word, after 65535 iterations together.
 pub(super) const MAX_TERMS: u32 = 16_000;
+
+/// A norm of the output of an operator that may follow in the operator's own dispatch.
+#[derive(Clone, Copy)]
+pub struct Following {
+    /// Index of the norm.
+    pub op: usize,
+    /// Its parameters.
+    pub norm: LayerNorm,
+    /// What it writes.
+    pub out: Tensor,
+    /// The operator that copies the whole of what it writes.
+    pub copy: Option<usize>,
+    /// What that writes, or absent.
+    pub again: Tensor,
+}
 
 /// Collects the dispatches of one operator.
 pub struct Builder<'l> {
@@ -17,6 +33,8 @@ pub struct Builder<'l> {
     pub(super) fault: Region,
     pub(super) capacity: u64,
     pub(super) abilities: Abilities,
+    pub(super) following: Option<Following>,
+    absorbed: Vec<usize>,
     pub(super) scratch_words: u64,
     pub(super) steps: Vec<Step>,
 }
@@ -26,12 +44,25 @@ impl<'l> Builder<'l> {
     /// what `layout` holds.
     pub fn new(op: usize, operands: &'l Operands, layout: &Layout, capacity: u64, abilities: Abilities) -> Self {
         let (fault, scratch_words) = (layout.fault, layout.words);
-        Self { op, operands, fault, capacity, abilities, scratch_words, steps: Vec::new() }
+        let (following, absorbed, steps) = (None, Vec::new(), Vec::new());
+        Self { op, operands, fault, capacity, abilities, following, absorbed, scratch_words, steps }
     }
 
-    /// The dispatches, and the words per sample up to the end of the scratch memory.
-    pub fn finish(self) -> (Vec<Step>, u64) {
-        (self.steps, self.scratch_words)
+    /// With a norm of the output that the dispatches may make too.
+    pub fn followed_by(self, following: Option<Following>) -> Self {
+        Self { following, ..self }
+    }
+
+    /// The dispatches, the words per sample up to the end of the scratch memory, and the later operators that these
+    /// dispatches are as well.
+    pub fn finish(self) -> (Vec<Step>, u64, Vec<usize>) {
+        (self.steps, self.scratch_words, self.absorbed)
+    }
+
+    /// The norm that follows is made by this operator's dispatches.
+    pub(super) fn absorb_following(&mut self) {
+        let found = self.following.take();
+        self.absorbed.extend(found.into_iter().flat_map(|f| [Some(f.op), f.copy]).flatten());
     }
 
     /// Input `index`, absent where there is none.
@@ -114,6 +145,13 @@ impl<'l> Builder<'l> {
     pub(super) fn push(&mut self, shader: &'static Shader, params: Params, work: Work) -> Result<(), GpuError> {
         self.steps.push(Step::new(shader, params, work, self.capacity)?);
         Ok(())
+    }
+
+    /// The last step can run beside others.
+    pub(super) fn beside(&mut self, beside: Beside) {
+        if let Some(step) = self.steps.last_mut() {
+            step.beside = Some(beside);
+        }
     }
 
     /// Refuses an operator whose elements have more than [`MAX_TERMS`] terms.

@@ -31,7 +31,8 @@ mod shiftmax;
 mod softmax;
 
 use crate::error::GpuError;
-pub use builder::Builder;
+pub use builder::{Builder, Following};
+pub use copy::is_whole as copies_all;
 use shiftformer::ops::Op;
 
 /// Appends the dispatches of `op` to `builder`.

@@ -8,6 +8,7 @@ use crate::backend::{Backend, BackendError, Sample, Trace};
 use serde::Serialize;
 use shiftformer::kernels::Portable;
 use shiftformer_convert::model_file::{ModelFile, ModelFileError, integers};
+use std::time::Instant;
 
 pub use reproducer::Reproducer;
 use side::operands;
@@ -27,10 +28,16 @@ pub struct Comparison {
     pub backends: Vec<String>,
     /// The first difference of each backend that differs.
     pub differences: Vec<Difference>,
-    /// Digest of every operator's output, by backend, sample and operator.
+    /// Time that each backend took over all samples, in seconds.
+    pub seconds: Vec<f64>,
+    /// Digest of every operator's output, by backend, sample and operator; nothing of samples that are repeated.
     #[serde(skip)]
     pub digests: Vec<Vec<Vec<u64>>>,
 }
+
+/// Bytes of the inputs that are held at a time where samples are repeated, and the most samples.
+const CHUNK_BYTES: usize = 64 << 20;
+const CHUNK_SAMPLES: usize = 8192;
 
 /// Compares the first of `contestants` with each of the others over `samples`.
 ///
@@ -42,40 +49,123 @@ pub fn compare(
     samples: &[Sample],
     mut progress: impl FnMut(&str),
 ) -> Result<Comparison, ParityError> {
-    let mut all = Vec::new();
-    // Open every backend before the first run: a missing one should not cost the time of the others.
-    for contestant in contestants {
-        all.push((contestant, contestant.open()?));
+    let mut all = open_all(contestants)?;
+    let mut tally = Tally::new(all.len());
+    let traces = tally.run(&mut all, samples, &mut |name, _| progress(name))?;
+    let digests = traces.into_iter().map(|all| all.into_iter().map(|trace| trace.digests).collect()).collect();
+    tally.finish(model, &mut all, samples, digests)
+}
+
+/// [`compare`] over `total` samples: those of `samples` again and again. Inputs and results are held for a part of them at
+/// a time. `progress` is told the backend at work and how many samples are done.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_repeated(
+    model: &ModelFile,
+    contestants: &[BackendRun],
+    samples: &[Sample],
+    total: usize,
+    mut progress: impl FnMut(&str, usize),
+) -> Result<Comparison, ParityError> {
+    let mut all = open_all(contestants)?;
+    let mut tally = Tally::new(all.len());
+    let sample_bytes: usize = samples.first().map_or(0, |sample| sample.iter().map(Vec::len).sum());
+    let chunk = (CHUNK_BYTES / sample_bytes.max(1)).clamp(1, CHUNK_SAMPLES);
+    for first in (0..total).step_by(chunk) {
+        let part: Vec<Sample> =
+            samples.iter().cycle().skip(first % samples.len().max(1)).take(chunk.min(total - first)).cloned().collect();
+        tally.run(&mut all, &part, &mut progress)?;
     }
-    let mut traces: Vec<Vec<Trace>> = Vec::new();
-    for (contestant, backend) in &mut all {
-        progress(contestant.name());
-        traces.push(backend.run(samples)?);
+    tally.finish(model, &mut all, samples, Vec::new())
+}
+
+/// Every backend, opened before the first run: a missing one should not cost the time of the others.
+fn open_all(contestants: &[BackendRun]) -> Result<Vec<Opened<'_>>, ParityError> {
+    contestants.iter().map(|contestant| Ok((contestant, contestant.open()?))).collect()
+}
+
+/// What a comparison has seen so far.
+struct Tally {
+    samples: usize,
+    seconds: Vec<f64>,
+    /// For each backend but the reference.
+    found: Vec<Option<Found>>,
+}
+
+impl Tally {
+    fn new(backends: usize) -> Self {
+        let found = (1..backends).map(|_| None).collect();
+        Self { samples: 0, seconds: vec![0.0; backends], found }
     }
-    let ops = model.open::<Portable>().map_err(ModelFileError::from)?.n_ops();
-    let mut differences = Vec::new();
-    if let Some((reference, others)) = traces.split_first() {
-        for (position, other) in others.iter().enumerate() {
-            if let Some(found) = first_difference(reference, other) {
+
+    /// Runs more samples on every backend.
+    fn run(
+        &mut self,
+        all: &mut [Opened<'_>],
+        samples: &[Sample],
+        progress: &mut dyn FnMut(&str, usize),
+    ) -> Result<Vec<Vec<Trace>>, ParityError> {
+        let mut traces: Vec<Vec<Trace>> = Vec::new();
+        for ((contestant, backend), seconds) in all.iter_mut().zip(&mut self.seconds) {
+            progress(contestant.name(), self.samples);
+            let started = Instant::now();
+            traces.push(backend.run(samples)?);
+            *seconds += started.elapsed().as_secs_f64();
+        }
+        if let Some((reference, others)) = traces.split_first() {
+            for (other, known) in others.iter().zip(&mut self.found) {
+                let Some(mut more) = first_difference(reference, other) else { continue };
+                more.sample += self.samples;
+                *known = Some(match known.take() {
+                    Some(known) => known.and(more),
+                    None => more,
+                });
+            }
+        }
+        self.samples += samples.len();
+        Ok(traces)
+    }
+
+    fn finish(
+        self,
+        model: &ModelFile,
+        all: &mut [Opened<'_>],
+        samples: &[Sample],
+        digests: Vec<Vec<Vec<u64>>>,
+    ) -> Result<Comparison, ParityError> {
+        let mut differences = Vec::new();
+        for (position, found) in self.found.iter().enumerate() {
+            if let Some(found) = found {
                 let (head, tail) = all.split_at_mut(position + 1);
+                let found = Found { sample: found.sample % samples.len().max(1), ..*found };
                 differences.push(examine(model, &mut head[0], &mut tail[0], samples, &found)?);
             }
         }
+        Ok(Comparison {
+            equal: differences.is_empty(),
+            samples: self.samples,
+            ops: model.open::<Portable>().map_err(ModelFileError::from)?.n_ops(),
+            backends: all.iter().map(|(contestant, _)| contestant.name().to_owned()).collect(),
+            differences,
+            seconds: self.seconds,
+            digests,
+        })
     }
-    Ok(Comparison {
-        equal: differences.is_empty(),
-        samples: samples.len(),
-        ops,
-        backends: contestants.iter().map(|c| c.name().to_owned()).collect(),
-        differences,
-        digests: traces.into_iter().map(|all| all.into_iter().map(|trace| trace.digests).collect()).collect(),
-    })
 }
 
 struct Found {
     op: usize,
     sample: usize,
     samples_that_differ: usize,
+}
+
+impl Found {
+    /// With what later samples showed.
+    fn and(self, more: Self) -> Self {
+        let (op, sample) = (self.op, self.sample).min((more.op, more.sample));
+        Self { op, sample, samples_that_differ: self.samples_that_differ + more.samples_that_differ }
+    }
 }
 
 /// The earliest operator that differs on any sample, and the first such sample.

@@ -83,3 +83,31 @@ fn residual_addition_in_place_saturates() {
         assert_equal(&test, &[sample(Fill::Min, Fill::Min), sample(Fill::Max, Fill::Alternating)]);
     }
 }
+
+#[test]
+fn sums_of_tensors_as_they_lie_are_exact() {
+    let dims = [1, 1, 1, 1, 5, 12];
+    let view = Extent::contiguous(dims);
+    let types = [Dtype::I8, Dtype::I16];
+    for (a_type, b_type, out) in
+        types.iter().flat_map(|&a| types.iter().map(move |&b| (a, b, b))).chain([(Dtype::I16, Dtype::I16, Dtype::I8)])
+    {
+        for constant in [false, true] {
+            let mut test = TestModel::default();
+            let a = test.input(a_type, &dims);
+            let bytes = fill(Fill::Random(3), b_type, 60);
+            let b = if constant { test.constant(b_type, &dims, &bytes) } else { test.input(b_type, &dims) };
+            let y = test.output(out, &dims);
+            let op = Add { dims, a: view, b: view, ma: 7000, mb: -6000, bias: 1 << 12, shift: 13 };
+            test.op(Op::Add(op), &[Some(a), Some(b)], y);
+            let sample = |x| {
+                let mut sample = vec![fill(x, a_type, 60)];
+                if !constant {
+                    sample.push(bytes.clone());
+                }
+                sample
+            };
+            assert_equal(&test, &[sample(Fill::Min), sample(Fill::Max), sample(Fill::Random(1))]);
+        }
+    }
+}

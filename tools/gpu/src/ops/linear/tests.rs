@@ -1,8 +1,10 @@
 use crate::testing::{Fill, Random, TestModel, any_fill, assert_equal, cases, fill};
 use proptest::prelude::*;
 use shiftformer::format::Blob;
-use shiftformer::ops::Op;
+use shiftformer::ops::copy::Copy;
+use shiftformer::ops::layer_norm::LayerNorm;
 use shiftformer::ops::linear::{Dense, Linear};
+use shiftformer::ops::{Extent, Op};
 use shiftformer::tensor::Dtype;
 use shiftformer::weights::WeightFormat;
 
@@ -181,6 +183,39 @@ fn layers_of_whole_words_are_exact() {
             check(Case { rows, k, n, format, lut: true, ..case });
             check(Case { rows, k, n, format, out: Dtype::I32, ..case });
             check(Case { rows, k, n, format, out: Dtype::I16, residual, ..case });
+        }
+    }
+}
+
+/// A norm behind a layer, and a copy of what it makes: where the device has cooperative matrices they are one dispatch.
+#[test]
+fn norms_behind_layers_are_exact() {
+    for (rows, k, n) in [(3, 64, 64), (65, 192, 192), (197, 768, 192), (33, 48, 40), (17, 64, 8)] {
+        for (to, rms, residual) in [(Dtype::I8, false, true), (Dtype::I16, false, false), (Dtype::I8, true, false)] {
+            let mut test = TestModel::default();
+            let x = test.input(Dtype::I8, &[rows, k]);
+            let beside = residual.then(|| test.input(Dtype::I16, &[rows, n]));
+            let between = test.local(Dtype::I16, &[rows, n]);
+            let (first, again) = (test.output(to, &[rows, n]), test.output(to, &[rows, n]));
+            let weights = packed(Fill::Random(2), n as usize, k as usize, WeightFormat::I8);
+            let dense = dense(&mut test, weights, n as usize, WeightFormat::I8, 1 << 22, u64::from(n));
+            let linear = Linear { rows, k, n, residual_shift: 1, dense };
+            test.op(Op::Linear(linear), &[Some(x), beside], between);
+            let mut random = Random(u64::from(n));
+            let gamma = test.blob_i32((0..n).map(|_| random.between(-(1 << 20), 1 << 20)));
+            let beta = test.blob_i32((0..n).map(|_| random.between(-(1 << 14), 1 << 14)));
+            let norm = LayerNorm { rows, n, rms, eps: 12345, gamma, beta };
+            test.op(Op::LayerNorm(norm), &[Some(between)], first);
+            let dims = [1, 1, 1, 1, rows, n];
+            let view = Extent::contiguous(dims);
+            let copy = Copy { dims, from: view, to: view, flip: 0, partial: false };
+            test.op(Op::Copy(copy), &[Some(first)], again);
+            let sample = |x: Fill| {
+                let mut sample = vec![fill(x, Dtype::I8, (rows * k) as usize)];
+                sample.extend(beside.map(|_| fill(x, Dtype::I16, (rows * n) as usize)));
+                sample
+            };
+            assert_equal(&test, &[sample(Fill::Random(1)), sample(Fill::Min), sample(Fill::Max)]);
         }
     }
 }

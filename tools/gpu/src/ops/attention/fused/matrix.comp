@@ -3,13 +3,14 @@
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "memory.glsl"
 
-// Attention on cooperative matrices, for up to 208 keys, heads of up to 64 and no biases.
+// Attention on cooperative matrices, for up to 224 keys, heads of up to 64 and no biases.
 //
 // A workgroup takes the query rows of one head, or a share of them, and holds all keys and values: keys as they lie,
 // values transposed. Each subgroup takes sixteen rows at a time. A first pass over the keys finds the maxima of raw
 // sums: a multiplier that is not negative keeps their order. A second makes the sums again, 32 keys at a time, turns
-// them to exponentials and multiplies those with the values. KHR does not say which invocation holds which sum, so sums
-// and exponentials pass through words of the subgroup's own, where two invocations share a row.
+// them to exponentials and multiplies those with the values. An invocation's sums are of the rows whose exponentials it
+// holds in the left matrix of that product (`memory.glsl`), so they stay in its registers: values lie in the order in
+// which the keys come then, and their columns so that eight neighbours of a row end in one invocation.
 //
 // An exponential is 256 * high + low; its low byte enters as low - 128, which 128 times the sum of the values sets right.
 
@@ -53,16 +54,12 @@ layout(set = 0, binding = 2) restrict readonly buffer Parameters {
     HeadView out_view;
 } p;
 
-const uint MAX_KEYS = 208;
+const uint MAX_KEYS = 224;
 const uint K_PITCH = 5;
 // 224 keys and 16 bytes more, so that eight rows hit distinct banks.
 const uint V_PITCH = 15;
 const uint VALUES = MAX_KEYS * K_PITCH;
-const uint OWN = VALUES + 64 * V_PITCH;
-const uint SUM_PITCH = 9;
-const uint EXP_PITCH = 3;
-const uint OWN_WORDS = 16 * SUM_PITCH;
-shared uvec4 mem[OWN + SUBGROUPS * OWN_WORDS];
+shared uvec4 mem[VALUES + 64 * V_PITCH];
 shared int value_sums[64];
 
 uint row_start(HeadView view, uint batch, uint head, uint row) {
@@ -95,28 +92,40 @@ uvec4 transposed(uvec4 w) {
         odd.x >> 16 | odd.y & 0xffff0000u);
 }
 
-void load_keys(uint start, uint tid) {
-    for (uint i = tid; i < MAX_KEYS * 4; i += THREADS) {
-        // Keys beyond the last repeat it: they leave the maximum as it is.
-        const uint key = min(i >> 2, p.n_k - 1), chunk = i & 3;
-        const uint at = (start + key * p.k_view.row >> 4) + chunk;
-        mem[(i >> 2) * K_PITCH + chunk] = 16 * chunk < p.head_dim ? data4[(p.k.base >> 2) + at] : uvec4(0);
-    }
+const uint KEY_LOADS = MAX_KEYS * 4 / THREADS;
+
+// Where the column `c` of the values lies: see `column_of` in `linear/matrix.comp`.
+uint column_place(uint c) {
+    return c & ~31u | c & 1 | c >> 2 & 6 | c << 2 & 8 | c << 2 & 16;
 }
 
-// An invocation has four keys by sixteen columns.
-void load_values(uint start, uint tid) {
+// Everything is asked for before the first word is stored.
+void load(uint k_start, uint v_start, uint tid) {
+    const uint n_k = p.n_k, k_row = p.k_view.row, v_row = p.v_view.row, head_dim = p.head_dim, v_dim = p.v_dim;
+    const uint k_base = (p.k.base >> 2), v_base = (p.v.base >> 2);
+    uvec4 keys[KEY_LOADS];
+    [[unroll]] for (uint i = 0; i < KEY_LOADS; i++) {
+        const uint at = tid + i * THREADS, chunk = at & 3;
+        // Keys beyond the last repeat it: they leave the maximum as it is, and their values are zero.
+        const uint key = min(at >> 2, n_k - 1);
+        keys[i] = 16 * chunk < head_dim ? data4[k_base + (k_start + key * k_row >> 4) + chunk] : uvec4(0);
+    }
+    // An invocation has four keys by sixteen columns: the four that meet in one word.
     const uint quad = tid % 56, chunk = tid / 56;
     uvec4 rows[4];
     [[unroll]] for (uint i = 0; i < 4; i++) {
-        const uint key = 4 * quad + i;
-        const bool there = key < p.n_k && 16 * chunk < p.v_dim;
-        rows[i] = there ? data4[(p.v.base >> 2) + (start + key * p.v_view.row >> 4) + chunk] : uvec4(0);
+        const uint key = 16 * (quad >> 2) + 2 * (quad & 3) + (i & 1) + 8 * (i >> 1);
+        const bool there = key < n_k && 16 * chunk < v_dim;
+        rows[i] = there ? data4[v_base + (v_start + key * v_row >> 4) + chunk] : uvec4(0);
+    }
+    [[unroll]] for (uint i = 0; i < KEY_LOADS; i++) {
+        const uint at = tid + i * THREADS;
+        mem[(at >> 2) * K_PITCH + (at & 3)] = keys[i];
     }
     [[unroll]] for (uint word = 0; word < 4; word++) {
         const uvec4 columns = transposed(uvec4(rows[0][word], rows[1][word], rows[2][word], rows[3][word]));
         [[unroll]] for (uint i = 0; i < 4; i++) {
-            mem[VALUES + (16 * chunk + 4 * word + i) * V_PITCH + (quad >> 2)][quad & 3] = columns[i];
+            mem[VALUES + column_place(16 * chunk + 4 * word + i) * V_PITCH + (quad >> 2)][quad & 3] = columns[i];
         }
     }
 }
@@ -125,7 +134,7 @@ void load_values(uint start, uint tid) {
 int value_sum(uint column) {
     uint even = 0, odd = 0;
     for (uint i = 0; i < 14; i++) {
-        const uvec4 words = mem[VALUES + column * V_PITCH + i] ^ 0x80808080u;
+        const uvec4 words = mem[VALUES + column_place(column) * V_PITCH + i] ^ 0x80808080u;
         [[unroll]] for (uint j = 0; j < 4; j++) {
             even += words[j] & 0xff00ffu;
             odd += words[j] >> 8 & 0xff00ffu;
@@ -153,102 +162,98 @@ uvec2 row_scale(uint sum) {
     return uvec2(p.ratio_m * reciprocal >> 1, uint(clamp(int(p.ratio_shift + 15) - zeros, 1, 31)));
 }
 
-void attend(uint sample_index, uint batch, uint head, uint first_row, uint own, uint lane) {
-    const uint row = lane >> 1, part = lane & 1;
+void attend(uint sample_index, uint batch, uint head, uint first_row, uint lane) {
+    const uint quarter = lane & 3;
     const int zero_point = p.zero_point;
-    const uint n_k = p.n_k, v_dim = p.v_dim;
-    const bool wide = p.wide_exp != 0;
+    const uint n_k = p.n_k, v_dim = p.v_dim, head_dim = p.head_dim;
     const Scale scale = Scale(p.acc_shift, p.score_multiplier);
-    const uint q_base = p.q.base + sample_index * p.q.stride >> 2;
-    [[unroll]] for (uint i = 0; i < 2; i++) {
-        const uint at = lane + 32 * i, chunk = at & 3;
-        // Rows beyond the last repeat it and are not written.
-        const uint from = row_start(p.q_view, batch, head, min(first_row + (at >> 2), p.n_q - 1)) >> 4;
-        mem[own + (at >> 2) * K_PITCH + chunk] = 16 * chunk < p.head_dim ? data4[q_base + from + chunk] : uvec4(0);
+    const uint q_base = p.q.base + sample_index * p.q.stride;
+    // Rows beyond the last repeat it and are not written.
+    uint words[2][4];
+    [[unroll]] for (uint half_ = 0; half_ < 2; half_++) {
+        const uint row = min(first_row + 8 * half_ + (lane >> 2), p.n_q - 1);
+        const uint from = q_base + (row_start(p.q_view, batch, head, row) >> 2) + quarter;
+        [[unroll]] for (uint chunk = 0; chunk < 4; chunk++)
+            words[half_][chunk] = 16 * chunk < head_dim ? data[from + 4 * chunk] : 0;
     }
-    subgroup_barrier();
     LEFT q[2];
     [[unroll]] for (uint i = 0; i < 2; i++)
-        coopMatLoad(q[i], mem, own + 2 * i, K_PITCH, gl_CooperativeMatrixLayoutRowMajor);
-    subgroup_barrier();
+        [[unroll]] for (uint e = 0; e < 16; e++)
+            q[i][e] = int8_t(bitfieldExtract(int(words[e >> 3][2 * i + (e >> 2 & 1)]), int(8 * (e & 3)), 8));
 
     SUMS largest = SUMS(-2147483647 - 1);
     for (uint key = 0; key < n_k; key += 16) {
         SUMS sums = scores(q, key);
         [[unroll]] for (uint i = 0; i < largest.length(); i++) largest[i] = max(largest[i], sums[i]);
     }
-    coopMatStore(largest, mem, own, K_PITCH, gl_CooperativeMatrixLayoutRowMajor);
-    subgroup_barrier();
-    const ivec4 of = max(ivec4(mem[own + row * K_PITCH + 2 * part]), ivec4(mem[own + row * K_PITCH + 2 * part + 1]));
-    int row_max = max(max(of.x, of.y), max(of.z, of.w));
-    row_max = score(scale, max(row_max, subgroupShuffleXor(row_max, 1)));
-    subgroup_barrier();
+    ivec2 row_max;
+    [[unroll]] for (uint half_ = 0; half_ < 2; half_++) {
+        const uint e = 4 * half_;
+        row_max[half_] = max(max(largest[e], largest[e + 1]), max(largest[e + 2], largest[e + 3]));
+    }
+    row_max = max(row_max, subgroupShuffleXor(row_max, 1));
+    row_max = max(row_max, subgroupShuffleXor(row_max, 2));
+    row_max = ivec2(score(scale, row_max.x), score(scale, row_max.y));
 
     SUMS total[4];
     [[unroll]] for (uint j = 0; j < 4; j++) total[j] = SUMS(0);
-    uint sum = 0;
+    uvec2 sum = uvec2(0), last;
     for (uint key = 0; key < n_k; key += 32) {
-        [[unroll]] for (uint i = 0; i < 2; i++)
-            coopMatStore(scores(q, key + 16 * i), mem, own + 4 * i, SUM_PITCH, gl_CooperativeMatrixLayoutRowMajor);
-        subgroup_barrier();
-        ivec4 sums[4];
-        [[unroll]] for (uint i = 0; i < 4; i++) sums[i] = ivec4(mem[own + row * SUM_PITCH + 4 * part + i]);
-        subgroup_barrier();
-        uvec4 low_bytes, high_bytes;
-        [[unroll]] for (uint i = 0; i < 4; i++) {
-            uvec4 e;
-            [[unroll]] for (uint j = 0; j < 4; j++) {
-                e[j] = exp_u16(uint(row_max - score(scale, sums[i][j])));
-                if (!wide) e[j] = e[j] + 64 >> 7;
-                if (key + 16 * part + 4 * i + j >= n_k) e[j] = 0;
+        LEFT low;
+#ifdef WIDE
+        LEFT high;
+#endif
+        [[unroll]] for (uint i = 0; i < 2; i++) {
+            SUMS sums = scores(q, key + 16 * i);
+            [[unroll]] for (uint e = 0; e < 8; e++) {
+                const uint half_ = e >> 2, at = 8 * half_ + 4 * i + (e & 3);
+                uint exponential = exp_u16(uint(row_max[half_] - score(scale, sums[e])));
+#ifdef WIDE
+                high[at] = int8_t(int(exponential >> 8));
+#else
+                exponential = exponential + 64 >> 7;
+#endif
+                low[at] = int8_t(int(exponential ^ 0x80u));
+                sum[half_] += exponential;
+                last[half_] = exponential;
             }
-            sum += e.x + e.y + e.z + e.w;
-            const uvec4 l = e & 0xffu, h = e >> 8;
-            low_bytes[i] = (l.x | l.y << 8 | l.z << 16 | l.w << 24) ^ 0x80808080u;
-            high_bytes[i] = h.x | h.y << 8 | h.z << 16 | h.w << 24;
         }
-        mem[own + row * EXP_PITCH + part] = low_bytes;
-        mem[own + (16 + row) * EXP_PITCH + part] = high_bytes;
-        subgroup_barrier();
-        LEFT l;
-        LEFT h;
-        coopMatLoad(l, mem, own, EXP_PITCH, gl_CooperativeMatrixLayoutRowMajor);
-        coopMatLoad(h, mem, own + 16 * EXP_PITCH, EXP_PITCH, gl_CooperativeMatrixLayoutRowMajor);
-        subgroup_barrier();
-        [[unroll]] for (uint j = 0; j < 4; j++)
-            if (16 * j < v_dim) {
-                RIGHT v;
-                const uint at = VALUES + 16 * j * V_PITCH + (key >> 4);
-                coopMatLoad(v, mem, at, V_PITCH, gl_CooperativeMatrixLayoutColumnMajor);
-                if (wide) {
-                    SUMS high = coopMatMulAdd(h, v, SUMS(0));
-                    [[unroll]] for (uint i = 0; i < high.length(); i++) total[j][i] += high[i] << 8;
-                }
-                total[j] = coopMatMulAdd(l, v, total[j]);
-            }
+        [[unroll]] for (uint j = 0; j < 4; j++) {
+            RIGHT v;
+            const uint at = VALUES + 16 * j * V_PITCH + (key >> 4);
+            coopMatLoad(v, mem, at, V_PITCH, gl_CooperativeMatrixLayoutColumnMajor);
+#ifdef WIDE
+            SUMS above = coopMatMulAdd(high, v, SUMS(0));
+            [[unroll]] for (uint i = 0; i < above.length(); i++) total[j][i] += above[i] << 8;
+#endif
+            total[j] = coopMatMulAdd(low, v, total[j]);
+        }
     }
-    const uvec2 divisor = row_scale(sum + subgroupShuffleXor(sum, 1));
+    sum += subgroupShuffleXor(sum, 1);
+    sum += subgroupShuffleXor(sum, 2);
+    // What repeats the last key counts once: the last column of all is such a one, or that key itself.
+    sum -= (0u - n_k & 31u) * subgroupShuffle(last, lane | 3);
 
-    const uint to = p.out_.base + sample_index * p.out_.stride >> 2;
-    const uint written = to + (row_start(p.out_view, batch, head, first_row + row) >> 4);
-    [[unroll]] for (uint pair = 0; pair < 2; pair++) {
-        [[unroll]] for (uint i = 0; i < 2; i++)
-            coopMatStore(total[2 * pair + i], mem, own + 4 * i, SUM_PITCH, gl_CooperativeMatrixLayoutRowMajor);
-        subgroup_barrier();
-        const uint column = 32 * pair + 16 * part;
-        uvec4 packed;
-        [[unroll]] for (uint i = 0; i < 4; i++) {
-            const ivec4 sums = ivec4(mem[own + row * SUM_PITCH + 4 * part + i]);
-            ivec4 y;
-            [[unroll]] for (uint j = 0; j < 4; j++) {
-                int above, below;
-                imulExtended(sums[j] + value_sums[column + 4 * i + j], int(divisor.x), above, below);
-                y[j] = zero_point + (above + (1 << divisor.y - 1) >> divisor.y);
+    const uint to = p.out_.base + sample_index * p.out_.stride >> 1;
+    [[unroll]] for (uint half_ = 0; half_ < 2; half_++) {
+        const uvec2 divisor = row_scale(sum[half_]);
+        const uint row = first_row + 8 * half_ + (lane >> 2);
+        const uint written = to + (row_start(p.out_view, batch, head, row) >> 3);
+        [[unroll]] for (uint pair = 0; pair < 2; pair++) {
+            const uint column = 32 * pair + 8 * quarter;
+            uvec2 packed;
+            [[unroll]] for (uint i = 0; i < 2; i++) {
+                ivec4 y;
+                [[unroll]] for (uint j = 0; j < 4; j++) {
+                    int above, below;
+                    const int all = total[2 * pair + i][4 * half_ + j] + value_sums[column + 4 * i + j];
+                    imulExtended(all, int(divisor.x), above, below);
+                    y[j] = zero_point + (above + (1 << divisor.y - 1) >> divisor.y);
+                }
+                packed[i] = packed_i8(y);
             }
-            packed[i] = packed_i8(y);
+            if (row < p.n_q && column < v_dim) data2[written + (column >> 3)] = packed;
         }
-        if (first_row + row < p.n_q && column < v_dim) data4[written + (column >> 4)] = packed;
-        subgroup_barrier();
     }
 }
 
@@ -260,11 +265,11 @@ void main() {
     const uint head_of_all = group / p.shares, share = group % p.shares;
     const uint batch = head_of_all / p.heads, head = head_of_all % p.heads;
     const uint kv_head = head / p.kv_group;
-    load_keys(sample_index * p.k.stride * 4 + row_start(p.k_view, batch, kv_head, 0), tid);
-    load_values(sample_index * p.v.stride * 4 + row_start(p.v_view, batch, kv_head, 0), tid);
+    const uint k_start = sample_index * p.k.stride * 4 + row_start(p.k_view, batch, kv_head, 0);
+    load(k_start, sample_index * p.v.stride * 4 + row_start(p.v_view, batch, kv_head, 0), tid);
     barrier();
     if (tid < 64) value_sums[tid] = value_sum(tid);
     barrier();
     for (uint block = share * SUBGROUPS + subgroup; 16 * block < p.n_q; block += p.shares * SUBGROUPS)
-        attend(sample_index, batch, head, 16 * block, OWN + subgroup * OWN_WORDS, lane);
+        attend(sample_index, batch, head, 16 * block, lane);
 }

@@ -11,6 +11,8 @@ static SHADER: Shader =
 static BLOCK: Shader =
     shader!("attention block", ["tensor", "memory", "arith", "packed", "exp", "attention", "entry"], "block.wgsl");
 static MATRIX: Shader = matrix_shader!("attention matrix", "matrix.spv", 224);
+/// With exponentials of 16 bits.
+static MATRIX_WIDE: Shader = matrix_shader!("attention matrix, 16-bit exponentials", "matrix_wide.spv", 224);
 
 /// Query rows of a workgroup.
 const ROWS: u32 = 4;
@@ -24,7 +26,7 @@ const BLOCK_BYTES: u32 = 4 * 272 * 16;
 
 /// Query rows that a workgroup of [`MATRIX`] takes at a time, and the most keys it holds.
 const MATRIX_ROWS: u32 = 7 * 16;
-const MATRIX_KEYS: u32 = 208;
+const MATRIX_KEYS: u32 = 224;
 /// Workgroups of [`MATRIX`] that keep a large card busy; fewer share the rows of each head.
 const MATRIX_GROUPS: u64 = 264;
 
@@ -42,7 +44,8 @@ pub(in crate::ops) fn steps(build: &mut Builder<'_>, op: &AttentionParams) -> Re
         let shares = MATRIX_GROUPS.div_ceil(groups_of_all).clamp(1, u64::from(op.n_q.div_ceil(MATRIX_ROWS))) as u32;
         let groups = product(&[op.batch, op.heads, shares]);
         let params = build.params(&[q, k, v, bias0, bias1, build.output()]);
-        return build.groups(&MATRIX, params.with(groups as u32).with(shares).with(*op), groups);
+        let shader = if op.wide_exp { &MATRIX_WIDE } else { &MATRIX };
+        return build.groups(shader, params.with(groups as u32).with(shares).with(*op), groups);
     }
     let (out, view) = if whole { (build.output(), op.out) } else { (row_scratch(build, op)?, contiguous_rows(op)) };
     let op_in_place = AttentionParams { out: view, ..*op };
