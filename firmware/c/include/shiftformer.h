@@ -188,6 +188,9 @@ extern const sf_functions sf_op_positions;
 // `embedding`.
 extern const sf_functions sf_op_embedding;
 
+// `lmul_linear`.
+extern const sf_functions sf_op_lmul_linear;
+
 // What a status means, for logs.
 const char *sf_status_text(int32_t status);
 

@@ -112,6 +112,9 @@ pub static sf_op_positions: sf_functions = sf_functions::of::<ops::positions::Po
 /// `embedding`.
 #[unsafe(no_mangle)]
 pub static sf_op_embedding: sf_functions = sf_functions::of::<ops::embedding::Embedding>();
+/// `lmul_linear`.
+#[unsafe(no_mangle)]
+pub static sf_op_lmul_linear: sf_functions = sf_functions::of::<ops::lmul_linear::LmulLinear>();
 
 /// An operator that is added needs a symbol here.
-const _: () = assert!(OpKind::ALL.len() == 33);
+const _: () = assert!(OpKind::ALL.len() == 34);

@@ -4,5 +4,6 @@ pub mod activation;
 pub mod digest;
 pub mod exp;
 pub mod ivit;
+pub mod lmul;
 pub mod norm;
 pub mod requant;

@@ -68,7 +68,7 @@ pub const VERSION_MINOR_CHAINS: u16 = 1;
 pub const VERSION_MINOR_STATE: u16 = 2;
 /// The minor version with operators over 16-bit activations.
 pub const VERSION_MINOR_I16: u16 = 3;
-/// The minor version with operators over compressed embedding tables.
+/// The minor version with compressed embedding tables and products by addition.
 pub const VERSION_MINOR_FORMATS: u16 = 4;
 /// Bytes of the fixed header, before the section table.
 pub const HEADER_BYTES: usize = 48;
@@ -151,6 +151,8 @@ pub enum Profile {
     Ivit = 1,
     /// 256-entry tables of the correctly rounded functions where the input has 8 bits.
     Lut = 2,
+    /// As [`Shift`](Profile::Shift), and products of dense layers by L-Mul: additions of floating-point patterns.
+    Lmul = 3,
 }
 
 impl Profile {
@@ -160,6 +162,7 @@ impl Profile {
             0 => Some(Profile::Shift),
             1 => Some(Profile::Ivit),
             2 => Some(Profile::Lut),
+            3 => Some(Profile::Lmul),
             _ => None,
         }
     }

@@ -3,8 +3,8 @@
 use super::entry::{decode, needs_of};
 use super::{
     Entry, Operator, RowAccess, add, attention, conv2d, conv2d_i16, copy, depthwise, depthwise_i16, dyadic_requant,
-    embedding, gather, i_layer_norm, kv_append, layer_norm, linear, linear_i16, lut, lut_i16, matmul, matmul_i16,
-    max_pool_i16, mul, pool, positions, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
+    embedding, gather, i_layer_norm, kv_append, layer_norm, linear, linear_i16, lmul_linear, lut, lut_i16, matmul,
+    matmul_i16, max_pool_i16, mul, pool, positions, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
 };
 use crate::format::{Blob, Word};
 use crate::kernels::Kernels;
@@ -159,6 +159,7 @@ operators! {
     31 MaxPoolI16 "max_pool_i16" max_pool_i16::MaxPoolI16, since 3;
     32 Positions "positions" positions::Positions, since 3;
     33 Embedding "embedding" embedding::Embedding, since 4;
+    34 LmulLinear "lmul_linear" lmul_linear::LmulLinear, since 4;
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! program must stay near the float graph.
 
 use prost::Message;
+use shiftformer::arith::lmul::FloatFormat;
+use shiftformer::format::Profile;
 use shiftformer::ops;
 use shiftformer::ops::embedding::{Embedding, IdPart, TableFormat};
 use shiftformer_convert::convert::{ConvertOptions, Converted, convert};
@@ -17,6 +19,7 @@ use shiftformer_convert::import::onnx::{
     ValueInfoProto, type_proto,
 };
 use shiftformer_convert::import::{ImportError, ImportOptions, import_bytes};
+use shiftformer_convert::lower::lmul::Lmul;
 use shiftformer_convert::model_file::Values;
 use shiftformer_convert::quantize::tables::Embeddings;
 
@@ -1023,4 +1026,47 @@ fn tables_of_quotients_and_remainders() {
         let options = ConvertOptions { embeddings: Embeddings::QuotientRemainder, ..ConvertOptions::default() };
         assert!(convert(&graph, &given(&samples), &options, &mut |_| {}).unwrap().file == converted.file);
     }
+}
+
+/// arXiv 2410.00907: dense layers whose products are additions, in every format, and one layer alone.
+#[test]
+fn dense_layers_multiply_by_addition() {
+    let mut numbers = Numbers(41);
+    let (rows, k, hidden, n) = (3, 24, 40, 10);
+    let first = numbers.take(k * hidden, 0.4, 0.0);
+    let bias = numbers.take(hidden, 0.3, 0.1);
+    let second = numbers.take(hidden * n, 0.3, 0.0);
+    let samples: Vec<Sample> = (0..SAMPLES).map(|_| vec![Data::Float(numbers.take(rows * k, 2.0, 0.3))]).collect();
+    let model = Model::new(17)
+        .input("x", Elem::Float, &[rows as i64, k as i64])
+        .floats("w1", &[k as i64, hidden as i64], &first)
+        .floats("b1", &[hidden as i64], &bias)
+        .floats("w2", &[hidden as i64, n as i64], &second)
+        .node("MatMul", &["x", "w1"], "products", &[])
+        .node("Add", &["products", "b1"], "sums", &[])
+        .node("Relu", &["sums"], "active", &[])
+        .node("MatMul", &["active", "w2"], "y", &[]);
+    let graph = fuse(model.read().unwrap());
+    let names: Vec<String> =
+        graph.nodes.iter().filter(|node| node.op == Op::Linear).map(|node| node.name.clone()).collect();
+    assert_eq!(names.len(), 2);
+    let of = |lmul: Lmul| {
+        let options = ConvertOptions { profile: Profile::Lmul, lmul, ..ConvertOptions::default() };
+        convert(&graph, &given(&samples), &options, &mut |_| {})
+    };
+    let layers = |converted: &Converted| -> Vec<String> {
+        let lmul = converted.program.ops.iter().filter(|op| matches!(op.op, ops::Op::LmulLinear(_)));
+        lmul.map(|op| op.name.clone()).collect()
+    };
+    for (format, min_db) in [(FloatFormat::E4m3, 18.0), (FloatFormat::E5m2, 12.0), (FloatFormat::Bf16, 22.0)] {
+        let converted = of(Lmul { format, ..Lmul::default() }).unwrap();
+        let db = converted.sqnr_db.unwrap();
+        assert!(db > min_db, "{}: {db} dB", format.name());
+        assert_eq!(layers(&converted), names);
+    }
+    let one = of(Lmul { layers: [names[1].clone()].into(), ..Lmul::default() }).unwrap();
+    assert_eq!(layers(&one), names[1..]);
+    assert!(one.program.ops.iter().any(|op| matches!(op.op, ops::Op::Linear(_))));
+    let error = of(Lmul { layers: ["third".to_owned()].into(), ..Lmul::default() }).unwrap_err().to_string();
+    assert!(error.contains("no dense layer is called `third`") && error.contains(&names[0]), "{error}");
 }

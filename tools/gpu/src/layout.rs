@@ -171,6 +171,7 @@ fn packed_bytes(op: &Op) -> u64 {
         | Op::Requant(_)
         | Op::Copy(_)
         | Op::Gather(_)
+        | Op::LmulLinear(_)
         | Op::Embedding(_)
         | Op::ReduceMean(_)
         | Op::Pool2d(_)

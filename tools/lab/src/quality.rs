@@ -90,6 +90,7 @@ fn alternatives(options: &ConvertOptions, attention: bool) -> Vec<(&'static str,
     match options.profile {
         Profile::Ivit => add("--profile shift", ConvertOptions { profile: Profile::Shift, ..options.clone() }),
         Profile::Shift => add("--profile lut", ConvertOptions { profile: Profile::Lut, ..options.clone() }),
+        Profile::Lmul => add("--profile shift", ConvertOptions { profile: Profile::Shift, ..options.clone() }),
         Profile::Lut => {}
     }
     list

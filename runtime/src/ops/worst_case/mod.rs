@@ -48,6 +48,7 @@ fn cases(kind: OpKind) {
         OpKind::MaxPoolI16 => wide_maxima(),
         OpKind::Positions => positions(),
         OpKind::Embedding => embeddings(),
+        OpKind::LmulLinear => lmul_layers(),
     }
 }
 
@@ -646,6 +647,44 @@ fn embeddings() {
         for id in [i32::MIN, -3, 2, i32::MAX] {
             assert!(embed(&op, [0, id]).is_err());
         }
+    }
+}
+
+/// The largest patterns, of either sign, in sums that fill 32 bits.
+fn lmul_layers() {
+    use crate::arith::lmul::{Fixed, FloatFormat};
+    for (format, pattern, base) in
+        [(FloatFormat::E4m3, Dtype::I8, 4), (FloatFormat::E5m2, Dtype::I8, 38), (FloatFormat::Bf16, Dtype::I16, 480)]
+    {
+        let (k, top, mut weights) = (4u32, 22, Weights::default());
+        let w: Vec<i16> = std::vec![-1, i16::MAX, -1, 0x0100, i16::MAX, 0, i16::MIN, -1];
+        let w8: Vec<i8> = w.iter().map(|&w| if w == 0 { 0 } else { (w >> 8) as i8 | w as i8 & 0x7f }).collect();
+        let op = lmul_linear::LmulLinear {
+            rows: 1,
+            k,
+            n: 2,
+            format,
+            base,
+            top,
+            acc_shift: 0,
+            zero_point: -32768,
+            weights: if format == FloatFormat::Bf16 { weights.add(&w) } else { weights.add(&w8) },
+            bias: weights.add(&[1 << 20, -(1 << 20)]),
+            multipliers: weights.add(&[i32::MAX, i32::MAX]),
+        };
+        let fixed = Fixed { format, base, top };
+        survives(&op, &weights, &[(pattern, k as usize)], (Dtype::I8, 2), |inputs, seen| {
+            for (channel, bias) in [(0, 1 << 20), (1, -(1 << 20))] {
+                let mut acc = bias;
+                for i in 0..k as usize {
+                    let at = channel * k as usize + i;
+                    let w = if format == FloatFormat::Bf16 { w[at] as u16 as u32 } else { w8[at] as u8 as u32 };
+                    acc += fixed.product(inputs[0][i] as u32, w);
+                    seen.acc(acc);
+                }
+                seen.scaled(acc, 0, i32::MAX);
+            }
+        });
     }
 }
 

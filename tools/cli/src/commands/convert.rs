@@ -6,6 +6,7 @@ use super::steps::Steps;
 use super::{data, output, source};
 use clap::ValueEnum;
 use serde::Serialize;
+use shiftformer::arith::lmul::FloatFormat;
 use shiftformer::format::Profile;
 use shiftformer::text::Tokenizer;
 use shiftformer_convert::convert::quality::OutputQuality;
@@ -20,6 +21,7 @@ use shiftformer_convert::decoder::resized;
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Graph, Op};
 use shiftformer_convert::import::decoder::{MIN_POSITIONS, has_cache};
+use shiftformer_convert::lower::lmul::Lmul;
 use shiftformer_convert::model_file::labels;
 use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
@@ -64,6 +66,12 @@ pub struct Args {
     /// Definition of the nonlinearities.
     #[arg(long, value_enum, default_value_t = ProfileArg::Shift)]
     profile: ProfileArg,
+    /// Format of activations and weights of --profile lmul.
+    #[arg(long, value_enum, default_value_t = LmulArg::E4m3)]
+    lmul_format: LmulArg,
+    /// Only these dense layers multiply by addition under --profile lmul, by their names in the ONNX model; by default all.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    lmul_layers: Vec<String>,
     /// How the ranges of activations are chosen.
     #[arg(long, value_enum, default_value_t = RangeArg::Auto)]
     range: RangeArg,
@@ -138,6 +146,18 @@ enum ProfileArg {
     Ivit,
     /// Tables of the correctly rounded functions.
     Lut,
+    /// As shift, and products of dense layers are additions of floating-point patterns (L-Mul).
+    Lmul,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LmulArg {
+    /// 8 bits, 3 of mantissa.
+    E4m3,
+    /// 8 bits, 2 of mantissa.
+    E5m2,
+    /// 16 bits, 7 of mantissa.
+    Bf16,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -243,6 +263,7 @@ impl Args {
                 ProfileArg::Shift => Profile::Shift,
                 ProfileArg::Ivit => Profile::Ivit,
                 ProfileArg::Lut => Profile::Lut,
+                ProfileArg::Lmul => Profile::Lmul,
             },
             range: self.range.into(),
             weights: match (self.weights, self.flash_budget) {
@@ -261,6 +282,14 @@ impl Args {
                 ActivationsArg::Auto => ActivationBits::Auto,
             },
             embeddings: self.embeddings.unwrap_or_default(),
+            lmul: Lmul {
+                format: match self.lmul_format {
+                    LmulArg::E4m3 => FloatFormat::E4m3,
+                    LmulArg::E5m2 => FloatFormat::E5m2,
+                    LmulArg::Bf16 => FloatFormat::Bf16,
+                },
+                layers: self.lmul_layers.iter().cloned().collect(),
+            },
             normalization: self.mean.zip(self.std),
             receipts: self.receipts,
             decoder: self.context.map(|_| self.prefill.map_or(DecoderRows::Auto, DecoderRows::Fixed)),

@@ -167,6 +167,7 @@ pub fn convert(
         bias_correction: options.bias_correction,
         wide: BTreeSet::new(),
         embeddings: options.embeddings,
+        lmul: options.lmul.clone(),
         id_counts: Arc::new(counts),
     };
     let Calibrated { site, mut folds, mut outputs } = base;

@@ -1,5 +1,6 @@
 //! How to convert, and what is left to the converter.
 
+use crate::lower::lmul::Lmul;
 use crate::quantize::range::RangeMethod;
 use crate::quantize::tables::Embeddings;
 use shiftformer::format::Profile;
@@ -63,6 +64,8 @@ pub struct ConvertOptions {
     pub activations: ActivationBits,
     /// How the tables that ids are looked up in are stored.
     pub embeddings: Embeddings,
+    /// Which dense layers multiply by addition under [`Profile::Lmul`], and in which format.
+    pub lmul: Lmul,
     /// Raw pixels become `(x / 255 - mean) / std`.
     pub normalization: Option<(f64, f64)>,
     /// Reference runs stored in the file, from the first samples.
@@ -95,6 +98,7 @@ impl Default for ConvertOptions {
             row_blocks: Switch::Auto,
             activations: ActivationBits::Auto,
             embeddings: Embeddings::Plain,
+            lmul: Lmul::default(),
             normalization: None,
             receipts: 2,
             decoder: None,

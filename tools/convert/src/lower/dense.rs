@@ -53,7 +53,8 @@ impl<'g> Lowering<'g> {
             let linear_of = |id: TensorId| {
                 let producer = self.producers[id]?;
                 let is_linear = self.graph.nodes[producer].op == Op::Linear;
-                (is_linear && self.only_consumer(id) == Some(index)).then_some(producer)
+                let plain = is_linear && self.lmul_format(&self.graph.nodes[producer]).is_none();
+                (plain && self.only_consumer(id) == Some(index)).then_some(producer)
             };
             // The later one is computed last: the other is the stream.
             let found = match (linear_of(a), linear_of(b)) {
@@ -79,7 +80,8 @@ impl<'g> Lowering<'g> {
                 let producer = self.producers[chain.base]?;
                 let dense = matches!(self.graph.nodes[producer].op, Op::Linear | Op::Conv2d(_));
                 let alone = self.consumers[chain.base].iter().all(|&c| Some(&c) == chain.nodes.first());
-                (dense && alone).then_some(producer)
+                let plain = self.lmul_format(&self.graph.nodes[producer]).is_none();
+                (dense && alone && plain).then_some(producer)
             })
             .collect();
         for producer in fused {
@@ -261,6 +263,9 @@ impl<'g> Lowering<'g> {
     ) -> Result<(), LowerError> {
         if self.is_ivit() {
             return self.emit_linear_sums(node, target, to, None);
+        }
+        if let Some(format) = self.lmul_format(node) {
+            return self.emit_lmul(node, format, target, to);
         }
         let (x, weights, bias) = self.operands(node)?;
         let x = self.contiguous(&x, &node.name)?;

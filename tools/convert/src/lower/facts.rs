@@ -103,6 +103,8 @@ const fn costs(plain: (f64, f64), dsp: (f64, f64), mve: (f64, f64)) -> Costs {
 }
 
 const LINEAR: Costs = costs((3.53, 65.9), (0.82, 9.4), (0.13, 4.9));
+/// Estimates: an addition, a look-up and the sign for every product.
+const LMUL: Costs = costs((16.0, 80.0), (14.0, 60.0), (14.0, 60.0));
 const CONV2D: Costs = costs((3.45, 115.0), (0.78, 30.0), (0.14, 24.0));
 const DEPTHWISE: Costs = costs((12.0, 40.0), (8.0, 30.0), (8.0, 30.0));
 /// Two products of 8 bits for each of 16, and both halves of the rows.
@@ -151,6 +153,7 @@ pub const fn facts(kind: OpKind) -> OpFacts {
             (Dense, MATMUL, Written, "; make the summed dimension shorter", Function, sum)
         }
         OpKind::Attention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, MEAN_OF_VALUES),
+        OpKind::LmulLinear => (Dense, LMUL, Written, FEWER_INPUTS, Function, None),
         OpKind::LinearI16 => (Dense, LINEAR_I16, Written, FEWER_INPUTS, Weights, None),
         OpKind::Conv2dI16 => (Dense, CONV2D_I16, Written, FEWER_INPUTS, Weights, None),
         OpKind::DepthwiseConv2dI16 => (Dense, DEPTHWISE_I16, Written, FEWER_INPUTS, Weights, SUM),

@@ -14,6 +14,7 @@ pub mod facts;
 mod integers;
 mod ivit;
 mod limits;
+pub mod lmul;
 mod movement;
 mod segments;
 mod steps;
@@ -59,6 +60,8 @@ pub struct LowerOptions {
     pub wide: BTreeSet<TensorId>,
     /// How the tables that ids are looked up in are stored.
     pub embeddings: Embeddings,
+    /// Which dense layers multiply by addition under that profile.
+    pub lmul: lmul::Lmul,
     /// How often the samples look up every row of the tables, by name.
     pub id_counts: Arc<HashMap<String, Vec<u32>>>,
 }
@@ -76,6 +79,7 @@ impl Default for LowerOptions {
             bias_correction: true,
             wide: BTreeSet::new(),
             embeddings: Embeddings::Plain,
+            lmul: lmul::Lmul::default(),
             id_counts: Arc::default(),
         }
     }
@@ -160,6 +164,8 @@ struct Lowering<'g> {
     segments: HashMap<usize, Vec<f64>>,
     /// Sums at the entry of inputs in 32 bits, with the product each takes in.
     entries: HashMap<usize, usize>,
+    /// Activations as floating-point patterns, with the real value of the pattern of 1.
+    patterns: HashMap<(TensorIndex, shiftformer::arith::lmul::FloatFormat), (TensorIndex, f64)>,
     /// Indices that are quotients or remainders of ids.
     parts_of_ids: HashMap<TensorId, embedding::PartOfIds>,
     /// Linear nodes that add a residual, by the node of the addition: (linear, residual).
@@ -200,10 +206,12 @@ pub fn lower(graph: &Graph, calibration: &Calibration, options: &LowerOptions) -
         residuals: HashMap::new(),
         entries: HashMap::new(),
         parts_of_ids: HashMap::new(),
+        patterns: HashMap::new(),
         limits: limits::limits(graph, calibration),
         notes: Vec::new(),
         missing: Vec::new(),
     };
+    lowering.check_lmul_layers()?;
     lowering.find_parts_of_ids();
     lowering.find_entries();
     lowering.find_chains();

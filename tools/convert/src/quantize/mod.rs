@@ -4,6 +4,7 @@ pub mod activation;
 pub mod balance;
 pub mod compensate;
 pub mod equalize;
+pub mod floats;
 pub mod gptq;
 pub mod multiplier;
 pub mod qdq;

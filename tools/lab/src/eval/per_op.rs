@@ -317,6 +317,7 @@ fn dense(op: &Op) -> Option<&Dense> {
         | Op::Requant(_)
         | Op::Copy(_)
         | Op::Gather(_)
+        | Op::LmulLinear(_)
         | Op::Embedding(_)
         | Op::ReduceMean(_)
         | Op::Pool2d(_)

@@ -138,7 +138,12 @@ fn probe(single: &ModelParts, dtype: Dtype, shift: u32, moved: i64) -> Option<Mo
         }
         Op::DyadicRequant(requant) => finer(&mut probe, requant, shift)?,
         Op::Softmax(_) | Op::Shiftmax(_) => (),
-        Op::LinearI16(_) | Op::Conv2dI16(_) | Op::MatMulI16(_) | Op::LutI16(_) | Op::MaxPoolI16(_) => return None,
+        Op::LmulLinear(_)
+        | Op::LinearI16(_)
+        | Op::Conv2dI16(_)
+        | Op::MatMulI16(_)
+        | Op::LutI16(_)
+        | Op::MaxPoolI16(_) => return None,
         Op::AttentionExp(_) | Op::Lut(_) | Op::Copy(_) | Op::Gather(_) | Op::Embedding(_) | Op::ShiftGelu(_) => {
             return None;
         }

@@ -151,6 +151,7 @@ pub fn profile_name(profile: Profile) -> &'static str {
         Profile::Shift => "shift",
         Profile::Ivit => "ivit",
         Profile::Lut => "lut",
+        Profile::Lmul => "lmul",
     }
 }
 
