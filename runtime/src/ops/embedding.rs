@@ -281,7 +281,7 @@ mod tests {
             TableFormat::I8 => i32::from(codes[row * width + column] as i8),
             TableFormat::I4 => {
                 let code = codes[row * width.div_ceil(2) + column / 2];
-                let nibble = i32::from(if column % 2 == 0 { code & 15 } else { code >> 4 });
+                let nibble = i32::from(if column.is_multiple_of(2) { code & 15 } else { code >> 4 });
                 if nibble > 7 { nibble - 16 } else { nibble }
             }
             TableFormat::Product => {
@@ -301,7 +301,7 @@ mod tests {
             } as usize;
             let scale = &blob(weights, op.scales)[2 * row..][..2];
             let scale = i64::from(u16::from_le_bytes([scale[0], scale[1]]));
-            let product = i64::from(element(op, weights, row, column)) * scale << op.acc_shift;
+            let product = (i64::from(element(op, weights, row, column)) * scale) << op.acc_shift;
             let (low, high) = dtype.range();
             ((product * i64::from(op.multiplier) + (1 << 31)) >> 32).clamp(low.into(), high.into()) as i32
         };

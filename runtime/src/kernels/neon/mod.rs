@@ -88,10 +88,10 @@ kernels! {
     norm_rows => rows::norm_rows,
     requant => rows::requant,
     lut_in_place => rows::lut_in_place,
-    lut_i16_in_place => portable,
+    lut_i16_in_place => rows::lut_i16_in_place,
     add_i16_in_place => rows::add_i16_in_place,
     depthwise => windows::depthwise,
-    depthwise_wide => portable,
+    depthwise_wide => windows::depthwise_wide,
     pool => windows::pool,
 }
 

@@ -18,7 +18,7 @@
 use crate::arith::exp::{EXP2_A, EXP2_B, EXP2_ONE, RowScale, SCORE_FRACTION_BITS, exp_u8, exp_u16};
 use crate::arith::norm::{FRACTION_I8, FRACTION_I16, RowNorm, affine};
 use crate::arith::requant::{sat_i8, sat_i16};
-use crate::kernels::{ExpRow, NormJob, NormOut, NormRow, ScoreScale, portable, whole_rows};
+use crate::kernels::{ExpRow, LUT_I16_ENTRIES, NormJob, NormOut, NormRow, ScoreScale, portable, whole_rows};
 use core::arch::aarch64::*;
 
 /// Elements that most loops take at a time.
@@ -423,6 +423,31 @@ pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
         }
     }
     portable::lut_in_place(rest, table);
+}
+
+/// [`crate::kernels::Kernels::lut_i16_in_place`]: an entry and the next by one load of a lane, eight lines between them by
+/// SMULL and SMLAL.
+pub fn lut_i16_in_place(data: &mut [i16], table: &[i16; LUT_I16_ENTRIES]) {
+    let (chunks, rest) = data.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        // SAFETY: an index is 511 at most; that entry and the next are the last four bytes of the table.
+        unsafe {
+            let at = veorq_u16(vreinterpretq_u16_s16(vld1q_s16(chunk.as_ptr())), vdupq_n_u16(0x8000));
+            let mut indices = [0u16; LANES];
+            vst1q_u16(indices.as_mut_ptr(), vshrq_n_u16::<7>(at));
+            let pairs = indices.map(|index| table.as_ptr().add(usize::from(index)).cast::<u32>().read_unaligned());
+            let [low, high] =
+                [vld1q_u32(pairs.as_ptr()), vld1q_u32(pairs.as_ptr().add(4))].map(|x| vreinterpretq_s16_u32(x));
+            let (entries, next) = (vuzp1q_s16(low, high), vuzp2q_s16(low, high));
+            let fraction = vreinterpretq_s16_u16(vandq_u16(at, vdupq_n_u16(127)));
+            let other = vsubq_s16(vdupq_n_s16(128), fraction);
+            let first = vmull_s16(vget_low_s16(entries), vget_low_s16(other));
+            let first = vmlal_s16(first, vget_low_s16(next), vget_low_s16(fraction));
+            let second = vmlal_high_s16(vmull_high_s16(entries, other), next, fraction);
+            vst1q_s16(chunk.as_mut_ptr(), vrshrn_high_n_s32::<7>(vrshrn_n_s32::<7>(first), second));
+        }
+    }
+    portable::lut_i16_in_place(rest, table);
 }
 
 /// [`crate::kernels::Kernels::add_i16_in_place`].

@@ -62,6 +62,27 @@ pub fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
     }
 }
 
+/// [`crate::kernels::Kernels::depthwise_wide`]: eight channels at a time, a widened row of weights and 2 SMLAL per tap. Fewer
+/// channels, and channels apart, are portable.
+pub fn depthwise_wide(job: &DepthwiseJob<'_>, x: &[i16], out: DepthwiseOut<'_>) {
+    let windows = &job.windows;
+    if !takes(windows) {
+        return portable::depthwise_wide(job, x, out);
+    }
+    let (len, sink) = match out {
+        DepthwiseOut::I8(out) => (out.len(), Sink::I8(out.as_mut_ptr())),
+        DepthwiseOut::I16(out) => (out.len(), Sink::I16(out.as_mut_ptr())),
+    };
+    let pixels = job.fit(x.len(), len);
+    if pixels == 0 {
+        return;
+    }
+    for channel in (0..windows.channels).step_by(NARROW).map(|channel| channel.min(windows.channels - NARROW)) {
+        // SAFETY: `fit` says that the slices hold all taps, channels and pixels of the job; eight channels are there.
+        unsafe { Channels { job, channel }.run_wide(pixels, x, sink) };
+    }
+}
+
 /// Some channels of a depthwise convolution.
 struct Channels<'a> {
     job: &'a DepthwiseJob<'a>,
@@ -81,20 +102,8 @@ impl Channels<'_> {
         // SAFETY: the caller's contract.
         unsafe {
             let weights = job.weights.as_ptr().add(channel);
-            let mut bias = sums_at::<N>(job.bias.as_ptr().add(channel));
-            for tap in windows.taps_outside() {
-                let w = load::<N>(weights.add(tap * windows.channels));
-                let pad = vdupq_n_s32(job.pad_value);
-                let w = [vmovl_s8(vget_low_s8(w)), vmovl_high_s8(w)];
-                for (bias, w) in bias.iter_mut().zip(w.map(widened).as_flattened()).take(N / 4) {
-                    *bias = vmlaq_s32(*bias, *w, pad);
-                }
-            }
-            let requantize = Requantize {
-                multipliers: sums_at::<N>(job.multipliers.as_ptr().add(channel)),
-                acc_shift: vdupq_n_s32(job.acc_shift as i32),
-                zero_point: vdupq_n_s32(job.zero_point),
-            };
+            let bias = self.bias::<N>();
+            let requantize = self.requantize::<N>();
             let first = weights.add((windows.first[0] * windows.kernel[1] + windows.first[1]) * windows.channels);
             for pixel in 0..pixels {
                 let x = x.as_ptr().add(pixel * windows.pixel_stride + channel);
@@ -117,17 +126,70 @@ impl Channels<'_> {
                         left -= 1;
                     }
                 }
-                let at = pixel * windows.channels + channel;
-                match sink {
-                    Sink::I8(out) => store::<N>(requantize.to_i8::<N>(sums), out.add(at)),
-                    Sink::I16(out) => {
-                        let [a, b, c, d] = requantize.scaled::<N>(sums);
-                        vst1q_s16(out.add(at), vqmovn_high_s32(vqmovn_s32(a), b));
-                        if N == WIDE {
-                            vst1q_s16(out.add(at + 8), vqmovn_high_s32(vqmovn_s32(c), d));
-                        }
-                    }
+                requantize.write::<N>(sums, sink, pixel * windows.channels + channel);
+            }
+        }
+    }
+
+    /// Eight channels of the first `pixels` pixels.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn run_wide(&self, pixels: usize, x: &[i16], sink: Sink) {
+        let Self { job, channel } = *self;
+        let windows = &job.windows;
+        // SAFETY: the caller's contract.
+        unsafe {
+            let weights = job.weights.as_ptr().add(channel);
+            let bias = self.bias::<NARROW>();
+            let requantize = self.requantize::<NARROW>();
+            for pixel in 0..pixels {
+                let x = x.as_ptr().add(pixel * windows.pixel_stride + channel);
+                let mut sums = bias;
+                for (tap, at) in windows.taps_inside() {
+                    let w = vmovl_s8(vld1_s8(weights.add(tap * windows.channels)));
+                    let x = vld1q_s16(x.add(at));
+                    sums[0] = vmlal_s16(sums[0], vget_low_s16(x), vget_low_s16(w));
+                    sums[1] = vmlal_high_s16(sums[1], x, w);
                 }
+                requantize.write::<NARROW>(sums, sink, pixel * windows.channels + channel);
+            }
+        }
+    }
+
+    /// The bias with the products of the taps outside the image.
+    ///
+    /// # Safety
+    /// Weights and bias have `N` channels.
+    #[inline(always)]
+    unsafe fn bias<const N: usize>(&self) -> Sums {
+        let Self { job, channel } = *self;
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut bias = sums_at::<N>(job.bias.as_ptr().add(channel));
+            for tap in job.windows.taps_outside() {
+                let w = load::<N>(job.weights.as_ptr().add(tap * job.windows.channels + channel));
+                let pad = vdupq_n_s32(job.pad_value);
+                let w = [vmovl_s8(vget_low_s8(w)), vmovl_high_s8(w)];
+                for (bias, w) in bias.iter_mut().zip(w.map(widened).as_flattened()).take(N / 4) {
+                    *bias = vmlaq_s32(*bias, *w, pad);
+                }
+            }
+            bias
+        }
+    }
+
+    /// # Safety
+    /// There are multipliers of `N` channels.
+    #[inline(always)]
+    unsafe fn requantize<const N: usize>(&self) -> Requantize {
+        let Self { job, channel } = *self;
+        // SAFETY: the caller's contract.
+        unsafe {
+            Requantize {
+                multipliers: sums_at::<N>(job.multipliers.as_ptr().add(channel)),
+                acc_shift: vdupq_n_s32(job.acc_shift as i32),
+                zero_point: vdupq_n_s32(job.zero_point),
             }
         }
     }
@@ -149,6 +211,27 @@ impl Requantize {
             *sum = unsafe { vrshrq_n_s32::<1>(vqdmulhq_s32(vshlq_s32(*sum, self.acc_shift), multiplier)) };
         }
         sums
+    }
+
+    /// Writes the outputs of `N` channels at element `at`.
+    ///
+    /// # Safety
+    /// The sink has room for them.
+    #[inline(always)]
+    unsafe fn write<const N: usize>(&self, sums: Sums, sink: Sink, at: usize) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match sink {
+                Sink::I8(out) => store::<N>(self.to_i8::<N>(sums), out.add(at)),
+                Sink::I16(out) => {
+                    let [a, b, c, d] = self.scaled::<N>(sums);
+                    vst1q_s16(out.add(at), vqmovn_high_s32(vqmovn_s32(a), b));
+                    if N == WIDE {
+                        vst1q_s16(out.add(at + 8), vqmovn_high_s32(vqmovn_s32(c), d));
+                    }
+                }
+            }
+        }
     }
 
     /// `sat8(zero_point + scaled)`.

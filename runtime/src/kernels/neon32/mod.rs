@@ -96,7 +96,7 @@ kernels! {
     // In blocks of rows, by the rows above.
     attention => portable,
     depthwise => available!(windows::depthwise),
-    depthwise_wide => portable,
+    depthwise_wide => available!(windows::depthwise_wide),
     pool => available!(windows::pool),
     norm_row => available!(rows::norm_row),
     // Row by row.

@@ -561,18 +561,22 @@ pub unsafe fn exp_row(scores: &[i32], out: ExpRow<'_>) -> u32 {
     let rest = scores.iter().skip(whole).map(|&score| max.wrapping_sub(score) as u32);
     match out {
         ExpRow::U8(out) => {
-            // SAFETY: the caller's contract; both have the chunks.
-            let sum =
-                if count > 0 { unsafe { shiftformer_neon32_exp_u8(first, out.as_mut_ptr(), count, max) } } else { 0 };
+            let sum = match count {
+                0 => 0,
+                // SAFETY: the caller's contract; both have the chunks.
+                _ => unsafe { shiftformer_neon32_exp_u8(first, out.as_mut_ptr(), count, max) },
+            };
             out.iter_mut().skip(whole).zip(rest).fold(sum, |sum, (e, distance)| {
                 *e = exp_u8(distance);
                 sum + u32::from(*e)
             })
         }
         ExpRow::U16(out) => {
-            // SAFETY: the caller's contract; both have the chunks.
-            let sum =
-                if count > 0 { unsafe { shiftformer_neon32_exp_u16(first, out.as_mut_ptr(), count, max) } } else { 0 };
+            let sum = match count {
+                0 => 0,
+                // SAFETY: the caller's contract; both have the chunks.
+                _ => unsafe { shiftformer_neon32_exp_u16(first, out.as_mut_ptr(), count, max) },
+            };
             out.iter_mut().skip(whole).zip(rest).fold(sum, |sum, (e, distance)| {
                 *e = exp_u16(distance);
                 sum + u32::from(*e)

@@ -1,6 +1,6 @@
 //! Depthwise convolutions and pooling, eight channels at a time.
 //!
-//! Per tap of eight channels: 2 VLD1, VMULL, 2 VADDW; of a maximum VLD1 and VMAX, of a mean VLD1, VMOVL and 2 VADDW.
+//! Per tap of eight channels: 2 VLD1, VMULL, 2 VADDW, of 16 bits 2 VLD1, VMOVL, 2 VMLAL; of a maximum VLD1 and VMAX, of a mean VLD1, VMOVL and 2 VADDW.
 
 use super::asm::{function, lines};
 use crate::kernels::{DepthwiseJob, DepthwiseOut, PoolJob, PoolMean, Windows, portable};
@@ -12,7 +12,7 @@ const LANES: usize = 8;
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Taps {
-    x: *const i8,
+    x: *const u8,
     /// Bytes to the next tap of a row, and from the start of a row to the next.
     strides: [usize; 2],
     /// Rows and columns.
@@ -49,6 +49,10 @@ unsafe extern "C" {
     fn shiftformer_neon32_depthwise_i8(inputs: *const DepthwiseInputs);
     /// To 16 bits.
     fn shiftformer_neon32_depthwise_i16(inputs: *const DepthwiseInputs);
+    /// Of 16 bits to 8 bits.
+    fn shiftformer_neon32_depthwise_wide_i8(inputs: *const DepthwiseInputs);
+    /// Of 16 bits to 16 bits.
+    fn shiftformer_neon32_depthwise_wide_i16(inputs: *const DepthwiseInputs);
     /// The maximum of the taps.
     fn shiftformer_neon32_maximum(taps: *const Taps);
     /// The mean of the taps.
@@ -82,8 +86,9 @@ macro_rules! bytes {
     };
 }
 
+/// `$tap` adds the products of the values at R0, R2 bytes before the next ones, and the weights at R10.
 macro_rules! depthwise {
-    ($name:literal, $store:expr) => {
+    ($name:literal, $tap:expr, $store:expr) => {
         function!(
             $name,
             "push {{r4-r11, lr}}",
@@ -99,11 +104,7 @@ macro_rules! depthwise {
             "mov r10, r7",
             "mov r12, r5",
             "2:",
-            "vld1.8 {{d0}}, [r0], r2",
-            "vld1.8 {{d1}}, [r10], r8",
-            "vmull.s8 q1, d0, d1",
-            "vaddw.s16 q8, q8, d2",
-            "vaddw.s16 q9, q9, d3",
+            $tap,
             "subs r12, r12, #1",
             "bne 2b",
             "add r1, r1, r3",
@@ -117,11 +118,46 @@ macro_rules! depthwise {
     };
 }
 
-depthwise!("shiftformer_neon32_depthwise_i8", concat!(bytes!(), "vst1.8 {{d0}}, [r6]\n"));
-depthwise!(
-    "shiftformer_neon32_depthwise_i16",
-    lines!("vqmovn.s32 d0, q8", "vqmovn.s32 d1, q9", "vst1.16 {{d0, d1}}, [r6]")
-);
+macro_rules! byte_tap {
+    () => {
+        lines!(
+            "vld1.8 {{d0}}, [r0], r2",
+            "vld1.8 {{d1}}, [r10], r8",
+            "vmull.s8 q1, d0, d1",
+            "vaddw.s16 q8, q8, d2",
+            "vaddw.s16 q9, q9, d3",
+        )
+    };
+}
+
+macro_rules! wide_tap {
+    () => {
+        lines!(
+            "vld1.16 {{d0, d1}}, [r0], r2",
+            "vld1.8 {{d2}}, [r10], r8",
+            "vmovl.s8 q1, d2",
+            "vmlal.s16 q8, d0, d2",
+            "vmlal.s16 q9, d1, d3",
+        )
+    };
+}
+
+macro_rules! store_i8 {
+    () => {
+        concat!(bytes!(), "vst1.8 {{d0}}, [r6]\n")
+    };
+}
+
+macro_rules! store_i16 {
+    () => {
+        lines!("vqmovn.s32 d0, q8", "vqmovn.s32 d1, q9", "vst1.16 {{d0, d1}}, [r6]")
+    };
+}
+
+depthwise!("shiftformer_neon32_depthwise_i8", byte_tap!(), store_i8!());
+depthwise!("shiftformer_neon32_depthwise_i16", byte_tap!(), store_i16!());
+depthwise!("shiftformer_neon32_depthwise_wide_i8", wide_tap!(), store_i8!());
+depthwise!("shiftformer_neon32_depthwise_wide_i16", wide_tap!(), store_i16!());
 
 /// Walks over the taps that R0 describes with `$each` for the eight bytes in D2; then `$end`, the output in R6.
 macro_rules! pool {
@@ -175,10 +211,10 @@ fn steps(channels: usize) -> impl Iterator<Item = usize> {
 }
 
 /// The taps of pixel `pixel` from channel `channel` on, with elements of `size` bytes in `out`.
-fn taps(windows: &Windows, [pixel, channel]: [usize; 2], x: *const i8, out: *mut u8, size: usize) -> Taps {
-    let [down, right] = windows.strides;
+fn taps<X>(windows: &Windows, [pixel, channel]: [usize; 2], x: *const X, out: *mut u8, size: usize) -> Taps {
+    let [down, right] = windows.strides.map(|stride| stride.wrapping_mul(size_of::<X>()));
     Taps {
-        x: x.wrapping_add(pixel * windows.pixel_stride + channel),
+        x: x.wrapping_add(pixel * windows.pixel_stride + channel).cast(),
         strides: [right, down],
         inside: windows.inside,
         out: out.wrapping_add((pixel * windows.channels + channel) * size),
@@ -190,10 +226,34 @@ fn taps(windows: &Windows, [pixel, channel]: [usize; 2], x: *const i8, out: *mut
 /// # Safety
 /// The processor has NEON.
 pub unsafe fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
-    let windows = &job.windows;
-    if !takes(windows) {
+    if !takes(&job.windows) {
         return portable::depthwise(job, x, out);
     }
+    // SAFETY: the caller's contract; the functions are for bytes.
+    unsafe { eights(job, x, out, [shiftformer_neon32_depthwise_i8, shiftformer_neon32_depthwise_i16]) }
+}
+
+/// [`crate::kernels::Kernels::depthwise_wide`]. Fewer than eight channels, and channels apart, are portable.
+///
+/// # Safety
+/// The processor has NEON.
+pub unsafe fn depthwise_wide(job: &DepthwiseJob<'_>, x: &[i16], out: DepthwiseOut<'_>) {
+    if !takes(&job.windows) {
+        return portable::depthwise_wide(job, x, out);
+    }
+    // SAFETY: the caller's contract; the functions are for 16 bits.
+    unsafe { eights(job, x, out, [shiftformer_neon32_depthwise_wide_i8, shiftformer_neon32_depthwise_wide_i16]) }
+}
+
+/// Eight channels of one pixel.
+type Eight = unsafe extern "C" fn(*const DepthwiseInputs);
+
+/// All channels of all pixels by the functions for outputs of 8 and of 16 bits.
+///
+/// # Safety
+/// The processor has NEON, and the functions read values of the size of `X`.
+unsafe fn eights<X>(job: &DepthwiseJob<'_>, x: &[X], out: DepthwiseOut<'_>, [to_i8, to_i16]: [Eight; 2]) {
+    let windows = &job.windows;
     let (len, out, size) = match out {
         DepthwiseOut::I8(out) => (out.len(), out.as_mut_ptr().cast(), size_of::<i8>()),
         DepthwiseOut::I16(out) => (out.len(), out.as_mut_ptr().cast(), size_of::<i16>()),
@@ -222,13 +282,7 @@ pub unsafe fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>)
                 zero_point: job.zero_point,
             };
             // SAFETY: the caller's contract; `fit` says that the slices hold all taps, channels and pixels of the job.
-            unsafe {
-                if size == size_of::<i8>() {
-                    shiftformer_neon32_depthwise_i8(&inputs);
-                } else {
-                    shiftformer_neon32_depthwise_i16(&inputs);
-                }
-            }
+            unsafe { if size == size_of::<i8>() { to_i8(&inputs) } else { to_i16(&inputs) } }
         }
     }
 }
