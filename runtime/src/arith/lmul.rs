@@ -195,17 +195,17 @@ mod tests {
     fn sums_of_patterns_are_products_of_powers_of_two_but_for_the_offset() {
         // 1.5 * 2 in e4m3, whose bias is 7: 1.5 + 2^-3 at exponent 1, at a base of 2 * 7 in units of 2^-3.
         let fixed = Fixed { format: FloatFormat::E4m3, base: 14, top: 16 };
-        assert_eq!(fixed.product(0b0_0111_100, 0b0_1000_000), (8 + 4 + 1) << 1);
-        assert_eq!(fixed.product(0b1_0111_100, 0b0_1000_000), -(13 << 1));
-        assert_eq!(fixed.product(0b1_0111_100, 0b1_1000_000), 13 << 1);
+        assert_eq!(fixed.product(0x3c, 0x40), (8 + 4 + 1) << 1);
+        assert_eq!(fixed.product(0xbc, 0x40), -(13 << 1));
+        assert_eq!(fixed.product(0xbc, 0xc0), 13 << 1);
         // No number with an exponent of 0.
-        assert_eq!(fixed.product(0b1_0000_111, 0b0_1111_111), 0);
-        assert_eq!(fixed.product(0b0_1111_111, 0x80), 0);
+        assert_eq!(fixed.product(0x87, 0x7f), 0);
+        assert_eq!(fixed.product(0x7f, 0x80), 0);
         // 2^-6 * 2^-6 is below half a unit, 1.75 * 2^-2 * 2^-1 is 1.875 * 2^-3, two units and rounded up.
-        assert_eq!(fixed.product(0b0_0001_000, 0b0_0001_000), 0);
-        assert_eq!(fixed.product(0b0_0101_110, 0b0_0110_000), 2);
+        assert_eq!(fixed.product(0x08, 0x08), 0);
+        assert_eq!(fixed.product(0x2e, 0x30), 2);
         let low = Fixed { top: 3, base: 10, ..fixed };
-        assert_eq!(low.product(0b0_1111_111, 0b0_1111_111), 15 << 3);
+        assert_eq!(low.product(0x7f, 0x7f), 15 << 3);
     }
 
     #[test]

@@ -676,10 +676,10 @@ fn lmul_layers() {
         survives(&op, &weights, &[(pattern, k as usize)], (Dtype::I8, 2), |inputs, seen| {
             for (channel, bias) in [(0, 1 << 20), (1, -(1 << 20))] {
                 let mut acc = bias;
-                for i in 0..k as usize {
+                for (i, &x) in inputs[0].iter().enumerate() {
                     let at = channel * k as usize + i;
                     let w = if format == FloatFormat::Bf16 { w[at] as u16 as u32 } else { w8[at] as u8 as u32 };
-                    acc += fixed.product(inputs[0][i] as u32, w);
+                    acc += fixed.product(x as u32, w);
                     seen.acc(acc);
                 }
                 seen.scaled(acc, 0, i32::MAX);

@@ -28,7 +28,7 @@ pub fn pattern(format: FloatFormat, value: f64) -> u32 {
     let size = size.max(smallest);
     let exponent = size.log2().floor() as i32;
     let steps = (size / 2f64.powi(exponent - m as i32)).round_ties_even() as u32;
-    sign | (((exponent + bias) as u32) << m) + steps - (1 << m)
+    sign | ((((exponent + bias) as u32) << m) + steps - (1 << m))
 }
 
 /// What a pattern stands for.
