@@ -7,7 +7,7 @@ use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
 use crate::setup;
 use crate::toolchain::Toolchain;
-use crate::{audit, c, digits, emulate, fuzz, language, size};
+use crate::{audit, c, digits, emulate, fuzz, language, size, wheel};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -101,6 +101,7 @@ fn steps() -> Result<Vec<Step>, Error> {
         conversations(&mut steps, program)?;
     }
     steps.push(step("digits: every operator the same on all machines", parity));
+    steps.push(step("Python package", wheel::check));
     steps.push(step("C and C++", c::check));
     steps.push(step("audit", || audit::run(false, None)));
     steps.push(step("size", || size::run(false)));

@@ -37,7 +37,6 @@ impl Parts {
 }
 
 /// The step of `cargo xtask test`.
-#[expect(dead_code)]
 ///
 /// # Errors
 /// As [`run_all`].
