@@ -12,10 +12,9 @@ use std::process::Command;
 const MATURIN: &str = "maturin>=1.9,<2";
 /// What the tests and the type checks need besides the wheel. The package itself needs numpy alone.
 const TEST_PACKAGES: [&str; 3] = ["onnx", "pytest", "mypy"];
-/// What the tests marked `torch` need.
+/// What the tests marked `torch` need. With `PIP_EXTRA_INDEX_URL` naming PyTorch's index of builds for processors alone, torch
+/// is a tenth as large.
 const TORCH_PACKAGES: [&str; 4] = ["torch", "onnxscript", "distributed", "tqdm"];
-/// Where pip finds builds of torch for processors alone, a tenth of the others' size.
-const TORCH_INDEX: &str = "https://download.pytorch.org/whl/cpu";
 
 /// Whether the wheel has what takes minutes to build: the backend `gpu`, and tract.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +61,7 @@ pub fn run_all(parts: Parts, torch: bool) -> Result<(), Error> {
     let python = environment("fresh")?;
     pip(&python, &[&[&*wheel.to_string_lossy()], &TEST_PACKAGES[..]].concat())?;
     if torch {
-        pip(&python, &[&["--extra-index-url", TORCH_INDEX], &TORCH_PACKAGES[..]].concat())?;
+        pip(&python, &TORCH_PACKAGES)?;
     }
     let mut tests = Command::new(&python);
     tests.args([
