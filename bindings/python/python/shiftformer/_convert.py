@@ -29,6 +29,8 @@ def convert(
     std: Optional[float] = None,
     labels: Union[Path, Sequence[str], None] = None,
     profile: str = "shift",
+    lmul_format: Optional[str] = None,
+    lmul_layers: Optional[Sequence[str]] = None,
     range: str = "auto",
     weights: Union[int, str] = 8,
     flash_budget: Union[int, str, None] = None,
@@ -36,6 +38,7 @@ def convert(
     no_bias_correction: bool = False,
     wide_exp: Switch = "auto",
     activations: Union[int, str] = "auto",
+    embeddings: Optional[str] = None,
     unfused_attention: bool = False,
     row_blocks: Switch = "auto",
     dim: Dims = None,
@@ -65,7 +68,9 @@ def convert(
         calib_samples: Use at most the first so many samples; an iterable is not read beyond them.
         mean, std: The device takes raw ``uint8`` pixels ``x``; the model wants ``(x / 255 - mean) / std``.
         labels: Names of the classes, or the path of a file with one per line.
-        profile: Definition of the nonlinearities: ``shift``, ``ivit``, ``lut``.
+        profile: Definition of the nonlinearities, those of ``shiftformer convert --profile``, such as ``shift``, ``ivit``,
+            ``lut``.
+        lmul_format, lmul_layers: Of the profile ``lmul``, as ``--lmul-format`` and ``--lmul-layers``.
         range: How ranges of activations are chosen: ``minmax``, ``percentile``, ``mse``, ``entropy``, ``auto``.
         weights: Bits of the weights: those of ``shiftformer convert --weights``, such as 8, 4 or ``mixed``.
         flash_budget: Maximum file size for ``mixed``, in bytes or with a suffix (``"64k"``).
@@ -73,6 +78,7 @@ def convert(
         no_bias_correction: Do not correct biases for the mean error of the rounded weights.
         wide_exp: 16-bit exponentials in attention.
         activations: Bits of activations: 8, 16 or ``auto``.
+        embeddings: How tables that ids are looked up in are stored, as ``--embeddings``.
         unfused_attention: Compute attention as three operators, with the score matrix in memory.
         row_blocks: Run operators together in blocks of rows: less RAM, more instructions.
         dim: Sizes of symbolic dimensions, by name.
@@ -117,6 +123,8 @@ def convert(
                 "std": std,
                 "labels": labels,
                 "profile": profile,
+                "lmul_format": lmul_format,
+                "lmul_layers": [lmul_layers] if isinstance(lmul_layers, str) else lmul_layers,
                 "range": range,
                 "weights": weights,
                 "flash_budget": flash_budget,
@@ -124,6 +132,7 @@ def convert(
                 "no_bias_correction": no_bias_correction,
                 "wide_exp": _switch(wide_exp),
                 "activations": activations,
+                "embeddings": embeddings,
                 "unfused_attention": unfused_attention,
                 "row_blocks": _switch(row_blocks),
                 "dim": dim_texts(dim),
