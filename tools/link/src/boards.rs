@@ -34,8 +34,8 @@ pub const MICROBIT: Machine = Machine {
     arguments: &["-machine", "microbit"],
     core: Core::M0,
     counts: &[Core::M0, Core::M0Plus],
-    job_address: 0x0003_0000,
-    job_bytes: 0x0001_0000,
+    job_address: 0x0003_1800,
+    job_bytes: 0x0000_e800,
     counter_hz: 16_000_000,
 };
 
