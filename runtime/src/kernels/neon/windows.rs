@@ -22,6 +22,16 @@ enum Sink {
     I16(*mut i16),
 }
 
+impl Sink {
+    /// The sink of `out`, and the pixels that `fit` says of its length.
+    fn of(out: DepthwiseOut<'_>, fit: impl Fn(usize) -> usize) -> (usize, Self) {
+        match out {
+            DepthwiseOut::I8(out) => (fit(out.len()), Self::I8(out.as_mut_ptr())),
+            DepthwiseOut::I16(out) => (fit(out.len()), Self::I16(out.as_mut_ptr())),
+        }
+    }
+}
+
 /// Whether the channels lie side by side and fill a step.
 fn takes(windows: &Windows) -> bool {
     windows.channel_stride == 1 && windows.channels >= NARROW
@@ -39,11 +49,7 @@ pub fn depthwise(job: &DepthwiseJob<'_>, x: &[i8], out: DepthwiseOut<'_>) {
     if !takes(windows) {
         return portable::depthwise(job, x, out);
     }
-    let (len, sink) = match out {
-        DepthwiseOut::I8(out) => (out.len(), Sink::I8(out.as_mut_ptr())),
-        DepthwiseOut::I16(out) => (out.len(), Sink::I16(out.as_mut_ptr())),
-    };
-    let pixels = job.fit(x.len(), len);
+    let (pixels, sink) = Sink::of(out, |len| job.fit(x.len(), len));
     if pixels == 0 {
         return;
     }
@@ -69,11 +75,7 @@ pub fn depthwise_wide(job: &DepthwiseJob<'_>, x: &[i16], out: DepthwiseOut<'_>) 
     if !takes(windows) {
         return portable::depthwise_wide(job, x, out);
     }
-    let (len, sink) = match out {
-        DepthwiseOut::I8(out) => (out.len(), Sink::I8(out.as_mut_ptr())),
-        DepthwiseOut::I16(out) => (out.len(), Sink::I16(out.as_mut_ptr())),
-    };
-    let pixels = job.fit(x.len(), len);
+    let (pixels, sink) = Sink::of(out, |len| job.fit(x.len(), len));
     if pixels == 0 {
         return;
     }

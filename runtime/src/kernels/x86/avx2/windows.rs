@@ -36,10 +36,19 @@ fn is_taken(windows: &Windows) -> bool {
     windows.channel_stride == 1 && windows.channels >= CHANNELS && count > 0 && count <= 2 * MAX_PAIRS
 }
 
-/// Values of an image: `i8` or `i16`.
-trait Value: Copy {}
-impl Value for i8 {}
-impl Value for i16 {}
+/// Values of an image.
+trait Value: Copy {
+    /// Whether they are bytes, to be widened; else they are `i16`.
+    const ARE_BYTES: bool;
+}
+
+impl Value for i8 {
+    const ARE_BYTES: bool = true;
+}
+
+impl Value for i16 {
+    const ARE_BYTES: bool = false;
+}
 
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -124,12 +133,7 @@ fn sixteens<X: Value>(job: &DepthwiseJob<'_>, x: &[X], out: DepthwiseOut<'_>) {
 #[target_feature(enable = "avx2")]
 unsafe fn widen<X: Value>(x: *const X) -> __m256i {
     // SAFETY: the caller's contract.
-    unsafe {
-        match size_of::<X>() {
-            1 => _mm256_cvtepi8_epi16(_mm_loadu_si128(x.cast())),
-            _ => _mm256_loadu_si256(x.cast()),
-        }
-    }
+    unsafe { if X::ARE_BYTES { _mm256_cvtepi8_epi16(_mm_loadu_si128(x.cast())) } else { _mm256_loadu_si256(x.cast()) } }
 }
 
 /// # Safety
