@@ -10,7 +10,7 @@ use crate::kernels::{
     NormOut, NormRow, PoolJob, PoolMean, Portable, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows,
     dense_scratch_bytes, linear_scratch_bytes, wide_scratch_bytes,
 };
-use crate::weights::WeightFormat::{I4, I8};
+use crate::weights::WeightFormat::{I2, I3, I4, I8};
 use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
 
 /// Bytes of memory that the table needs.
@@ -172,6 +172,14 @@ pub const LINEAR_CASES: &[LinearCase] = &[
     LinearCase { acc_shift: 3, ..LinearCase::new([14, 20, 20], I4, Output::I16) },
     LinearCase { fill: Fill::Min, ..LinearCase::new([13, 48, 33], I8, Output::I16) },
     LinearCase { fill: Fill::Min, ..LinearCase::new([2, 48, 3], I4, Output::I16) },
+    LinearCase::new([1, 1, 1], I3, Output::I8),
+    LinearCase { gaps: [2, 1], skew: 1, ..LinearCase::new([6, 37, 9], I3, Output::Lut) },
+    LinearCase { fill: Fill::Min, ..LinearCase::new([3, 32, 7], I3, Output::Residual(2)) },
+    LinearCase::new([1, 50, 18], I3, Output::I16),
+    LinearCase::new([1, 1, 1], I2, Output::I8),
+    LinearCase { gaps: [1, 3], skew: 3, ..LinearCase::new([7, 45, 11], I2, Output::Residual(3)) },
+    LinearCase { fill: Fill::Min, ..LinearCase::new([2, 31, 4], I2, Output::Lut) },
+    LinearCase { acc_shift: 2, ..LinearCase::new([14, 64, 20], I2, Output::I16) },
     LinearCase { fill: Fill::Max, acc_shift: 4, ..LinearCase::new([1, 48, 5], I8, Output::I8) },
     LinearCase { fill: Fill::Max, ..LinearCase::new([9, 31, 5], I8, Output::Residual(2)) },
 ];
@@ -265,11 +273,8 @@ fn fill_weights(weights: &mut [u8], [n, k]: [usize; 2], format: WeightFormat, fi
             let w = fill.i8(numbers);
             let group = (channel / PANEL * groups + i / GROUP) * PANEL + channel % PANEL;
             let group = &mut weights[group * format.group_bytes()..][..format.group_bytes()];
-            match format {
-                I8 => group[i % GROUP] = w as u8,
-                // The high nibble of what 8 bits would have.
-                I4 => group[i % 8] |= if i % GROUP < 8 { w as u8 >> 4 } else { w as u8 & 0xf0 },
-            }
+            // The upper bits of what 8 bits would have.
+            format.put(group, i % GROUP, w >> (8 - format.bits()));
         }
     }
 }
@@ -832,6 +837,8 @@ pub const LARGE_LINEAR_CASES: &[LinearCase] = &[
     LinearCase { acc_shift: 1, ..LinearCase::new([26, 30, 96], I8, Output::I16) },
     LinearCase { acc_shift: 2, ..LinearCase::new([25, 41, 64], I8, Output::Residual(3)) },
     LinearCase::new([40, 515, 33], I4, Output::Lut),
+    LinearCase::new([40, 130, 36], I3, Output::I8),
+    LinearCase { gaps: [3, 1], ..LinearCase::new([37, 515, 33], I2, Output::I16) },
     LinearCase { fill: Fill::Min, ..LinearCase::new([33, 1040, 36], I8, Output::I16) },
 ];
 

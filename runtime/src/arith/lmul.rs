@@ -18,7 +18,7 @@
 //! of 0 stand for zero (no subnormal numbers); there are no infinities and no NaN, their patterns are numbers.
 
 use super::requant::rshift_round;
-use crate::format::{ReadWords, Word, WriteWords};
+use crate::format::codes;
 
 /// `l(m)` of the paper.
 pub const fn offset_bits(m: u32) -> u32 {
@@ -36,23 +36,20 @@ pub const fn product(a: u32, b: u32, m: u32) -> u32 {
     a.wrapping_add(b).wrapping_add(1 << (m - offset_bits(m)))
 }
 
-/// Formats of the patterns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-#[repr(u32)]
-pub enum FloatFormat {
-    /// 8 bits: 4 of exponent, 3 of mantissa.
-    E4m3 = 43,
-    /// 8 bits: 5 of exponent, 2 of mantissa.
-    E5m2 = 52,
-    /// 16 bits: 8 of exponent, 7 of mantissa.
-    Bf16 = 87,
+codes! {
+    /// Formats of the patterns.
+    #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+    FloatFormat {
+        /// 8 bits: 4 of exponent, 3 of mantissa.
+        E4m3 = 43,
+        /// 8 bits: 5 of exponent, 2 of mantissa.
+        E5m2 = 52,
+        /// 16 bits: 8 of exponent, 7 of mantissa.
+        Bf16 = 87,
+    }
 }
 
 impl FloatFormat {
-    /// All formats.
-    pub const ALL: &'static [Self] = &[Self::E4m3, Self::E5m2, Self::Bf16];
-
     /// Bits of the mantissa.
     #[inline(always)]
     pub const fn mantissa_bits(self) -> u32 {
@@ -86,22 +83,6 @@ impl FloatFormat {
             Self::E5m2 => "e5m2",
             Self::Bf16 => "bf16",
         }
-    }
-}
-
-impl Word for FloatFormat {
-    const WORDS: usize = 1;
-    #[inline(always)]
-    fn read(words: &mut ReadWords<'_>) -> Option<Self> {
-        match words.word()? {
-            43 => Some(Self::E4m3),
-            52 => Some(Self::E5m2),
-            87 => Some(Self::Bf16),
-            _ => None,
-        }
-    }
-    fn write(&self, out: &mut dyn WriteWords) {
-        out.word(*self as u32);
     }
 }
 
@@ -151,6 +132,7 @@ impl Fixed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::{ReadWords, Word};
 
     /// Mean, mean absolute and maximum relative error over all pairs of mantissas, in percent; `sum` of two of them is what
     /// stands for their product, in steps of `2^-m`.

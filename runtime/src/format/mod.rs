@@ -53,15 +53,15 @@ mod words;
 pub use reader::{FormatError, Sections, header_crc};
 pub use receipts::{Receipt, Receipts};
 pub use record::{CertRecord, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, StateLayout, TensorRecord, TensorSlot};
-pub(crate) use words::op_params;
 pub use words::{Blob, ReadWords, Word, WriteWords};
+pub(crate) use words::{codes, op_params};
 
 /// First four bytes of a model file.
 pub const MAGIC: [u8; 4] = *b"SFM\x1a";
 /// The one major version this reader understands.
 pub const VERSION_MAJOR: u16 = 1;
 /// The highest minor version this reader understands.
-pub const VERSION_MINOR: u16 = VERSION_MINOR_FORMATS;
+pub const VERSION_MINOR: u16 = VERSION_MINOR_FEW_BITS;
 /// The minor version with chains of row blocks: [`OpRecord::chained`] and [`TensorRecord::window`].
 pub const VERSION_MINOR_CHAINS: u16 = 1;
 /// The minor version with state between runs: [`StateLayout`] and [`Place::State`].
@@ -70,6 +70,8 @@ pub const VERSION_MINOR_STATE: u16 = 2;
 pub const VERSION_MINOR_I16: u16 = 3;
 /// The minor version with compressed embedding tables and products by addition.
 pub const VERSION_MINOR_FORMATS: u16 = 4;
+/// The minor version with weights of 2 and 3 bits.
+pub const VERSION_MINOR_FEW_BITS: u16 = 5;
 /// Bytes of the fixed header, before the section table.
 pub const HEADER_BYTES: usize = 48;
 /// Bytes of one section table entry.

@@ -190,3 +190,29 @@ macro_rules! op_params {
     };
 }
 pub(crate) use op_params;
+/// Declares an enum of parameter codes.
+macro_rules! codes {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum $name { $($(#[$doc])* $variant = $code,)* }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+        }
+
+        impl $crate::format::Word for $name {
+            const WORDS: usize = 1;
+            #[inline(always)]
+            fn read(words: &mut $crate::format::ReadWords<'_>) -> Option<Self> {
+                match words.word()? { $($code => Some(Self::$variant),)* _ => None }
+            }
+            fn write(&self, out: &mut dyn $crate::format::WriteWords) {
+                out.word(*self as u32);
+            }
+        }
+    };
+}
+pub(crate) use codes;

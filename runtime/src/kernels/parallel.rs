@@ -182,12 +182,19 @@ pub(crate) mod tests {
 
     #[test]
     fn one_row_is_divided_by_channels() {
-        use crate::weights::WeightFormat::{I4, I8};
+        use crate::weights::WeightFormat::{I2, I3, I4, I8};
         use testing::{Fill, LinearCase, Output};
         let mut memory = std::vec![0u8; testing::LARGE_BYTES];
         for (index, n) in [31, 32, 33, 64, 100, 161, 1000].into_iter().enumerate() {
-            for (format, output) in [(I8, Output::Lut), (I4, Output::I8), (I8, Output::I16), (I4, Output::Residual(2))]
-            {
+            let outputs = [
+                (I8, Output::Lut),
+                (I4, Output::I8),
+                (I8, Output::I16),
+                (I4, Output::Residual(2)),
+                (I3, Output::I8),
+                (I2, Output::I16),
+            ];
+            for (format, output) in outputs {
                 let case = LinearCase {
                     size: [1, 70, n],
                     format,

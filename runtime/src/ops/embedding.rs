@@ -7,7 +7,7 @@
 
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
-use crate::format::{Blob, ReadWords, Word, WriteWords, op_params};
+use crate::format::{Blob, codes, op_params};
 use crate::kernels::Kernels;
 use crate::tensor::Dtype;
 use core::ops::Range;
@@ -52,32 +52,6 @@ pub const BOOK: usize = 256;
 const MAX_WIDTH: u32 = 1 << 16;
 /// Elements decoded at a time, an even number.
 const CHUNK: usize = 32;
-
-/// Declares an enum of parameter codes.
-macro_rules! codes {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u32)]
-        pub enum $name { $($(#[$doc])* $variant = $code,)* }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-        }
-
-        impl Word for $name {
-            const WORDS: usize = 1;
-            #[inline(always)]
-            fn read(words: &mut ReadWords<'_>) -> Option<Self> {
-                match words.word()? { $($code => Some(Self::$variant),)* _ => None }
-            }
-            fn write(&self, out: &mut dyn WriteWords) {
-                out.word(*self as u32);
-            }
-        }
-    };
-}
 
 codes! {
     /// How the rows of a table are stored.

@@ -4,14 +4,16 @@ use super::{GROUP, PANEL};
 
 /// In the container.
 pub const CODE: u32 = 4;
+/// The minor version of the container that added the format.
+pub const SINCE: u16 = 0;
 /// In reports.
 pub const NAME: &str = "i4";
 /// Bits per weight.
 pub const BITS: u32 = 4;
 /// Bytes of a group of one channel.
 pub const GROUP_BYTES: usize = GROUP / 2;
-/// Largest magnitude of a weight that the converter rounds to.
-pub const LARGEST: i32 = 7;
+/// Smallest and largest weight that the converter rounds to.
+pub const RANGE: (i32, i32) = (-7, 7);
 /// Kernels that compute with bytes unpack panels.
 pub const IS_UNPACKED: bool = false;
 
@@ -25,6 +27,13 @@ pub fn unpack(panel: &[u8], to: &mut [u8]) {
         let [low, high] = [words, words.map(|word| word >> 4)];
         let words = to.as_chunks_mut::<4>().0.iter_mut().zip(low.into_iter().chain(high));
         words.for_each(|(to, nibbles)| *to = widen(nibbles).to_le_bytes());
+    }
+}
+
+/// Puts weight `at` of a group of one channel into its bytes, which are zero there.
+pub fn put(group: &mut [u8], at: usize, w: i8) {
+    if let Some(byte) = group.get_mut(at % GROUP_BYTES) {
+        *byte |= (w as u8 & 15) << (4 * (at / GROUP_BYTES));
     }
 }
 

@@ -4,20 +4,29 @@ use super::{GROUP, PANEL};
 
 /// In the container.
 pub const CODE: u32 = 8;
+/// The minor version of the container that added the format.
+pub const SINCE: u16 = 0;
 /// In reports.
 pub const NAME: &str = "i8";
 /// Bits per weight.
 pub const BITS: u32 = 8;
 /// Bytes of a group of one channel.
 pub const GROUP_BYTES: usize = GROUP;
-/// Largest magnitude of a weight that the converter rounds to.
-pub const LARGEST: i32 = 127;
+/// Smallest and largest weight that the converter rounds to.
+pub const RANGE: (i32, i32) = (-127, 127);
 /// Panels are what kernels compute with: they need not be unpacked.
 pub const IS_UNPACKED: bool = true;
 
 /// `to = panel`.
 pub fn unpack(panel: &[u8], to: &mut [u8]) {
     to.iter_mut().zip(panel).for_each(|(to, &from)| *to = from);
+}
+
+/// Puts weight `at` of a group of one channel into its bytes.
+pub fn put(group: &mut [u8], at: usize, w: i8) {
+    if let Some(byte) = group.get_mut(at) {
+        *byte = w as u8;
+    }
 }
 
 /// Sums of the positive weights of a group of one channel, and of the magnitudes of the negative ones.

@@ -6,9 +6,9 @@
 //!
 //! # Adding a format
 //!
-//! 1. A file here: its code in the container, name, bytes of a group, unpacking, magnitudes for the certificate, and
-//!    `dot_panel`, which is the definition of what it computes. A line in `formats!` below.
-//! 2. Its packer in the converter (`quantize/weights.rs`), its reader in the shaders (`dense.wgsl`).
+//! 1. A file here: its code in the container, name, bytes of a group, packing, unpacking, magnitudes for the certificate,
+//!    and `dot_panel`, which is the definition of what it computes. A line in `formats!` below.
+//! 2. Its reader in the shaders (`dense.wgsl`), its option in the converter (`WeightBits`).
 //! 3. Cortex-M kernels unpack a panel of any format before they compute with it. Hosts choose tiles by format: the
 //!    compiler names the places. Kernels that know a format better are optional.
 
@@ -49,6 +49,11 @@ macro_rules! formats {
                 match self { $(WeightFormat::$variant => $module::NAME,)* }
             }
 
+            /// The minor version of the container that added this format: older readers do not know it.
+            pub const fn since(self) -> u16 {
+                match self { $(WeightFormat::$variant => $module::SINCE,)* }
+            }
+
             /// Bits per weight, for reports and for the choice of roundings.
             pub const fn bits(self) -> u32 {
                 match self { $(WeightFormat::$variant => $module::BITS,)* }
@@ -60,9 +65,19 @@ macro_rules! formats {
                 match self { $(WeightFormat::$variant => $module::GROUP_BYTES,)* }
             }
 
-            /// Largest magnitude of a weight that the converter rounds to; the range is symmetric.
-            pub const fn largest(self) -> i32 {
-                match self { $(WeightFormat::$variant => $module::LARGEST,)* }
+            /// Smallest and largest weight that the converter rounds to.
+            pub const fn range(self) -> (i32, i32) {
+                match self { $(WeightFormat::$variant => $module::RANGE,)* }
+            }
+
+            /// Smallest and largest weight that the format holds: a model that comes quantized may use all of it.
+            pub const fn limits(self) -> (i32, i32) {
+                (-1 << (self.bits() - 1), (1 << (self.bits() - 1)) - 1)
+            }
+
+            /// Puts weight `at` of a group of one channel into its bytes, which are zero there.
+            pub fn put(self, group: &mut [u8], at: usize, w: i8) {
+                match self { $(WeightFormat::$variant => $module::put(group, at, w),)* }
             }
 
             /// Whether panels are in the layout that kernels compute with, that of [`WeightFormat::I8`].
@@ -94,6 +109,10 @@ formats! {
     I8 i8;
     /// Two weights per byte.
     I4 i4;
+    /// Eight weights in three bytes.
+    I3 i3;
+    /// Four weights per byte.
+    I2 i2;
 }
 
 impl WeightFormat {
@@ -178,6 +197,24 @@ fn magnitudes(weights: impl Iterator<Item = i8>) -> (i64, i64) {
     (positive, negative)
 }
 
+/// [`WeightFormat::dot_panel`] of a format, by the function that gives weight `at` of a group of one channel.
+#[inline(always)]
+fn dot_panel<const GROUP_BYTES: usize>(
+    x: &[i8],
+    panel: &[u8],
+    bias: [i32; PANEL],
+    weight: impl Fn(&[u8], usize) -> i8,
+) -> [i32; PANEL] {
+    let mut acc = bias;
+    for (x, w) in x.chunks(GROUP).zip(panel.chunks_exact(PANEL * GROUP_BYTES)) {
+        for (acc, w) in acc.iter_mut().zip(w.as_chunks::<GROUP_BYTES>().0) {
+            let products = x.iter().enumerate().map(|(at, &x)| i32::from(x) * i32::from(weight(w, at)));
+            *acc += products.sum::<i32>();
+        }
+    }
+    acc
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,8 +226,35 @@ mod tests {
         for &format in WeightFormat::ALL {
             assert_eq!(WeightFormat::from_code(format as u32), Some(format));
         }
-        assert_eq!((WeightFormat::I8 as u32, WeightFormat::I4 as u32), (8, 4));
-        assert!([0, 1, 2, 3, 5, 16, u32::MAX].iter().all(|&code| WeightFormat::from_code(code).is_none()));
+        assert_eq!(WeightFormat::ALL.iter().map(|&f| f as u32).collect::<Vec<_>>(), [8, 4, 3, 2]);
+        assert!(WeightFormat::ALL.iter().all(|format| format.since() <= crate::format::VERSION_MINOR));
+        assert!([0, 1, 5, 16, u32::MAX].iter().all(|&code| WeightFormat::from_code(code).is_none()));
+    }
+
+    #[test]
+    fn what_is_put_is_unpacked() {
+        let mut numbers = Numbers::new(4);
+        for &format in WeightFormat::ALL {
+            let (low, high) = format.limits();
+            let (least, most) = format.range();
+            assert!(low <= least && most <= high && format.group_bytes() * 8 == GROUP * format.bits() as usize);
+            for fill in 0..20 {
+                let values: Vec<i8> = (0..PANEL * GROUP)
+                    .map(|_| match fill {
+                        0 => low as i8,
+                        1 => high as i8,
+                        _ => numbers.bits() as i8 >> (8 - format.bits()),
+                    })
+                    .collect();
+                let mut panel = std::vec![0; format.panel_bytes(GROUP)];
+                for (at, &w) in values.iter().enumerate() {
+                    format.put(&mut panel[at / GROUP * format.group_bytes()..][..format.group_bytes()], at % GROUP, w);
+                }
+                let mut unpacked = std::vec![0; PANEL * GROUP];
+                format.unpack(&panel, &mut unpacked);
+                assert_eq!(unpacked, values.iter().map(|&w| w as u8).collect::<Vec<_>>(), "{}", format.name());
+            }
+        }
     }
 
     #[test]

@@ -92,6 +92,24 @@ fn digits_with_4_bit_weights_keep_24_db() {
     require(&figures, 0.01, 0.99, 24.0);
 }
 
+/// Without training for it: what is left is measured, and the command refuses less than 12 dB.
+#[test]
+fn digits_with_3_and_2_bit_weights_are_smaller_and_lose() {
+    let (mut bytes, mut before) = (usize::MAX, f64::INFINITY);
+    for (weights, least) in [(WeightBits::Four, 24.0), (WeightBits::Three, 15.0), (WeightBits::Two, 3.0)] {
+        let options = ConvertOptions { range: RangeMethod::Minmax, ..normalized(Some(DIGITS), weights) };
+        let path = |name: &str| root("models/digits").join(name);
+        let graph = graph(&path("digits-vit.onnx"));
+        let samples = samples(&graph, &Dataset::open(&path("calib.npz")).unwrap(), SAMPLES);
+        let converted = convert(&graph, &samples, &options, &mut |_| {}).unwrap();
+        let figures = figures(&converted, &Dataset::open(&path("eval.npz")).unwrap());
+        eprintln!("{weights:?}: {} bytes, {figures:?}", converted.file.len());
+        let sqnr = figures.sqnr_db.unwrap();
+        assert!(sqnr >= least && sqnr < before && converted.file.len() < bytes, "{weights:?}: {figures:?}");
+        (bytes, before) = (converted.file.len(), sqnr);
+    }
+}
+
 #[test]
 fn quantized_models_keep_their_scales_and_need_no_data() {
     let path = |name: &str| root("models/digits").join(name);

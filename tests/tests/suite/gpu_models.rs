@@ -29,7 +29,7 @@ struct Case {
 }
 
 /// Every form an operator takes under some profile.
-fn variants() -> [(&'static str, ConvertOptions); 6] {
+fn variants() -> [(&'static str, ConvertOptions); 8] {
     let base = ConvertOptions {
         range: RangeMethod::Minmax,
         equalize: Switch::Off,
@@ -41,6 +41,8 @@ fn variants() -> [(&'static str, ConvertOptions); 6] {
     [
         ("profile shift", base.clone()),
         ("16-bit exponentials and 4-bit weights", wide),
+        ("3-bit weights", ConvertOptions { weights: WeightBits::Three, ..base.clone() }),
+        ("2-bit weights", ConvertOptions { weights: WeightBits::Two, ..base.clone() }),
         ("blocks of rows", ConvertOptions { row_blocks: Switch::On, ..base.clone() }),
         ("unfused attention", ConvertOptions { unfused_attention: true, ..base.clone() }),
         ("profile lut", ConvertOptions { profile: Profile::Lut, ..base.clone() }),

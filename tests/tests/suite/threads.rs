@@ -69,6 +69,8 @@ fn several_threads_give_the_bytes_of_one() {
         ConvertOptions { wide_exp: Switch::On, ..options() },
         ConvertOptions { row_blocks: Switch::On, ..options() },
         ConvertOptions { weights: WeightBits::Four, ..options() },
+        ConvertOptions { weights: WeightBits::Three, ..options() },
+        ConvertOptions { weights: WeightBits::Two, ..options() },
         ConvertOptions { unfused_attention: true, ..options() },
         ConvertOptions { profile: Profile::Lut, ..options() },
         ConvertOptions { profile: Profile::Ivit, ..options() },

@@ -8,7 +8,8 @@ use shiftformer::arith::lmul::FloatFormat;
 use shiftformer::format::Profile;
 use shiftformer::ops;
 use shiftformer::ops::embedding::{Embedding, IdPart, TableFormat};
-use shiftformer_convert::convert::{ConvertOptions, Converted, convert};
+use shiftformer::weights::WeightFormat;
+use shiftformer_convert::convert::{ConvertOptions, Converted, WeightBits, convert};
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Data, Graph, Op, exec};
 use shiftformer_convert::import::onnx::attribute_proto::AttributeType;
@@ -110,7 +111,7 @@ impl Model {
             graph.output = outputs.into_iter().map(|name| ValueInfoProto { name, ..Default::default() }).collect();
         }
         let opset = |domain: &str, version| OperatorSetIdProto { domain: domain.into(), version };
-        let opset_import = vec![opset("", self.opset), opset("com.microsoft", 1)];
+        let opset_import = vec![opset("", self.opset), opset("com.microsoft", 1), opset("shiftformer", 1)];
         let model = ModelProto { ir_version: 8, graph: Some(graph), opset_import, ..ModelProto::default() };
         import_bytes(&model.encode_to_vec(), None, &ImportOptions::default())
     }
@@ -1069,4 +1070,100 @@ fn dense_layers_multiply_by_addition() {
     assert!(one.program.ops.iter().any(|op| matches!(op.op, ops::Op::Linear(_))));
     let error = of(Lmul { layers: ["third".to_owned()].into(), ..Lmul::default() }).unwrap_err().to_string();
     assert!(error.contains("no dense layer is called `third`") && error.contains(&names[0]), "{error}");
+}
+
+/// The weights of the only dense layer of a program, `[n, k]`, and its format.
+fn dense_weights(converted: &Converted, n: usize, k: usize) -> (WeightFormat, Vec<i8>) {
+    let dense = converted.program.ops.iter().find_map(|op| match &op.op {
+        ops::Op::Linear(linear) => Some(linear.dense),
+        ops::Op::LinearI16(op) => Some(op.linear.dense),
+        _ => None,
+    });
+    let dense = dense.unwrap();
+    let bytes = dense.weights.of(converted.program.weights.bytes()).unwrap();
+    let mut values = vec![0; n * k];
+    for (panel, bytes) in bytes.chunks(dense.format.panel_bytes(k)).enumerate() {
+        let mut wide = vec![0; WeightFormat::I8.panel_bytes(k)];
+        dense.format.unpack(bytes, &mut wide);
+        for (at, &w) in wide.iter().enumerate() {
+            let (channel, column) = (panel * 4 + at / 16 % 4, at / 64 * 16 + at % 16);
+            if channel < n && column < k {
+                values[channel * k + column] = w as i8;
+            }
+        }
+    }
+    (dense.format, values)
+}
+
+#[test]
+fn weights_that_come_quantized_keep_their_grid() {
+    let (k, n) = (24usize, 6usize);
+    for (bits, format) in [
+        (WeightBits::Four, WeightFormat::I4),
+        (WeightBits::Three, WeightFormat::I3),
+        (WeightBits::Two, WeightFormat::I2),
+    ] {
+        let (low, high) = format.limits();
+        let mut numbers = Numbers(11);
+        // Both ends are there, whatever the converter itself would round to.
+        let integers: Vec<i64> = (0..n * k)
+            .map(|at| match at {
+                0 => i64::from(low),
+                1 => i64::from(high),
+                _ => i64::from(low) + numbers.below(1, i64::from(high - low + 1))[0],
+            })
+            .collect();
+        let scales = numbers.take(n, 0.02, 0.05);
+        let samples: Vec<Sample> = (0..SAMPLES).map(|_| vec![Data::Float(numbers.take(4 * k, 1.0, 0.0))]).collect();
+        let data = |elem: Elem, integers: &[i64]| match elem {
+            Elem::Int2 => {
+                let raw =
+                    integers.chunks(4).map(|four| four.iter().rev().fold(0, |byte, &w| byte << 2 | (w as u8 & 3)));
+                TensorProto { data_type: elem as i32, raw_data: raw.collect(), ..TensorProto::default() }
+            }
+            _ => {
+                let int32_data = integers.iter().map(|&w| w as i32).collect();
+                TensorProto { data_type: elem as i32, int32_data, ..TensorProto::default() }
+            }
+        };
+        let elems = if format == WeightFormat::I2 { vec![Elem::Int8, Elem::Int2] } else { vec![Elem::Int8] };
+        for elem in elems {
+            // A matrix `[k, n]` with a scale per column, as MatMul has it, and one `[n, k]` as Gemm has it.
+            for transposed in [false, true] {
+                let by_column: Vec<i64> = (0..k * n).map(|at| integers[at % n * k + at / n]).collect();
+                let (shape, stored, axis) = if transposed { ([n, k], &integers, 0) } else { ([k, n], &by_column, 1) };
+                let model = Model::new(25)
+                    .input("x", Elem::Float, &[4, k as i64])
+                    .stored(data(elem, stored), "w", &shape.map(|d| d as i64))
+                    .floats("scale", &[n as i64], &scales)
+                    .node("DequantizeLinear", &["w", "scale"], "real", &[int("axis", axis)]);
+                let model = match transposed {
+                    true => model.node("Gemm", &["x", "real"], "y", &[int("transB", 1)]),
+                    false => model.node("MatMul", &["x", "real"], "y", &[]),
+                };
+                let graph = fuse(model.read().unwrap());
+                let options = ConvertOptions { weights: bits, ..ConvertOptions::default() };
+                let converted = convert(&graph, &given(&samples), &options, &mut |_| {}).unwrap();
+                let (found, values) = dense_weights(&converted, n, k);
+                assert_eq!(found, format);
+                assert_eq!(values.into_iter().map(i64::from).collect::<Vec<_>>(), integers, "{format:?} {elem:?}");
+                assert!(converted.sqnr_db.unwrap() > 35.0, "{format:?}: {:?}", converted.sqnr_db);
+            }
+        }
+        // One step beyond the format: rounded anew, and the samples show it.
+        let mut beyond = integers.clone();
+        beyond[5] = i64::from(high) + 1;
+        let model = Model::new(25)
+            .input("x", Elem::Float, &[4, k as i64])
+            .stored(data(Elem::Int8, &beyond), "w", &[n as i64, k as i64])
+            .floats("scale", &[n as i64], &scales)
+            .node("DequantizeLinear", &["w", "scale"], "real", &[int("axis", 0)])
+            .node("Gemm", &["x", "real"], "y", &[int("transB", 1)]);
+        let graph = fuse(model.read().unwrap());
+        let options = ConvertOptions { weights: bits, ..ConvertOptions::default() };
+        let converted = convert(&graph, &given(&samples), &options, &mut |_| {}).unwrap();
+        let (found, values) = dense_weights(&converted, n, k);
+        let (least, most) = format.range();
+        assert!(found == format && values.iter().all(|&w| (least..=most).contains(&i32::from(w))), "{values:?}");
+    }
 }

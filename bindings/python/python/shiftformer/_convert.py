@@ -72,7 +72,7 @@ def convert(
             ``lut``.
         lmul_format, lmul_layers: Of the profile ``lmul``, as ``--lmul-format`` and ``--lmul-layers``.
         range: How ranges of activations are chosen: ``minmax``, ``percentile``, ``mse``, ``entropy``, ``auto``.
-        weights: Bits of the weights: those of ``shiftformer convert --weights``, such as 8, 4 or ``mixed``.
+        weights: Bits of the weights: those of ``shiftformer convert --weights``, such as 8, 4, 3, 2 or ``mixed``.
         flash_budget: Maximum file size for ``mixed``, in bytes or with a suffix (``"64k"``).
         equalize: Move scale from normalized activations into the weights that follow.
         no_bias_correction: Do not correct biases for the mean error of the rounded weights.

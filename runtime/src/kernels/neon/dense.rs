@@ -117,18 +117,35 @@ unsafe fn pack_weights<E: Engine>(job: &LinearJob<'_>, channel: usize, n: usize,
                     Source { first: first.cast(), row: GROUP, quad: panel_bytes, group: PANEL * GROUP, count, k };
                 pack::<E>(from, COLUMNS, to)
             }
-            WeightFormat::I4 => {
-                for quad in 0..COLUMNS / PANEL {
-                    let panel = first.add(quad.min(panels - 1) * panel_bytes);
-                    for group in 0..groups {
-                        let at = At { row: quad * PANEL, rows: COLUMNS, group, groups };
-                        E::put(to, [0, 1, 2, 3].map(|channel| weights::<4>(panel, group, channel)), at);
-                    }
-                }
-                false
+            WeightFormat::I4 => put_panels::<E, 4>(first, panel_bytes, [panels, groups], to),
+            WeightFormat::I3 => put_panels::<E, 3>(first, panel_bytes, [panels, groups], to),
+            WeightFormat::I2 => put_panels::<E, 2>(first, panel_bytes, [panels, groups], to),
+        }
+    }
+}
+
+/// Packs a block of `[panels, groups]` of weights of fewer than 8 bits: none is -128.
+///
+/// # Safety
+/// The panels hold the groups; `to` has room for a block.
+#[inline(always)]
+unsafe fn put_panels<E: Engine, const BITS: u32>(
+    first: *const u8,
+    panel_bytes: usize,
+    [panels, groups]: [usize; 2],
+    to: *mut i8,
+) -> bool {
+    for quad in 0..COLUMNS / PANEL {
+        for group in 0..groups {
+            let at = At { row: quad * PANEL, rows: COLUMNS, group, groups };
+            // SAFETY: the caller's contract.
+            unsafe {
+                let panel = first.add(quad.min(panels - 1) * panel_bytes);
+                E::put(to, [0, 1, 2, 3].map(|channel| weights::<BITS>(panel, group, channel)), at);
             }
         }
     }
+    false
 }
 
 /// Bias and requantization of a block of channels.

@@ -130,6 +130,20 @@ pub unsafe fn weights<const BITS: u32>(panel: *const u8, group: usize, channel: 
         if BITS == 8 {
             return vld1q_s8(panel.add((group * PANEL + channel) * GROUP).cast());
         }
+        if BITS < 4 {
+            let group = panel.add((group * PANEL + channel) * 2 * BITS as usize);
+            let lanes = |word: u32, shifts: [i32; 4]| {
+                vreinterpretq_s8_u32(vshlq_u32(vdupq_n_u32(word), vld1q_s32(shifts.as_ptr())))
+            };
+            let low = lanes(group.cast::<u32>().read_unaligned(), [0, -2, -4, -6]);
+            if BITS == 2 {
+                return vshrq_n_s8::<6>(vshlq_n_s8::<6>(low));
+            }
+            // Each half of the two bytes of signs to a byte of its own, then to bit 2 of lane `j` by a shift of `2 - j`.
+            let halves = u32::from(*group.add(4)) | u32::from(*group.add(5)) << 16;
+            let signs = lanes(halves | halves << 4, [2, 1, 0, -1]);
+            return vshrq_n_s8::<5>(vshlq_n_s8::<5>(vbslq_s8(vdupq_n_u8(3), low, signs)));
+        }
         let nibbles = vld1_s8(panel.add((group * PANEL + channel) * GROUP / 2).cast());
         vcombine_s8(vshr_n_s8::<4>(vshl_n_s8::<4>(nibbles)), vshr_n_s8::<4>(nibbles))
     }
@@ -157,6 +171,14 @@ pub unsafe fn dense<P: Products>(job: &LinearJob<'_>, x: &[i8], sink: Sink, len:
                     (WeightFormat::I4, 2) => widen(dense_tile::<P, 2, 4>(panel, x, job)),
                     (WeightFormat::I4, 3) => widen(dense_tile::<P, 3, 4>(panel, x, job)),
                     (WeightFormat::I4, _) => dense_tile::<P, 4, 4>(panel, x, job),
+                    (WeightFormat::I3, 1) => widen(dense_tile::<P, 1, 3>(panel, x, job)),
+                    (WeightFormat::I3, 2) => widen(dense_tile::<P, 2, 3>(panel, x, job)),
+                    (WeightFormat::I3, 3) => widen(dense_tile::<P, 3, 3>(panel, x, job)),
+                    (WeightFormat::I3, _) => dense_tile::<P, 4, 3>(panel, x, job),
+                    (WeightFormat::I2, 1) => widen(dense_tile::<P, 1, 2>(panel, x, job)),
+                    (WeightFormat::I2, 2) => widen(dense_tile::<P, 2, 2>(panel, x, job)),
+                    (WeightFormat::I2, 3) => widen(dense_tile::<P, 3, 2>(panel, x, job)),
+                    (WeightFormat::I2, _) => dense_tile::<P, 4, 2>(panel, x, job),
                 };
                 for (row, acc) in (row..rows).zip(acc) {
                     scale.store(acc, sink, row * job.out_stride);
@@ -248,6 +270,8 @@ pub unsafe fn dense_pairs(job: &LinearJob<'_>, x: &[i8], sink: Sink, len: usize,
                 let acc = match job.weights.format {
                     WeightFormat::I8 => paired_tile::<8>(panel, paired, groups),
                     WeightFormat::I4 => paired_tile::<4>(panel, paired, groups),
+                    WeightFormat::I3 => paired_tile::<3>(panel, paired, groups),
+                    WeightFormat::I2 => paired_tile::<2>(panel, paired, groups),
                 };
                 for (row, acc) in (row..row + count).zip(acc) {
                     scale.store(acc, sink, row * job.out_stride);

@@ -275,6 +275,14 @@ macro_rules! with_constants {
                 $($count => $function::<$count, 4>($tile),)*
                 _ => {}
             },
+            WeightFormat::I3 => match $rows {
+                $($count => $function::<$count, 3>($tile),)*
+                _ => {}
+            },
+            WeightFormat::I2 => match $rows {
+                $($count => $function::<$count, 2>($tile),)*
+                _ => {}
+            },
         }
     };
 }
@@ -341,6 +349,25 @@ unsafe fn madd_group<const R: usize, const BITS: u32>(
     }
 }
 
+/// Of the sixteen weights number `index` of a panel, of 2 or 3 bits: the word of the lower two bits, to be shifted by
+/// `2 j` for weights `4 j ..`, and that of the signs of 3 bits at bit 2 of each byte, to be shifted by `j`.
+///
+/// # Safety
+/// The panel must have them.
+#[inline(always)]
+unsafe fn few_bits<const BITS: u32>(tile: Tile, index: usize) -> [i32; 2] {
+    // SAFETY: the caller's contract; a group of one channel has two bytes per bit.
+    unsafe {
+        let group = tile.panel.add(index * 2 * BITS as usize);
+        let low = group.cast::<i32>().read_unaligned();
+        if BITS == 2 {
+            return [low, 0];
+        }
+        let halves = i32::from(*group.add(4)) | i32::from(*group.add(5)) << 16;
+        [low, (halves | halves << 4) << 2]
+    }
+}
+
 /// The sixteen weights number `index` of a panel, one channel of one group.
 ///
 /// # Safety
@@ -352,6 +379,16 @@ unsafe fn channel_weights<const BITS: u32>(tile: Tile, index: usize) -> __m128i 
     unsafe {
         if BITS == 8 {
             return _mm_loadu_si128(tile.panel.add(index * GROUP).cast());
+        }
+        if BITS < 4 {
+            let [low, signs] = few_bits::<BITS>(tile, index).map(|word| _mm_set1_epi32(word));
+            let half = _mm_set1_epi8(1 << (BITS - 1));
+            let low = _mm_and_si128(_mm_srlv_epi32(low, _mm_set_epi32(6, 4, 2, 0)), _mm_set1_epi8(3));
+            let unsigned = match BITS {
+                3 => _mm_or_si128(low, _mm_and_si128(_mm_srlv_epi32(signs, _mm_set_epi32(3, 2, 1, 0)), half)),
+                _ => low,
+            };
+            return _mm_sub_epi8(_mm_xor_si128(unsigned, half), half);
         }
         let nibbles = _mm_loadu_si64(tile.panel.add(index * GROUP / 2));
         let unsigned = _mm_and_si128(_mm_unpacklo_epi64(nibbles, _mm_srli_epi64::<4>(nibbles)), _mm_set1_epi8(15));
@@ -372,6 +409,26 @@ unsafe fn pair_weights<const BITS: u32>(tile: Tile, index: usize) -> __m256i {
         if BITS == 8 {
             let w = _mm256_loadu_si256(tile.panel.add(index * 2 * GROUP).cast());
             return _mm256_xor_si256(w, _mm256_set1_epi8(i8::MIN));
+        }
+        if BITS < 4 {
+            let ([low, signs], [next_low, next_signs]) =
+                (few_bits::<BITS>(tile, 2 * index), few_bits::<BITS>(tile, 2 * index + 1));
+            let pair = |a: i32, b: i32| _mm256_set_epi32(b, b, b, b, a, a, a, a);
+            let half = _mm256_set1_epi8(1 << (BITS - 1));
+            let shifted = _mm256_srlv_epi32(pair(low, next_low), _mm256_set_epi32(6, 4, 2, 0, 6, 4, 2, 0));
+            let low = _mm256_and_si256(shifted, _mm256_set1_epi8(3));
+            let unsigned = match BITS {
+                3 => {
+                    let shifts = _mm256_set_epi32(3, 2, 1, 0, 3, 2, 1, 0);
+                    let signs = _mm256_srlv_epi32(pair(signs, next_signs), shifts);
+                    _mm256_or_si256(low, _mm256_and_si256(signs, half))
+                }
+                _ => low,
+            };
+            return _mm256_add_epi8(
+                _mm256_xor_si256(unsigned, half),
+                _mm256_set1_epi8((128 - (1 << (BITS - 1))) as i8),
+            );
         }
         let nibbles = _mm256_castsi128_si256(_mm_loadu_si128(tile.panel.add(index * GROUP).cast()));
         let twice = _mm256_permute4x64_epi64::<0b01_01_00_00>(nibbles);

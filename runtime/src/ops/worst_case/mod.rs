@@ -8,7 +8,7 @@ use super::*;
 use crate::arith::ivit::{ILayerNormRow, ShiftExp};
 use crate::format::Blob;
 use crate::tensor::Dtype;
-use crate::weights::{PANEL, PackedWeights, WeightFormat};
+use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
 use std::vec::Vec;
 use watch::{Seen, in_kernels, survives};
 
@@ -69,11 +69,10 @@ const TYPES: [Dtype; 2] = [Dtype::I8, Dtype::I16];
 
 /// A dense layer whose weights are all `w`, of `n` channels.
 fn dense(weights: &mut Weights, n: usize, k: usize, format: WeightFormat, w: i8) -> linear::Dense {
-    let byte = match format {
-        WeightFormat::I8 => w,
-        WeightFormat::I4 => (w & 0xf) | w << 4,
-    };
-    let blob = weights.add(&std::vec![byte; PackedWeights::bytes_for(n, k, format)]);
+    let mut group = std::vec![0u8; format.group_bytes()];
+    (0..GROUP).for_each(|at| format.put(&mut group, at, w));
+    let groups = PackedWeights::bytes_for(n, k, format) / group.len();
+    let blob = weights.add(&group.repeat(groups));
     let sign = if w < 0 { -1 } else { 1 };
     // The padding of K is not zero here, and counts in the bound.
     let most = (k.next_multiple_of(16) as i64 * 128 * i64::from(w.unsigned_abs())) + 1000;
@@ -93,10 +92,17 @@ fn sums(dense: linear::Dense) -> linear::Dense {
     linear::Dense { acc_shift: 0, multipliers: Blob::NONE, ..dense }
 }
 
+/// Both ends of every format.
+fn extremes() -> impl Iterator<Item = (WeightFormat, i8)> {
+    WeightFormat::ALL.iter().flat_map(|&format| {
+        let (low, high) = format.limits();
+        [low, high].map(|w| (format, w as i8))
+    })
+}
+
 fn dense_layers() {
     let (rows, k, n) = (6, 35, 5);
-    use WeightFormat::{I4, I8};
-    for (format, w) in [(I8, -128), (I8, 127), (I4, -8), (I4, 7)] {
+    for (format, w) in extremes() {
         let mut weights = Weights::default();
         let dense = dense(&mut weights, n, k, format, w);
         let op = |dense| linear::Linear { rows: rows as u32, k: k as u32, n: n as u32, residual_shift: 15, dense };
@@ -120,8 +126,7 @@ fn halves(weights: &mut Weights, n: usize, k: usize, w: i8, drop: u32) -> (halve
 
 fn wide_dense_layers() {
     let (rows, n) = (6, 5);
-    use WeightFormat::{I4, I8};
-    for (format, w) in [(I8, -128), (I8, 127), (I4, -8), (I4, 7)] {
+    for (format, w) in extremes() {
         for (k, drop) in [(35, 0), (35, 8), (3000, 3)] {
             let mut weights = Weights::default();
             let (halves, acc_shift) = halves(&mut weights, n, k, w, drop);

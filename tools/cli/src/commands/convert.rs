@@ -75,7 +75,8 @@ pub struct Args {
     /// How the ranges of activations are chosen.
     #[arg(long, value_enum, default_value_t = RangeArg::Auto)]
     range: RangeArg,
-    /// Bits of the weights.
+    /// Bits of the weights. Below 4 the outputs of most models need training for it; weights that come quantized to as few
+    /// keep their values and scales.
     #[arg(long, value_enum, default_value_t = WeightsArg::Eight)]
     weights: WeightsArg,
     /// Maximum file size for --weights mixed, in bytes (suffixes k and m: 1024 and 1024^2).
@@ -202,7 +203,11 @@ enum WeightsArg {
     Eight,
     #[value(name = "4")]
     Four,
-    /// 8 or 4 per layer, by measured sensitivity, to fit --flash-budget.
+    #[value(name = "3")]
+    Three,
+    #[value(name = "2")]
+    Two,
+    /// 8 or 4 per layer, by measured sensitivity, to fit --flash-budget; 4 or 3, or 3 or 2, where the larger are too large.
     Mixed,
 }
 
@@ -269,6 +274,8 @@ impl Args {
             weights: match (self.weights, self.flash_budget) {
                 (WeightsArg::Eight, _) | (WeightsArg::Mixed, None) => WeightBits::Eight,
                 (WeightsArg::Four, _) => WeightBits::Four,
+                (WeightsArg::Three, _) => WeightBits::Three,
+                (WeightsArg::Two, _) => WeightBits::Two,
                 (WeightsArg::Mixed, Some(flash_budget)) => WeightBits::Mixed { flash_budget },
             },
             equalize: switch(self.equalize),
@@ -673,9 +680,9 @@ fn describe(args: &Args, converted: &Converted, summary: &Summary, file_bytes: u
     }
     for point in &converted.curve {
         let mark = if point.kept { "*" } else { " " };
-        let layers = point.four_bit_layers.len();
+        let (layers, bits) = (point.fewer_bit_layers.len(), point.fewer_bits);
         out += &format!(
-            "  {mark} {layers:>3} layers at 4 bits {:>10}  {:>6.2} dB\n",
+            "  {mark} {layers:>3} layers at {bits} bits {:>10}  {:>6.2} dB\n",
             size(point.file_bytes),
             point.sqnr_db
         );

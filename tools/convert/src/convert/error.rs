@@ -72,10 +72,10 @@ pub enum ConvertError {
     /// A weight is not finite.
     #[error("weight `{0}` holds NaN or infinity; export the model again")]
     Weight(String),
-    /// Even 4 bits everywhere are too large.
-    #[error("the model needs at least {min} bytes of flash with 4-bit weights, the budget is {budget}")]
+    /// Even 2 bits everywhere are too large.
+    #[error("the model needs at least {min} bytes of flash with 2-bit weights, the budget is {budget}")]
     Budget {
-        /// Size with 4 bits everywhere.
+        /// Size with 2 bits everywhere.
         min: usize,
         /// The budget.
         budget: usize,

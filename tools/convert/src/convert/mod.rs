@@ -34,6 +34,7 @@ use crate::program::plan::{Plan, plan, plan_quickly};
 use crate::program::{Program, State};
 use crate::quantize::qdq;
 use crate::quantize::range::RangeMethod;
+use crate::quantize::sequential;
 use crate::quantize::weights::Prepared;
 use inputs::{check_ids, check_weights, id_counts};
 use judged::Judges;
@@ -42,7 +43,6 @@ use quality::OutputQuality;
 use runnable::Runnable;
 use search::Search;
 use shiftformer::format::Profile;
-use shiftformer::weights::WeightFormat;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use trials::{Calibrated, Picks, Site, Source, Trials};
@@ -65,8 +65,12 @@ pub struct Trial {
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct BitsPoint {
-    /// Layers at 4 bits.
-    pub four_bit_layers: Vec<String>,
+    /// Bits of the layers that have fewer.
+    pub fewer_bits: u32,
+    /// Those layers.
+    pub fewer_bit_layers: Vec<String>,
+    /// Bits of the others.
+    pub bits: u32,
     /// Bytes of the file.
     pub file_bytes: usize,
     /// SQNR of the outputs on calibration samples.
@@ -144,11 +148,12 @@ pub fn convert(
         graph = observe(graph, &data, options.normalization.is_some());
     }
     progress("calibrating");
-    if options.weights != WeightBits::Eight && samples.is_empty() {
+    let mixed = matches!(options.weights, WeightBits::Mixed { .. });
+    let comes_rounded = !mixed && sequential::comes_rounded(&graph, &fixed.weights, options.weights.format());
+    if samples.is_empty() && !comes_rounded {
         return Err(ConvertError::NeedsSamples("fewer than 8 bits per weight"));
     }
-    let four = options.weights == WeightBits::Four;
-    let source = Source { data: &data, fixed: &fixed, four };
+    let source = Source { data: &data, fixed: &fixed, weights: options.weights.format() };
     let picks = Picks::of(&graph, data.len());
     let shown = graph.outputs.clone();
     let judges = Judges::of(&graph, ivit);
@@ -158,7 +163,7 @@ pub fn convert(
     let mut chosen = LowerOptions {
         profile: options.profile,
         range: if options.range == RangeMethod::Auto { RangeMethod::Mse } else { options.range },
-        weights: if four { WeightFormat::I4 } else { WeightFormat::I8 },
+        weights: source.weights,
         layer_formats: HashMap::new(),
         // The other choices drown in the noise of published 8-bit probabilities: they are made with 16 bits.
         wide_exp: options.wide_exp == Switch::On || ivit && options.wide_exp == Switch::Auto,

@@ -4,6 +4,7 @@ use crate::lower::lmul::Lmul;
 use crate::quantize::range::RangeMethod;
 use crate::quantize::tables::Embeddings;
 use shiftformer::format::Profile;
+use shiftformer::weights::WeightFormat;
 
 /// Bits of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,11 +13,28 @@ pub enum WeightBits {
     Eight,
     /// 4 bits everywhere, rounded with error compensation.
     Four,
-    /// 8 or 4 bits per layer, so that the file has at most this many bytes.
+    /// 3 bits everywhere, likewise.
+    Three,
+    /// 2 bits everywhere, likewise.
+    Two,
+    /// 8 or 4 bits per layer, so that the file has at most this many bytes; 4 or 3, or 3 or 2, where 4 or 3 bits everywhere
+    /// are too many.
     Mixed {
         /// Maximum size of the file.
         flash_budget: usize,
     },
+}
+
+impl WeightBits {
+    /// The format of all layers, before some of them get fewer bits.
+    pub fn format(self) -> WeightFormat {
+        match self {
+            Self::Eight | Self::Mixed { .. } => WeightFormat::I8,
+            Self::Four => WeightFormat::I4,
+            Self::Three => WeightFormat::I3,
+            Self::Two => WeightFormat::I2,
+        }
+    }
 }
 
 /// A choice that can be left to the converter.

@@ -85,7 +85,7 @@ impl Search<'_> {
         source: &Source<'_>,
         alphas: &[f64],
     ) -> Result<(), ConvertError> {
-        if self.options.equalize == Switch::Off || !source.fixed.activations.is_empty() {
+        if self.options.equalize == Switch::Off || source.fixed.has_scales() {
             return Ok(());
         }
         (self.progress)("trying scale migration across products");
@@ -123,7 +123,7 @@ impl Search<'_> {
         source: &Source<'_>,
     ) -> Result<bool, ConvertError> {
         // A quantized model keeps its scales.
-        if self.options.equalize == Switch::Off || !source.fixed.activations.is_empty() {
+        if self.options.equalize == Switch::Off || source.fixed.has_scales() {
             return Ok(false);
         }
         let mut results = Vec::new();
@@ -207,7 +207,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Chooses bits per layer from the measured damage of each layer at 4 bits.
+    /// Chooses bits per layer from the measured damage of each layer with the fewer ones. The formats are the first of 8 and
+    /// 4, 4 and 3, 3 and 2 bits whose fewer bits everywhere fit the budget.
     pub(super) fn mixed(
         &mut self,
         site: &mut Site,
@@ -222,32 +223,31 @@ impl Search<'_> {
             .filter(|n| matches!(n.op, Op::Linear | Op::Conv2d(_)))
             .map(|n| (n.name.clone(), site.graph.tensors[n.inputs[1]].len()))
             .collect();
+        let [more, fewer] = self.formats(site, chosen, budget)?;
+        let fixed = site.calibration.fixed_weights.clone();
         let noise = |sqnr: f64| 10f64.powf(-sqnr / 10.0);
         let base = noise(self.measure(site, chosen)?);
         let mut damage = Vec::new();
-        // Layers apart: rounded against the inputs of the float model.
+        // Layers apart: rounded against the inputs of the float model, while the others have 8 bits.
         let few: Vec<Vec<Data>> = spread(data, FEW_SAMPLES).cloned().collect();
-        site.calibration.rounded = sequential::round(&site.graph, &few, &|_| WeightFormat::I4)?;
+        site.calibration.rounded = sequential::round(&site.graph, &few, &fixed, &|_| fewer)?;
         for (index, (name, weights)) in layers.iter().enumerate() {
             (self.progress)(&format!("sensitivity of layer {} of {}", index + 1, layers.len()));
-            let layer_formats = HashMap::from([(name.clone(), WeightFormat::I4)]);
+            let layer_formats = HashMap::from([(name.clone(), fewer)]);
             let lost = noise(self.measure(site, &LowerOptions { layer_formats, ..chosen.clone() })?) - base;
             damage.push((lost.max(0.0) / *weights as f64, name.clone()));
         }
         damage.sort_by(|a, b| a.0.total_cmp(&b.0));
         let order: Vec<String> = damage.into_iter().map(|(_, name)| name).collect();
         let with = |count: usize, chosen: &LowerOptions| LowerOptions {
-            layer_formats: order[..count].iter().map(|name| (name.clone(), WeightFormat::I4)).collect(),
+            weights: more,
+            layer_formats: order[..count].iter().map(|name| (name.clone(), fewer)).collect(),
             ..chosen.clone()
         };
         // File size falls with every layer: the fewest that fit are found by bisection.
         let bytes = |count: usize, chosen: &LowerOptions, this: &Self| -> Result<usize, ConvertError> {
             Ok(assemble(site, &with(count, chosen), this.options)?.len())
         };
-        let min = bytes(order.len(), chosen, self)?;
-        if min > budget {
-            return Err(ConvertError::Budget { min, budget });
-        }
         let (mut low, mut high) = (0, order.len());
         while low < high {
             let middle = (low + high) / 2;
@@ -257,29 +257,43 @@ impl Search<'_> {
         counts.sort_unstable();
         counts.dedup();
         let rounded = |site: &Site, count: usize| {
-            sequential::round(&site.graph, data, &|name| {
-                if order[..count].iter().any(|n| n == name) { WeightFormat::I4 } else { WeightFormat::I8 }
+            sequential::round(&site.graph, data, &fixed, &|name| {
+                if order[..count].iter().any(|n| n == name) { fewer } else { more }
             })
         };
         let mut curve = Vec::new();
         for count in counts {
-            (self.progress)(&format!("measuring {count} layers at 4 bits"));
+            (self.progress)(&format!("measuring {count} layers at {} bits", fewer.bits()));
             site.calibration.rounded = rounded(site, count)?;
             let options = with(count, chosen);
             let file = assemble(site, &options, self.options)?;
             let sqnr_db = self.trial.sqnr(site, &options, None)?;
-            let four_bit_layers = order[..count].to_vec();
-            curve.push(BitsPoint { four_bit_layers, file_bytes: file.len(), sqnr_db, kept: false });
+            let (bits, fewer_bits) = (more.bits(), fewer.bits());
+            let fewer_bit_layers = order[..count].to_vec();
+            curve.push(BitsPoint { fewer_bits, fewer_bit_layers, bits, file_bytes: file.len(), sqnr_db, kept: false });
         }
-        // The noises of layers partly cancel: fewer 8-bit layers can measure better, and are smaller.
+        // The noises of layers partly cancel: fewer layers of many bits can measure better, and are smaller.
         let fits = curve.iter_mut().filter(|point| point.file_bytes <= budget);
         if let Some(best) = fits.max_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db)) {
             best.kept = true;
-            let count = best.four_bit_layers.len();
+            let count = best.fewer_bit_layers.len();
             site.calibration.rounded = rounded(site, count)?;
             *chosen = with(count, chosen);
         }
         Ok(curve)
+    }
+
+    /// The formats that layers are divided among: the first two neighbours of which the smaller one everywhere fits `budget`.
+    fn formats(&self, site: &Site, chosen: &LowerOptions, budget: usize) -> Result<[WeightFormat; 2], ConvertError> {
+        let mut min = usize::MAX;
+        for pair in [WeightFormat::I8, WeightFormat::I4, WeightFormat::I3, WeightFormat::I2].windows(2) {
+            let &[more, fewer] = pair else { continue };
+            min = assemble(site, &LowerOptions { weights: fewer, ..chosen.clone() }, self.options)?.len();
+            if min <= budget {
+                return Ok([more, fewer]);
+            }
+        }
+        Err(ConvertError::Budget { min, budget })
     }
 }
 

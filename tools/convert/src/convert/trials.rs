@@ -36,8 +36,8 @@ pub(super) struct Site {
 pub(super) struct Source<'a> {
     pub(super) data: &'a [Vec<Data>],
     pub(super) fixed: &'a qdq::Fixed,
-    /// Whether weights are rounded to 4 bits.
-    pub(super) four: bool,
+    /// What weights are rounded to everywhere.
+    pub(super) weights: WeightFormat,
 }
 
 /// The samples that choices are measured on.
@@ -89,12 +89,12 @@ impl Picks {
         pick / self.stride % 2
     }
 
-    /// The halves that choices are measured on, each with statistics of the other. Rounding to 4 bits takes long: one half
-    /// is enough there.
-    pub(super) fn halves(&self, four: bool) -> std::ops::Range<usize> {
+    /// The halves that choices are measured on, each with statistics of the other. Rounding to few bits takes long: one
+    /// half is enough there.
+    pub(super) fn halves(&self, few: bool) -> std::ops::Range<usize> {
         match self.samples.len() {
             0..LEAST_TO_SPLIT => 0..0,
-            _ if four => 0..1,
+            _ if few => 0..1,
             _ => 0..2,
         }
     }
@@ -109,7 +109,7 @@ impl Picks {
         prepared: &Prepared,
         wanted: bool,
     ) -> Result<Calibrated, ConvertError> {
-        let halves = self.halves(source.four);
+        let halves = self.halves(source.weights != WeightFormat::I8);
         let seen = |half: usize| self.samples.iter().copied().filter(move |&pick| self.half_of(pick) != half);
         let mut sets: Vec<Vec<usize>> = halves.clone().map(|half| seen(half).collect()).collect();
         let whole = wanted || halves.is_empty() || self.samples.len() == self.of;
@@ -124,9 +124,9 @@ impl Picks {
             calibration.fixed = source.fixed.activations.clone();
             calibration.fixed_weights = source.fixed.weights.clone();
             calibration.fixed_wide = source.fixed.wide.clone();
-            if source.four {
+            if source.weights != WeightFormat::I8 {
                 let data: Vec<Vec<Data>> = set.iter().map(|&sample| source.data[sample].clone()).collect();
-                calibration.rounded = sequential::round(&graph, &data, &|_| WeightFormat::I4)?;
+                calibration.rounded = sequential::round(&graph, &data, &source.fixed.weights, &|_| source.weights)?;
             }
             sites.push(Site { graph: graph.clone(), calibration, factors: factors.clone() });
         }

@@ -26,7 +26,7 @@ pub fn data_type(elem: Elem) -> Option<DataType> {
         | Elem::Int64
         | Elem::Uint32
         | Elem::Uint64 => Some(DataType::Int),
-        Elem::Int4 | Elem::Uint4 => Some(DataType::Int),
+        Elem::Int4 | Elem::Uint4 | Elem::Int2 | Elem::Uint2 => Some(DataType::Int),
         _ => None,
     }
 }
@@ -41,6 +41,8 @@ pub fn integer_range(elem: Elem) -> Option<(i32, i32)> {
     Some(match elem {
         Elem::Int4 => (-8, 7),
         Elem::Uint4 => (0, 15),
+        Elem::Int2 => (-2, 1),
+        Elem::Uint2 => (0, 3),
         Elem::Int8 => (-128, 127),
         Elem::Uint8 => (0, 255),
         Elem::Int16 => (-32768, 32767),
@@ -102,6 +104,7 @@ pub fn dims(dims: &[i64]) -> Result<Vec<usize>, String> {
 fn byte_length(elem: Elem, count: usize) -> usize {
     match elem {
         Elem::Int4 | Elem::Uint4 => count.div_ceil(2),
+        Elem::Int2 | Elem::Uint2 => count.div_ceil(4),
         Elem::Bool | Elem::Int8 | Elem::Uint8 => count,
         Elem::Float16 | Elem::Bfloat16 | Elem::Int16 | Elem::Uint16 => 2 * count,
         Elem::Float | Elem::Int32 | Elem::Uint32 => 4 * count,
@@ -133,19 +136,26 @@ fn from_raw(elem: Elem, raw: &[u8], count: usize) -> Result<Data, String> {
         Elem::Uint32 => values!(Int, 4, |b| i64::from(u32::from_le_bytes(b))),
         Elem::Int64 => values!(Int, 8, i64::from_le_bytes),
         Elem::Uint64 => values!(Int, 8, |b| i64::try_from(u64::from_le_bytes(b)).unwrap_or(i64::MAX)),
-        Elem::Int4 | Elem::Uint4 => nibbles(raw.iter().copied(), elem, count),
+        Elem::Int4 => parts::<4>(raw.iter().copied(), true, count),
+        Elem::Uint4 => parts::<4>(raw.iter().copied(), false, count),
+        Elem::Int2 => parts::<2>(raw.iter().copied(), true, count),
+        Elem::Uint2 => parts::<2>(raw.iter().copied(), false, count),
         _ => return Err("unknown element type".into()),
     })
 }
 
-/// Two 4-bit elements per byte, the lower half first.
-fn nibbles(bytes: impl Iterator<Item = u8>, elem: Elem, count: usize) -> Data {
-    let signed = |n: u8| if elem == Elem::Int4 && n > 7 { i64::from(n) - 16 } else { i64::from(n) };
-    Data::Int(bytes.flat_map(|b| [signed(b & 15), signed(b >> 4)]).take(count).collect())
+/// Elements of `BITS` bits, several per byte, the lowest first.
+fn parts<const BITS: usize>(bytes: impl Iterator<Item = u8>, signed: bool, count: usize) -> Data {
+    let element = |byte: u8, at: usize| {
+        let top = byte << (8 - BITS - at);
+        i64::from(if signed { i32::from(top as i8) } else { i32::from(top) } >> (8 - BITS))
+    };
+    Data::Int(bytes.flat_map(|byte| (0..8).step_by(BITS).map(move |at| element(byte, at))).take(count).collect())
 }
 
 fn from_fields(elem: Elem, proto: &TensorProto, count: usize) -> Result<Data, String> {
     let ints = |convert: fn(i32) -> i64| Data::Int(proto.int32_data.iter().map(|&v| convert(v)).collect());
+    let bytes = || proto.int32_data.iter().map(|&v| v as u8);
     Ok(match elem {
         Elem::Float => Data::Float(proto.float_data.clone()),
         Elem::Double => Data::Float(proto.double_data.iter().map(|&v| v as f32).collect()),
@@ -157,7 +167,10 @@ fn from_fields(elem: Elem, proto: &TensorProto, count: usize) -> Result<Data, St
         Elem::Int16 => ints(|v| i64::from(v as i16)),
         Elem::Uint16 => ints(|v| i64::from(v as u16)),
         Elem::Int32 => ints(i64::from),
-        Elem::Int4 | Elem::Uint4 => nibbles(proto.int32_data.iter().map(|&v| v as u8), elem, count),
+        Elem::Int4 => parts::<4>(bytes(), true, count),
+        Elem::Uint4 => parts::<4>(bytes(), false, count),
+        Elem::Int2 => parts::<2>(bytes(), true, count),
+        Elem::Uint2 => parts::<2>(bytes(), false, count),
         Elem::Int64 => Data::Int(proto.int64_data.clone()),
         Elem::Uint32 | Elem::Uint64 => {
             Data::Int(proto.uint64_data.iter().map(|&v| i64::try_from(v).unwrap_or(i64::MAX)).collect())

@@ -7,7 +7,7 @@ use crate::graph::{Binary, Node, Op, TensorId, Window};
 use crate::parallel;
 use crate::quantize::multiplier::{multiplier, multipliers};
 use crate::quantize::sequential;
-use crate::quantize::weights::{self, Layer, QWeights};
+use crate::quantize::weights::{self, Layer, QWeights, on_grid};
 use shiftformer::format::Blob;
 use shiftformer::ops::halves::Halves;
 use shiftformer::ops::linear::Dense;
@@ -119,12 +119,9 @@ impl<'g> Lowering<'g> {
         floor: &[f64],
     ) -> Arc<Layer> {
         let kept = self.calibration.fixed_weights.get(&node.inputs[1]);
-        if let Some(scales) = kept.filter(|s| s.len() == n && format == WeightFormat::I8) {
-            let rounded = values
-                .chunks_exact(k.max(1))
-                .zip(scales)
-                .flat_map(|(row, &s)| row.iter().map(move |&w| (f64::from(w) / s).round().clamp(-128.0, 127.0) as i8));
-            let values = rounded.collect();
+        if let Some(scales) = kept.filter(|scales| scales.len() == n)
+            && let Some(values) = on_grid(values, scales, format)
+        {
             return Arc::new(Layer::new(QWeights { values, scales: scales.clone(), n, k, format }));
         }
         let rounded = self.calibration.rounded.get(&node.name).filter(|r| r.weights.format == format);

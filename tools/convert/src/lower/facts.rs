@@ -1,6 +1,7 @@
 //! What is known of every kind of operator beside its arithmetic: one row per kind, and no kind without a row.
 
-use shiftformer::ops::OpKind;
+use shiftformer::ops::linear::Dense;
+use shiftformer::ops::{Op, OpKind};
 use shiftformer::tensor::Dtype;
 
 /// What an operator costs beside the instructions to enter it.
@@ -206,4 +207,44 @@ pub const fn facts(kind: OpKind) -> OpFacts {
         }
     };
     OpFacts { group, costs, counted, remedy, noise, readout }
+}
+
+/// The weights of an operator that has some.
+pub fn dense(op: &Op) -> Option<&Dense> {
+    match op {
+        Op::Linear(linear) => Some(&linear.dense),
+        Op::Conv2d(conv) => Some(&conv.dense),
+        Op::DepthwiseConv2d(conv) => Some(&conv.dense),
+        Op::LinearI16(op) => Some(&op.linear.dense),
+        Op::Conv2dI16(op) => Some(&op.conv.dense),
+        Op::DepthwiseConv2dI16(op) => Some(&op.conv.dense),
+        Op::MatMul(_)
+        | Op::MatMulI16(_)
+        | Op::LutI16(_)
+        | Op::MaxPoolI16(_)
+        | Op::Attention(_)
+        | Op::AttentionScores(_)
+        | Op::AttentionExp(_)
+        | Op::CausalAttention(_)
+        | Op::KvAppend(_)
+        | Op::Positions(_)
+        | Op::Rope(_)
+        | Op::AttentionValues(_)
+        | Op::Softmax(_)
+        | Op::LayerNorm(_)
+        | Op::Add(_)
+        | Op::Mul(_)
+        | Op::Lut(_)
+        | Op::Requant(_)
+        | Op::Copy(_)
+        | Op::Gather(_)
+        | Op::LmulLinear(_)
+        | Op::Embedding(_)
+        | Op::ReduceMean(_)
+        | Op::Pool2d(_)
+        | Op::DyadicRequant(_)
+        | Op::Shiftmax(_)
+        | Op::ShiftGelu(_)
+        | Op::ILayerNorm(_) => None,
+    }
 }

@@ -1,7 +1,7 @@
 //! Writes a program as `.sfm` bytes.
 
 use crate::graph::origin;
-use crate::lower::facts::facts;
+use crate::lower::facts::{dense, facts};
 use crate::program::plan::Plan;
 use crate::program::{Endpoint, Program};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use shiftformer::format::{
     StateLayout, TensorRecord, VERSION_MAJOR, VERSION_MINOR_CHAINS, Word, align_up, field, header_crc,
 };
 use shiftformer::kernels::Portable;
-use shiftformer::ops::{OpFault, OpKind, OpTable, Operands};
+use shiftformer::ops::{Op, OpFault, OpKind, OpTable, Operands};
 
 /// What people and host tools want to know about a model: the `Annotations` section, JSON.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -237,14 +237,17 @@ pub fn write(
         n_ops: program.ops.len(),
         n_tensors: program.tensors.len(),
         profile: program.profile as u8,
-        minor: minor_version(program.ops.iter().map(|op| (op.op.kind(), op.chained))),
+        minor: minor_version(program.ops.iter().map(|op| (&op.op, op.chained))),
     };
     assemble(&frame, &sections)
 }
 
-/// The lowest minor version that a reader must know for operators of these kinds, chained or not.
-pub(crate) fn minor_version(ops: impl Iterator<Item = (OpKind, bool)>) -> u16 {
-    let of = |(kind, chained): (OpKind, bool)| kind.since().max(if chained { VERSION_MINOR_CHAINS } else { 0 });
+/// The lowest minor version that a reader must know for these operators, chained or not.
+pub(crate) fn minor_version<'o>(ops: impl Iterator<Item = (&'o Op, bool)>) -> u16 {
+    let of = |(op, chained): (&Op, bool)| {
+        let weights = dense(op).map_or(0, |dense| dense.format.since());
+        op.kind().since().max(weights).max(if chained { VERSION_MINOR_CHAINS } else { 0 })
+    };
     ops.map(of).max().unwrap_or(0)
 }
 

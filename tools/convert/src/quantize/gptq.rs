@@ -10,7 +10,7 @@
 //! Transformers", ICLR 2023, Algorithm 1 (columns in order of activation size); Behdin et al., "QuantEase", 2023, for
 //! the coordinate descent.
 
-use super::weights::QWeights;
+use super::weights::{Grid, QWeights};
 use crate::parallel;
 use shiftformer::weights::WeightFormat;
 
@@ -26,7 +26,7 @@ pub struct Hessian {
 const DAMPING: f64 = 0.01;
 /// Passes of coordinate descent; most layers stop changing after three.
 const PASSES: usize = 6;
-/// Scales that are tried for a row of few bits.
+/// Scales that are tried for a row of 4 bits.
 const SCALES: usize = 9;
 
 impl Hessian {
@@ -172,13 +172,13 @@ pub fn quantize(
     let mut order: Vec<usize> = (0..k).collect();
     order.sort_by(|&a, &b| damped.at(b, b).total_cmp(&damped.at(a, a)));
     let Some(factor) = inverse_factor(&damped, &order) else { return plain() };
-    let top = f64::from(format.largest());
+    let grid = Grid::of(format);
     // At 8 bits the full range is within 0.1 dB of the best.
-    let scales = if format.bits() < 8 { SCALES } else { 1 };
+    let scales = if format.bits() < 8 { grid.cuts(SCALES) } else { 1 };
     let round = |(channel, row): (usize, &[f32])| {
         let row: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
         let min = floor.get(channel).copied().unwrap_or(0.0).max(1e-30);
-        round_row(&row, top, (min, scales), &damped, &order, &factor)
+        round_row(&row, grid, (min, scales), &damped, &order, &factor)
     };
     let rows = parallel::map(weights.chunks_exact(k.max(1)).enumerate().collect(), round);
     let scales = rows.iter().map(|(_, scale)| *scale).collect();
@@ -188,27 +188,27 @@ pub fn quantize(
 /// Tries several scales for one row; keeps the one with the smallest weighed error.
 fn round_row(
     row: &[f64],
-    top: f64,
+    grid: Grid,
     (min, scales): (f64, usize),
     h: &Hessian,
     order: &[usize],
     factor: &[f64],
 ) -> (Vec<i8>, f64) {
-    let abs_max = row.iter().fold(0.0f64, |m, w| m.max(w.abs()));
-    if abs_max == 0.0 {
+    let full = grid.full_scale(row.iter().copied());
+    if full <= f64::MIN_POSITIVE {
         return (vec![0; row.len()], min.max(1e-30));
     }
     let mut best: Option<(f64, Vec<f64>, f64)> = None;
     for step in 0..scales {
-        let scale = (abs_max / top * (1.0 - step as f64 * 0.06)).max(min);
-        let q = compensate(row, scale, top, order, factor);
+        let scale = (full * (1.0 - step as f64 * 0.06)).max(min);
+        let q = compensate(row, scale, grid, order, factor);
         let error = h.energy(&lost(row, &q, scale));
         if best.as_ref().is_none_or(|(e, ..)| error < *e) {
             best = Some((error, q, scale));
         }
     }
     let Some((_, mut q, scale)) = best else { return (vec![0; row.len()], min) };
-    descend(row, &mut q, scale, top, h);
+    descend(row, &mut q, scale, grid, h);
     (q.iter().map(|&v| v as i8).collect(), scale)
 }
 
@@ -217,12 +217,12 @@ fn lost(row: &[f64], q: &[f64], scale: f64) -> Vec<f64> {
 }
 
 /// GPTQ on one row.
-fn compensate(row: &[f64], scale: f64, top: f64, order: &[usize], factor: &[f64]) -> Vec<f64> {
+fn compensate(row: &[f64], scale: f64, grid: Grid, order: &[usize], factor: &[f64]) -> Vec<f64> {
     let k = row.len();
     let mut left: Vec<f64> = order.iter().map(|&j| row[j]).collect();
     let mut q = vec![0.0; k];
     for i in 0..k {
-        let rounded = (left[i] / scale).round().clamp(-top, top);
+        let rounded = grid.nearest(left[i] / scale);
         q[order[i]] = rounded;
         let error = (left[i] - rounded * scale) / factor[i * k + i];
         for (l, f) in left[i..].iter_mut().zip(&factor[i * k + i..(i + 1) * k]) {
@@ -233,7 +233,7 @@ fn compensate(row: &[f64], scale: f64, top: f64, order: &[usize], factor: &[f64]
 }
 
 /// Moves single weights by whole steps while that lowers the error.
-fn descend(row: &[f64], q: &mut [f64], scale: f64, top: f64, h: &Hessian) {
+fn descend(row: &[f64], q: &mut [f64], scale: f64, grid: Grid, h: &Hessian) {
     let k = row.len();
     // gradient_j = sum_i H_ji (w_i - q_i scale)
     let mut gradient: Vec<f64> = {
@@ -244,7 +244,7 @@ fn descend(row: &[f64], q: &mut [f64], scale: f64, top: f64, h: &Hessian) {
         let mut moved = false;
         for j in 0..k {
             let wish = q[j] + (gradient[j] / h.at(j, j) / scale);
-            let better = wish.round().clamp(-top, top);
+            let better = grid.nearest(wish);
             let step = (better - q[j]) * scale;
             if step != 0.0 {
                 q[j] = better;

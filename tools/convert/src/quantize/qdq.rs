@@ -15,6 +15,13 @@ pub struct Fixed {
     pub weights: HashMap<TensorId, Vec<f64>>,
 }
 
+impl Fixed {
+    /// Whether weights or activations come in steps, which other scales would leave.
+    pub fn has_scales(&self) -> bool {
+        !self.activations.is_empty() || !self.weights.is_empty()
+    }
+}
+
 /// Takes the pairs over constants out of `graph` (the constants become their rounded values) and collects the scales.
 ///
 /// Activations quantized to 8 or 16 bits keep their pair in the graph; pairs per channel over activations are dropped, but

@@ -11,7 +11,7 @@
 //! Correction", ICCV 2019, section 4.2, for the bias.
 
 use super::gptq::{self, Hessian};
-use super::weights::QWeights;
+use super::weights::{QWeights, on_grid};
 use crate::graph::exec::{ExecError, dense_rows, eval_node};
 use crate::graph::{Data, DataType, Graph, Node, Op, TensorId};
 use crate::parallel;
@@ -34,13 +34,15 @@ pub struct Rounded {
 /// The values of one sample that later nodes still read.
 type Live = HashMap<TensorId, Data>;
 
-/// Rounds every dense layer of up to [`MAX_WIDTH`] columns for which `bits` gives fewer than 8, by node name.
+/// Rounds every dense layer of up to [`MAX_WIDTH`] columns for which `format` has fewer than 8 bits, by node name. `fixed`
+/// has the scales of weights that come quantized: those on the grid of the format lose nothing and are left alone.
 ///
 /// # Errors
 /// [`ExecError`] when a sample cannot be run.
 pub fn round(
     graph: &Graph,
     samples: &[Vec<Data>],
+    fixed: &HashMap<TensorId, Vec<f64>>,
     format: &dyn Fn(&str) -> WeightFormat,
 ) -> Result<HashMap<String, Rounded>, ExecError> {
     let start = |sample: &Vec<Data>| -> Live { graph.inputs.iter().copied().zip(sample.iter().cloned()).collect() };
@@ -49,7 +51,11 @@ pub fn round(
     let consumers = graph.consumers();
     let mut rounded = HashMap::new();
     for (index, node) in graph.nodes.iter().enumerate() {
-        let layer = round_layer(graph, index, &exact, &lossy, format(&node.name))?;
+        let format = format(&node.name);
+        let layer = match is_on_grid(graph, node, fixed, format) {
+            true => None,
+            false => round_layer(graph, index, &exact, &lossy, format)?,
+        };
         let replaced = layer.as_ref().map(|layer| Replaced::new(graph, node, layer));
         let step = |live: &mut Live, replaced: Option<&Replaced>| -> Result<(), ExecError> {
             let output = eval(graph, node, live, replaced)?;
@@ -68,6 +74,18 @@ pub fn round(
         }
     }
     Ok(rounded)
+}
+
+/// Whether nothing is left to round to `format`: it has 8 bits, or all dense layers come on its grid.
+pub fn comes_rounded(graph: &Graph, fixed: &HashMap<TensorId, Vec<f64>>, format: WeightFormat) -> bool {
+    let mut dense = graph.nodes.iter().filter(|node| matches!(node.op, Op::Linear | Op::Conv2d(_)));
+    format == WeightFormat::I8 || dense.all(|node| is_on_grid(graph, node, fixed, format))
+}
+
+/// Whether the weights of a layer come in whole steps that `format` holds.
+fn is_on_grid(graph: &Graph, node: &Node, fixed: &HashMap<TensorId, Vec<f64>>, format: WeightFormat) -> bool {
+    let weights = node.inputs.get(1).and_then(|id| Some((graph.floats(*id)?, fixed.get(id)?)));
+    weights.is_some_and(|(weights, scales)| on_grid(weights, scales, format).is_some())
 }
 
 /// The float values of a rounded layer, in the shapes of the graph.
@@ -294,11 +312,14 @@ mod tests {
             }
             sum
         };
-        let sequential = round(&graph, &samples, &|_| WeightFormat::I4).unwrap();
+        let sequential = round(&graph, &samples, &HashMap::new(), &|_| WeightFormat::I4).unwrap();
+        let none = HashMap::new();
         let mut apart =
-            round(&graph, &samples, &|name| if name == "l1" { WeightFormat::I4 } else { WeightFormat::I8 }).unwrap();
+            round(&graph, &samples, &none, &|name| if name == "l1" { WeightFormat::I4 } else { WeightFormat::I8 })
+                .unwrap();
         apart.extend(
-            round(&graph, &samples, &|name| if name == "l2" { WeightFormat::I4 } else { WeightFormat::I8 }).unwrap(),
+            round(&graph, &samples, &none, &|name| if name == "l2" { WeightFormat::I4 } else { WeightFormat::I8 })
+                .unwrap(),
         );
         assert_eq!((sequential.len(), apart.len()), (2, 2));
         assert!(error(&sequential) < 0.9 * error(&apart), "{} {}", error(&sequential), error(&apart));

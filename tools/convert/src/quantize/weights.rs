@@ -106,34 +106,84 @@ fn known<F: Eq + Hash, T>(known: &Known<F, T>, source: &Arc<Data>, form: F, make
     made
 }
 
+/// The whole numbers that weights of a format are rounded to.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    low: f64,
+    high: f64,
+    bits: u32,
+}
+
+impl Grid {
+    /// That of a format.
+    pub fn of(format: WeightFormat) -> Self {
+        let (low, high) = format.range();
+        Self { low: f64::from(low), high: f64::from(high), bits: format.bits() }
+    }
+
+    /// The number nearest to a weight in steps.
+    pub fn nearest(self, steps: f64) -> f64 {
+        steps.round().clamp(self.low, self.high)
+    }
+
+    /// The scale at which no weight is cut off, above 0.
+    pub fn full_scale(self, weights: impl Iterator<Item = f64>) -> f64 {
+        weights.fold(f64::MIN_POSITIVE, |scale, w| scale.max(w / if w < 0.0 { self.low } else { self.high }))
+    }
+
+    /// How many cuts of [`full_scale`](Self::full_scale) are tried, where 4 bits take `of_four` to come down to half of it:
+    /// the fewer steps there are, the more of a row's tail is best cut off.
+    pub fn cuts(self, of_four: usize) -> usize {
+        match self.bits {
+            0..=2 => of_four * 8 / 5,
+            3 => of_four * 5 / 4,
+            _ => of_four,
+        }
+    }
+}
+
+/// The weights in steps of their scales, where all of them are numbers that `format` holds: `[n, k]` by `[n]`.
+pub fn on_grid(weights: &[f32], scales: &[f64], format: WeightFormat) -> Option<Vec<i8>> {
+    /// Part of a step that single precision may lose between the model's grid and its weights.
+    const NEAR: f64 = 1e-3;
+    let (low, high) = format.limits();
+    let k = weights.len() / scales.len().max(1);
+    let steps = weights.chunks(k.max(1)).zip(scales).flat_map(|(row, s)| row.iter().map(move |&w| f64::from(w) / s));
+    let value = |steps: f64| {
+        let whole = steps.round();
+        let fits = (steps - whole).abs() <= NEAR && (f64::from(low)..=f64::from(high)).contains(&whole);
+        fits.then_some(whole as i8)
+    };
+    steps.map(value).collect()
+}
+
 /// Rounds each row of `weights` (`[n, k]`) to the scale with the smallest square error.
 ///
 /// `floor` gives, per channel, the smallest admitted scale (so that the bias fits); 0 where there is none.
 pub fn quantize(weights: &[f32], n: usize, k: usize, format: WeightFormat, floor: &[f64]) -> QWeights {
     let mut values = Vec::with_capacity(n * k);
     let mut scales = Vec::with_capacity(n);
-    let top = f64::from(format.largest());
+    let grid = Grid::of(format);
     for (channel, row) in weights.chunks_exact(k.max(1)).enumerate() {
-        let abs_max = row.iter().fold(0.0f64, |m, &w| m.max(f64::from(w.abs())));
         let error = |scale: &f64| -> f64 {
             row.iter()
                 .map(|&w| {
                     let w = f64::from(w);
-                    let e = w - (w / scale).round().clamp(-top, top) * scale;
+                    let e = w - grid.nearest(w / scale) * scale;
                     e * e
                 })
                 .sum()
         };
-        let full = (abs_max / top).max(f64::MIN_POSITIVE);
-        // Clipping a few large weights pays at 4 bits; at 8 bits the full range is within 0.1 dB of the best.
-        let scale = if format.bits() < 8 && abs_max > 0.0 {
-            let cuts = (0..40).map(|i| full * (1.0 - f64::from(i) / 80.0));
+        let full = grid.full_scale(row.iter().map(|&w| f64::from(w)));
+        // Clipping a few large weights pays at few bits; at 8 bits the full range is within 0.1 dB of the best.
+        let scale = if format.bits() < 8 && full > f64::MIN_POSITIVE {
+            let cuts = (0..grid.cuts(40)).map(|i| full * (1.0 - i as f64 / 80.0));
             super::range::argmin(cuts, error).unwrap_or(full)
         } else {
             full
         };
         let scale = scale.max(floor.get(channel).copied().unwrap_or(0.0)).max(1e-30);
-        values.extend(row.iter().map(|&w| (f64::from(w) / scale).round().clamp(-top, top) as i8));
+        values.extend(row.iter().map(|&w| grid.nearest(f64::from(w) / scale) as i8));
         scales.push(scale);
     }
     QWeights { values, scales, n, k, format }
@@ -148,18 +198,10 @@ pub fn pack(weights: &QWeights) -> Vec<u8> {
         for (i, &w) in row.iter().enumerate() {
             let group = (channel / PANEL * groups + i / GROUP) * PANEL + channel % PANEL;
             let group = &mut packed[group * format.group_bytes()..][..format.group_bytes()];
-            pack_one(format, group, i % GROUP, w);
+            format.put(group, i % GROUP, w);
         }
     }
     packed
-}
-
-/// Puts weight `at` of a group of one channel into its zeroed bytes.
-fn pack_one(format: WeightFormat, group: &mut [u8], at: usize, w: i8) {
-    match format {
-        WeightFormat::I8 => group[at] = w as u8,
-        WeightFormat::I4 => group[at % (GROUP / 2)] |= ((w as u8) & 15) << if at < GROUP / 2 { 0 } else { 4 },
-    }
 }
 
 /// Per-channel values padded to whole panels with 0.

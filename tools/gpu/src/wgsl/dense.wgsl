@@ -28,6 +28,26 @@ fn weights_i4(first: u32, group: u32, word_of_k: u32) -> u32 {
     return widen_nibbles(packed >> select(0u, 4u, (word_of_k & 2u) != 0u));
 }
 
+// 2 bits: 4 bytes per channel, byte j % 4 with K j at bit 2 * (j / 4): a shift leaves four of them in the bytes of the word.
+fn weights_i2(first: u32, group: u32, word_of_k: u32) -> u32 {
+    let low = (weights[first + group] >> (2u * (word_of_k & 3u))) & 0x03030303u;
+    return low | ((low & 0x02020202u) * 0x7eu);
+}
+
+// 3 bits: 6 bytes per channel, as 2 bits, then the signs: bit i / 4 + 4 * (i % 2) of byte 4 + i % 4 / 2 for K i. Every other
+// group starts in the middle of a word.
+fn weights_i3(first: u32, group: u32, word_of_k: u32) -> u32 {
+    let at = first + (group * 6u >> 2u);
+    let odd = (group & 1u) != 0u;
+    let next = weights[at + 1u];
+    let pairs = select(weights[at], (weights[at] >> 16u) | (next << 16u), odd);
+    let bytes = select(next & 0xffffu, next >> 16u, odd);
+    let j = word_of_k & 3u;
+    let halves = (bytes & 0xffu) | ((bytes >> 8u) << 16u);
+    let signs = ((halves | (halves << 4u)) >> j) & 0x01010101u;
+    return ((pairs >> (2u * j)) & 0x03030303u) | (signs * 0xfcu);
+}
+
 // The words of K 4 word .. 4 word + 3 of `channel` in the packed matrix at byte `matrix` of the weights.
 fn packed_weights(d: Dense, matrix: u32, k: u32, channel: u32, word_of_k: u32) -> u32 {
     let groups = (k + 15u) >> 4u;
@@ -39,6 +59,12 @@ fn packed_weights(d: Dense, matrix: u32, k: u32, channel: u32, word_of_k: u32) -
         }
         case 4u: {
             return weights_i4(first, group, word_of_k);
+        }
+        case 3u: {
+            return weights_i3(first, group, word_of_k);
+        }
+        case 2u: {
+            return weights_i2(first, group, word_of_k);
         }
         // The decoded operator has no other format; sums without weights differ from those of every backend.
         default: {

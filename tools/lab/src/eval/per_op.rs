@@ -5,13 +5,12 @@ use crate::eval::metrics::sqnr_db;
 use serde::Serialize;
 use shiftformer::format::{NO_TENSOR, Profile, TensorRecord};
 use shiftformer::kernels::Portable;
-use shiftformer::ops::linear::Dense;
 use shiftformer::ops::{Op, OpKind};
 use shiftformer::{AlignedBytes, Model, Observer, RunFault, Session};
 use shiftformer_convert::convert::ivit;
 use shiftformer_convert::graph::exec;
 use shiftformer_convert::graph::{Graph, TensorId};
-use shiftformer_convert::lower::facts::{Group, Noise, facts};
+use shiftformer_convert::lower::facts::{Group, Noise, dense, facts};
 use shiftformer_convert::model_file::whole::WholeOutputs;
 use shiftformer_convert::model_file::{ModelFile, Values, dequantize, integers};
 use shiftformer_convert::pack::AnnotatedTensor;
@@ -62,7 +61,7 @@ pub enum Cause {
     CoarseScale,
     /// Small probabilities are lost.
     SoftmaxTail,
-    /// The weights have 4 bits.
+    /// The weights have fewer than 8 bits.
     FewWeightBits,
     /// The 8-bit value that a table inside the operator takes is coarse, or a nonlinearity is approximated.
     Activation,
@@ -97,7 +96,7 @@ impl Cause {
             Cause::OutlierChannel => "outlier channel",
             Cause::CoarseScale => "coarse scale",
             Cause::SoftmaxTail => "softmax tail",
-            Cause::FewWeightBits => "4-bit weights",
+            Cause::FewWeightBits => "weights of few bits",
             Cause::Activation => "activation",
             Cause::Weights => "weight rounding",
         }
@@ -285,46 +284,6 @@ fn cause(error: &OpError, kind: OpKind, op: Option<&Op>, clip_share: f64) -> Cau
             Some(dense) if !dense.lut.is_some() => Cause::Weights,
             Some(_) | None => Cause::Activation,
         },
-    }
-}
-
-/// The weights of an operator that has some.
-fn dense(op: &Op) -> Option<&Dense> {
-    match op {
-        Op::Linear(linear) => Some(&linear.dense),
-        Op::Conv2d(conv) => Some(&conv.dense),
-        Op::DepthwiseConv2d(conv) => Some(&conv.dense),
-        Op::LinearI16(op) => Some(&op.linear.dense),
-        Op::Conv2dI16(op) => Some(&op.conv.dense),
-        Op::DepthwiseConv2dI16(op) => Some(&op.conv.dense),
-        Op::MatMul(_)
-        | Op::MatMulI16(_)
-        | Op::LutI16(_)
-        | Op::MaxPoolI16(_)
-        | Op::Attention(_)
-        | Op::AttentionScores(_)
-        | Op::AttentionExp(_)
-        | Op::CausalAttention(_)
-        | Op::KvAppend(_)
-        | Op::Positions(_)
-        | Op::Rope(_)
-        | Op::AttentionValues(_)
-        | Op::Softmax(_)
-        | Op::LayerNorm(_)
-        | Op::Add(_)
-        | Op::Mul(_)
-        | Op::Lut(_)
-        | Op::Requant(_)
-        | Op::Copy(_)
-        | Op::Gather(_)
-        | Op::LmulLinear(_)
-        | Op::Embedding(_)
-        | Op::ReduceMean(_)
-        | Op::Pool2d(_)
-        | Op::DyadicRequant(_)
-        | Op::Shiftmax(_)
-        | Op::ShiftGelu(_)
-        | Op::ILayerNorm(_) => None,
     }
 }
 

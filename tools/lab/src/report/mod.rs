@@ -118,7 +118,7 @@ pub fn html(content: &Content) -> String {
 const CHOICES: &str = "Each choice was measured by running the integer model, calibrated on one half of the samples, on the other half; the \
      marked one was kept.";
 const CURVE: &str =
-    "Layers go from 8 to 4 bits in the order of the loss measured for each alone. The ringed point was chosen.";
+    "Layers go to fewer bits in the order of the loss measured for each alone. The ringed point was chosen.";
 const DEPTH: &str = "Signal to noise of every operator's result against the float model. A fall from one bar to the next is \
     where accuracy goes; a level stretch hands on what came in.";
 const MEMORY: &str =
@@ -209,7 +209,8 @@ fn curve(content: &Content) -> String {
     chart.axes("file size, KiB", "SQNR, dB", plain, plain);
     chart.line("line", &points);
     for (point, at) in content.curve.iter().zip(&points) {
-        let hint = format!("{} layers at 4 bits: {:.0} KiB, {:.2} dB", point.four_bit_layers.len(), at.0, at.1);
+        let (layers, bits) = (point.fewer_bit_layers.len(), point.fewer_bits);
+        let hint = format!("{layers} layers at {bits} bits: {:.0} KiB, {:.2} dB", at.0, at.1);
         if point.kept {
             chart.dot("ring", *at, 7.0, &hint);
             // Above the line, which rises to the right.

@@ -188,6 +188,8 @@ impl Dense<'_> {
                         match self.job.weights.format {
                             WeightFormat::I8 => with_rows!(count, R => direct_tile::<R, 8>(panels, x, init, out)),
                             WeightFormat::I4 => with_rows!(count, R => direct_tile::<R, 4>(panels, x, init, out)),
+                            WeightFormat::I3 => with_rows!(count, R => direct_tile::<R, 3>(panels, x, init, out)),
+                            WeightFormat::I2 => with_rows!(count, R => direct_tile::<R, 2>(panels, x, init, out)),
                         }
                     }
                     self.finish(sums.0.as_ptr(), first..first + count, channel);
@@ -342,6 +344,8 @@ impl Dense<'_> {
                     let [a, b, c, d] = match self.job.weights.format {
                         WeightFormat::I8 => panels.map_group::<8>(group),
                         WeightFormat::I4 => panels.map_group::<4>(group),
+                        WeightFormat::I3 => panels.map_group::<3>(group),
+                        WeightFormat::I2 => panels.map_group::<2>(group),
                     };
                     let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
                     let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
@@ -609,6 +613,10 @@ unsafe fn panel_group<const BITS: u32>(panel: *const u8, group: usize) -> __m512
         let w = unsafe { _mm512_loadu_si512(panel.add(group * PANEL_GROUP).cast()) };
         return _mm512_xor_si512(w, super::sign_bits());
     }
+    if BITS < 4 {
+        // SAFETY: the caller's contract.
+        return unsafe { few_bits::<BITS>(panel, group) };
+    }
     // SAFETY: the caller's contract.
     let nibbles = unsafe { _mm256_loadu_si256(panel.add(group * PANEL_GROUP / 2).cast()) };
     // Each channel's 8 bytes twice, the second copy shifted to its high nibbles.
@@ -617,6 +625,49 @@ unsafe fn panel_group<const BITS: u32>(panel: *const u8, group: usize) -> __m512
     let unsigned = _mm512_and_si512(shifted, _mm512_set1_epi8(15));
     // (n ^ 8) - 8 is the signed nibble, 128 more is the unsigned factor.
     _mm512_add_epi8(_mm512_xor_si512(unsigned, _mm512_set1_epi8(8)), _mm512_set1_epi8(120))
+}
+
+/// [`panel_group`] of 2 or 3 bits: the four channels' words of two bits, each in four lanes, shifted by 0, 2, 4 and 6; the
+/// signs of 3 bits likewise by 0 to 3.
+///
+/// # Safety
+/// The panel has this group.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+unsafe fn few_bits<const BITS: u32>(panel: *const u8, group: usize) -> __m512i {
+    let lanes = |words: __m128i, shifts: __m512i| {
+        let order = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+        _mm512_srlv_epi32(_mm512_permutexvar_epi32(order, _mm512_castsi128_si512(words)), shifts)
+    };
+    let pairs = _mm512_set_epi32(6, 4, 2, 0, 6, 4, 2, 0, 6, 4, 2, 0, 6, 4, 2, 0);
+    let half = _mm512_set1_epi8(1 << (BITS - 1));
+    let three = _mm512_set1_epi8(3);
+    // SAFETY: the caller's contract; a group of four channels has eight bytes per bit, of which both loads of 3 bits read 16.
+    let unsigned = unsafe {
+        let at = panel.add(group * 8 * BITS as usize);
+        let first = _mm_loadu_si128(at.cast());
+        if BITS == 2 {
+            _mm512_and_si512(lanes(first, pairs), three)
+        } else {
+            let last = _mm_loadu_si128(at.add(8).cast());
+            // Channel c has its low bits in bytes 6 c .. 6 c + 4 of the group, its signs in the two after them.
+            let gather = |[a, b]: [__m128i; 2]| _mm_or_si128(_mm_shuffle_epi8(first, a), _mm_shuffle_epi8(last, b));
+            let low = gather([
+                _mm_set_epi8(-1, -1, -1, -1, 15, 14, 13, 12, 9, 8, 7, 6, 3, 2, 1, 0),
+                _mm_set_epi8(13, 12, 11, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1),
+            ]);
+            let halves = gather([
+                _mm_set_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, 11, -1, 10, -1, 5, -1, 4),
+                _mm_set_epi8(-1, 15, -1, 14, -1, 9, -1, 8, -1, -1, -1, -1, -1, -1, -1, -1),
+            ]);
+            let signs = _mm_slli_epi32::<2>(_mm_or_si128(halves, _mm_slli_epi32::<4>(halves)));
+            let ones = _mm512_set_epi32(3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0);
+            let low = _mm512_and_si512(lanes(low, pairs), three);
+            _mm512_or_si512(low, _mm512_and_si512(lanes(signs, ones), half))
+        }
+    };
+    // (n ^ half) - half is the signed weight, 128 more is the unsigned factor.
+    _mm512_add_epi8(_mm512_xor_si512(unsigned, half), _mm512_set1_epi8((128 - (1 << (BITS - 1))) as i8))
 }
 
 /// `out[r][lane] = init[r] + sum_k (w[lane][k] + 128) * x[r][k]` for the sixteen channels of four panels; rows of `out`

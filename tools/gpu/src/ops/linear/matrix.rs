@@ -94,6 +94,7 @@ pub(super) fn fits([x, residual, out]: [Tensor; 3], size: Matrix, dense: &Dense)
     // The formats that `weights.glsl` reads.
     let readable = match dense.format {
         WeightFormat::I8 | WeightFormat::I4 => true,
+        WeightFormat::I3 | WeightFormat::I2 => false,
     };
     readable
         && bytes.iter().chain([&multipliers]).all(|b| b.is_multiple_of(16))

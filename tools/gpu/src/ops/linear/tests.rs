@@ -31,13 +31,9 @@ pub fn packed(weights: Fill, n: usize, k: usize, format: WeightFormat) -> Vec<u8
     for (index, &value) in values.iter().enumerate() {
         let (channel, at) = (index / k, index % k);
         let (panel, lane, group, rest) = (channel / 4, channel % 4, at / 16, at % 16);
-        match format {
-            WeightFormat::I8 => bytes[((panel * groups + group) * 4 + lane) * 16 + rest] = value,
-            WeightFormat::I4 => {
-                let nibble = (value >> 4) << (4 * (rest / 8));
-                bytes[((panel * groups + group) * 4 + lane) * 8 + rest % 8] |= nibble;
-            }
-        }
+        let at = ((panel * groups + group) * 4 + lane) * format.group_bytes();
+        let w = value as i8 >> (8 - format.bits());
+        format.put(&mut bytes[at..at + format.group_bytes()], rest, w);
     }
     bytes
 }
