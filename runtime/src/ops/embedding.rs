@@ -96,6 +96,31 @@ struct Tables<'a> {
 }
 
 impl Embedding {
+    /// One code for all instruction sets.
+    #[inline(never)]
+    fn run_pieces(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
+        let tables = Tables {
+            codes: memory.inputs.blob(self.codes)?,
+            books: memory.inputs.blob(self.books)?,
+            scales: memory.inputs.blob(self.scales)?,
+        };
+        let (dtype, ids) = (memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype, memory.inputs.bytes(0)?);
+        let places = pieces.start as usize..pieces.end as usize;
+        let width = self.width as usize;
+        let mut buffer = [0i32; CHUNK];
+        for (at, id) in places.clone().zip(wide::values(dtype, ids, places)) {
+            let row = self.row(id).ok_or(RunFault::Index { value: id, limit: self.limit })? as usize;
+            let scale = tables.scales.get(row).copied().map_or(1, i32::from);
+            for first in (0..width).step_by(CHUNK) {
+                let values = buffer.get_mut(..(width - first).min(CHUNK)).unwrap_or(&mut []);
+                self.decode(&tables, row, first, values);
+                values.iter_mut().for_each(|v| *v = mulhi_round((*v * scale) << self.acc_shift, self.multiplier));
+                wide::store_out(memory, at * width + first, values);
+            }
+        }
+        Ok(())
+    }
+
     /// The row of an id, where there is one.
     fn row(&self, id: i32) -> Option<u32> {
         let from_start = match self.part {
@@ -176,26 +201,7 @@ impl Operator for Embedding {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
-        let tables = Tables {
-            codes: memory.inputs.blob(self.codes)?,
-            books: memory.inputs.blob(self.books)?,
-            scales: memory.inputs.blob(self.scales)?,
-        };
-        let (dtype, ids) = (memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype, memory.inputs.bytes(0)?);
-        let places = pieces.start as usize..pieces.end as usize;
-        let width = self.width as usize;
-        let mut buffer = [0i32; CHUNK];
-        for (at, id) in places.clone().zip(wide::values(dtype, ids, places)) {
-            let row = self.row(id).ok_or(RunFault::Index { value: id, limit: self.limit })? as usize;
-            let scale = tables.scales.get(row).copied().map_or(1, i32::from);
-            for first in (0..width).step_by(CHUNK) {
-                let values = buffer.get_mut(..(width - first).min(CHUNK)).unwrap_or(&mut []);
-                self.decode(&tables, row, first, values);
-                values.iter_mut().for_each(|v| *v = mulhi_round((*v * scale) << self.acc_shift, self.multiplier));
-                wide::store_out(memory, at * width + first, values);
-            }
-        }
-        Ok(())
+        self.run_pieces(memory, pieces)
     }
 
     fn pieces(&self) -> u32 {

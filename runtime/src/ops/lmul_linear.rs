@@ -60,6 +60,28 @@ impl LmulLinear {
         sum + i64::from(bias.unsigned_abs())
     }
 
+    /// One code for all instruction sets.
+    #[inline(never)]
+    fn run_rows(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
+        let inputs = memory.inputs;
+        // Without a table there is no scratch, and where nothing is, it need not be aligned.
+        if self.scratch_bytes() > 0 {
+            let table: &mut [i32] = cast_mut(memory.scratch)?;
+            table.iter_mut().zip(0..).for_each(|(to, pattern)| *to = self.fixed().of_pattern(pattern));
+        }
+        for row in rows {
+            let row = row as usize..row as usize + 1;
+            if memory.output.dtype == Dtype::I8 {
+                let (out, table) = memory.out_rows::<i8>(row.clone(), self.n as usize)?;
+                self.row(&inputs, row, table, out, sat_i8)?;
+            } else {
+                let (out, table) = memory.out_rows::<i16>(row.clone(), self.n as usize)?;
+                self.row(&inputs, row, table, out, sat_i16)?;
+            }
+        }
+        Ok(())
+    }
+
     /// One row; `table` holds [`Fixed::of_pattern`] of all sums of patterns of 8 bits.
     fn row<T>(
         &self,
@@ -132,23 +154,7 @@ impl Operator for LmulLinear {
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
-        let inputs = memory.inputs;
-        // Without a table there is no scratch, and where nothing is, it need not be aligned.
-        if self.scratch_bytes() > 0 {
-            let table: &mut [i32] = cast_mut(memory.scratch)?;
-            table.iter_mut().zip(0..).for_each(|(to, pattern)| *to = self.fixed().of_pattern(pattern));
-        }
-        for row in rows {
-            let row = row as usize..row as usize + 1;
-            if memory.output.dtype == Dtype::I8 {
-                let (out, table) = memory.out_rows::<i8>(row.clone(), self.n as usize)?;
-                self.row(&inputs, row, table, out, sat_i8)?;
-            } else {
-                let (out, table) = memory.out_rows::<i16>(row.clone(), self.n as usize)?;
-                self.row(&inputs, row, table, out, sat_i16)?;
-            }
-        }
-        Ok(())
+        self.run_rows(memory, rows)
     }
 
     /// Products, none of which is a multiplication.

@@ -51,9 +51,9 @@ pub fn put(group: &mut [u8], at: usize, w: i8) {
     }
 }
 
-/// Weight `at` of a group of one channel.
-#[inline(always)]
-pub fn weight(group: &[u8], at: usize) -> i8 {
+/// Weight `at` of a group of one channel, as the packing says: the tests compare it with what is unpacked.
+#[cfg(test)]
+pub(super) fn weight(group: &[u8], at: usize) -> i8 {
     let (byte, bit) = sign_place(at);
     let sign = group.get(byte).copied().unwrap_or(0) >> bit & 1;
     (super::i2::weight(group, at) & 3) - 4 * sign as i8
@@ -61,11 +61,10 @@ pub fn weight(group: &[u8], at: usize) -> i8 {
 
 /// Sums of the positive weights of a group of one channel, and of the magnitudes of the negative ones.
 pub fn magnitudes(group: &[u8]) -> (i64, i64) {
-    super::magnitudes((0..GROUP).map(|at| weight(group, at)))
+    super::unpacked_magnitudes(group, unpack)
 }
 
 /// `bias[ch] + sum_k x[k] * w[ch][k]`: the definition.
-#[inline(always)]
 pub fn dot_panel(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
-    super::dot_panel::<GROUP_BYTES>(x, panel, bias, weight)
+    super::dot_panel(x, panel, bias, GROUP_BYTES, unpack)
 }

@@ -39,30 +39,10 @@ pub fn put(group: &mut [u8], at: usize, w: i8) {
 
 /// Sums of the positive weights of a group of one channel, and of the magnitudes of the negative ones.
 pub fn magnitudes(group: &[u8]) -> (i64, i64) {
-    super::magnitudes(group.iter().flat_map(|&byte| [low(byte), high(byte)]))
+    super::unpacked_magnitudes(group, unpack)
 }
 
 /// `bias[ch] + sum_k x[k] * w[ch][k]`: the definition.
-#[inline(always)]
 pub fn dot_panel(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
-    let mut acc = bias;
-    for (x, w) in x.chunks(GROUP).zip(panel.as_chunks::<{ PANEL * GROUP_BYTES }>().0) {
-        let (channels, _) = w.as_chunks::<GROUP_BYTES>();
-        for (acc, w) in acc.iter_mut().zip(channels) {
-            let weights = w.iter().map(|&byte| low(byte)).chain(w.iter().map(|&byte| high(byte)));
-            let sum: i32 = x.iter().zip(weights).map(|(&x, w)| i32::from(x) * i32::from(w)).sum();
-            *acc += sum;
-        }
-    }
-    acc
-}
-
-#[inline(always)]
-fn low(byte: u8) -> i8 {
-    ((byte << 4) as i8) >> 4
-}
-
-#[inline(always)]
-fn high(byte: u8) -> i8 {
-    (byte as i8) >> 4
+    super::dot_panel(x, panel, bias, GROUP_BYTES, unpack)
 }

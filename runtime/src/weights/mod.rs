@@ -87,6 +87,7 @@ macro_rules! formats {
             }
 
             /// Unpacks a panel to the layout of [`WeightFormat::I8`], as much of it as `to` has room for.
+            #[inline(never)]
             pub fn unpack(self, panel: &[u8], to: &mut [u8]) {
                 match self { $(WeightFormat::$variant => $module::unpack(panel, to),)* }
             }
@@ -197,22 +198,34 @@ fn magnitudes(weights: impl Iterator<Item = i8>) -> (i64, i64) {
     (positive, negative)
 }
 
-/// [`WeightFormat::dot_panel`] of a format, by the function that gives weight `at` of a group of one channel.
-#[inline(always)]
-fn dot_panel<const GROUP_BYTES: usize>(
+/// [`WeightFormat::dot_panel`] of a format whose groups of one channel have `group_bytes` and are unpacked first. A call of
+/// its own: one for all formats.
+#[inline(never)]
+fn dot_panel(
     x: &[i8],
     panel: &[u8],
     bias: [i32; PANEL],
-    weight: impl Fn(&[u8], usize) -> i8,
+    group_bytes: usize,
+    unpack: fn(&[u8], &mut [u8]),
 ) -> [i32; PANEL] {
     let mut acc = bias;
-    for (x, w) in x.chunks(GROUP).zip(panel.chunks_exact(PANEL * GROUP_BYTES)) {
-        for (acc, w) in acc.iter_mut().zip(w.as_chunks::<GROUP_BYTES>().0) {
-            let products = x.iter().enumerate().map(|(at, &x)| i32::from(x) * i32::from(weight(w, at)));
-            *acc += products.sum::<i32>();
+    let mut groups = stepwise(panel.chunks_exact(group_bytes.max(1)));
+    let mut wide = [0; GROUP];
+    for x in x.chunks(GROUP) {
+        for acc in &mut acc {
+            let Some(group) = groups.next() else { break };
+            unpack(group, &mut wide);
+            *acc += x.iter().zip(&wide).map(|(&x, &w)| i32::from(x) * i32::from(w as i8)).sum::<i32>();
         }
     }
     acc
+}
+
+/// Magnitudes of a group of one channel, by its unpacked weights.
+fn unpacked_magnitudes(group: &[u8], unpack: fn(&[u8], &mut [u8])) -> (i64, i64) {
+    let mut wide = [0; GROUP];
+    unpack(group, &mut wide);
+    magnitudes(wide.iter().map(|&w| w as i8))
 }
 
 #[cfg(test)]
@@ -252,6 +265,16 @@ mod tests {
                 }
                 let mut unpacked = std::vec![0; PANEL * GROUP];
                 format.unpack(&panel, &mut unpacked);
+                let single = |at: usize| match format {
+                    WeightFormat::I3 => {
+                        i3::weight(&panel[at / GROUP * i3::GROUP_BYTES..][..i3::GROUP_BYTES], at % GROUP)
+                    }
+                    WeightFormat::I2 => {
+                        i2::weight(&panel[at / GROUP * i2::GROUP_BYTES..][..i2::GROUP_BYTES], at % GROUP)
+                    }
+                    WeightFormat::I8 | WeightFormat::I4 => unpacked[at] as i8,
+                };
+                assert!((0..values.len()).all(|at| single(at) == values[at]));
                 assert_eq!(unpacked, values.iter().map(|&w| w as u8).collect::<Vec<_>>(), "{}", format.name());
             }
         }
