@@ -23,6 +23,7 @@ use shiftformer_convert::import::{ImportError, ImportOptions, import_bytes};
 use shiftformer_convert::lower::lmul::Lmul;
 use shiftformer_convert::model_file::Values;
 use shiftformer_convert::quantize::tables::Embeddings;
+use shiftformer_convert::quantize::weights::{QWeights, pack};
 
 /// An ONNX model under construction; the last node gives the outputs.
 struct Model {
@@ -739,6 +740,53 @@ fn dynamic_quantization_is_taken_for_the_float_layer() {
     );
     let message = model.read().unwrap_err().to_string();
     assert!(message.contains("DynamicQuantizeLinear"), "{message}");
+}
+
+/// Model whose weights `[16, 8]` come quantized, channel by channel.
+fn quantized_layer(weights: &[i32]) -> Model {
+    let stored = TensorProto { data_type: Elem::Int8 as i32, int32_data: weights.to_vec(), ..TensorProto::default() };
+    let zeros = TensorProto { data_type: Elem::Int8 as i32, int32_data: vec![0; 8], ..TensorProto::default() };
+    let scales: Vec<f32> = (0..8).map(|c| 0.013 + c as f32 * 0.007).collect();
+    Model::new(21)
+        .input("x", Elem::Float, &[4, 16])
+        .stored(stored, "w_steps", &[16, 8])
+        .stored(zeros, "w_zeros", &[8])
+        .floats("w_scales", &[8], &scales)
+        .node("DequantizeLinear", &["w_steps", "w_scales", "w_zeros"], "w", &[int("axis", 1)])
+        .node("MatMul", &["x", "w"], "y", &[])
+}
+
+#[test]
+fn weights_that_come_quantized_keep_their_integers_in_the_smallest_format() {
+    let mut numbers = Numbers(41);
+    let samples: Vec<Sample> = (0..SAMPLES).map(|_| vec![Data::Float(numbers.take(4 * 16, 2.0, 0.1))]).collect();
+    let given: Vec<Vec<Values>> = samples.iter().map(|sample| sample.iter().map(values).collect()).collect();
+    // All integers of 4 bits; one beyond them.
+    let four: Vec<i32> = (0..128).map(|i| i * 7 % 16 - 8).collect();
+    let mut eight = four.clone();
+    eight[5] = 9;
+    for (steps, asked, kept) in [
+        (&four, WeightBits::Eight, Some(WeightFormat::I4)),
+        (&four, WeightBits::Four, Some(WeightFormat::I4)),
+        (&eight, WeightBits::Eight, Some(WeightFormat::I8)),
+        (&eight, WeightBits::Four, None),
+    ] {
+        let graph = fuse(quantized_layer(steps).read().unwrap());
+        let options = ConvertOptions { weights: asked, ..ConvertOptions::default() };
+        let converted = convert(&graph, &given, &options, &mut |_| {}).unwrap();
+        let dense = converted.program.ops.iter().find_map(|op| match &op.op {
+            ops::Op::Linear(linear) => Some(linear.dense),
+            ops::Op::LinearI16(linear) => Some(linear.linear.dense),
+            _ => None,
+        });
+        let dense = dense.unwrap();
+        let format = kept.unwrap_or(WeightFormat::I4);
+        assert_eq!(dense.format, format, "{asked:?}");
+        let turned = (0..8).flat_map(|c| (0..16).map(move |k| steps[k * 8 + c] as i8)).collect();
+        let own = pack(&QWeights { values: turned, scales: vec![1.0; 8], n: 8, k: 16, format });
+        let bytes = &converted.program.weights.bytes()[dense.weights.offset as usize..][..own.len()];
+        assert_eq!(bytes == own, kept.is_some(), "{asked:?}");
+    }
 }
 
 #[test]

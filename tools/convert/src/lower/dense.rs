@@ -118,11 +118,8 @@ impl<'g> Lowering<'g> {
         format: WeightFormat,
         floor: &[f64],
     ) -> Arc<Layer> {
-        let kept = self.calibration.fixed_weights.get(&node.inputs[1]);
-        if let Some(scales) = kept.filter(|scales| scales.len() == n)
-            && let Some(values) = on_grid(values, scales, format)
-        {
-            return Arc::new(Layer::new(QWeights { values, scales: scales.clone(), n, k, format }));
+        if let Some(kept) = self.kept_weights(node, values, [n, k], format) {
+            return Arc::new(Layer::new(kept));
         }
         let rounded = self.calibration.rounded.get(&node.name).filter(|r| r.weights.format == format);
         let fits = |q: &QWeights| (q.n, q.k) == (n, k) && q.scales.iter().zip(floor).all(|(scale, min)| scale >= min);
@@ -145,6 +142,17 @@ impl<'g> Lowering<'g> {
             return free;
         }
         Arc::new(quantize(floor))
+    }
+
+    /// Weights that came quantized, where their integers fit `format`: their own grid, in the smallest format that holds it.
+    fn kept_weights(&self, node: &Node, values: &[f32], [n, k]: [usize; 2], format: WeightFormat) -> Option<QWeights> {
+        let scales = self.calibration.fixed_weights.get(&node.inputs[1]).filter(|scales| scales.len() == n)?;
+        let mut formats: Vec<WeightFormat> =
+            WeightFormat::ALL.iter().copied().filter(|other| other.bits() <= format.bits()).collect();
+        formats.sort_by_key(|other| other.bits());
+        let held = |format| Some((format, on_grid(values, scales, format)?));
+        let (format, values) = formats.into_iter().find_map(held)?;
+        Some(QWeights { values, scales: scales.clone(), n, k, format })
     }
 
     fn pack_quantized(
@@ -201,18 +209,21 @@ impl<'g> Lowering<'g> {
     /// The biases in steps of the sums, whole numbers.
     fn bias_steps(&self, node: &Node, q: &QWeights, exact: &[f32], bias: &[f32], x: &View) -> Vec<f64> {
         let (n, k) = (q.n, q.k);
+        // Weights that came quantized are exact, and so is their bias.
+        let own = self.calibration.fixed_weights.contains_key(&node.inputs[1]);
+        let kept = own && on_grid(exact, &q.scales, q.format).is_some_and(|values| values == q.values);
+        let correct = self.options.bias_correction && !kept;
         // The mean of the input times the rounding error of the weights is a known error: take it out of the bias.
-        let means = if self.options.bias_correction { self.calibration.input_means(&node.name) } else { None };
+        let means = if correct { self.calibration.input_means(&node.name) } else { None };
         let means = means.filter(|m| m.len() == k).map(<[f64]>::to_vec);
         // Error-compensated rounding comes with its own correction.
         let corrected =
             self.calibration.rounded.get(&node.name).filter(|r| r.weights.values == q.values).map(|r| r.bias.clone());
-        let bias_correction = self.options.bias_correction;
         let steps = |c: usize| {
             let row = &q.values[c * k..(c + 1) * k];
             let sum: i64 = row.iter().map(|&w| i64::from(w)).sum();
             let mut real = f64::from(bias.get(c).copied().unwrap_or(0.0));
-            if let Some(corrected) = corrected.as_ref().filter(|_| bias_correction) {
+            if let Some(corrected) = corrected.as_ref().filter(|_| correct) {
                 real = corrected[c];
             } else if let Some(means) = &means {
                 let exact = &exact[c * k..(c + 1) * k];
@@ -476,8 +487,7 @@ impl<'g> Lowering<'g> {
         let mut parts = [Vec::<u8>::new(), Vec::new(), Vec::new(), Vec::new()];
         // One shift for all groups: found on the whole layer, then every group is packed with it.
         let floor = self.scale_floor(n, bias, &x);
-        let format = self.weight_format(node);
-        let whole = self.quantize_weights(node, &reordered, n, k, format, &floor);
+        let whole = self.quantize_weights(node, &reordered, n, k, self.weight_format(node), &floor);
         let packed = self.pack_quantized(node, &whole, &reordered, bias, &x, target);
         if groups == 1 && self.is_ivit() {
             let pixels = geometry.out_h as usize * geometry.out_w as usize;
@@ -510,7 +520,7 @@ impl<'g> Lowering<'g> {
                 scales: whole.weights.scales[rows.clone()].to_vec(),
                 n: group_n,
                 k,
-                format,
+                format: whole.weights.format,
             };
             parts[0].extend(weights::pack(&q));
             for (part, source) in [(1, &biases), (2, &factors), (3, &low_biases)] {

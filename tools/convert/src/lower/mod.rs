@@ -395,15 +395,15 @@ impl<'g> Lowering<'g> {
         if self.graph.tensors[id].dtype != DataType::Float {
             return self.wide_integer_scale(id);
         }
+        // A pair of 16 bits around 0 behind it: the stream has its scale at once.
+        if let Some(&(scale, _)) = self.calibration.fixed_wide.get(&id).filter(|units| units.1 == 0.0) {
+            return scale;
+        }
         if self.calibration.stats(id).count == 0 {
             if let Some((scale, _)) = self.fixed_units(id) {
                 return scale * 256.0 / WIDE_TOP;
             }
             self.require_samples(id);
-        }
-        // A pair of 16 bits around 0 behind it: the stream has its scale at once.
-        if let Some(&(scale, _)) = self.calibration.fixed_wide.get(&id).filter(|units| units.1 == 0.0) {
-            return scale;
         }
         if self.is_score(id) {
             return 1.0 / 32767.0;

@@ -72,7 +72,7 @@ pub fn absorb(graph: &mut Graph) -> Result<Fixed, ExecError> {
     for output in &mut graph.outputs {
         *output = replaced.get(output).copied().unwrap_or(*output);
     }
-    spread(graph, &mut fixed.activations);
+    spread(graph, &fixed.wide, &mut fixed.activations);
     Ok(fixed)
 }
 
@@ -109,15 +109,15 @@ fn wide_units(quant: &FakeQuant) -> Option<(f64, f64)> {
     }
 }
 
-/// A tensor that is only moved on its way to a pair takes the units of the pair at once.
-fn spread(graph: &Graph, units: &mut HashMap<TensorId, (f64, f64)>) {
+/// A tensor that is only moved on its way to a pair takes the units of the pair at once, but for one that has 16 bits of its own.
+fn spread(graph: &Graph, wide: &HashMap<TensorId, (f64, f64)>, units: &mut HashMap<TensorId, (f64, f64)>) {
     for node in graph.nodes.iter().rev() {
         let moves = matches!(
             node.op,
             Op::FakeQuant(_) | Op::Transpose { .. } | Op::Reshape | Op::Slice { .. } | Op::Expand | Op::Concat { .. }
         );
         let Some(&own) = units.get(&node.output).filter(|_| moves) else { continue };
-        for &input in &node.inputs {
+        for &input in node.inputs.iter().filter(|input| !wide.contains_key(input)) {
             units.entry(input).or_insert(own);
         }
     }
@@ -158,6 +158,21 @@ mod tests {
             let fixed = absorb(&mut graph).unwrap();
             assert_eq!((graph.outputs[0], fixed.wide[&y]), (y, (f64::from(0.01f32), expected)));
         }
+    }
+
+    #[test]
+    fn a_pair_of_8_bits_leaves_the_16_bits_before_it_alone() {
+        let mut graph = Graph::default();
+        let x = graph.add_tensor("x", vec![4], DataType::Float);
+        graph.inputs.push(x);
+        let wide = graph.add_node("wide", pair(0.001, 0, (-32768, 32767)), vec![x], vec![4], DataType::Float);
+        let moved = graph.add_node("move", Op::Reshape, vec![wide], vec![2, 2], DataType::Float);
+        let narrow = graph.add_node("narrow", pair(0.5, 3, (-128, 127)), vec![moved], vec![2, 2], DataType::Float);
+        graph.outputs.push(narrow);
+        let fixed = absorb(&mut graph).unwrap();
+        assert_eq!(fixed.wide[&wide], (f64::from(0.001f32), 0.0));
+        assert_eq!((fixed.activations[&narrow], fixed.activations[&moved]), ((0.5, 3.0), (0.5, 3.0)));
+        assert!(!fixed.activations.contains_key(&wide) && !fixed.activations.contains_key(&x));
     }
 
     #[test]
