@@ -84,6 +84,12 @@ fn numpy_name(dtype: Dtype) -> &'static str {
 }
 
 impl Model {
+    /// An input or output as Python sees it.
+    fn endpoint(&self, of: &shiftformer_convert::program::Endpoint, dtype: Dtype) -> Endpoint {
+        let (scale, zero) = self.file.units(of.tensor);
+        (of.name.clone(), numpy_name(dtype), of.shape.clone(), scale, zero, of.normalization.is_some())
+    }
+
     /// Of a conversion.
     ///
     /// # Errors
@@ -148,23 +154,14 @@ impl Model {
 
     /// The inputs.
     fn inputs(&self) -> Vec<Endpoint> {
-        let endpoint = |(index, input): (usize, &shiftformer_convert::program::Endpoint)| {
-            let dtype = self.file.input_dtype(index)?;
-            let (scale, zero) = self.file.units(input.tensor);
-            let (name, shape) = (input.name.clone(), input.shape.clone());
-            Some((name, numpy_name(dtype), shape, scale, zero, input.normalization.is_some()))
-        };
-        self.file.inputs().iter().enumerate().filter_map(endpoint).collect()
+        let inputs = self.file.inputs().iter().enumerate();
+        inputs.filter_map(|(index, input)| Some(self.endpoint(input, self.file.input_dtype(index)?))).collect()
     }
 
     /// The outputs.
     fn outputs(&self) -> Vec<Endpoint> {
-        let endpoint = |(index, output): (usize, &shiftformer_convert::program::Endpoint)| {
-            let dtype = self.file.output_dtype(index)?;
-            let (scale, zero) = self.file.units(output.tensor);
-            Some((output.name.clone(), numpy_name(dtype), output.shape.clone(), scale, zero, false))
-        };
-        self.file.outputs().iter().enumerate().filter_map(endpoint).collect()
+        let outputs = self.file.outputs().iter().enumerate();
+        outputs.filter_map(|(index, output)| Some(self.endpoint(output, self.file.output_dtype(index)?))).collect()
     }
 
     /// Whether it keeps keys and values from one run to the next.

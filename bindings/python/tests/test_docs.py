@@ -1,4 +1,4 @@
-"""The documentation, run: every cell of the tutorial and every block of docs/python.md, each document in one process."""
+"""The documentation, run: every cell of the tutorial, every block of docs/python.md and docs/qat.md, each in one process."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def run(cells: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.DOTALL | re.MULTILINE)
+def blocks(page: str = "python.md") -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
 def test_the_page_of_the_package(tmp_path):
@@ -45,6 +45,12 @@ def test_the_page_of_the_package(tmp_path):
 def test_the_page_with_dask(tmp_path):
     assert any("dask" in block for block in blocks())
     run([*blocks(), "client.close()"], tmp_path)
+
+
+@pytest.mark.torch
+def test_the_page_of_training(tmp_path):
+    assert len(blocks("qat.md")) == 1
+    run(blocks("qat.md"), tmp_path)
 
 
 def test_the_tutorial(tmp_path):

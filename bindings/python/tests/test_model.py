@@ -27,6 +27,12 @@ def test_importing_needs_numpy_only():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_training_says_what_it_needs():
+    code = "import sys; sys.modules['torch'] = None; import shiftformer.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: shiftformer.torch needs PyTorch 2.6 or later: pip install shiftformer[torch]" in done.stderr
+
+
 def test_a_saved_model_is_the_same(digits, tmp_path):
     digits.save(tmp_path / "m.sfm")
     read = shiftformer.Model(tmp_path / "m.sfm")
