@@ -23,7 +23,6 @@ use shiftformer_convert::import::{ImportError, ImportOptions, import_bytes};
 use shiftformer_convert::lower::lmul::Lmul;
 use shiftformer_convert::model_file::Values;
 use shiftformer_convert::quantize::tables::Embeddings;
-use shiftformer_convert::quantize::weights::{QWeights, pack};
 
 /// An ONNX model under construction; the last node gives the outputs.
 struct Model {
@@ -774,18 +773,10 @@ fn weights_that_come_quantized_keep_their_integers_in_the_smallest_format() {
         let graph = fuse(quantized_layer(steps).read().unwrap());
         let options = ConvertOptions { weights: asked, ..ConvertOptions::default() };
         let converted = convert(&graph, &given, &options, &mut |_| {}).unwrap();
-        let dense = converted.program.ops.iter().find_map(|op| match &op.op {
-            ops::Op::Linear(linear) => Some(linear.dense),
-            ops::Op::LinearI16(linear) => Some(linear.linear.dense),
-            _ => None,
-        });
-        let dense = dense.unwrap();
-        let format = kept.unwrap_or(WeightFormat::I4);
-        assert_eq!(dense.format, format, "{asked:?}");
-        let turned = (0..8).flat_map(|c| (0..16).map(move |k| steps[k * 8 + c] as i8)).collect();
-        let own = pack(&QWeights { values: turned, scales: vec![1.0; 8], n: 8, k: 16, format });
-        let bytes = &converted.program.weights.bytes()[dense.weights.offset as usize..][..own.len()];
-        assert_eq!(bytes == own, kept.is_some(), "{asked:?}");
+        let (format, values) = dense_weights(&converted, 8, 16);
+        assert_eq!(format, kept.unwrap_or(WeightFormat::I4), "{asked:?}");
+        let own: Vec<i8> = (0..8).flat_map(|c| (0..16).map(move |k| steps[k * 8 + c] as i8)).collect();
+        assert_eq!(values == own, kept.is_some(), "{asked:?}");
     }
 }
 
