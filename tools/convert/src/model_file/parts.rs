@@ -165,7 +165,9 @@ impl ModelParts {
             n_ops: self.ops.len(),
             n_tensors: self.tensors.len(),
             profile: self.profile as u8,
-            minor: minor_version(self.ops.iter().zip(&self.records).map(|(op, record)| (op, record.chained))),
+            minor: minor_version(
+                self.ops.iter().zip(&self.records).map(|(op, record)| (op, record.chained, record.by_rows)),
+            ),
         };
         assemble(&frame, &sections)
     }
