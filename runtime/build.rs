@@ -7,6 +7,7 @@
 //! | `arm_dsp` | M4, M7 (`thumbv7em-*`); `thumbv8m.main-*` with crate feature `dsp`, `-Ctarget-feature=+dsp` or a core that has it |
 //! | `arm_mve` | `thumbv8m.main-*` with `-Ctarget-cpu=cortex-m55` or another core with Helium, or `-Ctarget-feature=+mve` |
 //! | `riscv_m` | RV32 with multiplication (`riscv32im*`) |
+//! | `wasm_simd` | WebAssembly with `-Ctarget-feature=+simd128` |
 //!
 //! `arm_v8m` stands beside the two in the middle where the assembler must be told that the core has the instructions. What
 //! runs slower than it could, or portable code, is said in a warning.
@@ -20,11 +21,13 @@ const DSP_CORES: [&str; 3] = ["cortex-m33", "cortex-m35p", "star-mc1"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    for cfg in ["arm_dsp", "arm_mve", "arm_v6m", "arm_v7m", "arm_v8m", "riscv_m"] {
+    for cfg in ["arm_dsp", "arm_mve", "arm_v6m", "arm_v7m", "arm_v8m", "riscv_m", "wasm_simd"] {
         println!("cargo::rustc-check-cfg=cfg({cfg})");
     }
     let target = var("TARGET").unwrap_or_default();
     match kernels(&target) {
+        // It has said so.
+        Some("portable") => {}
         Some(cfg) => {
             println!("cargo::rustc-cfg={cfg}");
             if target.starts_with("thumbv8m.main") && cfg != "arm_v7m" {
@@ -72,6 +75,16 @@ fn kernels(target: &str) -> Option<&'static str> {
         });
     }
     let has = |feature: &str| var("CARGO_CFG_TARGET_FEATURE").is_ok_and(|all| all.split(',').any(|one| one == feature));
+    if target.starts_with("wasm32") {
+        if !has("simd128") {
+            println!(
+                "cargo::warning=shiftformer is built for WebAssembly without vectors and takes several times as long: \
+                 compile with -Ctarget-feature=+simd128, which browsers have had since 2021"
+            );
+            return Some("portable");
+        }
+        return Some("wasm_simd");
+    }
     (target.starts_with("riscv32") && has("m")).then_some("riscv_m")
 }
 

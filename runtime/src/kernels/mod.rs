@@ -27,6 +27,8 @@ mod riscv32;
 mod scalar;
 #[cfg(feature = "std")]
 mod scratch;
+#[cfg(wasm_simd)]
+mod wasm32;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
@@ -38,7 +40,12 @@ pub use armv7em::Armv7em as Native;
 pub use armv7m::Armv7m as Native;
 #[cfg(arm_mve)]
 pub use helium::Helium as Native;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "arm", target_os = "linux")))]
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_os = "linux"),
+    wasm_simd
+))]
 pub(crate) use job::whole_rows;
 pub use job::{
     AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob, NormOut,
@@ -61,13 +68,16 @@ pub use portable::Portable;
     arm_v6m,
     arm_v7m,
     arm_mve,
-    riscv_m
+    riscv_m,
+    wasm_simd
 )))]
 pub use portable::Portable as Native;
 #[cfg(riscv_m)]
 pub use riscv32::Riscv32 as Native;
 #[cfg(feature = "std")]
 pub(crate) use scratch::with_scratch;
+#[cfg(wasm_simd)]
+pub use wasm32::Simd128 as Native;
 #[cfg(target_arch = "x86_64")]
 pub use x86::Native;
 

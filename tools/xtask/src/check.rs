@@ -7,7 +7,7 @@ use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
 use crate::setup;
 use crate::toolchain::Toolchain;
-use crate::{audit, c, digits, emulate, fuzz, language, size, wheel};
+use crate::{audit, c, digits, emulate, fuzz, language, size, web, wheel};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -95,6 +95,7 @@ fn steps() -> Result<Vec<Step>, Error> {
         steps.push(step(format!("kernels on armv7 {core}"), move || armv7_tests(core)));
     }
     emulated(&mut steps, Program::Digits, "digits")?;
+    steps.push(step("kernels and digits in WebAssembly", web::check));
     for program in [Program::Calculator, Program::Story] {
         conversations(&mut steps, program)?;
     }
@@ -177,7 +178,8 @@ fn command_for(target: &str) -> Result<(), Error> {
 
 /// What would be published, with the files that the packages name.
 fn packages() -> Result<(), Error> {
-    let unpublished = ["--exclude", "xtask", "--exclude", "shiftformer-tests", "--exclude", "shiftformer-python"];
+    let unpublished = ["xtask", "shiftformer-tests", "shiftformer-python", "shiftformer-web"];
+    let unpublished: Vec<&str> = unpublished.into_iter().flat_map(|name| ["--exclude", name]).collect();
     cargo(&[&["package", "--quiet", "--workspace", "--no-verify", "--allow-dirty"], &unpublished[..]].concat())
 }
 

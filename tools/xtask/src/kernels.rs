@@ -44,7 +44,7 @@ struct Table {
     hosts: bool,
 }
 
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 12] = [
     Table { title: "AVX-512", file: "x86/mod.rs", name: "Avx512", hosts: true },
     Table { title: "AVX-VNNI, AVX2", file: "x86/mod.rs", name: "$level", hosts: true },
     Table { title: "NEON with SMMLA", file: "neon/mod.rs", name: "NeonI8mm", hosts: true },
@@ -56,6 +56,7 @@ const TABLES: [Table; 11] = [
     Table { title: "M3", file: "armv7m/mod.rs", name: "Armv7m", hosts: false },
     Table { title: "M0", file: "armv6m/mod.rs", name: "Armv6m", hosts: false },
     Table { title: "RV32IM", file: "riscv32/mod.rs", name: "Riscv32", hosts: false },
+    Table { title: "WebAssembly", file: "wasm32/mod.rs", name: "Simd128", hosts: false },
 ];
 
 /// What a row of a table is.

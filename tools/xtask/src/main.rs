@@ -25,6 +25,7 @@ mod proto;
 mod setup;
 mod size;
 mod toolchain;
+mod web;
 mod wheel;
 
 use boards::Program;
@@ -153,6 +154,8 @@ enum Task {
         /// The definition.
         definition: PathBuf,
     },
+    /// Build the module for JavaScript with vectors, compare and time it in Node.js.
+    Web,
     /// Build the Python package into target/wheel, install it into a fresh virtual environment and run its tests there.
     Wheel {
         /// With the backend `gpu` and tract, as it is published.
@@ -198,6 +201,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Growth => growth::growth()?,
         Task::Fuzz { seconds } => fuzz::fuzz(seconds)?,
         Task::Proto { definition } => proto::run(&definition)?,
+        Task::Web => web::check()?,
         Task::Wheel { aarch64: true, .. } => wheel::aarch64()?,
         Task::Wheel { full, torch, aarch64: false } => {
             wheel::run_all(if full { wheel::Parts::Full } else { wheel::Parts::Quick }, torch)?;

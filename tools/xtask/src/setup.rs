@@ -20,7 +20,7 @@ struct Tool {
     present: fn() -> bool,
 }
 
-const TOOLS: [Tool; 10] = [
+const TOOLS: [Tool; 11] = [
     Tool {
         package: "qemu-system-arm",
         purpose: "emulated microcontrollers",
@@ -49,6 +49,7 @@ const TOOLS: [Tool; 10] = [
         present: || Path::new("/usr/arm-linux-gnueabihf/lib/libc.so.6").exists(),
     },
     Tool { package: "mesa-vulkan-drivers", purpose: "a GPU in software", present: has_vulkan_driver },
+    Tool { package: "nodejs", purpose: "WebAssembly", present: || find("node").is_some() },
     Tool { package: "python3-venv", purpose: "the Python package", present: has_venv },
     Tool { package: "libvulkan1", purpose: "GPUs", present: || library("libvulkan.so.1") },
 ];
