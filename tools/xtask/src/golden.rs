@@ -1,26 +1,19 @@
 //! `cargo xtask golden DIR`: compares stored vectors with the published operators in integers.
 
-use shiftformer_tests::golden;
+use crate::error::Error;
+use crate::process::root;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-/// Runs the vectors of `folder`, prints every failure and closes with `N passed, N failed`.
+/// Runs the vectors of `folder` by the program `golden` of the tests, which this crate would otherwise be built with: the
+/// converter and all that it needs. The exit status is that of the program.
 ///
-/// Exit status 0 when all pass, 1 when one does not, 2 when there is nothing to run.
-pub fn run(folder: &Path) -> ExitCode {
-    let summary = golden::run(folder, |name, result| {
-        if let Err(failure) = result {
-            println!("FAILED {name}: {failure}");
-        }
-    });
-    match summary {
-        Ok(summary) => {
-            println!("{} passed, {} failed", summary.passed, summary.failed);
-            ExitCode::from(u8::from(summary.failed > 0))
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
-    }
+/// # Errors
+/// When cargo cannot be started.
+pub fn run(folder: &Path) -> Result<ExitCode, Error> {
+    let mut golden = Command::new("cargo");
+    golden.args(["run", "--quiet", "--release", "--package", "shiftformer-tests", "--bin", "golden", "--"]);
+    let folder = std::path::absolute(folder).map_err(Error::io(format!("find {}", folder.display())))?;
+    let status = golden.arg(folder).current_dir(root()).status().map_err(Error::io("run cargo".to_owned()))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -206,7 +206,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Wheel { full, torch, aarch64: false } => {
             wheel::run_all(if full { wheel::Parts::Full } else { wheel::Parts::Quick }, torch)?;
         }
-        Task::Golden { folder } => return Ok(golden::run(&folder)),
+        Task::Golden { folder } => return golden::run(&folder),
     }
     Ok(ExitCode::SUCCESS)
 }
