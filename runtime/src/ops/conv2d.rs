@@ -8,7 +8,7 @@ use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearOut, Windows};
 use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
-use crate::weights::{PANEL, PackedWeights};
+use crate::weights::{PANEL, PackedWeights, WeightFormat};
 use core::ops::Range;
 
 op_params! {
@@ -281,8 +281,17 @@ impl Conv2d {
         Ok(k as u32)
     }
 
+    /// Whether `groups` groups of `group_n` channels may have weights of this format: the part of a group begins at a multiple
+    /// of 16 bytes, as blobs do. One group always may, several may not with every number of weights of 3 bits.
+    pub fn parts_fit(format: WeightFormat, groups: usize, group_n: usize, k: usize) -> bool {
+        groups == 1 || PackedWeights::bytes_for(group_n, k, format).is_multiple_of(16)
+    }
+
     /// Whether every group has the same whole part of `blob`.
     pub(super) fn is_even(&self, blob: Blob) -> bool {
+        if self.groups == 1 {
+            return true;
+        }
         let part = blob.bytes.checked_div(self.groups).filter(|_| blob.bytes.is_multiple_of(self.groups));
         part.is_some_and(|bytes| bytes.is_multiple_of(16))
     }

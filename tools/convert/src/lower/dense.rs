@@ -513,6 +513,11 @@ impl<'g> Lowering<'g> {
             false => vec![0; biases.len()],
         };
         let factors = section(dense.multipliers, &self.program);
+        // What fits 3 bits fits 4 as well.
+        let format = match whole.weights.format {
+            format if conv2d::Conv2d::parts_fit(format, groups, group_n, k) => format,
+            _ => WeightFormat::I4,
+        };
         for group in 0..groups {
             let rows = group * group_n..(group + 1) * group_n;
             let q = QWeights {
@@ -520,7 +525,7 @@ impl<'g> Lowering<'g> {
                 scales: whole.weights.scales[rows.clone()].to_vec(),
                 n: group_n,
                 k,
-                format: whole.weights.format,
+                format,
             };
             parts[0].extend(weights::pack(&q));
             for (part, source) in [(1, &biases), (2, &factors), (3, &low_biases)] {
@@ -533,6 +538,7 @@ impl<'g> Lowering<'g> {
             weights: self.program.weights.add(&parts[0]),
             bias: self.program.weights.add(&parts[1]),
             multipliers: self.program.weights.add(&parts[2]),
+            format,
             ..dense
         };
         let conv = conv2d::Conv2d { window: geometry, channels: c as u32, groups: groups as u32, n: n as u32, dense };

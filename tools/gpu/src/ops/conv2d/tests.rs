@@ -71,6 +71,8 @@ fn check(
     let n = groups * group_n;
     let y = test.output(out, &[window.out_h * window.out_w, n]);
     let k = (window.kernel_h * window.kernel_w * channels) as usize;
+    let fits = Conv2d::parts_fit(format, groups as usize, group_n as usize, k);
+    let format = if fits { format } else { WeightFormat::I4 };
     let matrices: Vec<u8> = (0..groups).flat_map(|_| packed(weights, group_n as usize, k, format)).collect();
     let padded = group_n.next_multiple_of(4) * groups;
     let mut layer = dense(&mut test, matrices, padded as usize, format, 1 << 24, 3);
