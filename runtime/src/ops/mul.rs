@@ -65,19 +65,17 @@ impl Operator for Mul {
         let range = wide::elements(pieces, super::product(dims) as u32);
         let (scale, zeros) = (ScoreScale { acc_shift, multiplier }, [zero_a, zero_b, zero_point]);
         // In place rows overlap; others than neighbours are gathered.
-        if a.is_contiguous(dims)
-            && b.is_contiguous(dims)
-            && !memory.inputs.is_in_place(0)
-            && let (Some(a), Some(b)) = (operand(memory, 0, range.clone())?, operand(memory, 1, range.clone())?)
-        {
-            let part = memory.index(range.start)..memory.index(range.end);
-            let out = if memory.output.dtype == Dtype::I8 {
-                NormOut::I8(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?)
-            } else {
-                NormOut::I16(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?)
-            };
-            B::multiply(a, b, out, zeros, scale);
-            return Ok(());
+        if a.is_contiguous(dims) && b.is_contiguous(dims) && !memory.inputs.is_in_place(0) {
+            if let (Some(a), Some(b)) = (operand(memory, 0, range.clone())?, operand(memory, 1, range.clone())?) {
+                let part = memory.index(range.start)..memory.index(range.end);
+                let out = if memory.output.dtype == Dtype::I8 {
+                    NormOut::I8(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?)
+                } else {
+                    NormOut::I16(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?)
+                };
+                B::multiply(a, b, out, zeros, scale);
+                return Ok(());
+            }
         }
         wide::binary(memory, dims, [a, b], range, |a, b| {
             let product = (a - zero_a).wrapping_mul(b - zero_b) << acc_shift;

@@ -1,7 +1,7 @@
 //! Cortex-M52, M55 and M85: the vector extension of Armv8.1-M (`VMLADAVA`, `VRMULH`, tail-predicated loops).
 //!
 //! - [`quad`]: one row by four channels, under all products; [`scores`]: narrow heads; [`attend`]: a token over its cache;
-//! - [`softmax`], [`norm`], [`rotary`], [`bytes`]: the rows between the products;
+//! - [`softmax`], [`norm`], [`bytes`]: the rows between the products;
 //! - [`windows`]: depthwise convolutions and pools.
 #![allow(unsafe_code)]
 
@@ -11,7 +11,6 @@ mod dense;
 mod dot;
 mod norm;
 mod quad;
-mod rotary;
 mod scores;
 mod softmax;
 mod windows;
@@ -44,7 +43,7 @@ kernels! {
     norm_rows => portable,
     requant => portable,
     multiply => norm::multiply,
-    rotate => rotary::rotate,
+    rotate => portable,
     lut_wide => bytes::lut_wide,
     lut_in_place => bytes::lut_in_place,
     lut_i16_in_place => portable,

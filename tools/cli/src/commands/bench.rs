@@ -94,8 +94,6 @@ struct DecoderTimes {
     /// At most what one token reads: all weights, and the keys and values before it.
     bytes_per_token: usize,
     gb_per_s: f64,
-    /// A plain loop that reads as many bytes of the weights, on the same thread: what the memory can deliver.
-    read_gb_per_s: f64,
 }
 
 /// Times of one sample on several threads.
@@ -297,13 +295,6 @@ fn times_of_tokens<B: Kernels>(
         session.push(0)?;
         Ok(clock::now() - started)
     })?;
-    let weights = model.sections().get(SectionKind::Weights);
-    let read = repeat(|_| {
-        let started = clock::now();
-        std::hint::black_box(sum_of_words(std::hint::black_box(weights)));
-        Ok::<f64, RunFault>(clock::now() - started)
-    })?;
-    let read_gb_per_s = weights.len() as f64 / median(&read).max(1e-9) / 1e9;
     let (prefill, decode) = (median(&prefill).max(1e-9), median(&decode).max(1e-9));
     Ok(DecoderTimes {
         prompt: prompt as usize,
@@ -313,20 +304,7 @@ fn times_of_tokens<B: Kernels>(
         decode_tokens_per_s: 1.0 / decode,
         bytes_per_token,
         gb_per_s: bytes_per_token as f64 / decode / 1e9,
-        read_gb_per_s,
     })
-}
-
-/// A loop that does nothing but read: sums of words side by side, as wide as the processor's registers.
-fn sum_of_words(bytes: &[u8]) -> u64 {
-    const SUMS: usize = 32;
-    let mut sums = [0u64; SUMS];
-    for block in bytes.as_chunks::<{ 8 * SUMS }>().0 {
-        for (sum, word) in sums.iter_mut().zip(block.as_chunks::<8>().0) {
-            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
-        }
-    }
-    sums.iter().fold(0, |all, &sum| all.wrapping_add(sum))
 }
 
 /// One session's memory.
@@ -602,15 +580,14 @@ impl HostOutput {
 impl DecoderTimes {
     fn text(&self) -> String {
         format!(
-            "prefill of {} tokens: {}, {:.1} tokens/s\none token behind them: {}, {:.1} tokens/s; at most {} read, {:.2} GB/s; a plain loop reads {:.2} GB/s\n",
+            "prefill of {} tokens: {}, {:.1} tokens/s\none token behind them: {}, {:.1} tokens/s; at most {} read, {:.2} GB/s\n",
             self.prompt,
             text::milliseconds(self.prefill_ms),
             self.prefill_tokens_per_s,
             text::milliseconds(self.decode_ms),
             self.decode_tokens_per_s,
             text::bytes(self.bytes_per_token as f64),
-            self.gb_per_s,
-            self.read_gb_per_s
+            self.gb_per_s
         )
     }
 }

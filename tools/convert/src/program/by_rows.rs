@@ -20,7 +20,7 @@ pub fn by_rows(program: &Program) -> Vec<bool> {
     for op in &program.ops {
         let out = &program.tensors[op.output];
         let own = op.inputs.iter().flatten().all(|&input| ready[input]);
-        let even = out.len().is_multiple_of(rows);
+        let even = out.len() % rows == 0;
         let varies = |index: usize| {
             op.inputs.get(index).copied().flatten().is_some_and(|input| program.tensors[input].in_arena())
         };

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+#[cfg(unix)]
+pub use tokens::Tokens;
 
 /// Appended to a name, it selects the portable kernels.
 const PORTABLE: &str = ":portable";
