@@ -19,9 +19,6 @@ pub struct OpRecord {
     /// Runs in blocks of rows together with the operator before: a block of rows passes through all chained operators
     /// before the next block starts.
     pub chained: bool,
-    /// In a model with state: its pieces make the output from the first row to the last, row after row, so that a run of fewer
-    /// rows needs as many fewer pieces (1.6).
-    pub by_rows: bool,
     /// Input tensors, [`NO_TENSOR`] where unused.
     pub inputs: [u16; MAX_INPUTS],
     /// Output tensor.
@@ -41,8 +38,6 @@ impl OpRecord {
     pub const BYTES: usize = 32;
     /// The bit of the encoded kind that says `chained`.
     const CHAINED: u32 = 1 << 15;
-    /// The same for `by_rows`.
-    const BY_ROWS: u32 = 1 << 14;
 
     /// [`chained`](Self::chained) of an encoded record.
     pub(crate) fn is_chained(record: &[u8; Self::BYTES]) -> bool {
@@ -63,9 +58,8 @@ impl OpRecord {
             words.map(u32::from_le_bytes);
         let (low, high) = (|word: u32| word as u16, |word: u32| (word >> 16) as u16);
         Some(Self {
-            kind: low(first & !(Self::CHAINED | Self::BY_ROWS)),
+            kind: low(first & !Self::CHAINED),
             chained: first & Self::CHAINED != 0,
-            by_rows: first & Self::BY_ROWS != 0,
             inputs: [low(a), high(a), low(b), high(b), low(c), high(c)],
             output: high(first),
             scratch_offset,
@@ -78,8 +72,7 @@ impl OpRecord {
     /// Encodes the record.
     pub fn encode(&self, out: &mut dyn WriteWords) {
         let chained = if self.chained { Self::CHAINED } else { 0 };
-        let by_rows = if self.by_rows { Self::BY_ROWS } else { 0 };
-        out.word(u32::from(self.kind) | chained | by_rows | u32::from(self.output) << 16);
+        out.word(u32::from(self.kind) | chained | u32::from(self.output) << 16);
         for pair in self.inputs.chunks_exact(2) {
             if let [a, b] = pair {
                 out.word(u32::from(*a) | u32::from(*b) << 16);

@@ -203,10 +203,7 @@ pub(super) fn needs_of<O: Operator>(params: &O) -> Requirements {
 fn run<B: Kernels, O: Operator>(words: &[u8], memory: &mut Memory<'_>, pieces: Range<u32>) -> Result<(), RunFault> {
     // By reference: a move would put the parameters on the stack twice.
     match &decode::<O>(words) {
-        Some(params) => {
-            let end = pieces.end.min(memory.inputs.step().share(params.pieces()));
-            run_here::<B, O>(params, memory, pieces.start.min(end)..end)
-        }
+        Some(params) => run_here::<B, O>(params, memory, pieces.start..pieces.end.min(params.pieces())),
         None => Err(RunFault::Memory),
     }
 }

@@ -42,19 +42,6 @@ pub struct Step {
     pub pos: u32,
     /// Rows of the run.
     pub rows: u32,
-    /// Rows of a run at most, where the operator needs as many fewer pieces for fewer of them; 0: it needs all.
-    pub of: u32,
-}
-
-impl Step {
-    /// Of the pieces of an operator, how many it needs.
-    #[inline(always)]
-    pub(super) fn share(self, pieces: u32) -> u32 {
-        match pieces.checked_mul(self.rows) {
-            Some(pieces) if self.of > self.rows => pieces.div_ceil(self.of),
-            Some(_) | None => pieces,
-        }
-    }
 }
 
 /// What the operands of a run lie in.

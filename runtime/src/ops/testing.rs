@@ -79,7 +79,6 @@ fn run_at<B: Kernels>(
     let mut record = OpRecord {
         kind: 0,
         chained: false,
-        by_rows: false,
         inputs: [NO_TENSOR; MAX_INPUTS],
         output: inputs.len() as u16,
         scratch_offset: offset,
@@ -114,7 +113,7 @@ fn split<'a>(
     (weights, tensors, record): (&'a [u8], &'a [u8], &OpRecord),
     pos: u32,
 ) -> Option<Memory<'a>> {
-    Memory::split(Areas { arena, state: &mut [], weights, tensors, step: Step { pos, rows: 0, of: 0 } }, record)
+    Memory::split(Areas { arena, state: &mut [], weights, tensors, step: Step { pos, rows: 0 } }, record)
 }
 
 std::thread_local! {

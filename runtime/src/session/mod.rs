@@ -122,7 +122,7 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         if !aligned(arena) || needed > 0 && !aligned(state) {
             return Err(ArenaError::Misaligned);
         }
-        let at = Step { pos: 0, rows: model.state().rows, of: 0 };
+        let at = Step { pos: 0, rows: model.state().rows };
         Ok(Self { model: *model, arena, state, at, next: Position::default(), finished: false })
     }
 
@@ -294,13 +294,10 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         // Records and memory by reference: a move would put them on the stack twice.
         let Some(record) = &self.model.op_record(op) else { return Err(RunFault::Memory) };
         let (words, entry) = self.model.op_code(record).ok_or(RunFault::Memory)?;
-        let of = self.model.state().rows;
-        let part = self.at.rows < of;
-        let pieces = if part && !record.by_rows { self.fed(entry, words, pieces) } else { pieces };
-        let step = Step { of: if part && record.by_rows { of } else { 0 }, ..self.at };
+        let pieces = if self.model.state().rows > 0 { self.fed(entry, words, pieces) } else { pieces };
         let sections = self.model.sections();
         let (weights, tensors) = (sections.get(SectionKind::Weights), sections.get(SectionKind::Tensors));
-        let areas = Areas { arena: self.arena, state: self.state, weights, tensors, step };
+        let areas = Areas { arena: self.arena, state: self.state, weights, tensors, step: self.at };
         match &mut Memory::split(areas, record) {
             Some(memory) if in_parts => entry.run_parts(words, memory, pieces),
             Some(memory) => entry.run(words, memory, pieces),

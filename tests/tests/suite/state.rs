@@ -75,7 +75,6 @@ fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
         OpRecord {
             kind: 0,
             chained: false,
-            by_rows: false,
             inputs: all,
             output,
             scratch_offset: arena,

@@ -138,7 +138,6 @@ impl TestModel {
             let record = OpRecord {
                 kind: op.kind() as u16,
                 chained: false,
-                by_rows: false,
                 inputs: *inputs,
                 output: *output,
                 scratch_offset: arena as u32,

@@ -1,9 +1,11 @@
 //! Attention of the rows of a run to everything at or before them, over keys and values in the state.
 
-use super::{AttentionInputs, AttentionParams, OutRows, SCORE_WORK, Unit};
+use super::{AttentionInputs, AttentionParams, OutRows, SCORE_WORK, ScoreRows, Unit, exp_row};
 use crate::format::{MAX_INPUTS, op_params};
-use crate::kernels::{AttentionJob, Kernels, ROW_BLOCK, attend_scratch_bytes};
+use crate::kernels::{Kernels, ROW_BLOCK, linear_scratch_bytes};
+use crate::ops::memory::{cast, cast_mut};
 use crate::ops::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
+use crate::stepwise::stepwise;
 use core::ops::Range;
 
 op_params! {
@@ -34,26 +36,12 @@ impl Operator for CausalAttention {
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
         let operands = AttentionInputs { v: memory.inputs.get(2)?, ..self.attention.score_operands(&memory.inputs)? };
         let pos = memory.inputs.step().pos;
-        let (p, (window, skipped)) = (&self.attention, (memory.output.window, memory.skipped()));
-        // Heads that share keys and values and lie apart are the rows of one job.
-        let apart = p.q.head >= p.head_dim && p.out.head >= p.v_dim && p.kv_group > 0;
-        let (group, [q_stride, out_stride]) =
-            if apart { (p.kv_group, [p.q.head, p.out.head]) } else { (1, [p.q.row, p.out.row]) };
         for row in rows {
             let seen = pos.saturating_add(row).saturating_add(1);
-            for head in (0..p.heads).step_by(group as usize) {
-                let first = Unit { batch: 0, head, row };
-                let job = &AttentionJob {
-                    // Of what the state has room for: a session ends before.
-                    n_k: seen.min(p.n_k) as usize,
-                    q_stride: q_stride as usize,
-                    out_stride: out_stride as usize,
-                    ..p.job(&operands, first, group as usize)?
-                };
-                let out = p.out_from(first, OutRows { bytes: &mut *memory.out, window, skipped })?;
-                if !(B::ATTENDS && B::attention(job, out)) {
-                    B::attend(job, out, memory.scratch);
-                }
+            // Of what the state has room for: a session ends before.
+            let p = AttentionParams { n_k: seen.min(self.attention.n_k), ..self.attention };
+            for head in 0..p.heads {
+                row_of_head::<B>(&p, &operands, memory, Unit { batch: 0, head, row })?;
             }
         }
         Ok(())
@@ -65,13 +53,13 @@ impl Operator for CausalAttention {
     }
 
     fn scratch_bytes(&self) -> u32 {
-        let p = &self.attention;
-        attend_scratch_bytes(p.n_k as usize, p.head_dim as usize, p.v_dim as usize, p.wide_exp) as u32
+        RowScratch::sizes(&self.attention).iter().sum::<usize>() as u32
     }
 
     fn piece_work(&self) -> u32 {
         let p = &self.attention;
-        p.heads.saturating_mul(p.score_work())
+        // The values of a head are transposed for every row.
+        p.heads.saturating_mul(p.score_work().saturating_add(p.transpose_work()))
     }
 
     fn pieces(&self) -> u32 {
@@ -95,5 +83,66 @@ impl Operator for CausalAttention {
             *q = RowRead::Row(p.q.row);
         }
         Some(RowAccess::rows(inputs, p.out.row))
+    }
+}
+
+/// One query row of one head.
+fn row_of_head<B: Kernels>(
+    p: &AttentionParams,
+    operands: &AttentionInputs<'_>,
+    memory: &mut Memory<'_>,
+    unit: Unit,
+) -> Result<(), RunFault> {
+    let (window, skipped) = (memory.output.window, memory.skipped());
+    let to = OutRows { bytes: &mut *memory.out, window, skipped };
+    if B::ATTENDS && p.attend::<B>(operands, to, unit, 1)? {
+        return Ok(());
+    }
+    let RowScratch { scores, exps, acc } = RowScratch::split(p, memory.scratch)?;
+    let to = ScoreRows { scores: &mut *scores, stride: p.padded_keys(), scratch: &mut *acc };
+    p.scores::<B>(operands, unit, 1, to)?;
+    let keys = p.n_k as usize;
+    let sum = exp_row::<B>(p.wide_exp, scores.get(..keys).unwrap_or(&[]), exps)?;
+    let acc = cast_mut::<i32>(acc)?.get_mut(..p.v_dim as usize).ok_or(RunFault::Memory)?;
+    acc.fill(0);
+    let values = p.head_values(operands.v, unit)?;
+    let rows = stepwise(values.chunks((p.v.row as usize).max(1)));
+    if p.wide_exp {
+        rows.zip(cast::<u16>(exps)?).take(keys).for_each(|(row, &e)| add_weighted(acc, row, i32::from(e)));
+    } else {
+        rows.zip(&*exps).take(keys).for_each(|(row, &e)| add_weighted(acc, row, i32::from(e)));
+    }
+    p.values::<B>(acc, &[sum], unit, OutRows { bytes: &mut *memory.out, window, skipped })
+}
+
+/// `acc += weight * row`: a row of values as it lies in the cache, which the next run would have to transpose again.
+fn add_weighted(acc: &mut [i32], row: &[i8], weight: i32) {
+    acc.iter_mut().zip(row).for_each(|(acc, &value)| *acc = acc.wrapping_add(weight.wrapping_mul(i32::from(value))));
+}
+
+/// The scratch areas of one row: its scores, its exponentials, the sums of its values.
+///
+/// The last one serves the dot products of the scores before.
+struct RowScratch<'s> {
+    scores: &'s mut [i32],
+    exps: &'s mut [u8],
+    acc: &'s mut [u8],
+}
+
+impl<'s> RowScratch<'s> {
+    fn sizes(p: &AttentionParams) -> [usize; 3] {
+        let acc = (p.v_dim as usize * size_of::<i32>()).next_multiple_of(16);
+        [
+            p.padded_keys() * size_of::<i32>(),
+            p.exp_bytes().next_multiple_of(16),
+            acc.max(linear_scratch_bytes(p.head_dim as usize)),
+        ]
+    }
+
+    fn split(p: &AttentionParams, bytes: &'s mut [u8]) -> Result<Self, RunFault> {
+        let [scores, exps, acc] = Self::sizes(p);
+        let (scores, rest) = bytes.split_at_mut_checked(scores).ok_or(RunFault::Memory)?;
+        let (exps, rest) = rest.split_at_mut_checked(exps).ok_or(RunFault::Memory)?;
+        Ok(Self { scores: cast_mut(scores)?, exps, acc: rest.get_mut(..acc).ok_or(RunFault::Memory)? })
     }
 }

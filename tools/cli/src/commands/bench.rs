@@ -33,9 +33,6 @@ pub struct Args {
     /// Run in blocks of rows, as a device does. By default this machine and a GPU run whole operators, which is faster.
     #[arg(long)]
     row_blocks: bool,
-    /// Count one token of a decoder behind N others (qemu:BOARD).
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    position: u32,
     /// Samples per batch on a GPU.
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -183,9 +180,6 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     if args.batch == 0 {
         return Err(Failure::Usage("--batch must be at least 1".to_owned()));
     }
-    if args.position > 0 && !args.backend.starts_with("qemu:") {
-        return Err(Failure::Usage("--position counts instructions: use it with --backend qemu:BOARD".to_owned()));
-    }
     let model = read_model(&args.file)?;
     let samples = match &args.data {
         Some(path) => {
@@ -204,7 +198,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             let whole = on_gpu && !args.row_blocks;
             let model = if whole { backend::in_whole_operators(name, &model)? } else { model };
             let mut backend = backend::open(name, &model)?;
-            match backend.counts_at(&samples[0], args.position)? {
+            match backend.counts(&samples[0])? {
                 Some(counts) => counted(args, &model, &counts),
                 None => batches(args, &model, backend.as_mut(), &samples),
             }

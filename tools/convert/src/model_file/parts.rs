@@ -165,9 +165,7 @@ impl ModelParts {
             n_ops: self.ops.len(),
             n_tensors: self.tensors.len(),
             profile: self.profile as u8,
-            minor: minor_version(
-                self.ops.iter().zip(&self.records).map(|(op, record)| (op, record.chained, record.by_rows)),
-            ),
+            minor: minor_version(self.ops.iter().zip(&self.records).map(|(op, record)| (op, record.chained))),
         };
         assemble(&frame, &sections)
     }
