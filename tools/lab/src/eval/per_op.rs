@@ -302,6 +302,7 @@ mod tests {
     use shiftformer::format::Blob;
     use shiftformer::ops::conv2d::Window;
     use shiftformer::ops::depthwise::DepthwiseConv2d;
+    use shiftformer::ops::linear::Dense;
     use shiftformer::weights::WeightFormat;
 
     fn error(sqnr_db: f64, input: Option<f64>, rounding_share: f64, channel_spread: f64) -> OpError {
