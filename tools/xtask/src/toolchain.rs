@@ -156,6 +156,8 @@ impl Toolchain {
     pub fn cargo(&self, subcommand: &str, target: &str, flags: &[String]) -> Command {
         let variable = target.to_uppercase().replace(['-', '.'], "_");
         let hosted = !target.contains("-none-");
+        // Modules of WebAssembly are linked as bare machines are: rustup's compiler brings the linker.
+        let gnu = hosted && !target.starts_with("wasm32");
         let mut command = match self {
             Self::Installed => {
                 let mut command = Command::new("cargo");
@@ -171,13 +173,13 @@ impl Toolchain {
                 };
                 command.args([subcommand, "--target", target, &format!("-Zbuild-std={crates}")]);
                 command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
-                if !hosted {
+                if !gnu {
                     command.env(format!("CARGO_TARGET_{variable}_LINKER"), linker);
                 }
                 command
             }
         };
-        if hosted {
+        if gnu {
             command.env(format!("CARGO_TARGET_{variable}_LINKER"), format!("{}-gcc", gnu_name(target)));
         }
         command.arg("--target-dir").arg(self.output(target));
