@@ -189,15 +189,19 @@ pub fn scale_row(acc: &[i32], scale: exp::RowScale, zero_point: i32, out: &mut [
 #[inline(always)]
 pub fn transpose(x: &[i8], x_stride: usize, rows: usize, cols: usize, out: &mut [i8], out_stride: usize) {
     for (col, out) in out.chunks_mut(out_stride.max(1)).take(cols).enumerate() {
-        let (body, pad) = out.split_at_mut(rows.min(out.len()));
         let column = x.get(col..).unwrap_or(&[]).iter().step_by(x_stride.max(1));
-        let missing = body.len().saturating_sub(column.len());
+        let (body, rest) = out.split_at_mut(column.len().min(rows).min(out.len()));
         for (out, &value) in body.iter_mut().zip(column) {
             *out = value;
         }
-        let (_, missing) = body.split_at_mut(body.len().saturating_sub(missing));
-        missing.iter_mut().chain(pad).for_each(|out| *out = 0);
+        fill(rest, 0);
     }
+}
+
+/// `out = value`. A call: one loop that sets bytes to a value for all that do, not one more that sets them to 0.
+#[inline(never)]
+pub fn fill<T: Copy>(out: &mut [T], value: T) {
+    out.fill(value);
 }
 
 /// [`super::Kernels::attention`]: not taken, portable code has no memory of its own.

@@ -332,8 +332,8 @@ impl Conv2d {
             let to = if inside { to } else { from };
             let (before, rest) = out.split_at_mut_checked(from as usize * channels).unwrap_or_default();
             let (image, after) = rest.split_at_mut_checked((to - from) as usize * channels).unwrap_or_default();
-            before.fill(pad);
-            after.fill(pad);
+            kernels::portable::fill(before, pad);
+            kernels::portable::fill(after, pad);
             if inside && to > from {
                 let at = y as usize * window.row_stride as usize + left.wrapping_add(from) as usize + first * stride;
                 B::transpose(x.get(at..).unwrap_or(&[]), stride, channels, (to - from) as usize, image, channels);
@@ -353,7 +353,7 @@ impl Conv2d {
                         *to = from;
                     }
                 }
-                None => out.iter_mut().for_each(|to| *to = pad),
+                None => kernels::portable::fill(out, pad),
             }
         }
     }

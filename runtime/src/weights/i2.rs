@@ -2,7 +2,7 @@
 //!
 //! Four consecutive weights are the same two bits of the four bytes of a word: a shift and a mask away from their place.
 
-use super::{GROUP, PANEL};
+use super::{GROUP, PANEL, WeightFormat, words};
 
 /// In the container.
 pub const CODE: u32 = 2;
@@ -20,17 +20,14 @@ pub const RANGE: (i32, i32) = (-2, 1);
 /// Kernels that compute with bytes unpack panels.
 pub const IS_UNPACKED: bool = false;
 
-/// Widens a panel to the 8-bit layout. The sixteen weights of a word take thirteen operations where shifts are free.
-pub fn unpack(panel: &[u8], to: &mut [u8]) {
-    let groups = panel.as_chunks::<GROUP_BYTES>().0.iter().zip(to.as_chunks_mut::<GROUP>().0);
-    for (group, to) in groups {
-        // With its upper bit flipped a weight is itself plus 2, and (x + 0x7e) ^ 0x80 is x - 2 in its byte: no carry leaves it.
-        let flipped = u32::from_le_bytes(*group) ^ 0xaaaa_aaaa;
-        for (to, shift) in to.as_chunks_mut::<4>().0.iter_mut().zip([0, 2, 4, 6]) {
-            let word = ((flipped >> shift) & 0x0303_0303).wrapping_add(0x7e7e_7e7e) ^ 0x8080_8080;
-            *to = word.to_le_bytes();
-        }
-    }
+/// The weights of a group of one channel plus 2, a byte each: eight operations where shifts are free. 0 where the group is
+/// not whole.
+#[inline(always)]
+pub fn offset_binary(group: &[u8]) -> [u32; 4] {
+    let [low] = words(group);
+    let flipped = low ^ 0xaaaa_aaaa;
+    let plus_2 = |shift: u32| (flipped >> shift) & 0x0303_0303;
+    [plus_2(0), plus_2(2), plus_2(4), plus_2(6)]
 }
 
 /// Puts weight `at` of a group of one channel into its bytes, which are zero there.
@@ -47,12 +44,7 @@ pub(super) fn weight(group: &[u8], at: usize) -> i8 {
     ((byte << 6) as i8) >> 6
 }
 
-/// Sums of the positive weights of a group of one channel, and of the magnitudes of the negative ones.
-pub fn magnitudes(group: &[u8]) -> (i64, i64) {
-    super::unpacked_magnitudes(group, unpack)
-}
-
 /// `bias[ch] + sum_k x[k] * w[ch][k]`: the definition.
 pub fn dot_panel(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
-    super::dot_panel(x, panel, bias, GROUP_BYTES, unpack)
+    super::dot_panel(x, panel, bias, WeightFormat::I2)
 }

@@ -3,7 +3,7 @@
 //!
 //! Each half of the two bytes of signs belongs to one byte of the four: spread, they are a shift and a mask away from it.
 
-use super::{GROUP, PANEL};
+use super::{GROUP, PANEL, WeightFormat, words};
 
 /// In the container.
 pub const CODE: u32 = 3;
@@ -20,20 +20,16 @@ pub const RANGE: (i32, i32) = (-4, 3);
 /// Kernels that compute with bytes unpack panels.
 pub const IS_UNPACKED: bool = false;
 
-/// Widens a panel to the 8-bit layout. The sixteen weights of a group take 24 operations where shifts are free.
-pub fn unpack(panel: &[u8], to: &mut [u8]) {
-    let groups = panel.as_chunks::<GROUP_BYTES>().0.iter().zip(to.as_chunks_mut::<GROUP>().0);
-    for ([a, b, c, d, even, odd], to) in groups {
-        let low = u32::from_le_bytes([*a, *b, *c, *d]);
-        // The signs of weight `4 j + i` to bit `2 + j` of byte `i`, flipped: a weight is itself plus 4 then, and
-        // (x + 0x7c) ^ 0x80 is x - 4 in its byte.
-        let halves = u32::from_le_bytes([*even, 0, *odd, 0]);
-        let flipped = (halves | (halves << 4)) << 2 ^ 0x3c3c_3c3c;
-        for (to, j) in to.as_chunks_mut::<4>().0.iter_mut().zip(0..4) {
-            let word = ((low >> (2 * j)) & 0x0303_0303) | ((flipped >> j) & 0x0404_0404);
-            *to = (word.wrapping_add(0x7c7c_7c7c) ^ 0x8080_8080).to_le_bytes();
-        }
-    }
+/// The weights of a group of one channel plus 4, a byte each: 16 operations where shifts are free. 0 where the group is not
+/// whole.
+#[inline(always)]
+pub fn offset_binary(group: &[u8]) -> [u32; 4] {
+    let ([low], Some([even, odd])) = (words(group), group.last_chunk()) else { return [0; 4] };
+    // The signs of weight `4 j + i` to bit `2 + j` of byte `i`, flipped.
+    let halves = u32::from(*even) | (u32::from(*odd) << 16);
+    let flipped = (halves | (halves << 4)) << 2 ^ 0x3c3c_3c3c;
+    let plus_4 = |j: u32| ((low >> (2 * j)) & 0x0303_0303) | ((flipped >> j) & 0x0404_0404);
+    [plus_4(0), plus_4(1), plus_4(2), plus_4(3)]
 }
 
 /// Where the sign of weight `at` lies: byte and bit.
@@ -59,12 +55,7 @@ pub(super) fn weight(group: &[u8], at: usize) -> i8 {
     (super::i2::weight(group, at) & 3) - 4 * sign as i8
 }
 
-/// Sums of the positive weights of a group of one channel, and of the magnitudes of the negative ones.
-pub fn magnitudes(group: &[u8]) -> (i64, i64) {
-    super::unpacked_magnitudes(group, unpack)
-}
-
 /// `bias[ch] + sum_k x[k] * w[ch][k]`: the definition.
 pub fn dot_panel(x: &[i8], panel: &[u8], bias: [i32; PANEL]) -> [i32; PANEL] {
-    super::dot_panel(x, panel, bias, GROUP_BYTES, unpack)
+    super::dot_panel(x, panel, bias, WeightFormat::I3)
 }

@@ -17,9 +17,11 @@ pub const RANGE: (i32, i32) = (-127, 127);
 /// Panels are what kernels compute with: they need not be unpacked.
 pub const IS_UNPACKED: bool = true;
 
-/// `to = panel`.
-pub fn unpack(panel: &[u8], to: &mut [u8]) {
-    to.iter_mut().zip(panel).for_each(|(to, &from)| *to = from);
+/// The weights of a group of one channel plus 128, a byte each. 0 where the group is not whole.
+#[inline(always)]
+pub fn offset_binary(group: &[u8]) -> [u32; 4] {
+    let [a, b, c, d] = super::words(group);
+    [a ^ 0x8080_8080, b ^ 0x8080_8080, c ^ 0x8080_8080, d ^ 0x8080_8080]
 }
 
 /// Puts weight `at` of a group of one channel into its bytes.
@@ -27,11 +29,6 @@ pub fn put(group: &mut [u8], at: usize, w: i8) {
     if let Some(byte) = group.get_mut(at) {
         *byte = w as u8;
     }
-}
-
-/// Sums of the positive weights of a group of one channel, and of the magnitudes of the negative ones.
-pub fn magnitudes(group: &[u8]) -> (i64, i64) {
-    super::magnitudes(group.iter().map(|&w| w as i8))
 }
 
 /// `bias[ch] + sum_k x[k] * w[ch][k]`: the definition.

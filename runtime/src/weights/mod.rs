@@ -6,8 +6,7 @@
 //!
 //! # Adding a format
 //!
-//! 1. A file here: its code in the container, name, bytes of a group, packing, unpacking, magnitudes for the certificate,
-//!    and `dot_panel`, which is the definition of what it computes. A line in `formats!` below.
+//! 1. A file here: its code in the container, name, bytes of a group, packing, unpacking, and `dot_panel`, which is the definition of what it computes. A line in `formats!` below.
 //! 2. Its reader in the shaders (`dense.wgsl`), its option in the converter (`WeightBits`).
 //! 3. Cortex-M kernels unpack a panel of any format before they compute with it. Hosts choose tiles by format: the
 //!    compiler names the places. Kernels that know a format better are optional.
@@ -87,9 +86,19 @@ macro_rules! formats {
             }
 
             /// Unpacks a panel to the layout of [`WeightFormat::I8`], as much of it as `to` has room for.
+            // One loop for all formats: kernels compute for longer than the choice takes.
             #[inline(never)]
             pub fn unpack(self, panel: &[u8], to: &mut [u8]) {
-                match self { $(WeightFormat::$variant => $module::unpack(panel, to),)* }
+                let to_byte = 0x0101_0101 * (0x80 - (0x80u32 >> (8 - self.bits())));
+                let groups = panel.chunks_exact(self.group_bytes().max(1)).zip(to.as_chunks_mut::<GROUP>().0);
+                for (group, to) in groups {
+                    let [a, b, c, d] = match self { $(WeightFormat::$variant => $module::offset_binary(group),)* };
+                    // Weights plus 128 are bytes whose upper bit is the flipped sign: no carry leaves a byte.
+                    let byte = |word: u32| (word.wrapping_add(to_byte) ^ 0x8080_8080).to_le_bytes();
+                    if let [to_a, to_b, to_c, to_d] = to.as_chunks_mut::<4>().0 {
+                        (*to_a, *to_b, *to_c, *to_d) = (byte(a), byte(b), byte(c), byte(d));
+                    }
+                }
             }
 
             /// `bias[ch] + sum_k x[k] * w[ch][k]` for the channels of a panel: the definition.
@@ -98,9 +107,6 @@ macro_rules! formats {
                 match self { $(WeightFormat::$variant => $module::dot_panel(x, panel, bias),)* }
             }
 
-            fn magnitudes(self, group: &[u8]) -> (i64, i64) {
-                match self { $(WeightFormat::$variant => $module::magnitudes(group),)* }
-            }
         }
     };
 }
@@ -164,6 +170,7 @@ impl PackedWeights<'_> {
     /// `bias` holds an `i32` per channel, padded to whole panels.
     pub fn acc_bounds(&self, bias: &[u8], k: usize) -> (i64, i64) {
         let mut bounds = (0i64, 0i64);
+        let mut wide = [0; GROUP];
         let group_bytes = self.format.group_bytes().max(1);
         let panel_bytes = self.format.panel_bytes(k).max(1);
         let panels = stepwise(self.bytes.chunks_exact(panel_bytes)).zip(bias.as_chunks::<{ 4 * PANEL }>().0);
@@ -172,8 +179,11 @@ impl PackedWeights<'_> {
                 let (mut positive, mut negative) = (0i64, 0i64);
                 for group in panel.chunks_exact(PANEL * group_bytes) {
                     let group = group.chunks_exact(group_bytes).nth(channel).unwrap_or(&[]);
-                    let (p, n) = self.format.magnitudes(group);
-                    (positive, negative) = (positive + p, negative + n);
+                    self.format.unpack(group, &mut wide);
+                    // Of a group they fit 12 bits.
+                    let weights = wide.iter().map(|&w| i32::from(w as i8));
+                    let (p, n) = weights.fold((0, 0), |(p, n), w| (p + w.max(0), n - w.min(0)));
+                    (positive, negative) = (positive + i64::from(p), negative + i64::from(n));
                 }
                 let bias = i64::from(i32::from_le_bytes(*bias));
                 let (low, high) = (-128 * positive - 127 * negative, 127 * positive + 128 * negative);
@@ -184,48 +194,29 @@ impl PackedWeights<'_> {
     }
 }
 
-/// Sums of the positive weights and of the magnitudes of the negative ones.
-#[inline(always)]
-fn magnitudes(weights: impl Iterator<Item = i8>) -> (i64, i64) {
-    let (mut positive, mut negative) = (0i64, 0i64);
-    for w in weights.map(i64::from) {
-        if w > 0 {
-            positive += w;
-        } else {
-            negative -= w;
-        }
-    }
-    (positive, negative)
-}
-
-/// [`WeightFormat::dot_panel`] of a format whose groups of one channel have `group_bytes` and are unpacked first. A call of
-/// its own: one for all formats.
+/// [`WeightFormat::dot_panel`] of a format whose groups are unpacked first. A call of its own: one for all formats.
 #[inline(never)]
-fn dot_panel(
-    x: &[i8],
-    panel: &[u8],
-    bias: [i32; PANEL],
-    group_bytes: usize,
-    unpack: fn(&[u8], &mut [u8]),
-) -> [i32; PANEL] {
+fn dot_panel(x: &[i8], panel: &[u8], bias: [i32; PANEL], format: WeightFormat) -> [i32; PANEL] {
     let mut acc = bias;
-    let mut groups = stepwise(panel.chunks_exact(group_bytes.max(1)));
+    let mut groups = stepwise(panel.chunks_exact(format.group_bytes().max(1)));
     let mut wide = [0; GROUP];
     for x in x.chunks(GROUP) {
         for acc in &mut acc {
             let Some(group) = groups.next() else { break };
-            unpack(group, &mut wide);
+            format.unpack(group, &mut wide);
             *acc += x.iter().zip(&wide).map(|(&x, &w)| i32::from(x) * i32::from(w as i8)).sum::<i32>();
         }
     }
     acc
 }
 
-/// Magnitudes of a group of one channel, by its unpacked weights.
-fn unpacked_magnitudes(group: &[u8], unpack: fn(&[u8], &mut [u8])) -> (i64, i64) {
-    let mut wide = [0; GROUP];
-    unpack(group, &mut wide);
-    magnitudes(wide.iter().map(|&w| w as i8))
+/// The words of a group of one channel; 0 where it has fewer.
+#[inline(always)]
+fn words<const N: usize>(group: &[u8]) -> [u32; N] {
+    match group.as_chunks::<4>().0.first_chunk::<N>() {
+        Some(words) => words.map(u32::from_le_bytes),
+        None => [0; N],
+    }
 }
 
 #[cfg(test)]

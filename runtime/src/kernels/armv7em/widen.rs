@@ -175,8 +175,8 @@ pub fn widen_row(x: &[i8], words: &mut [u32]) {
         unsafe { groups(whole.as_ptr(), to.as_mut_ptr(), whole.len()) };
     }
     if let ([_, ..], [to, ..]) = (tail, rest) {
-        let mut last = [0; GROUP];
-        last.iter_mut().zip(tail).for_each(|(to, &from)| *to = from);
+        let (mut last, mut tail) = ([0; GROUP], tail.iter());
+        last.fill_with(|| tail.next().copied().unwrap_or(0));
         // SAFETY: one group of each.
         unsafe { groups(&last, to, 1) };
     }
