@@ -122,7 +122,9 @@ fn every_machine_gives_the_same_bytes() {
         let (model, samples) = model_and_samples(profile);
         let here = backend::open("portable", &model).and_then(|mut b| b.run(&samples)).expect("the model runs");
         for name in backend::names().iter().filter(|name| name.starts_with("qemu:")) {
-            for name in [name.clone(), format!("{name}:portable")] {
+            let board = name.trim_start_matches("qemu:");
+            let is_there = Machine::by_name(board).is_none_or(|machine| machine.portable);
+            for name in [Some(name.clone()), is_there.then(|| format!("{name}:portable"))].into_iter().flatten() {
                 let Some(mut machine) = open(&name, &model) else { return };
                 assert_eq!(machine.run(&samples).expect("the model runs"), here, "{name}");
             }

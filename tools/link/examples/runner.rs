@@ -49,7 +49,7 @@ fn run() -> std::io::Result<bool> {
         samples: BufReader::new(File::open("samples.bin")?),
         answer: BufWriter::new(File::create("answer.bin")?),
     };
-    let done = execute::<Portable, Native>(&job, &mut arena, &mut host);
+    let done = execute::<Portable, Native>(&job, &mut arena, &mut host, true);
     host.answer.flush()?;
     Ok(done.is_ok())
 }

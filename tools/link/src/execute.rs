@@ -60,17 +60,25 @@ impl From<HostError> for Fault {
 }
 
 /// Executes the job at the start of `bytes` (header, model), and those behind it, over `arena`, with the kernels `N` where a
-/// job asks for native ones, else `P`. A failure is reported to the host like a result.
+/// job asks for native ones, else `P`, which only a machine that has them runs. A failure is reported to the host like a
+/// result.
 ///
 /// # Errors
 /// [`HostError`] when the host itself failed.
-pub fn execute<P: Kernels, N: Kernels>(bytes: &[u8], arena: &mut [u8], host: &mut impl Host) -> Result<(), HostError> {
+#[inline(always)]
+pub fn execute<P: Kernels, N: Kernels>(
+    bytes: &[u8],
+    arena: &mut [u8],
+    host: &mut impl Host,
+    has_portable: bool,
+) -> Result<(), HostError> {
     let mut rest = bytes;
     loop {
         let job = Job::decode(rest);
         let done = match &job {
             Some(job) if job.native => run::<N>(job, rest, arena, host),
-            Some(job) => run::<P>(job, rest, arena, host),
+            Some(job) if has_portable => run::<P>(job, rest, arena, host),
+            Some(_) => Err(Fault::of(&"the runner of this machine has no portable kernels")),
             None => Err(Fault::of(&"no job where the machine looks for it")),
         };
         match done {

@@ -16,6 +16,8 @@ pub struct Machine {
     pub core: Core,
     /// Cores whose instructions are counted here.
     pub counts: &'static [Core],
+    /// Whether its runner holds the portable kernels besides those of the core.
+    pub portable: bool,
     /// Where the host puts a job.
     pub job_address: u32,
     /// Bytes of memory for it.

@@ -156,9 +156,16 @@ struct Emulator {
     arguments: Vec<String>,
     core: Core,
     counts: Vec<Core>,
+    #[serde(default = "both")]
+    portable: bool,
     job_address: u32,
     job_bytes: u32,
     counter_hz: u32,
+}
+
+/// Where nothing is said a runner holds the portable kernels too.
+fn both() -> bool {
+    true
 }
 
 /// A board with programs.
@@ -305,11 +312,11 @@ fn thousands(value: u32) -> String {
 }
 
 fn machine(name: &str, emulator: &Emulator) -> String {
-    let Emulator { program, arguments, core: own, counts, job_address, job_bytes, counter_hz } = emulator;
+    let Emulator { program, arguments, core: own, counts, portable, job_address, job_bytes, counter_hz } = emulator;
     let counts: Vec<String> = counts.iter().copied().map(core).collect();
     format!(
         "Machine {{ name: {name:?}, emulator: {program:?}, arguments: &{arguments:?}, core: {}, counts: &[{}], \
-         job_address: {}, job_bytes: {}, counter_hz: {} }}",
+         portable: {portable}, job_address: {}, job_bytes: {}, counter_hz: {} }}",
         core(*own),
         counts.join(", "),
         hexadecimal(*job_address),

@@ -55,7 +55,7 @@ fn connect<B: Board>() -> Result<Emulator<B>> {
 /// Executes the job; ends the emulation.
 pub fn main<B: Board>() -> ! {
     let (Ok(mut host), Some(arena)) = (connect::<B>(), take_arena::<B>()) else { exit(false) };
-    let done = shiftformer_link::execute::<Portable, Native>(job::<B>(), arena, &mut host);
+    let done = shiftformer_link::execute::<Portable, Native>(job::<B>(), arena, &mut host, B::MACHINE.portable);
     drop(host);
     exit(done.is_ok())
 }

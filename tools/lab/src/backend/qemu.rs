@@ -87,6 +87,15 @@ impl Qemu {
         if machine.is_none() && board != LINUX {
             return Err(BackendError::Unknown(name.to_owned(), names().join(", ")));
         }
+        if !native && machine.is_some_and(|machine| !machine.portable) {
+            let same =
+                Machine::ALL.iter().filter(|other| other.portable && Some(other.core) == machine.map(|m| m.core));
+            let names: Vec<_> = same.map(|other| format!("qemu:{}{PORTABLE}", other.name)).collect();
+            return Err(unavailable(format!(
+                "its runner has no portable kernels; {} runs them on the same core",
+                names.join(", ")
+            )));
+        }
         let emulator = machine.map_or("qemu-aarch64", |machine| machine.emulator);
         if !firmware::in_search_path(emulator) {
             return Err(unavailable(format!("{emulator} is not installed; run `cargo xtask setup`")));
