@@ -115,6 +115,9 @@ pub static sf_op_embedding: sf_functions = sf_functions::of::<ops::embedding::Em
 /// `lmul_linear`.
 #[unsafe(no_mangle)]
 pub static sf_op_lmul_linear: sf_functions = sf_functions::of::<ops::lmul_linear::LmulLinear>();
+/// `windowed_attention`.
+#[unsafe(no_mangle)]
+pub static sf_op_windowed_attention: sf_functions = sf_functions::of::<ops::attention::causal::WindowedAttention>();
 
 /// An operator that is added needs a symbol here.
-const _: () = assert!(OpKind::ALL.len() == 34);
+const _: () = assert!(OpKind::ALL.len() == 35);

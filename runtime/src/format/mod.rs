@@ -33,7 +33,7 @@
 //! | `Io` | `u16` count of inputs, `u16` count of outputs, then the tensor indices as `u16` |
 //! | `Certificate` | one [`CertRecord`] per operator |
 //! | `Receipts` | reference inputs and the digest of every operator for them, see [`Receipts`] |
-//! | `State` | for models that keep state between runs (1.2): [`StateLayout`] |
+//! | `State` | for models that keep state between runs (1.2): [`StateLayout`]; tensors in it may have fewer rows than there are positions (1.6) |
 //! | `Text` | tokenizer and units of the logits: [`crate::text::TextLayout`]; a reader may skip it |
 //! | `Labels` | `u32` index of an output, then the UTF-8 names of its classes, `\n` between them; may be missing, and a reader may skip it |
 //! | `Annotations` | UTF-8 JSON for people and host tools (names, scales). A device never reads it; it may be stripped |
@@ -61,7 +61,7 @@ pub const MAGIC: [u8; 4] = *b"SFM\x1a";
 /// The one major version this reader understands.
 pub const VERSION_MAJOR: u16 = 1;
 /// The highest minor version this reader understands.
-pub const VERSION_MINOR: u16 = VERSION_MINOR_FEW_BITS;
+pub const VERSION_MINOR: u16 = VERSION_MINOR_WINDOWS;
 /// The minor version with chains of row blocks: [`OpRecord::chained`] and [`TensorRecord::window`].
 pub const VERSION_MINOR_CHAINS: u16 = 1;
 /// The minor version with state between runs: [`StateLayout`] and [`Place::State`].
@@ -72,6 +72,8 @@ pub const VERSION_MINOR_I16: u16 = 3;
 pub const VERSION_MINOR_FORMATS: u16 = 4;
 /// The minor version with weights of 2 and 3 bits.
 pub const VERSION_MINOR_FEW_BITS: u16 = 5;
+/// The minor version with tensors in the state that have fewer rows than there are positions.
+pub const VERSION_MINOR_WINDOWS: u16 = 6;
 /// Bytes of the fixed header, before the section table.
 pub const HEADER_BYTES: usize = 48;
 /// Bytes of one section table entry.

@@ -275,7 +275,8 @@ impl TensorSlot {
 pub struct StateLayout {
     /// Bytes of state a session needs; 0 for a model without state.
     pub bytes: u32,
-    /// Positions that the state has room for: the first dimension of every tensor in it.
+    /// Positions of a session. Tensors in the state have a row for each, or fewer where runs have one row: position `p` is
+    /// row `p mod rows` then.
     pub capacity: u32,
     /// Rows (positions) of a run at most. Operators with as many row pieces run those that are fed.
     pub rows: u32,

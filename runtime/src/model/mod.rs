@@ -8,8 +8,8 @@ mod proven;
 mod whole;
 
 use crate::format::{
-    CertRecord, OpRecord, Profile, ReadWords, Receipts, SectionKind, Sections, StateLayout, TensorRecord, TensorSlot,
-    Word,
+    CertRecord, OpRecord, Place, Profile, ReadWords, Receipts, SectionKind, Sections, StateLayout, TensorRecord,
+    TensorSlot, Word,
 };
 use crate::kernels::{Kernels, Portable};
 use crate::ops::{Entry, OpKind, Parts, Requirements};
@@ -93,6 +93,19 @@ impl<'m, B: Kernels> Model<'m, B> {
     /// What is kept from one run to the next; all zero for a model without state.
     pub fn state(&self) -> StateLayout {
         self.state
+    }
+
+    /// The tensors in the state.
+    pub(crate) fn state_tensors(&self) -> impl Iterator<Item = TensorRecord> + use<'m, B> {
+        let model = *self;
+        let tensors = (0..self.sections.n_tensors).filter_map(move |index| model.tensor(index));
+        tensors.filter(|tensor| tensor.place == Place::State)
+    }
+
+    /// Positions that every tensor in the state holds: as many as [`StateLayout::capacity`], or the fewest rows of a ring.
+    pub fn window(&self) -> u32 {
+        let rows = self.state_tensors().filter_map(|tensor| tensor.shape().first().copied());
+        rows.fold(self.state.capacity, u32::min)
     }
 
     /// Bytes of the file: what it takes in flash.

@@ -229,10 +229,13 @@ impl<'m, B: Kernels> Model<'m, B> {
         sane.then_some(())
     }
 
-    /// Whether a tensor in the state has a row per position and lies behind the one before, which ends at `end`.
+    /// Whether a tensor in the state has a row per position, or is a ring of fewer that single rows are written to, and lies
+    /// behind the one before, which ends at `end`.
     fn check_state(&self, tensor: &TensorRecord, end: &mut usize) -> Option<()> {
         let follows = tensor.offset as usize >= core::mem::replace(end, arena_range(tensor).end);
-        (follows && tensor.shape().first() == Some(&self.state.capacity)).then_some(())
+        let rows = tensor.shape().first().copied()?;
+        let ring = self.state.rows == 1 && 0 < rows && rows < self.state.capacity;
+        (follows && (ring || rows == self.state.capacity)).then_some(())
     }
 
     fn check_op(&self, op: usize, trust: Trust) -> Result<(), OpFault> {

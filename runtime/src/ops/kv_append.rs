@@ -8,14 +8,14 @@ use crate::tensor::Dtype;
 use core::ops::Range;
 
 op_params! {
-    /// `state[pos + i] = x[i]` for the rows `i` of a run at position `pos`: `x` is `[rows, width] i8`, the output
-    /// `[capacity, width] i8` in the state. Rows beyond the position count for nothing until a run has finished.
+    /// `state[(pos + i) mod capacity] = x[i]` for the rows `i` of a run at position `pos`: `x` is `[rows, width] i8`, the
+    /// output `[capacity, width] i8` in the state. Rows beyond the position count for nothing until a run has finished.
     KvAppend {
         /// Rows of a run at most.
         rows: u32,
         /// Elements of a row.
         width: u32,
-        /// Positions the state has room for.
+        /// Rows of the state: a session with more positions writes them again from the first on.
         capacity: u32,
     }
 }
@@ -36,7 +36,10 @@ impl Operator for KvAppend {
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
         let width = self.width as usize;
-        let first = memory.inputs.step().pos as usize + rows.start as usize;
+        let (pos, capacity) = (memory.inputs.step().pos, self.capacity);
+        // No division on the way to every token: one row of a run is what a ring is written by.
+        let pos = if pos < capacity { pos } else { pos.checked_rem(capacity).unwrap_or(0) };
+        let first = pos as usize + rows.start as usize;
         let rows = rows.start as usize..rows.end as usize;
         let x = memory.inputs.rows::<i8>(0, rows.clone(), width)?;
         let start = first.checked_mul(width).ok_or(RunFault::Memory)?;

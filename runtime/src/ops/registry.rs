@@ -160,6 +160,7 @@ operators! {
     32 Positions "positions" positions::Positions, since 3;
     33 Embedding "embedding" embedding::Embedding, since 4;
     34 LmulLinear "lmul_linear" lmul_linear::LmulLinear, since 4;
+    35 WindowedAttention "windowed_attention" attention::causal::WindowedAttention, since 6;
 }
 
 #[cfg(test)]

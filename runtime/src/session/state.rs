@@ -1,13 +1,14 @@
 //! Positions and state: rows of a run, going back, and snapshots.
 //!
 //! Every tensor in the state has one row per position. The rows before the position are what the state holds; what lies
-//! behind them is never read before it is written, so that going back is to forget.
+//! behind them is never read before it is written, so that going back is to forget. A tensor of fewer rows is a ring: it
+//! holds the last positions, and what was written over does not come back.
 //!
 //! A snapshot is, in little-endian words: magic, the checksum of the model's payload, the position; then of every tensor in
 //! the state the rows before the position; then the CRC-32 of all of that.
 
 use super::Session;
-use crate::format::{CRC, Place, TensorRecord, field};
+use crate::format::{CRC, TensorRecord, field};
 use crate::kernels::Kernels;
 use crate::ops::{Entry, RunFault, Step};
 use core::fmt;
@@ -69,9 +70,13 @@ impl<B: Kernels> Session<'_, '_, B> {
     }
 
     /// Goes back to `position`, where it is not beyond the present one; whether it did. Cancels a run that is under way.
+    ///
+    /// A state that is a ring has lost what lies before its window: from beyond it, this goes back to the last position
+    /// but one, or to 0.
     pub fn truncate(&mut self, position: u32) -> bool {
         self.cancel();
-        let back = position <= self.at.pos;
+        let back = position <= self.at.pos
+            && (position == 0 || self.at.pos - position <= 1 || self.at.pos <= self.model.window());
         if back {
             self.at.pos = position;
         }
@@ -103,12 +108,7 @@ impl<B: Kernels> Session<'_, '_, B> {
 
     /// Ranges of the state that hold the rows before `position`.
     fn rows(&self, position: u32) -> impl Iterator<Item = Range<usize>> + use<'_, B> {
-        let capacity = (self.model.state().capacity as usize).max(1);
-        let tensors = (0..self.model.sections().n_tensors).filter_map(|index| self.model.tensor(index));
-        tensors.filter(|tensor| tensor.place == Place::State).map(move |tensor: TensorRecord| {
-            let first = tensor.offset as usize;
-            first..first + tensor.bytes() / capacity * position as usize
-        })
+        self.model.state_tensors().map(move |tensor| held_rows(&tensor, position))
     }
 
     fn bytes_at(&self, position: u32) -> usize {
@@ -170,15 +170,21 @@ impl<B: Kernels> Session<'_, '_, B> {
         }
         let mut rest = content.get(HEAD_BYTES..).ok_or(not)?;
         let model = self.model;
-        let capacity = (model.state().capacity as usize).max(1);
-        let tensors = (0..model.sections().n_tensors).filter_map(|index| model.tensor(index));
-        for tensor in tensors.filter(|tensor| tensor.place == Place::State) {
-            let (rows, behind) = rest.split_at_checked(tensor.bytes() / capacity * position as usize).ok_or(not)?;
-            let to = self.state.get_mut(tensor.offset as usize..).unwrap_or(&mut []);
+        for tensor in model.state_tensors() {
+            let range = held_rows(&tensor, position);
+            let (rows, behind) = rest.split_at_checked(range.len()).ok_or(not)?;
+            let to = self.state.get_mut(range).unwrap_or(&mut []);
             to.iter_mut().zip(rows).for_each(|(to, from)| *to = *from);
             rest = behind;
         }
         self.at = Step { pos: position, ..self.at };
         Ok(())
     }
+}
+
+/// Range of the state that holds the rows of a tensor before `position`.
+fn held_rows(tensor: &TensorRecord, position: u32) -> Range<usize> {
+    let rows = tensor.shape().first().map_or(1, |&rows| rows.max(1));
+    let first = tensor.offset as usize;
+    first..first + tensor.bytes() / rows as usize * position.min(rows) as usize
 }

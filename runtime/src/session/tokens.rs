@@ -1,8 +1,11 @@
 //! Runs of models whose input are tokens: prompts in blocks, single steps, the logits of the last token.
 
 use super::Session;
+use crate::format::{ReadWords, Word};
 use crate::kernels::Kernels;
-use crate::ops::RunFault;
+use crate::ops::embedding::Embedding;
+use crate::ops::gather::Gather;
+use crate::ops::{OpKind, RunFault};
 
 impl<B: Kernels> Session<'_, '_, B> {
     /// Processes `tokens` behind those in the state, in blocks of as many rows as a run has. The bytes do not depend on
@@ -21,6 +24,7 @@ impl<B: Kernels> Session<'_, '_, B> {
         if rows == 0 {
             return Err(RunFault::Rows { limit: 0 });
         }
+        self.check_tokens(tokens)?;
         for block in tokens.chunks(rows) {
             let done = self.take_tokens(block).and_then(|()| self.run());
             if let Err(fault) = done {
@@ -29,6 +33,30 @@ impl<B: Kernels> Session<'_, '_, B> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the tables that tokens are looked up in have them all. A ring does not get back what it has written over: a
+    /// prompt that fails at its end must fail at its start.
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), RunFault> {
+        let limit = (0..self.model.n_ops()).filter_map(|op| self.rows_of_table(op)).min();
+        let beyond = |limit: u32| tokens.iter().find(|&&token| token >= limit).map(|&token| (token, limit));
+        match limit.and_then(beyond) {
+            Some((token, limit)) => Err(RunFault::Index { value: i32::try_from(token).unwrap_or(i32::MAX), limit }),
+            None => Ok(()),
+        }
+    }
+
+    /// Rows of the table of operator `op`, where it looks input 0 up in one.
+    fn rows_of_table(&self, op: usize) -> Option<u32> {
+        let (record, words) = (self.model.op_record(op)?, self.model.op_params(op)?);
+        let words = &mut ReadWords::new(words);
+        let (ids, rows) = match OpKind::from_code(record.kind)? {
+            OpKind::Gather => (1, Gather::read(words)?.rows),
+            OpKind::Embedding => (0, Embedding::read(words)?.limit),
+            _ => return None,
+        };
+        let ids = *record.inputs.get::<usize>(ids)?;
+        (self.model.input_tensor(0) == Some(usize::from(ids))).then_some(rows)
     }
 
     /// Processes one token behind those in the state.

@@ -2,7 +2,7 @@
 
 use shiftformer::format::{Blob, MAX_INPUTS, MAX_RANK, NO_TENSOR, OpRecord, Place, Profile, StateLayout, TensorRecord};
 use shiftformer::kernels::{Kernels, Native, Portable};
-use shiftformer::ops::attention::causal::CausalAttention;
+use shiftformer::ops::attention::causal::{CausalAttention, WindowedAttention};
 use shiftformer::ops::attention::{AttentionParams, BiasView, HeadView};
 use shiftformer::ops::kv_append::KvAppend;
 use shiftformer::ops::rope::Rope;
@@ -20,6 +20,12 @@ const KV_WIDTH: usize = (HEADS[0] / HEADS[1] * HEADS[2]) as usize;
 
 /// One layer of attention with rotary positions, for runs of `rows` rows: inputs q, k and v, output the mean of values.
 fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
+    windowed(rows, wide_exp, interleaved, None)
+}
+
+/// [`model`] whose queries see the last `window` keys: single rows keep no more, in a ring.
+fn windowed(rows: u32, wide_exp: bool, interleaved: bool, window: Option<u32>) -> Vec<u8> {
+    let kept = window.filter(|_| rows == 1).unwrap_or(CAPACITY);
     let (mut tensors, mut arena, mut state) = (Vec::new(), 0u32, 0u32);
     let mut tensor = |place: Place, rows: u32, width: usize| {
         let mut dims = [1; MAX_RANK];
@@ -31,7 +37,7 @@ fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
     };
     let [q, k, v] = [Q_WIDTH, KV_WIDTH, KV_WIDTH].map(|width| tensor(Place::Arena, rows, width));
     let [turned_q, turned_k, y] = [Q_WIDTH, KV_WIDTH, Q_WIDTH].map(|width| tensor(Place::Arena, rows, width));
-    let [keys, values] = [KV_WIDTH; 2].map(|width| tensor(Place::State, CAPACITY, width));
+    let [keys, values] = [KV_WIDTH; 2].map(|width| tensor(Place::State, kept, width));
     let [heads, kv_group, head_dim] = HEADS;
     let rotary = 4;
     let angle = |at: u32| (f64::from(at / 4) * if at % 4 < 2 { 1.0 } else { 0.1 }, at.is_multiple_of(2));
@@ -43,14 +49,14 @@ fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
         let (acc_shift, multiplier) = (2, 1 << 15);
         Op::Rope(Rope { rows, heads, head_dim, rotary, interleaved, capacity: CAPACITY, acc_shift, multiplier, table })
     };
-    let append = Op::KvAppend(KvAppend { rows, width: KV_WIDTH as u32, capacity: CAPACITY });
+    let append = Op::KvAppend(KvAppend { rows, width: KV_WIDTH as u32, capacity: kept });
     let view = |width: usize| HeadView { offset: 0, batch: 0, head: head_dim, row: width as u32 };
     let attention = AttentionParams {
         batch: 1,
         heads,
         kv_group,
         n_q: rows,
-        n_k: CAPACITY,
+        n_k: kept,
         head_dim,
         v_dim: head_dim,
         wide_exp,
@@ -66,7 +72,10 @@ fn model(rows: u32, wide_exp: bool, interleaved: bool) -> Vec<u8> {
         bias0: BiasView::NONE,
         bias1: BiasView::NONE,
     };
-    let attention = Op::CausalAttention(CausalAttention { attention });
+    let attention = match window {
+        None => Op::CausalAttention(CausalAttention { attention }),
+        Some(window) => Op::WindowedAttention(WindowedAttention { attention, window }),
+    };
     let ops = vec![rope(heads), rope(heads / kv_group), append, append, attention];
     let scratch_bytes = ops[4].scratch_bytes().next_multiple_of(16);
     let record = |inputs: &[u16], output: u16, scratch_bytes: u32| {
@@ -188,6 +197,61 @@ fn the_bytes_do_not_depend_on_the_blocking() {
             }
         }
     }
+}
+
+#[test]
+fn a_ring_is_a_window_over_all_positions() {
+    for (wide_exp, interleaved) in [(false, false), (true, true)] {
+        let whole = blocks::<Portable>(&model(1, wide_exp, interleaved), &[1; 12], false).0;
+        for window in [1, 3, 5, 11] {
+            let ring = windowed(1, wide_exp, interleaved, Some(window));
+            let singles = blocks::<Portable>(&ring, &[1; 12], false);
+            let seen = window as usize * Q_WIDTH;
+            assert_eq!(singles.0[..seen], whole[..seen], "all that there is is in the window of {window}");
+            assert_ne!(singles.0[seen..], whole[seen..], "a window of {window}");
+            assert_eq!(blocks::<Portable>(&ring, &[1; 12], true), singles, "a ring of {window}, step by step");
+            assert_eq!(blocks::<Native>(&ring, &[1; 12], false), singles, "a ring of {window}, native");
+            // Runs of several rows have all positions in the state, and a mask.
+            for (rows, sizes) in [(12, &[12][..]), (4, &[4, 4, 4]), (5, &[3, 1, 4, 2, 2])] {
+                let file = windowed(rows, wide_exp, interleaved, Some(window));
+                assert_eq!(blocks::<Portable>(&file, sizes, false).0, singles.0, "a window of {window} in {sizes:?}");
+                assert_eq!(blocks::<Native>(&file, sizes, true).0, singles.0, "a window of {window} in {sizes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ring_goes_back_as_far_as_it_holds() {
+    let file = windowed(1, false, false, Some(4));
+    let continued = Memory::new(&file).with::<Portable, _>(|session| {
+        let mut rows =
+            |from: usize| (from..12).map(|_| feed(session, 1, 1, false).unwrap()).collect::<Vec<_>>().concat();
+        rows(0)[7 * Q_WIDTH..].to_vec()
+    });
+    Memory::new(&file).with::<Native, _>(|session| {
+        let go = |session: &mut Session<'_, '_, Native>, seed: usize, n: usize| {
+            (0..n).map(|_| feed(session, seed, 1, false).unwrap()).collect::<Vec<_>>().concat()
+        };
+        // Nothing is lost as long as all positions are held.
+        go(session, 2, 4);
+        assert!(session.truncate(0));
+        go(session, 1, 4);
+        assert!(session.truncate(2));
+        go(session, 1, 5);
+        let saved = snapshot(session);
+        assert!(!session.truncate(4) && session.position() == 7, "the rows of positions 0 to 2 are gone");
+        // One row tried and taken back, and one that is cancelled: they wrote where the window has passed.
+        go(session, 2, 1);
+        assert!(session.truncate(7));
+        session.feed(1).unwrap();
+        session.input_mut(1).unwrap().fill(99);
+        assert!(matches!(session.step(), Ok(Progress::Running { .. })));
+        session.cancel();
+        assert_eq!(go(session, 1, 5), continued);
+        session.restore(&saved).unwrap();
+        assert_eq!((session.position(), go(session, 1, 5)), (12, continued.clone()));
+    });
 }
 
 #[test]

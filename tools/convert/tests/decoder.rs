@@ -9,7 +9,7 @@ use shiftformer_convert::backend::{Backend, Host};
 use shiftformer_convert::convert::{ConvertOptions, Converted, DecoderRows, convert};
 use shiftformer_convert::decoder::{derive, resized};
 use shiftformer_convert::fuse::fuse;
-use shiftformer_convert::graph::{Data, Graph, Op};
+use shiftformer_convert::graph::{Data, Graph, Node, Op};
 use shiftformer_convert::import::ImportError;
 use shiftformer_convert::import::decoder::import_decoder_bytes;
 use shiftformer_convert::import::onnx::attribute_proto::AttributeType;
@@ -272,8 +272,12 @@ fn model(form: Form) -> ModelProto {
 }
 
 fn import(model: &ModelProto, context: usize) -> Result<Graph, String> {
+    import_windowed(model, context, None)
+}
+
+fn import_windowed(model: &ModelProto, context: usize, window: Option<usize>) -> Result<Graph, String> {
     let sequence = import_decoder_bytes(&model.encode_to_vec(), None, context).map_err(|error| error.to_string())?;
-    derive(&fuse(sequence.graph), context).map_err(|error| error.to_string())
+    derive(&fuse(sequence.graph), context, window).map_err(|error| error.to_string())
 }
 
 fn samples() -> Vec<Vec<Values>> {
@@ -284,7 +288,11 @@ fn samples() -> Vec<Vec<Values>> {
 }
 
 fn converted(form: Form, rows: usize) -> Converted {
-    let graph = import(&model(form), CONTEXT).unwrap();
+    converted_windowed(form, rows, None)
+}
+
+fn converted_windowed(form: Form, rows: usize, window: Option<usize>) -> Converted {
+    let graph = import_windowed(&model(form), CONTEXT, window).unwrap();
     let options = ConvertOptions { decoder: Some(DecoderRows::Fixed(rows)), ..ConvertOptions::default() };
     convert(&graph, &samples(), &options, &mut |_| {}).unwrap()
 }
@@ -459,6 +467,74 @@ fn the_forms_of_decoders_keep_their_logits() {
 }
 
 #[test]
+fn a_window_is_kept_in_a_ring() {
+    const WINDOW: usize = 7;
+    let [ring, many] = [1, 5].map(|rows| converted_windowed(ROTARY, rows, Some(WINDOW)));
+    assert!(ring.sqnr_db.unwrap() >= 24.0, "{:?} dB", ring.sqnr_db);
+    let [ring, many] = [ring, many].map(|converted| ModelFile::from_bytes(&converted.file).unwrap());
+    let plain = &rotary()[0];
+    let opened = ring.open::<Portable>().unwrap();
+    assert_eq!((opened.state().capacity as usize, opened.window() as usize), (CONTEXT, WINDOW));
+    let kept = |file: &ModelFile| file.open::<Portable>().unwrap().state_bytes();
+    assert_eq!(kept(&ring), 4 * (WINDOW * KV_HEADS * HEAD_DIM).next_multiple_of(16));
+    assert_eq!(kept(&many), kept(plain));
+    let all = tokens(3);
+    let of = |file: &ModelFile, blocks: &[usize]| with::<Native, _>(file, |session| logits(session, &all, blocks));
+    let through_ring = of(&ring, &[1]);
+    assert_eq!(of(&many, &[5, 2, 4]), through_ring, "a mask over all positions is the same window");
+    assert_eq!(with::<Portable, _>(&ring, |session| logits(session, &all, &[1])), through_ring);
+    let float = import_windowed(&model(ROTARY), CONTEXT, Some(WINDOW)).unwrap();
+    let whole = import(&model(ROTARY), CONTEXT).unwrap();
+    let run = |graph: &Graph| {
+        let ids = Data::Int(all.iter().map(|&token| i64::from(token)).collect());
+        shiftformer_convert::graph::exec::run(graph, &[ids], &mut |_, _| {}).unwrap().remove(0).to_f32()
+    };
+    let (float, whole) = (run(&float), run(&whole));
+    let seen = WINDOW * VOCABULARY;
+    assert!(float[..seen] == whole[..seen] && float[seen..] != whole[seen..]);
+    // A prompt with a token that there is not leaves the ring as it was, however long it is.
+    with::<Native, _>(&ring, |session| {
+        session.prefill(&all[..9]).unwrap();
+        let before = snapshot(session);
+        let mut wrong = all[9..].to_vec();
+        *wrong.last_mut().unwrap() = VOCABULARY as u32;
+        assert!(matches!(session.prefill(&wrong), Err(RunFault::Index { .. })));
+        assert_eq!(snapshot(session), before);
+    });
+}
+
+#[test]
+fn a_window_in_the_mask_is_found() {
+    let sequence = import_decoder_bytes(&model(ROTARY).encode_to_vec(), None, CONTEXT).unwrap();
+    let mut graph = fuse(sequence.graph);
+    let masks: Vec<_> =
+        graph.nodes.iter().filter(|node| matches!(node.op, Op::Attention(_))).map(|node| node.inputs[3]).collect();
+    let hide = |graph: &mut Graph, hidden: &dyn Fn(usize, usize) -> bool| {
+        for &id in &masks {
+            let Some(Data::Float(mask)) = &mut graph.tensors[id].value else { panic!("a mask is a constant") };
+            assert_eq!(mask.len(), CONTEXT * CONTEXT);
+            for (at, value) in mask.iter_mut().enumerate() {
+                if hidden(at / CONTEXT, at % CONTEXT) {
+                    *value = f32::NEG_INFINITY;
+                }
+            }
+        }
+    };
+    hide(&mut graph, &|row, key| row >= key + 5);
+    let windows = |window: Option<usize>| -> Vec<usize> {
+        let decoder = derive(&graph, CONTEXT, window).unwrap();
+        let of = |node: &Node| if let Op::Attention(a) = &node.op { a.causal.map(|c| c.window) } else { None };
+        decoder.nodes.iter().filter_map(of).collect()
+    };
+    assert_eq!(windows(None), [5, 5]);
+    assert_eq!(windows(Some(3)), [3, 3]);
+    assert_eq!(windows(Some(9)), [5, 5]);
+    hide(&mut graph, &|row, key| row == 8 && key == 6);
+    let error = derive(&graph, CONTEXT, None).unwrap_err().to_string();
+    assert!(error.contains("token 8 does not see token 6"), "{error}");
+}
+
+#[test]
 fn a_derived_decoder_computes_what_the_model_does() {
     let sequence = import_decoder_bytes(&model(ROTARY).encode_to_vec(), None, CONTEXT).unwrap();
     let run = |graph: &Graph, ids: Vec<i64>| {
@@ -466,7 +542,7 @@ fn a_derived_decoder_computes_what_the_model_does() {
     };
     let ids: Vec<i64> = tokens(5).iter().map(|&token| i64::from(token)).collect();
     let want = run(&sequence.graph, ids.clone());
-    let decoder = derive(&fuse(sequence.graph), CONTEXT).unwrap();
+    let decoder = derive(&fuse(sequence.graph), CONTEXT, None).unwrap();
     let close = |got: &[f32], want: &[f32]| got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-3);
     assert!(close(&run(&decoder, ids.clone()), &want));
     // Fewer rows are the same function of fewer tokens.

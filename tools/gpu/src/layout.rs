@@ -182,6 +182,7 @@ fn packed_bytes(op: &Op) -> u64 {
         | Op::KvAppend(_)
         | Op::Positions(_)
         | Op::CausalAttention(_)
+        | Op::WindowedAttention(_)
         | Op::Rope(_)
         | Op::MatMulI16(_)
         | Op::LutI16(_)

@@ -1,6 +1,6 @@
-//! Attention of the rows of a run to everything at or before them, over keys and values in the state.
+//! Attention of the rows of a run to everything at or before them, or to the last of it, over keys and values in the state.
 
-use super::{AttentionInputs, AttentionParams, OutRows, SCORE_WORK, ScoreRows, Unit, exp_row};
+use super::{AttentionInputs, AttentionParams, HeadView, OutRows, SCORE_WORK, ScoreRows, Unit, exp_row};
 use crate::format::{MAX_INPUTS, op_params};
 use crate::kernels::{Kernels, ROW_BLOCK, linear_scratch_bytes};
 use crate::ops::memory::{cast, cast_mut};
@@ -21,30 +21,85 @@ op_params! {
     }
 }
 
-impl Operator for CausalAttention {
-    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
-        let p = &self.attention;
-        p.check()?;
-        require(p.batch == 1 && p.n_q <= p.n_k, OpFault::Range)?;
+op_params! {
+    /// [`CausalAttention`] to the last keys only: query row `i` sees the keys of the positions `p - window < q <= p`, where
+    /// `p = pos + i`.
+    ///
+    /// The keys of position `q` are row `q mod n_k` of the state: where a session has more positions than `n_k` the state is
+    /// a ring, runs have one row, and from position `n_k` on a row sees all of it. So a ring has `n_k = window`.
+    WindowedAttention {
+        /// The parameters; one batch.
+        attention: AttentionParams,
+        /// Keys that a row sees, itself included: at most `n_k`.
+        window: u32,
+    }
+}
+
+impl AttentionParams {
+    fn check_causal(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
+        self.check()?;
+        require(self.batch == 1 && self.n_q <= self.n_k, OpFault::Range)?;
         require(io.input(3).is_none() && io.input(4).is_none(), OpFault::Operand)?;
-        require(p.q.is_rows(p, p.head_dim) && p.out.is_rows(p, p.v_dim), OpFault::Range)?;
-        p.check_qk(io)?;
-        p.check_v(io)?;
-        Ok(p.prove_dots().and(p.prove_values()))
+        require(self.q.is_rows(self, self.head_dim) && self.out.is_rows(self, self.v_dim), OpFault::Range)?;
+        self.check_qk(io)?;
+        self.check_v(io)?;
+        Ok(self.prove_dots().and(self.prove_values()))
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
-        let operands = AttentionInputs { v: memory.inputs.get(2)?, ..self.attention.score_operands(&memory.inputs)? };
+    /// Rows of the state that the query at position `at` sees.
+    fn seen(&self, at: u32, window: u32) -> Range<u32> {
+        let end = at.saturating_add(1);
+        let first = if end <= self.n_k { end.saturating_sub(window) } else { 0 };
+        first..end.min(self.n_k)
+    }
+
+    fn run_causal<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>, keys: u32) -> Result<(), RunFault> {
+        let operands = AttentionInputs { v: memory.inputs.get(2)?, ..self.score_operands(&memory.inputs)? };
         let pos = memory.inputs.step().pos;
         for row in rows {
-            let seen = pos.saturating_add(row).saturating_add(1);
-            // Of what the state has room for: a session ends before.
-            let p = AttentionParams { n_k: seen.min(self.attention.n_k), ..self.attention };
+            let seen = self.seen(pos.saturating_add(row), keys);
+            let from = |view: HeadView| HeadView {
+                offset: view.offset.saturating_add(view.row.saturating_mul(seen.start)),
+                ..view
+            };
+            let p = AttentionParams { n_k: seen.end - seen.start, k: from(self.k), v: from(self.v), ..*self };
             for head in 0..p.heads {
                 row_of_head::<B>(&p, &operands, memory, Unit { batch: 0, head, row })?;
             }
         }
         Ok(())
+    }
+
+    fn causal_scratch_bytes(&self) -> u32 {
+        RowScratch::sizes(self).iter().sum::<usize>() as u32
+    }
+
+    fn causal_work(&self) -> u32 {
+        // The values of a head are transposed for every row.
+        self.heads.saturating_mul(self.score_work().saturating_add(self.transpose_work()))
+    }
+
+    fn causal_division(&self) -> Division {
+        let score = u64::from(self.head_dim) + u64::from(self.v_dim) + SCORE_WORK;
+        Division::rows(self.out.row, u64::from(self.heads) * u64::from(self.n_k) * score)
+    }
+
+    fn causal_row_access(&self) -> RowAccess {
+        let mut inputs = [RowRead::Whole; MAX_INPUTS];
+        if let Some(q) = inputs.first_mut() {
+            *q = RowRead::Row(self.q.row);
+        }
+        RowAccess::rows(inputs, self.out.row)
+    }
+}
+
+impl Operator for CausalAttention {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
+        self.attention.check_causal(io)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
+        self.attention.run_causal::<B>(memory, rows, self.attention.n_k)
     }
 
     fn macs(&self) -> u64 {
@@ -53,13 +108,11 @@ impl Operator for CausalAttention {
     }
 
     fn scratch_bytes(&self) -> u32 {
-        RowScratch::sizes(&self.attention).iter().sum::<usize>() as u32
+        self.attention.causal_scratch_bytes()
     }
 
     fn piece_work(&self) -> u32 {
-        let p = &self.attention;
-        // The values of a head are transposed for every row.
-        p.heads.saturating_mul(p.score_work().saturating_add(p.transpose_work()))
+        self.attention.causal_work()
     }
 
     fn pieces(&self) -> u32 {
@@ -71,18 +124,52 @@ impl Operator for CausalAttention {
     }
 
     fn division(&self) -> Option<Division> {
-        let p = &self.attention;
-        let score = u64::from(p.head_dim) + u64::from(p.v_dim) + SCORE_WORK;
-        Some(Division::rows(p.out.row, u64::from(p.heads) * u64::from(p.n_k) * score))
+        Some(self.attention.causal_division())
     }
 
     fn row_access(&self) -> Option<RowAccess> {
+        Some(self.attention.causal_row_access())
+    }
+}
+
+impl Operator for WindowedAttention {
+    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
+        require(self.window > 0 && self.window <= self.attention.n_k, OpFault::Range)?;
+        self.attention.check_causal(io)
+    }
+
+    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
+        self.attention.run_causal::<B>(memory, rows, self.window)
+    }
+
+    fn macs(&self) -> u64 {
         let p = &self.attention;
-        let mut inputs = [RowRead::Whole; MAX_INPUTS];
-        if let Some(q) = inputs.first_mut() {
-            *q = RowRead::Row(p.q.row);
-        }
-        Some(RowAccess::rows(inputs, p.out.row))
+        let scores = u64::from(p.heads).saturating_mul(u64::from(p.n_q)).saturating_mul(u64::from(self.window));
+        scores.saturating_mul(u64::from(p.head_dim) + u64::from(p.v_dim))
+    }
+
+    fn scratch_bytes(&self) -> u32 {
+        self.attention.causal_scratch_bytes()
+    }
+
+    fn piece_work(&self) -> u32 {
+        self.attention.causal_work()
+    }
+
+    fn pieces(&self) -> u32 {
+        self.attention.n_q
+    }
+
+    fn block(&self) -> u32 {
+        ROW_BLOCK as u32
+    }
+
+    fn division(&self) -> Option<Division> {
+        Some(self.attention.causal_division())
+    }
+
+    fn row_access(&self) -> Option<RowAccess> {
+        Some(self.attention.causal_row_access())
     }
 }
 

@@ -39,6 +39,7 @@ fn cases(kind: OpKind) {
         OpKind::ILayerNorm => i_layer_norms(),
         OpKind::KvAppend => kv_appends(),
         OpKind::CausalAttention => attentions(causal_attention),
+        OpKind::WindowedAttention => attentions(windowed_attention),
         OpKind::Rope => ropes(),
         OpKind::LinearI16 => wide_dense_layers(),
         OpKind::Conv2dI16 => wide_convolutions(),
@@ -407,6 +408,20 @@ fn causal_attention(attention: attention::AttentionParams) {
         super::testing::at_position(pos as u32, || {
             survives(&op, &Weights::default(), &inputs, (Dtype::I8, 8), in_kernels);
         });
+    }
+}
+
+/// As much as the window and no more, before and behind the end of a ring.
+fn windowed_attention(attention: attention::AttentionParams) {
+    let (n_k, width) = (attention.n_k as usize, attention.head_dim as usize);
+    let inputs = [(Dtype::I8, 2 * width), (Dtype::I8, n_k * width), (Dtype::I8, n_k * 4)];
+    for window in [1, attention.n_k] {
+        let op = attention::causal::WindowedAttention { attention, window };
+        for pos in [0, n_k / 2, n_k - 2, 3 * n_k] {
+            super::testing::at_position(pos as u32, || {
+                survives(&op, &Weights::default(), &inputs, (Dtype::I8, 8), in_kernels);
+            });
+        }
     }
 }
 

@@ -264,7 +264,8 @@ fn decoder_times<B: Kernels>(model: &Model<'_, B>) -> Option<Result<DecoderTimes
     }
     let prompt = (state.capacity / 2).max(1);
     let weights = model.sections().get(SectionKind::Weights).len();
-    let kept = model.state_bytes() / state.capacity.max(1) as usize * prompt as usize;
+    let held = prompt.min(model.window());
+    let kept = model.state_bytes() / model.window().max(1) as usize * held as usize;
     Some(times_of_tokens(model, prompt, weights + kept))
 }
 

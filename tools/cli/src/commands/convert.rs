@@ -114,6 +114,10 @@ pub struct Args {
     /// `ids` [sequences, length], perhaps with `logits` [sequences, length, vocabulary]; or, with --tokenizer, it is a text.
     #[arg(long, value_name = "N", conflicts_with_all = ["dim", "mean", "std", "unfused_attention"])]
     context: Option<usize>,
+    /// A token of a decoder sees the last N positions only: keys and values are kept for so many, in a ring, while a text may
+    /// have as many as --context. Models with a window of their own have one without this.
+    #[arg(long, value_name = "N", requires = "context", conflicts_with = "prefill")]
+    window: Option<usize>,
     /// Tokens of a run of a decoder at most: more make prompts faster and the arena larger. By default as many, up to 16,
     /// as leave the arena at an eighth of the state.
     #[arg(long, value_name = "ROWS", requires = "context")]
@@ -313,6 +317,11 @@ impl Args {
         if self.context == Some(1) {
             return Err(Failure::Usage("--context 1 leaves no room for a second token; give at least 2".to_owned()));
         }
+        if self.window.is_some_and(|window| window == 0 || self.context.is_some_and(|context| window >= context)) {
+            return Err(Failure::Usage(
+                "--window must be at least 1 and below --context: without it a token sees the whole context".to_owned(),
+            ));
+        }
         if self.context.is_some() && matches!(self.profile, ProfileArg::Ivit) {
             return Err(Failure::Usage("the profile ivit has no decoders; use --profile shift or lut".to_owned()));
         }
@@ -458,7 +467,7 @@ pub fn load(args: &Args) -> Result<Loaded, Failure> {
     args.check()?;
     let imported = match args.context {
         Some(context) => {
-            return Ok(Loaded { imported: None, graph: source::decoder_graph(&args.model, context)? });
+            return Ok(Loaded { imported: None, graph: source::decoder_graph(&args.model, context, args.window)? });
         }
         None => source::imported(&args.model, &args.dim).map_err(|error| with_cache_hint(args, error))?,
     };

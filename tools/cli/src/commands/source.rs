@@ -25,10 +25,10 @@ pub fn import_options(dims: &[String]) -> Result<ImportOptions, Failure> {
 }
 
 /// Imports a decoder as the function of a whole sequence, and finds what its single rows need: the graph has `context`
-/// positions, or more where the file fixes them.
-pub fn decoder_graph(path: &Path, context: usize) -> Result<Graph, Failure> {
+/// positions, or more where the file fixes them. A token sees at most the last `window`.
+pub fn decoder_graph(path: &Path, context: usize, window: Option<usize>) -> Result<Graph, Failure> {
     let sequence = import_decoder(path, context).map_err(|source| failed(path, source))?;
-    let graph = derive(&fuse(sequence.graph), context);
+    let graph = derive(&fuse(sequence.graph), context, window);
     graph.map_err(|source| Failure::Decoder { path: path.to_owned(), source })
 }
 

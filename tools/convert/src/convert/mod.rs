@@ -284,17 +284,21 @@ fn lower_rows(site: &Site, chosen: &LowerOptions, rows: DecoderRows) -> Result<L
     let lowered = |rows: usize| -> Result<Lowered, ConvertError> {
         Ok(lower(&decoder::resized(&site.graph, rows)?, &site.calibration, chosen)?)
     };
-    let capacity = site.graph.nodes.iter().find_map(|node| match &node.op {
+    let causal = site.graph.nodes.iter().filter_map(|node| match &node.op {
         Op::Attention(attention) => attention.causal,
         _ => None,
     });
-    let capacity = capacity.unwrap_or(1);
+    let (positions, windows) = causal.fold((1, false), |(positions, windows), causal| {
+        (positions.max(causal.positions), windows || causal.window < causal.positions)
+    });
     match rows {
-        DecoderRows::Fixed(rows) => lowered(rows.clamp(1, capacity)),
+        DecoderRows::Fixed(rows) => lowered(rows.clamp(1, positions)),
+        // A ring takes single rows: with more of them in a run, the state has all positions.
+        DecoderRows::Auto if windows => lowered(1),
         DecoderRows::Auto => {
             let mut best = lowered(1)?;
             let state: usize = best.program.tensors.iter().filter(|t| t.in_state).map(|t| t.bytes()).sum();
-            for rows in MORE_ROWS.into_iter().filter(|&rows| rows <= capacity) {
+            for rows in MORE_ROWS.into_iter().filter(|&rows| rows <= positions) {
                 let more = lowered(rows)?;
                 if plan_quickly(&more.program).arena_bytes > state / ARENA_SHARE {
                     break;

@@ -9,7 +9,7 @@
 mod rotary;
 mod rows;
 
-use crate::graph::{Attention, Data, DataType, Graph, HeadView, Node, Op, TensorId};
+use crate::graph::{Attention, Causal, Data, DataType, Graph, HeadView, Node, Op, TensorId};
 pub use rows::resized;
 
 /// A score at or below this is hidden.
@@ -49,12 +49,12 @@ pub enum DecoderError {
     Output(String),
 }
 
-/// The decoder in `graph`, the fused graph of a whole sequence whose input are ids `[.., positions]`, with a cache of
-/// `capacity` positions.
+/// The decoder in `graph`, the fused graph of a whole sequence whose input are ids `[.., positions]`, for sessions of
+/// `capacity` positions, of which a token sees at most the last `window`.
 ///
 /// # Errors
 /// [`DecoderError`], naming the node that stands against it.
-pub fn derive(graph: &Graph, capacity: usize) -> Result<Graph, DecoderError> {
+pub fn derive(graph: &Graph, capacity: usize, window: Option<usize>) -> Result<Graph, DecoderError> {
     let mut graph = graph.clone();
     let attentions = |graph: &Graph| -> Vec<usize> {
         (0..graph.nodes.len()).filter(|&index| matches!(graph.nodes[index].op, Op::Attention(_))).collect()
@@ -63,7 +63,7 @@ pub fn derive(graph: &Graph, capacity: usize) -> Result<Graph, DecoderError> {
         return Err(DecoderError::NoAttention);
     }
     for index in attentions(&graph) {
-        make_causal(&mut graph, index, capacity)?;
+        make_causal(&mut graph, index, Causal { positions: capacity, window: window.unwrap_or(capacity) })?;
     }
     let axes = rows::axes(&graph)?;
     // From the last to the first: nodes that are inserted move those behind them only.
@@ -83,8 +83,8 @@ pub fn derive(graph: &Graph, capacity: usize) -> Result<Graph, DecoderError> {
     }
 }
 
-/// Checks that the biases of an attention hide what comes later and nothing else, and drops them.
-fn make_causal(graph: &mut Graph, index: usize, capacity: usize) -> Result<(), DecoderError> {
+/// Checks that the biases of an attention hide what comes later, or lies before a window, and nothing else, and drops them.
+fn make_causal(graph: &mut Graph, index: usize, causal: Causal) -> Result<(), DecoderError> {
     let node = &graph.nodes[index];
     let fail = |why: String| Err(DecoderError::Mask { name: node.name.clone(), why });
     let Op::Attention(a) = &node.op else { return Ok(()) };
@@ -119,26 +119,29 @@ fn make_causal(graph: &mut Graph, index: usize, capacity: usize) -> Result<(), D
         };
         biases.iter().map(of).sum()
     };
+    let is_hidden = |value: f32| value.is_nan() || value <= HIDDEN;
+    let of_last = |key: usize| bias(0, n - 1, key) - bias(0, n - 1, n - 1);
+    // What the last token sees is what every token sees: checked below.
+    let window = (0..n).rev().position(|key| is_hidden(of_last(key))).unwrap_or(n);
     for head in 0..heads {
         for row in 0..n {
             // What is added to all scores of a row alike has no effect.
             let own = bias(head, row, row);
             for key in 0..n {
                 let value = bias(head, row, key) - own;
-                let hidden = value.is_nan() || value <= HIDDEN;
+                let hidden = is_hidden(value);
                 if key > row && !hidden {
                     return fail(format!(
                         "token {row} sees token {key}, which comes later; this is no causal decoder: convert it without --context"
                     ));
                 }
-                if key <= row && hidden {
+                if key <= row && hidden != (row - key >= window) {
                     return fail(format!(
-                        "token {row} does not see token {key}: a window of {} tokens; give at most --context {}",
-                        row - key,
-                        row - key
+                        "token {row} {} token {key}, and the last token has a window of {window}: a decoder has one window for all",
+                        if hidden { "does not see" } else { "sees" },
                     ));
                 }
-                if key <= row && value.abs() > SEEN {
+                if key <= row && !hidden && value.abs() > SEEN {
                     return fail("scores depend on the distance of tokens (ALiBi, relative positions), which has no form over a cache".to_owned());
                 }
             }
@@ -147,7 +150,7 @@ fn make_causal(graph: &mut Graph, index: usize, capacity: usize) -> Result<(), D
     let node = &mut graph.nodes[index];
     node.inputs.truncate(3);
     if let Op::Attention(a) = &mut node.op {
-        a.causal = Some(capacity);
+        a.causal = Some(Causal { window: causal.window.min(if window < n { window } else { usize::MAX }), ..causal });
     }
     Ok(())
 }

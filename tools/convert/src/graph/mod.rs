@@ -283,6 +283,15 @@ pub struct FakeQuant {
     pub range: (i32, i32),
 }
 
+/// What attention over a cache looks back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Causal {
+    /// Positions of a session.
+    pub positions: usize,
+    /// Keys that a query sees, its own included: all, where there are as many as positions.
+    pub window: usize,
+}
+
 /// Multi-head attention over strided views.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
@@ -302,8 +311,8 @@ pub struct Attention {
     pub v_dim: usize,
     /// Factor of the products.
     pub scale: f32,
-    /// Query row `i` sees the keys up to `i`, and keys and values are kept for so many positions; without biases then.
-    pub causal: Option<usize>,
+    /// Query row `i` sees the keys up to `i`, which are kept from one run to the next; without biases then.
+    pub causal: Option<Causal>,
     /// Where query rows lie in their operand.
     pub q: HeadView,
     /// Where key rows lie.

@@ -2,10 +2,10 @@
 
 use super::elementwise::LOG2_UNITS;
 use super::{Form, LowerError, Lowering};
-use crate::graph::{Attention, HeadView, Node, Rope, TensorId};
+use crate::graph::{Attention, Causal, HeadView, Node, Rope, TensorId};
 use crate::program::{State, TensorIndex};
 use crate::quantize::multiplier::{multiplier, row_ratio};
-use shiftformer::ops::attention::causal::CausalAttention;
+use shiftformer::ops::attention::causal::{CausalAttention, WindowedAttention};
 use shiftformer::ops::attention::{self, AttentionParams, BiasView};
 use shiftformer::ops::kv_append::KvAppend;
 use shiftformer::ops::{self, positions, rope};
@@ -15,9 +15,13 @@ use shiftformer::tensor::Dtype;
 const ANGLE_ONE: f64 = 32768.0;
 
 impl Lowering<'_> {
-    /// Attention of the rows of a run to all positions up to theirs; new keys and values go to the state first.
-    pub(super) fn causal_attention(&mut self, node: &Node, a: &Attention, capacity: usize) -> Result<(), LowerError> {
-        let rows = a.n_q;
+    /// Attention of the rows of a run to all positions up to theirs, or the last of them; new keys and values go to the
+    /// state first.
+    pub(super) fn causal_attention(&mut self, node: &Node, a: &Attention, causal: Causal) -> Result<(), LowerError> {
+        let (rows, positions) = (a.n_q, causal.positions);
+        // A row at a time keeps what its window has, in a ring; more at once need what lies before the first of them.
+        let window = (causal.window < positions).then_some(causal.window);
+        let capacity = window.filter(|_| rows == 1).unwrap_or(positions);
         let mut operands = Vec::new();
         for &id in &node.inputs[..3] {
             let view = self.get(id, Form::Symmetric)?;
@@ -34,8 +38,8 @@ impl Lowering<'_> {
         if !in_rows || operands.iter().zip(widths).any(|(view, width)| view.len() != rows * width) {
             return Err(self.unsupported(node, "queries, keys or values of a token that do not lie in one row"));
         }
-        let kept = self.program.state.get_or_insert(State { capacity, rows });
-        if *kept != (State { capacity, rows }) {
+        let kept = self.program.state.get_or_insert(State { capacity: positions, rows });
+        if *kept != (State { capacity: positions, rows }) {
             return Err(self.unsupported(node, "caches of different lengths"));
         }
         let (q, k, v) = (operands[0].clone(), operands[1].clone(), operands[2].clone());
@@ -75,7 +79,10 @@ impl Lowering<'_> {
             bias1: BiasView::NONE,
         };
         let to = self.output(node.output, Dtype::I8, scale, zero);
-        let op = ops::Op::CausalAttention(CausalAttention { attention });
+        let op = match window {
+            None => ops::Op::CausalAttention(CausalAttention { attention }),
+            Some(window) => ops::Op::WindowedAttention(WindowedAttention { attention, window: window as u32 }),
+        };
         self.push(&node.name, op, &[Some(q.tensor), Some(keys), Some(values)], to);
         Ok(())
     }

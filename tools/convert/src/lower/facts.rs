@@ -200,7 +200,9 @@ pub const fn facts(kind: OpKind) -> OpFacts {
         OpKind::ReduceMean => (Other, MEANS, Read, TWO_STEPS, Function, SUM),
         OpKind::Pool2d => (Other, MEANS, Read, TWO_STEPS, Function, read("sum", ReadoutForm::Leading(Dtype::I8, 24))),
         // No copy of it alone is made: its keys and values are in the state.
-        OpKind::CausalAttention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, None),
+        OpKind::CausalAttention | OpKind::WindowedAttention => {
+            (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, None)
+        }
         OpKind::Copy | OpKind::KvAppend | OpKind::Positions => (Other, COPY, Written, NEAR_ONE, Function, None),
         OpKind::Gather | OpKind::Embedding | OpKind::Lut | OpKind::Rope | OpKind::ShiftGelu => {
             (Other, ELEMENTWISE, Written, NEAR_ONE, Function, None)
@@ -226,6 +228,7 @@ pub fn dense(op: &Op) -> Option<&Dense> {
         | Op::AttentionScores(_)
         | Op::AttentionExp(_)
         | Op::CausalAttention(_)
+        | Op::WindowedAttention(_)
         | Op::KvAppend(_)
         | Op::Positions(_)
         | Op::Rope(_)

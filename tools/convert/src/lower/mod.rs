@@ -770,7 +770,7 @@ impl<'g> Lowering<'g> {
             Op::AveragePool { window, count_include_pad } => self.pool(node, window, Some(*count_include_pad)),
             Op::MatMul { transpose_b } => self.matmul(node, *transpose_b),
             Op::Attention(attention) => match attention.causal {
-                Some(capacity) => self.causal_attention(node, attention, capacity),
+                Some(causal) => self.causal_attention(node, attention, causal),
                 None => self.attention(node, attention),
             },
             Op::Rope(rope) => self.rope(node, *rope),

@@ -72,7 +72,7 @@ pub fn add(builder: &mut Builder<'_>, op: &Op) -> Result<(), GpuError> {
         Op::LmulLinear(params) => lmul_linear::steps(builder, params),
         Op::LutI16(params) => lut_i16::steps(builder, params),
         Op::MaxPoolI16(params) => max_pool_i16::steps(builder, params),
-        Op::KvAppend(_) | Op::CausalAttention(_) | Op::Rope(_) | Op::Positions(_) => {
+        Op::KvAppend(_) | Op::CausalAttention(_) | Op::WindowedAttention(_) | Op::Rope(_) | Op::Positions(_) => {
             Err(builder.broken("it depends on a position, which the GPU does not know yet"))
         }
     }

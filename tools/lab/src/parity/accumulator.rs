@@ -147,7 +147,9 @@ fn probe(single: &ModelParts, dtype: Dtype, shift: u32, moved: i64) -> Option<Mo
         Op::AttentionExp(_) | Op::Lut(_) | Op::Copy(_) | Op::Gather(_) | Op::Embedding(_) | Op::ShiftGelu(_) => {
             return None;
         }
-        Op::KvAppend(_) | Op::CausalAttention(_) | Op::Rope(_) | Op::Positions(_) => return None,
+        Op::KvAppend(_) | Op::CausalAttention(_) | Op::WindowedAttention(_) | Op::Rope(_) | Op::Positions(_) => {
+            return None;
+        }
     }
     probe.ops = vec![op];
     let output = usize::from(probe.records.first()?.output);

@@ -46,7 +46,7 @@ pub(super) fn attend(a: &Attention, inputs: &[Operand<'_>], shape: &[usize]) -> 
                         let at: isize = strides.iter().zip(index).map(|(&s, i)| s * i as isize).sum();
                         *score += bias.get(at as usize)?;
                     }
-                    if a.causal.is_some() && column > row {
+                    if a.causal.is_some_and(|causal| column > row || row - column >= causal.window) {
                         *score = f32::NEG_INFINITY;
                     }
                 }
