@@ -4,6 +4,7 @@
     cargo build --release
     python scripts/number_formats.py embeddings --field OUT [--write docs/number-formats.md]
     python scripts/number_formats.py lmul --digits models/digits [--mnist DIR] [--kwt DIR] [--write docs/number-formats.md]
+    python scripts/number_formats.py lookup --lookup OUT [--write docs/number-formats.md]
 
 `embeddings` takes the folder `minilm` that `field_models.py` has made in OUT: all-MiniLM-L6-v2, whose table of words has
 30,522 rows of 384. Each row of the table is one conversion with `--activations 8 --range minmax --equalize off` over 16
@@ -11,6 +12,9 @@ calibration samples, so that nothing but the table differs. Cosines and rankings
 model: every sentence is a query, all others are ranked by their cosine to it.
 
 `lmul` converts each model with `--profile lmul` in every format and without it, and counts instructions under QEMU.
+`lookup` takes the models that `train_lookup.py --depth 2 --chunk 4 --name lookup4` and `--chunk 8 --name lookup8` have written to
+OUT. Instructions are those of single layers of the first block on an emulated Cortex-M0.
+
 SHIFTFORMER names another command. With --write the tables replace those between the markers of the page.
 """
 
@@ -131,6 +135,41 @@ def lmul_rows(models):
     return rows
 
 
+LAYERS_OF_BLOCK = [("fc1", "16 x 32 x 64"), ("fc2", "16 x 64 x 32"), ("qkv", "16 x 32 x 96"), ("proj", "16 x 32 x 32")]
+
+
+def lookup_rows(folder):
+    """The bundled digits model beside those of `train_lookup.py`: what the layers of a block cost, and what the models answer."""
+    titles = [f"instructions of {size}" for _, size in LAYERS_OF_BLOCK]
+    rows = ["| layers | weights of a block, bytes | accuracy (float) | SQNR, dB | " + " | ".join(titles) + " |",
+            "| --- " * (4 + len(titles)) + "|"]
+    digits = ROOT / "models/digits"
+    models = [("dense, 8 bits", digits / "digits-vit.onnx", digits / "eval.npz")]
+    for chunk in (4, 8):
+        models.append((f"look-ups, chunks of {chunk}", folder / f"lookup{chunk}.onnx", folder / f"lookup{chunk}.npz"))
+    with tempfile.TemporaryDirectory() as made:
+        model = pathlib.Path(made) / "model.sfm"
+        for title, onnx, data in models:
+            if not onnx.exists():
+                continue
+            convert(made, onnx, digits / "calib.npz", model, "--mean", "0.3057", "--std", "0.376", "--activations", "8",
+                    "--accept-sqnr", "3")
+            found = call("eval", model, "--data", data, "--float", onnx, "--json")
+            ops = call("bench", model, "--backend", "qemu:m0-large", "--json")["ops"]
+            counts, weights = [], 0
+            for layer, size in LAYERS_OF_BLOCK:
+                [op] = [op for op in ops if op["kind"] in ("linear", "lookup_linear")
+                        and "blocks.0" in op["name"] and layer in op["name"]]
+                counts.append(f"{op['instructions']:,}")
+                _, k, n = (int(d) for d in size.split(" x "))
+                chunk = int(title.split()[-1]) if op["kind"] == "lookup_linear" else 0
+                weights += (k // chunk << chunk if chunk else k) * n
+            rows.append(f"| {title} | {weights:,} | {100 * found['accuracy']:.2f} % ({100 * found['float_accuracy']:.2f} %) | "
+                        f"{found['sqnr_db']:.1f} | {' | '.join(counts)} |")
+            print(rows[-1], flush=True)
+    return rows
+
+
 def write(path, name, rows):
     text = path.read_text()
     begin, end = f"<!-- {name}: scripts/number_formats.py -->\n", f"<!-- /{name} -->"
@@ -141,16 +180,19 @@ def write(path, name, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["embeddings", "lmul"])
+    parser.add_argument("what", choices=["embeddings", "lmul", "lookup"])
     parser.add_argument("--field", type=pathlib.Path, help="folder that field_models.py has made")
     parser.add_argument("--count", type=int, default=128, help="sentences")
     parser.add_argument("--digits", type=pathlib.Path, default=ROOT / "models/digits")
     parser.add_argument("--mnist", type=pathlib.Path, help="folder with mnist-vit.onnx, calib.npz, eval.npz")
     parser.add_argument("--kwt", type=pathlib.Path, help="folder with kwt1.onnx, eval.npz")
+    parser.add_argument("--lookup", type=pathlib.Path, help="folder that train_lookup.py has written to")
     parser.add_argument("--write", type=pathlib.Path, help="the page")
     args = parser.parse_args()
     if args.what == "embeddings":
         rows = embedding_rows(args.field, args.count)
+    elif args.what == "lookup":
+        rows = lookup_rows(args.lookup)
     else:
         # Mean and standard deviation of the pixels that the models were trained with.
         pixels = {"digits": ("--mean", "0.3057", "--std", "0.376"), "MNIST": ("--mean", "0.1307", "--std", "0.3081"), "KWT-1": ()}

@@ -194,6 +194,9 @@ extern const sf_functions sf_op_lmul_linear;
 // `windowed_attention`.
 extern const sf_functions sf_op_windowed_attention;
 
+// `lookup_linear`.
+extern const sf_functions sf_op_lookup_linear;
+
 // What a status means, for logs.
 const char *sf_status_text(int32_t status);
 

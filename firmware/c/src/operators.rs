@@ -118,6 +118,9 @@ pub static sf_op_lmul_linear: sf_functions = sf_functions::of::<ops::lmul_linear
 /// `windowed_attention`.
 #[unsafe(no_mangle)]
 pub static sf_op_windowed_attention: sf_functions = sf_functions::of::<ops::attention::causal::WindowedAttention>();
+/// `lookup_linear`.
+#[unsafe(no_mangle)]
+pub static sf_op_lookup_linear: sf_functions = sf_functions::of::<ops::lookup_linear::LookupLinear>();
 
 /// An operator that is added needs a symbol here.
-const _: () = assert!(OpKind::ALL.len() == 35);
+const _: () = assert!(OpKind::ALL.len() == 36);

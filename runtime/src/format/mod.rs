@@ -72,7 +72,7 @@ pub const VERSION_MINOR_I16: u16 = 3;
 pub const VERSION_MINOR_FORMATS: u16 = 4;
 /// The minor version with weights of 2 and 3 bits.
 pub const VERSION_MINOR_FEW_BITS: u16 = 5;
-/// The minor version with tensors in the state that have fewer rows than there are positions.
+/// The minor version with tensors in the state that have fewer rows than there are positions, and with layers of look-ups.
 pub const VERSION_MINOR_WINDOWS: u16 = 6;
 /// Bytes of the fixed header, before the section table.
 pub const HEADER_BYTES: usize = 48;

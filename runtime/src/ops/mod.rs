@@ -29,6 +29,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod linear_i16;
 pub mod lmul_linear;
+pub mod lookup_linear;
 pub mod lut;
 pub mod lut_i16;
 pub mod matmul;

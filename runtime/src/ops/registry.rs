@@ -3,8 +3,9 @@
 use super::entry::{decode, needs_of};
 use super::{
     Entry, Operator, RowAccess, add, attention, conv2d, conv2d_i16, copy, depthwise, depthwise_i16, dyadic_requant,
-    embedding, gather, i_layer_norm, kv_append, layer_norm, linear, linear_i16, lmul_linear, lut, lut_i16, matmul,
-    matmul_i16, max_pool_i16, mul, pool, positions, reduce_mean, requant, rope, shiftgelu, shiftmax, softmax,
+    embedding, gather, i_layer_norm, kv_append, layer_norm, linear, linear_i16, lmul_linear, lookup_linear, lut,
+    lut_i16, matmul, matmul_i16, max_pool_i16, mul, pool, positions, reduce_mean, requant, rope, shiftgelu, shiftmax,
+    softmax,
 };
 use crate::format::{Blob, Word};
 use crate::kernels::Kernels;
@@ -161,6 +162,7 @@ operators! {
     33 Embedding "embedding" embedding::Embedding, since 4;
     34 LmulLinear "lmul_linear" lmul_linear::LmulLinear, since 4;
     35 WindowedAttention "windowed_attention" attention::causal::WindowedAttention, since 6;
+    36 LookupLinear "lookup_linear" lookup_linear::LookupLinear, since 6;
 }
 
 #[cfg(test)]

@@ -1206,3 +1206,53 @@ fn weights_that_come_quantized_keep_their_grid() {
         assert!(found == format && values.iter().all(|&w| (least..=most).contains(&i32::from(w))), "{values:?}");
     }
 }
+
+#[test]
+fn layers_of_look_ups() {
+    let (rows, chunks, chunk, n, temperature) = (5usize, 6usize, 4usize, 10usize, 0.7f32);
+    let mut numbers = Numbers(21);
+    let tables = numbers.take((chunks * n) << chunk, 0.5, 0.1);
+    let bias = numbers.take(n, 1.0, 0.0);
+    let k = chunks * chunk;
+    let samples: Vec<Sample> = (0..SAMPLES).map(|_| vec![Data::Float(numbers.take(rows * k, 1.0, 0.0))]).collect();
+    let model = |chunk: i64, temperature: f32| {
+        let attributes = [int("chunk", chunk), float("temperature", temperature)];
+        Model::new(17)
+            .input("x", Elem::Float, &[rows as i64, k as i64])
+            .floats("tables", &[chunks as i64, 16, n as i64], &tables)
+            .floats("bias", &[n as i64], &bias)
+            .node_of("shiftformer", "LookupLinear", &["x", "tables", "bias"], &["y"], &attributes)
+    };
+    let right = |sample: &Sample| -> Vec<f32> {
+        let mut out = Vec::new();
+        for row in floats(&sample[0]).chunks(k) {
+            for channel in 0..n {
+                let mut y = f64::from(bias[channel]);
+                for (index, z) in row.chunks(chunk).enumerate() {
+                    let mut code = 0;
+                    let mut weight = 1.0f64;
+                    for (i, &z) in z.iter().enumerate() {
+                        code += if z < 0.0 { 0 } else { 1 << i };
+                        weight /= 1.0 + (-2.0 * f64::from(z.abs() / temperature)).exp();
+                    }
+                    y += weight * f64::from(tables[(index * 16 + code) * n + channel]);
+                }
+                out.push(y as f32);
+            }
+        }
+        out
+    };
+    // Elements near zero are rounded to it and count as positive.
+    let (graph, converted) = check(model(4, temperature), &samples, 22.0, right);
+    assert!(has(&graph, |op| matches!(op, Op::Lookup(_))));
+    let layers: Vec<_> = converted.program.ops.iter().filter(|op| matches!(op.op, ops::Op::LookupLinear(_))).collect();
+    assert_eq!(layers.len(), 1);
+    for (chunk, temperature, message) in [
+        (3, 1.0, "[5, 24] in chunks of 3 does not fit tables of [6, 16, 10]"),
+        (9, 1.0, "chunks have 1 to 8 elements, not 9"),
+        (4, 0.0, "the temperature 0 is not above 0"),
+    ] {
+        let error = model(chunk, temperature).read().unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}

@@ -172,6 +172,7 @@ fn packed_bytes(op: &Op) -> u64 {
         | Op::Copy(_)
         | Op::Gather(_)
         | Op::LmulLinear(_)
+        | Op::LookupLinear(_)
         | Op::Embedding(_)
         | Op::ReduceMean(_)
         | Op::Pool2d(_)

@@ -50,6 +50,7 @@ fn cases(kind: OpKind) {
         OpKind::Positions => positions(),
         OpKind::Embedding => embeddings(),
         OpKind::LmulLinear => lmul_layers(),
+        OpKind::LookupLinear => lookup_layers(),
     }
 }
 
@@ -704,6 +705,38 @@ fn lmul_layers() {
                 }
                 seen.scaled(acc, 0, i32::MAX);
             }
+        });
+    }
+}
+
+/// Factors of 1 and the largest entries of either sign, in sums that fill 32 bits.
+fn lookup_layers() {
+    use lookup_linear::{ENTRY_ZERO, MAX_WEIGHT, ONE};
+    for entry in [0u8, 255] {
+        let (chunks, chunk, mut weights) = (7u32, 2u32, Weights::default());
+        let bias: i32 = 1_000_000 * if entry == 0 { -1 } else { 1 };
+        let one = i32::from(entry) - ENTRY_ZERO as i32;
+        let most = i64::from(chunks * MAX_WEIGHT) * i64::from(one.unsigned_abs()) + i64::from(bias.unsigned_abs());
+        let op = lookup_linear::LookupLinear {
+            rows: 1,
+            k: chunks * chunk,
+            n: 3,
+            chunk,
+            x_zero: 0,
+            acc_shift: max_shift(most),
+            zero_point: -32768,
+            factors: weights.add(&[ONE as u16; 256]),
+            tables: weights.add(&std::vec![entry; (chunks * 4 * 4) as usize]),
+            bias: weights.add(&[bias; 3]),
+            multipliers: weights.add(&[i32::MAX; 3]),
+        };
+        survives(&op, &weights, &[(Dtype::I8, op.k as usize)], (Dtype::I16, 3), |_, seen| {
+            let mut acc = bias;
+            for _ in 0..chunks {
+                acc += MAX_WEIGHT as i32 * one;
+                seen.acc(acc);
+            }
+            seen.scaled(acc, op.acc_shift, i32::MAX);
         });
     }
 }

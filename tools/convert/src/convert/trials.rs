@@ -234,6 +234,7 @@ fn multiplications(graph: &Graph) -> u64 {
             | Op::Pad { .. }
             | Op::Reduce { .. }
             | Op::Rope(_)
+            | Op::Lookup(_)
             | Op::Positions
             | Op::FakeQuant(_) => 0,
         }

@@ -27,7 +27,7 @@ fn axis_of(graph: &Graph, axes: &[Option<usize>], node: &Node) -> Result<Option<
     let own = |axis: usize| first.map_or(0, |id| graph.shape(id)[axis]);
     let rank = first.map_or(0, |id| graph.shape(id).len());
     match &node.op {
-        Op::Linear | Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => match of_first {
+        Op::Linear | Op::Lookup(_) | Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => match of_first {
             Some(axis) if axis + 1 == rank => Err("the tokens are its columns"),
             axis => Ok(axis),
         },

@@ -118,6 +118,7 @@ fn seen(r: &Rewriter, tensor: TensorId, depth: usize) -> Option<Seen> {
         | Op::Reduce { .. }
         | Op::Attention(_)
         | Op::Rope(_)
+        | Op::Lookup(_)
         | Op::Positions => Seen::All,
     })
 }

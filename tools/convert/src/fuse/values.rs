@@ -84,6 +84,7 @@ fn is_inner(node: &Node) -> bool {
         | Op::Pad { .. }
         | Op::Attention(_)
         | Op::Rope(_)
+        | Op::Lookup(_)
         | Op::Positions => false,
     }
 }

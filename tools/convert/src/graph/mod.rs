@@ -166,8 +166,27 @@ pub enum Op {
     /// `[x, cosines const [positions, rotary / 2], sines const [positions, rotary / 2]]`: rotary position embedding of rows
     /// of `heads * head_dim` elements, row `i` at position `i`.
     Rope(Rope),
+    /// `[x [.., k], tables const [k / chunk, 2^chunk, n], bias const [n]]` to `[.., n]`: the row of each chunk's table that its
+    /// signs number (0 counts as positive, the first element is the lowest bit), times the product of its factors.
+    Lookup(Lookup),
     /// `[table const [positions, ..]]`: its first rows, as many as the output has.
     Positions,
+}
+
+/// A layer of look-ups, see [`Op::Lookup`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lookup {
+    /// Elements of a chunk.
+    pub chunk: usize,
+    /// How large elements are whose sign is sure.
+    pub temperature: f32,
+}
+
+impl Lookup {
+    /// `1 / (1 + exp(-2 |x| / temperature))`: how sure the sign of `x` is.
+    pub fn factor(&self, x: f64) -> f64 {
+        1.0 / (1.0 + (-2.0 * x.abs() / f64::from(self.temperature)).exp())
+    }
 }
 
 /// Geometry of a convolution or pooling.

@@ -626,7 +626,7 @@ impl Builder {
 fn check_weights(graph: &Graph) -> Result<(), ImportError> {
     for node in &graph.nodes {
         let weights = match node.op {
-            Op::Linear | Op::Conv2d(_) | Op::LayerNorm { .. } | Op::RmsNorm { .. } => &node.inputs[1..],
+            Op::Linear | Op::Conv2d(_) | Op::Lookup(_) | Op::LayerNorm { .. } | Op::RmsNorm { .. } => &node.inputs[1..],
             Op::MatMul { .. } | Op::Gather { .. } => &node.inputs[..],
             _ => continue,
         };

@@ -260,7 +260,8 @@ impl Walker {
     /// What the node computes; `None` where an operand is not known and nothing can be said.
     fn outputs(&mut self, call: &Call, domain: &str, unknown: bool) -> Result<Option<Outputs>, OpError> {
         let key = (domain.to_owned(), call.proto.op_type.clone());
-        if self.functions.contains_key(&key) {
+        // An own operator brings its function for other runtimes.
+        if self.functions.contains_key(&key) && !(domain == ops::OWN_DOMAIN && ops::handler(domain, &key.1).is_some()) {
             return self.call_function(call, key, unknown).map(Some);
         }
         if domain.is_empty() && call.proto.op_type == "If" {

@@ -106,6 +106,8 @@ const fn costs(plain: (f64, f64), dsp: (f64, f64), mve: (f64, f64)) -> Costs {
 const LINEAR: Costs = costs((3.53, 65.9), (0.82, 9.4), (0.13, 4.9));
 /// Estimates: an addition, a look-up and the sign for every product.
 const LMUL: Costs = costs((16.0, 80.0), (14.0, 60.0), (14.0, 60.0));
+/// A product is one of a chunk: its elements are looked at once for all channels.
+const LOOKUP: Costs = costs((4.0, 80.0), (3.5, 40.0), (3.5, 40.0));
 const CONV2D: Costs = costs((3.45, 115.0), (0.78, 30.0), (0.14, 24.0));
 const DEPTHWISE: Costs = costs((12.0, 40.0), (8.0, 30.0), (8.0, 30.0));
 /// Two products of 8 bits for each of 16, and both halves of the rows.
@@ -155,6 +157,7 @@ pub const fn facts(kind: OpKind) -> OpFacts {
         }
         OpKind::Attention => (Attention, ATTENTION, Written, NARROWER_HEADS, SoftmaxTail, MEAN_OF_VALUES),
         OpKind::LmulLinear => (Dense, LMUL, Written, FEWER_INPUTS, Function, None),
+        OpKind::LookupLinear => (Dense, LOOKUP, Written, FEWER_INPUTS, Function, None),
         OpKind::LinearI16 => (Dense, LINEAR_I16, Written, FEWER_INPUTS, Weights, None),
         OpKind::Conv2dI16 => (Dense, CONV2D_I16, Written, FEWER_INPUTS, Weights, None),
         OpKind::DepthwiseConv2dI16 => (Dense, DEPTHWISE_I16, Written, FEWER_INPUTS, Weights, SUM),
@@ -242,6 +245,7 @@ pub fn dense(op: &Op) -> Option<&Dense> {
         | Op::Copy(_)
         | Op::Gather(_)
         | Op::LmulLinear(_)
+        | Op::LookupLinear(_)
         | Op::Embedding(_)
         | Op::ReduceMean(_)
         | Op::Pool2d(_)

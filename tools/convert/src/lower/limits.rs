@@ -179,6 +179,7 @@ fn reader(graph: &Graph, calibration: &Calibration, node: &Node, operand: usize,
         | Op::Reduce { .. }
         | Op::Attention(_)
         | Op::Rope(_)
+        | Op::Lookup(_)
         | Op::Positions => Limits::NONE,
     }
 }

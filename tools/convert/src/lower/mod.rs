@@ -15,6 +15,7 @@ mod integers;
 mod ivit;
 mod limits;
 pub mod lmul;
+mod lookup;
 mod movement;
 mod segments;
 mod steps;
@@ -686,6 +687,7 @@ impl<'g> Lowering<'g> {
                     node.inputs.iter().skip(3).for_each(|&id| ask(id, wide));
                 }
                 Op::Rope(_) => ask(node.inputs[0], wide),
+                Op::Lookup(_) => ask(node.inputs[0], narrow),
                 Op::Positions => {}
                 Op::Softmax if ivit => ask(node.inputs[0], symmetric),
                 Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax => ask(node.inputs[0], wide),
@@ -774,6 +776,7 @@ impl<'g> Lowering<'g> {
                 None => self.attention(node, attention),
             },
             Op::Rope(rope) => self.rope(node, *rope),
+            Op::Lookup(lookup) => self.lookup(node, *lookup),
             Op::Positions => self.positions(node),
             Op::Softmax => self.softmax(node),
             Op::LayerNorm { eps } => self.layer_norm(node, f64::from(*eps), false),

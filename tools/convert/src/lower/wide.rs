@@ -35,6 +35,7 @@ pub fn candidates(graph: &Graph, calibration: &Calibration) -> Vec<Candidate> {
             Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Expand | Op::MaxPool(_) => id = node.inputs[0],
             Op::Attention(_) | Op::AveragePool { .. } | Op::FakeQuant(_) | Op::Rope(_) | Op::Positions => return true,
             Op::Linear
+            | Op::Lookup(_)
             | Op::Conv2d(_)
             | Op::MatMul { .. }
             | Op::Softmax

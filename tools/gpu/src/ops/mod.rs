@@ -18,6 +18,7 @@ mod layer_norm;
 mod linear;
 mod linear_i16;
 mod lmul_linear;
+mod lookup_linear;
 mod lut;
 mod lut_i16;
 mod matmul;
@@ -70,6 +71,7 @@ pub fn add(builder: &mut Builder<'_>, op: &Op) -> Result<(), GpuError> {
         Op::DepthwiseConv2dI16(params) => depthwise_i16::steps(builder, params),
         Op::MatMulI16(params) => matmul_i16::steps(builder, params),
         Op::LmulLinear(params) => lmul_linear::steps(builder, params),
+        Op::LookupLinear(params) => lookup_linear::steps(builder, params),
         Op::LutI16(params) => lut_i16::steps(builder, params),
         Op::MaxPoolI16(params) => max_pool_i16::steps(builder, params),
         Op::KvAppend(_) | Op::CausalAttention(_) | Op::WindowedAttention(_) | Op::Rope(_) | Op::Positions(_) => {

@@ -340,6 +340,7 @@ fn rounds(op: &Op) -> bool {
         | Op::MaxPool(_)
         | Op::AveragePool { .. }
         | Op::Rope(_)
+        | Op::Lookup(_)
         | Op::Positions
         | Op::Softmax
         | Op::LayerNorm { .. }

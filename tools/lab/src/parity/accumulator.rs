@@ -139,6 +139,7 @@ fn probe(single: &ModelParts, dtype: Dtype, shift: u32, moved: i64) -> Option<Mo
         Op::DyadicRequant(requant) => finer(&mut probe, requant, shift)?,
         Op::Softmax(_) | Op::Shiftmax(_) => (),
         Op::LmulLinear(_)
+        | Op::LookupLinear(_)
         | Op::LinearI16(_)
         | Op::Conv2dI16(_)
         | Op::MatMulI16(_)

@@ -6,6 +6,7 @@
 mod attention;
 mod decoder;
 mod elementwise;
+mod lookup;
 mod movement;
 mod operand;
 mod products;
@@ -18,6 +19,7 @@ use attention::attend;
 use decoder::{first_values, rotate};
 pub use elementwise::eval_scalar;
 use elementwise::{binary, fake_quant, select, unary};
+use lookup::look_up;
 use movement::{broadcast_strides, concat, gather, gather_strided, pad};
 use operand::Operand;
 use products::{linear, linear_batch, matmul};
@@ -121,6 +123,7 @@ pub fn eval_node(op: &Op, inputs: &[Operand<'_>], shape: &[usize], dtype: DataTy
         Op::FakeQuant(quant) => fake_quant((at(0)?.0, floats(0)?), quant),
         Op::Attention(attention) => attend(attention, inputs, shape),
         Op::Rope(rope) => rotate(rope, floats(0)?, [floats(1)?, floats(2)?]),
+        Op::Lookup(lookup) => look_up(lookup, floats(0)?, floats(1)?, floats(2)?),
         Op::Positions => first_values(at(0)?.1, shape.iter().product()),
     };
     let result = result.ok_or_else(|| fail("the operands do not fit together"))?;

@@ -8,6 +8,7 @@ mod elementwise;
 mod group_query;
 mod index;
 mod integer;
+mod lookup;
 mod matmul;
 mod microsoft;
 mod movement;
@@ -22,6 +23,9 @@ use super::builder::Builder;
 use super::node::{Call, OpResult, Outputs};
 use crate::graph::{Binary, Reduce, Unary};
 
+/// Domain of the operators that this project defines.
+pub const OWN_DOMAIN: &str = "shiftformer";
+
 /// Emits the nodes of one ONNX node.
 pub type Handler = fn(&mut Builder, &Call) -> OpResult<Outputs>;
 
@@ -30,6 +34,7 @@ pub fn handler(domain: &str, op: &str) -> Option<Handler> {
     match domain {
         "" => standard(op),
         "com.microsoft" => contributed(op),
+        OWN_DOMAIN => own(op),
         _ => None,
     }
 }
@@ -206,6 +211,14 @@ fn movement_handler(op: &str) -> Option<Handler> {
         "Range" => constant::range,
         "Shape" => constant::shape,
         "Size" => constant::size,
+        _ => return None,
+    })
+}
+
+/// Operators of this project.
+fn own(op: &str) -> Option<Handler> {
+    Some(match op {
+        "LookupLinear" => lookup::linear,
         _ => return None,
     })
 }
