@@ -2,6 +2,7 @@
 
 use embedded_storage::nor_flash::{ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash};
 use shiftformer_slots::{Incoming, SlotError, Slots};
+use shiftformer_transport::{Decoder, Moved};
 
 const BLOCK: usize = 512;
 const WORD: usize = 4;
@@ -214,6 +215,42 @@ fn power_that_fails_anywhere_leaves_a_model_that_boots() {
                 let (again, done) = install(powered(&cut_off, None, cut, 5), 4, signed);
                 assert_eq!((done, boots(&again, signed)), (Ok(()), Some(4)), "{left} {cut:?}");
             }
+        }
+    }
+}
+
+/// A change to the model in use, decoded as it arrives into the slot beside it, with power that fails at any point.
+#[test]
+fn a_change_arrives_in_transport_form() {
+    let (first, _) = install(Flash::new(), 1, true);
+    let (model, incoming) = incoming(2);
+    let (old, packed) = (self::model(1), shiftformer_transport::pack(&model, Some(&self::model(1))).unwrap());
+    let receive = |flash: Flash| {
+        let (mut decoder, mut out) = (Decoder::new(&old), [0; 64]);
+        let mut slots = slots(flash, true);
+        let done = slots.update(incoming).and_then(|mut update| {
+            for mut piece in packed.chunks(23) {
+                while !piece.is_empty() {
+                    let moved = decoder.push(piece, &mut out).expect("packed above");
+                    update.write(&out[..moved.written])?;
+                    piece = &piece[moved.read..];
+                }
+            }
+            // Output that the last piece had no room for.
+            while let Ok(Moved { written: written @ 1.., .. }) = decoder.push(&[], &mut out) {
+                update.write(&out[..written])?;
+            }
+            update.finish(|_| decoder.finish().is_ok()).map(|_| ())
+        });
+        (slots.into_flash(), done)
+    };
+    let (second, done) = receive(powered(&first, None, Cut::Before, 1));
+    assert_eq!((done, boots(&second, true)), (Ok(()), Some(2)));
+    for left in 1..second.done {
+        for cut in CUTS {
+            let (flash, done) = receive(powered(&first, Some(left), cut, left as u32));
+            assert_eq!(done, Err(SlotError::Flash(Fault::Power)), "{left} {cut:?}");
+            assert!(boots(&flash, true).is_some(), "{left} {cut:?}");
         }
     }
 }

@@ -191,7 +191,9 @@ fn build_runtime(target: &str) -> Result<(), Error> {
         build.args(["--quiet", "--release", "--package", "shiftformer", "--features", feature]);
         run(build.current_dir(root()))?;
     }
-    Ok(())
+    let mut build = toolchain.cargo("check", target, &["-Dwarnings".to_owned()]);
+    build.args(["--quiet", "--release", "--package", "shiftformer-slots", "--package", "shiftformer-transport"]);
+    run(build.current_dir(root()))
 }
 
 /// Builds the runtime for [`CORES`]: the assembler sees every kernel.

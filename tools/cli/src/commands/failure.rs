@@ -12,6 +12,7 @@ use shiftformer_lab::eval::EvalError;
 use shiftformer_lab::media::MediaError;
 use shiftformer_lab::parity::ParityError;
 use shiftformer_lab::sequence::SequenceRunError;
+use shiftformer_transport::TransportError;
 use std::path::PathBuf;
 
 /// The answer of a command that ran.
@@ -39,6 +40,9 @@ pub enum Failure {
     /// The model file is not usable.
     #[error("{}: {source}", path.display())]
     Model { path: PathBuf, source: ModelFileError },
+    /// A packed model is not usable.
+    #[error("{}: {source}", path.display())]
+    Transport { path: PathBuf, source: TransportError },
     /// A file is not the JSON it should be.
     #[error("{}: {source}; give files that `shiftformer eval --json` wrote", path.display())]
     Json { path: PathBuf, source: serde_json::Error },

@@ -23,6 +23,7 @@ mod run;
 pub mod source;
 mod steps;
 mod threads;
+mod transport;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -66,6 +67,10 @@ enum Command {
     Fit(fit::Args),
     /// Generate a Rust module or a C header for firmware.
     Codegen(codegen::Args),
+    /// Make a model smaller for its way to a device: entropy-coded, or as a change to the model that is there.
+    Pack(transport::PackArgs),
+    /// Make a packed model a .sfm file again.
+    Unpack(transport::UnpackArgs),
 }
 
 /// Runs the command in the arguments of the process.
@@ -100,6 +105,8 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Adapters(args) => adapters::run(&args),
         Command::Fit(args) => fit::run(&args),
         Command::Codegen(args) => codegen::run(&args),
+        Command::Pack(args) => transport::pack(&args),
+        Command::Unpack(args) => transport::unpack(&args),
     }
 }
 

@@ -31,6 +31,28 @@ fn inspect_states_sizes_operators_and_bounds() {
 }
 
 #[test]
+fn a_packed_model_comes_back() {
+    let folder = Folder::new();
+    let (packed, change, model) = (folder.path("a.sft"), folder.path("b.sft"), folder.path("back.sfm"));
+    let bytes = std::fs::read(digits_arg()).unwrap();
+    let shown = shiftformer(&["pack", &digits_arg(), "-o", &packed, "--json"]).json();
+    has_keys(&shown, &["file", "bytes", "packed_bytes", "ratio", "base"]);
+    assert_eq!(shown["bytes"].as_u64(), Some(bytes.len() as u64));
+    assert!(shown["ratio"].as_f64().unwrap() < 0.85, "{shown}");
+    assert_eq!(shiftformer(&["unpack", &packed, "-o", &model]).code, Some(0));
+    assert_eq!(std::fs::read(&model).unwrap(), bytes);
+    let shown = shiftformer(&["pack", &digits_arg(), "-o", &change, "--base", &digits_arg(), "--json"]).json();
+    assert!(shown["ratio"].as_f64().unwrap() < 0.02, "{shown}");
+    let alone = shiftformer(&["unpack", &change, "-o", &model]);
+    assert!(alone.code == Some(2) && alone.stderr.contains("--base"), "{}", alone.stderr);
+    let other = shiftformer(&["unpack", &change, "-o", &model, "--base", &packed]);
+    assert!(other.code == Some(2) && other.stderr.contains("not the one given"), "{}", other.stderr);
+    let none = shiftformer(&["unpack", &digits_arg(), "-o", &model]);
+    assert!(none.code == Some(2) && none.stderr.contains("shiftformer pack"), "{}", none.stderr);
+    assert_eq!(shiftformer(&["unpack", &change, "-o", &model, "--base", &digits_arg()]).code, Some(0));
+}
+
+#[test]
 fn eval_reaches_the_float_accuracy() {
     let shown = shiftformer(&["eval", &digits_arg(), "--data", &bundled("eval.npz"), "--json"]).json();
     has_keys(&shown, &["samples", "accuracy", "float_accuracy", "agreement", "sqnr_db", "cosine"]);
