@@ -32,7 +32,7 @@ fn class(failure: &Failure) -> &'static str {
     match failure {
         Failure::Usage(_) | Failure::Labels { .. } | Failure::Media(_) => "UsageError",
         Failure::Read { source, .. } | Failure::Write { source, .. } => file(source),
-        Failure::Model { .. } => "ModelError",
+        Failure::Model { .. } | Failure::Transport { .. } => "ModelError",
         Failure::Json { .. } | Failure::Serialize(_) | Failure::Parity(_) => "ShiftformerError",
         Failure::Import { source, .. } => match source {
             ImportError::Read { source, .. } => file(source),

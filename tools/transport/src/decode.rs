@@ -3,7 +3,6 @@
 use crate::coder::{Reader, START_BYTES};
 use crate::statistics::{BLOCK, Mode, Statistics};
 use crate::{HEADER_BYTES, Header, TransportError};
-use core::mem::replace;
 use shiftformer::format::CRC;
 
 /// Bytes of code that a byte of a model takes at most, with the mode of its block and a distance before it: two for each of
@@ -132,7 +131,7 @@ impl<'b> Decoder<'b> {
         if self.place == 0 {
             self.reader.start();
         }
-        if self.place as usize % BLOCK == 0 {
+        if (self.place as usize).is_multiple_of(BLOCK) {
             self.statistics.block(&mut self.reader, Mode::Bytes, 0)?;
         }
         self.statistics.byte(&mut self.reader, self.base, self.place, 0)
@@ -144,7 +143,7 @@ impl<'b> Decoder<'b> {
     /// [`TransportError::Short`] where bytes are missing, or what [`push`](Self::push) has found.
     pub fn finish(mut self) -> Result<(), TransportError> {
         // An empty model has no byte to be found damaged with.
-        let fault = replace(&mut self.fault, None);
+        let fault = self.fault.take();
         let whole = self.header.is_some_and(|header| header.model_bytes == self.place) && self.code_left == 0;
         fault.map_or(if whole { Ok(()) } else { Err(TransportError::Short) }, Err)
     }

@@ -37,7 +37,8 @@ pub fn pack(model: &[u8], base: Option<&[u8]>) -> Result<Vec<u8>, TransportError
     let (mut statistics, mut writer) = (Statistics::new(), Writer::new());
     for (index, block) in model.chunks(BLOCK).enumerate() {
         let first = size(index * BLOCK)?;
-        let mut ways: Vec<(Mode, i32)> = [Mode::Bytes, Mode::Words, Mode::Text].map(|mode| (mode, 0)).to_vec();
+        let mut ways: Vec<(Mode, i32)> =
+            [Mode::Bytes, Mode::Nibbles, Mode::Words, Mode::Text].map(|mode| (mode, 0)).to_vec();
         if !old.is_empty() {
             let here = found(&places, block, first);
             let ends = old.len() as i64 - model.len() as i64;

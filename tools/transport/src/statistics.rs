@@ -3,7 +3,7 @@
 use crate::coder::Bits;
 
 /// Bytes that have one [`Mode`]; the last block of a model may be shorter.
-pub const BLOCK: usize = 512;
+pub const BLOCK: usize = 128;
 /// Bits of a mode.
 const MODE_BITS: u32 = 3;
 /// Statistics of [`Mode::Bytes`].
@@ -30,6 +30,8 @@ const WORD: usize = 4;
 pub enum Mode {
     /// Weights: the bytes that have come, by how far from 0 the last ones of the channel were.
     Bytes,
+    /// Weights of 4 bits: the halves of a byte that have come, each by itself, by how far from 0 the last ones of the channel were.
+    Nibbles,
     /// Those in the same place of words of four bytes.
     Words,
     /// What followed the last four bytes where they stood before, as long as it comes again; else bytes behind those with the
@@ -43,7 +45,8 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub(crate) const ALL: [Self; 5] = [Self::Bytes, Self::Words, Self::Text, Self::Base, Self::BaseElsewhere];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Bytes, Self::Nibbles, Self::Words, Self::Text, Self::Base, Self::BaseElsewhere];
 
     fn of_code(code: u32) -> Option<Self> {
         Self::ALL.get(code as usize).copied()
@@ -92,6 +95,8 @@ pub(crate) struct Statistics {
     bytes: [Tree<256>; SPREADS],
     /// Mean magnitude of the last bytes of a channel, times 16.
     spread: [u16; CHANNELS],
+    nibbles: [[Tree<16>; 2]; SPREADS],
+    nibble_spread: [u16; CHANNELS],
     words: [Tree<256>; WORD],
     text: [Tree<256>; BEFORE],
     changes: [Tree<256>; CHANGES],
@@ -115,6 +120,8 @@ impl Statistics {
             modes: [Tree::NEW; 1 << MODE_BITS],
             bytes: [Tree::NEW; SPREADS],
             spread: [0; CHANNELS],
+            nibbles: [[Tree::NEW; 2]; SPREADS],
+            nibble_spread: [0; CHANNELS],
             words: [Tree::NEW; WORD],
             text: [Tree::NEW; BEFORE],
             changes: [Tree::NEW; CHANGES],
@@ -151,7 +158,7 @@ impl Statistics {
     /// The byte of the old model that is expected at `place`, in the modes that look there; `None` where it has none.
     pub fn expected(&self, base: &[u8], place: u32) -> Option<u8> {
         match self.mode {
-            Mode::Bytes | Mode::Words | Mode::Text => Some(0),
+            Mode::Bytes | Mode::Nibbles | Mode::Words | Mode::Text => Some(0),
             Mode::Base | Mode::BaseElsewhere => base.get(place.checked_add_signed(self.distance)? as usize).copied(),
         }
     }
@@ -175,7 +182,15 @@ impl Statistics {
             }
             self.length = 0;
         }
+        if self.mode == Mode::Nibbles {
+            let class = nibble_class(self.nibble_spread.get(place as usize / (GROUP / 2) % CHANNELS).copied()?);
+            let [low, high] = self.nibbles.get_mut(class)?;
+            let low = low.code(bits, u32::from(byte & 15));
+            return Some((low | high.code(bits, u32::from(byte >> 4)) << 4) as u8);
+        }
         let tree = match self.mode {
+            // Above.
+            Mode::Nibbles => return None,
             Mode::Bytes => self.bytes.get_mut(spread_class(self.spread.get(channel).copied()?))?,
             Mode::Words => self.words.get_mut(place as usize % WORD)?,
             Mode::Text => self.text.get_mut(usize::from(self.last) * BEFORE / 256)?,
@@ -190,6 +205,10 @@ impl Statistics {
         self.last = byte;
         if let Some(spread) = self.spread.get_mut(place as usize / GROUP % CHANNELS) {
             *spread = *spread - *spread / 16 + u16::from((byte as i8).unsigned_abs());
+        }
+        if let Some(spread) = self.nibble_spread.get_mut(place as usize / (GROUP / 2) % CHANNELS) {
+            let (low, high) = ((byte << 4) as i8 >> 4, byte as i8 >> 4);
+            *spread = *spread - *spread / 16 + u16::from(low.unsigned_abs() + high.unsigned_abs());
         }
         if let Some(to) = self.history.get_mut(place as usize % HISTORY) {
             *to = byte;
@@ -215,4 +234,9 @@ impl Statistics {
 /// Classes of mean magnitudes: those below 6, 20 and 40, and the rest.
 fn spread_class(spread: u16) -> usize {
     [96, 320, 640].iter().filter(|&&limit| spread >= limit).count()
+}
+
+/// Classes of mean magnitudes of two weights of 4 bits.
+fn nibble_class(spread: u16) -> usize {
+    [24, 48, 72].iter().filter(|&&limit| spread >= limit).count()
 }

@@ -135,7 +135,7 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(code in prop::collection::vec(any::<u8>(), 0..600), model_bytes in 0u32..5000) {
         // A header that is sound before code that is not.
-        let mut packed = pack(&vec![1; 100], Some(&[2; 100])).unwrap();
+        let mut packed = pack(&[1; 100], Some(&[2; 100])).unwrap();
         packed.truncate(HEADER_BYTES);
         packed[8..12].copy_from_slice(&model_bytes.to_le_bytes());
         packed[24..28].copy_from_slice(&(code.len() as u32).to_le_bytes());
