@@ -124,10 +124,10 @@ impl LookupLinear {
             let row = row as usize..row as usize + 1;
             if memory.output.dtype == Dtype::I8 {
                 let (out, scratch) = memory.out_rows::<i8>(row.clone(), self.n as usize)?;
-                self.row(&inputs, row, scratch, Row::I8(out))?;
+                self.row(&inputs, row, scratch, out, sat_i8)?;
             } else {
                 let (out, scratch) = memory.out_rows::<i16>(row.clone(), self.n as usize)?;
-                self.row(&inputs, row, scratch, Row::I16(out))?;
+                self.row(&inputs, row, scratch, out, sat_i16)?;
             }
         }
         Ok(())
@@ -135,12 +135,13 @@ impl LookupLinear {
 
     /// One row.
     #[inline(never)]
-    fn row(
+    fn row<Y>(
         &self,
         inputs: &Inputs<'_>,
         row: Range<usize>,
         scratch: &mut [u8],
-        mut out: Row<'_>,
+        out: &mut [Y],
+        saturate: impl Fn(i32) -> Y,
     ) -> Result<(), RunFault> {
         let (bias, multipliers) = (inputs.blob::<i32>(self.bias)?, inputs.blob::<i32>(self.multipliers)?);
         let factors = inputs.blob::<u16>(self.factors)?.first_chunk().ok_or(RunFault::Memory)?;
@@ -150,34 +151,15 @@ impl LookupLinear {
         let weights = self.select(inputs.rows::<i8>(0, row, self.k as usize)?, factors, selected);
         let excess = (weights * ENTRY_ZERO) as i32;
         let quads = selected.as_chunks::<CHUNKS>().0;
-        for (column, (bias, multipliers)) in stepwise(bias.chunks(WORD).zip(multipliers.chunks(WORD))).enumerate() {
+        let constants = stepwise(bias.chunks(WORD)).zip(stepwise(multipliers.chunks(WORD)));
+        for ((column, out), (bias, multipliers)) in stepwise(out.chunks_mut(WORD)).enumerate().zip(constants) {
             let sums = sums(quads, tables.get(column..).unwrap_or(&[]));
-            for (at, (sum, (bias, &multiplier))) in sums.into_iter().zip(bias.iter().zip(multipliers)).enumerate() {
-                let acc = bias.wrapping_add(sum as i32).wrapping_sub(excess);
-                out.put(
-                    column * WORD + at,
-                    self.zero_point.wrapping_add(mulhi_round(acc << self.acc_shift, multiplier)),
-                );
+            for (((to, sum), bias), &multiplier) in out.iter_mut().zip(sums).zip(bias).zip(multipliers) {
+                let acc = bias.wrapping_add(sum as i32).wrapping_sub(excess) << self.acc_shift;
+                *to = saturate(self.zero_point.wrapping_add(mulhi_round(acc, multiplier)));
             }
         }
         Ok(())
-    }
-}
-
-/// A row of the output.
-enum Row<'a> {
-    I8(&'a mut [i8]),
-    I16(&'a mut [i16]),
-}
-
-impl Row<'_> {
-    /// Saturates element `at`, if there is one.
-    #[inline(always)]
-    fn put(&mut self, at: usize, y: i32) {
-        match self {
-            Self::I8(out) => out.get_mut(at).into_iter().for_each(|to| *to = sat_i8(y)),
-            Self::I16(out) => out.get_mut(at).into_iter().for_each(|to| *to = sat_i16(y)),
-        }
     }
 }
 
