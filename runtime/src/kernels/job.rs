@@ -50,6 +50,32 @@ impl LinearJob<'_> {
         let panels = panels.min(self.bias.len() / PANEL).min(self.multipliers.len() / PANEL);
         (rows, self.n.min(panels * PANEL))
     }
+
+    /// Calls `visit` with the number, the weights in the layout of [`WeightFormat::I8`], the biases and the multipliers of the
+    /// panels of the first `n` channels. Other formats are unpacked to the start of `scratch`; where it has no room for a panel,
+    /// or the job has no more of them, it ends.
+    #[allow(dead_code, reason = "of the kernels that a build has, some compute with panels of one layout")]
+    #[inline(always)]
+    pub(crate) fn each_panel(
+        &self,
+        n: usize,
+        scratch: &mut [u8],
+        mut visit: impl FnMut(usize, &[u8], &[i32; PANEL], &[i32; PANEL]),
+    ) {
+        let format = self.weights.format;
+        let channels = self.bias.as_chunks::<PANEL>().0.iter().zip(self.multipliers.as_chunks::<PANEL>().0);
+        let panels = self.weights.bytes.chunks_exact(format.panel_bytes(self.k).max(1)).zip(channels);
+        for (index, (panel, (bias, multipliers))) in panels.take(n.div_ceil(PANEL)).enumerate() {
+            let panel = if format.is_unpacked() {
+                panel
+            } else {
+                let Some(wide) = scratch.get_mut(..WeightFormat::I8.panel_bytes(self.k)) else { return };
+                format.unpack(panel, wide);
+                wide
+            };
+            visit(index, panel, bias, multipliers);
+        }
+    }
 }
 
 /// Rows of `width` elements, `stride` apart, in `len` elements.

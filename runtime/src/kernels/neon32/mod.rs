@@ -20,7 +20,7 @@ mod windows;
 use super::list::each_kernel;
 use super::list::kernels;
 use super::list::signatures::*;
-use super::{GROUP, Kernels, PANEL, Portable, WeightFormat};
+use super::{GROUP, Kernels, PANEL, Portable};
 use crate::arith::requant;
 use rows::{Finish, PanelInputs};
 use tile::{COLUMNS, Operands, ROWS, Sums, WORDS, WideOperands};
@@ -154,18 +154,7 @@ fn dense<T>(
     one: impl Fn(i32, i32, &mut T),
 ) {
     let (rows, n) = job.fit(x.len(), out.len());
-    let panel_bytes = job.weights.format.panel_bytes(job.k);
-    let wide_bytes = WeightFormat::I8.panel_bytes(job.k);
-    let channels = job.bias.as_chunks::<PANEL>().0.iter().zip(job.multipliers.as_chunks::<PANEL>().0);
-    let panels = job.weights.bytes.chunks_exact(panel_bytes.max(1)).zip(channels).take(n.div_ceil(PANEL));
-    for (index, (panel, (bias, multipliers))) in panels.enumerate() {
-        let panel = if job.weights.format.is_unpacked() {
-            panel
-        } else {
-            let Some(wide) = scratch.get_mut(..wide_bytes) else { return };
-            job.weights.format.unpack(panel, wide);
-            wide
-        };
+    job.each_panel(n, scratch, |index, panel, bias, multipliers| {
         let exact = panel.contains(&(i8::MIN as u8));
         let first: *const i8 = panel.as_ptr().cast();
         let w = [0, 1, 2, 3].map(|channel| first.wrapping_add(channel * GROUP));
@@ -205,7 +194,7 @@ fn dense<T>(
                 }
             }
         }
-    }
+    });
 }
 
 fn dot_i8(job: &DotJob, x: &[i8], y: &[i8], out: &mut [i32], scratch: &mut [u8]) {

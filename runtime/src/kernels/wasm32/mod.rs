@@ -11,9 +11,9 @@
 mod rows;
 mod tile;
 
+use super::PANEL;
 use super::list::kernels;
 use super::list::signatures::*;
-use super::{PANEL, WeightFormat};
 use crate::arith::requant;
 use core::arch::wasm32::v128;
 use tile::{COLUMNS, Element, ROWS, Tile};
@@ -108,18 +108,7 @@ fn dense<T>(
     one: impl Fn(i32, i32, &mut T),
 ) {
     let (rows, n) = job.fit(x.len(), out.len());
-    let panel_bytes = job.weights.format.panel_bytes(job.k);
-    let wide_bytes = WeightFormat::I8.panel_bytes(job.k);
-    let channels = job.bias.as_chunks::<PANEL>().0.iter().zip(job.multipliers.as_chunks::<PANEL>().0);
-    let panels = job.weights.bytes.chunks_exact(panel_bytes.max(1)).zip(channels).take(n.div_ceil(PANEL));
-    for (index, (panel, (bias, multipliers))) in panels.enumerate() {
-        let panel = if job.weights.format.is_unpacked() {
-            panel
-        } else {
-            let Some(wide) = scratch.get_mut(..wide_bytes) else { return };
-            job.weights.format.unpack(panel, wide);
-            wide
-        };
+    job.each_panel(n, scratch, |index, panel, bias, multipliers| {
         let bias = rows::vector(bias);
         for row in (0..rows).step_by(ROWS) {
             let last = (row + 1).min(rows - 1);
@@ -138,7 +127,7 @@ fn dense<T>(
                 }
             }
         }
-    }
+    });
 }
 
 /// Dot products of rows of any element with signed columns.
