@@ -9,7 +9,7 @@ use shiftformer_convert::backend::{Backend, Host};
 use shiftformer_convert::convert::{ConvertOptions, Converted, DecoderRows, convert};
 use shiftformer_convert::decoder::{derive, resized};
 use shiftformer_convert::fuse::fuse;
-use shiftformer_convert::graph::{Data, Graph, Node, Op};
+use shiftformer_convert::graph::{Causal, Data, Graph, Node, Op};
 use shiftformer_convert::import::ImportError;
 use shiftformer_convert::import::decoder::import_decoder_bytes;
 use shiftformer_convert::import::onnx::attribute_proto::AttributeType;
@@ -25,7 +25,7 @@ use shiftformer_convert::npz::NpzWriter;
 use shiftformer_convert::pack::{Annotations, pack};
 use shiftformer_convert::program::plan::plan;
 use shiftformer_convert::sequences::Sequences;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 const VOCABULARY: usize = 24;
 const WIDTH: usize = 16;
@@ -406,7 +406,7 @@ fn a_cache_gives_the_bytes_of_the_whole_model_without_one() {
         let mask = graph.add_constant("mask", vec![CONTEXT, CONTEXT], Data::Float(mask));
         for node in &mut graph.nodes {
             if let Op::Attention(attention) = &mut node.op {
-                assert_eq!(attention.causal.take(), Some(CONTEXT));
+                assert_eq!(attention.causal.take(), Some(Causal { positions: CONTEXT, window: CONTEXT }));
                 node.inputs.push(mask);
             }
         }
@@ -511,7 +511,8 @@ fn a_window_in_the_mask_is_found() {
         graph.nodes.iter().filter(|node| matches!(node.op, Op::Attention(_))).map(|node| node.inputs[3]).collect();
     let hide = |graph: &mut Graph, hidden: &dyn Fn(usize, usize) -> bool| {
         for &id in &masks {
-            let Some(Data::Float(mask)) = &mut graph.tensors[id].value else { panic!("a mask is a constant") };
+            let value = graph.tensors[id].value.as_mut().map(Arc::make_mut);
+            let Some(Data::Float(mask)) = value else { panic!("a mask is a constant") };
             assert_eq!(mask.len(), CONTEXT * CONTEXT);
             for (at, value) in mask.iter_mut().enumerate() {
                 if hidden(at / CONTEXT, at % CONTEXT) {
