@@ -43,6 +43,7 @@ def convert(
     row_blocks: Switch = "auto",
     dim: Dims = None,
     context: Optional[int] = None,
+    window: Optional[int] = None,
     prefill: Optional[int] = None,
     receipts: int = 2,
     strip: bool = False,
@@ -83,6 +84,7 @@ def convert(
         row_blocks: Run operators together in blocks of rows: less RAM, more instructions.
         dim: Sizes of symbolic dimensions, by name.
         context: The model is a decoder: keep keys and values of so many positions.
+        window: A token of a decoder sees the last so many positions only; keys and values are kept for as many.
         prefill: Tokens of a run of a decoder at most.
         receipts: Reference runs stored in the file for self-tests of a device.
         strip: Leave out names and scales.
@@ -137,6 +139,7 @@ def convert(
                 "row_blocks": _switch(row_blocks),
                 "dim": dim_texts(dim),
                 "context": context,
+                "window": window,
                 "prefill": prefill,
                 "receipts": receipts,
                 "strip": strip,
