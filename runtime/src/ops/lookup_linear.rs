@@ -210,7 +210,7 @@ impl Operator for LookupLinear {
         for (channel, bias) in stepwise(bias.as_chunks::<4>().0.iter()).enumerate() {
             let bias = i64::from(i32::from_le_bytes(*bias));
             let (mut low, mut high) = (bias, bias);
-            for table in tables.chunks_exact(table_bytes as usize) {
+            for table in tables.chunks_exact((table_bytes as usize).max(1)) {
                 let entries = table.iter().skip(channel).step_by(row_bytes.max(1));
                 let (mut least, mut most) = (0, 0);
                 for entry in entries.map(|&entry| i64::from(entry) - i64::from(ENTRY_ZERO)) {
