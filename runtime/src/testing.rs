@@ -7,8 +7,8 @@
 use crate::arith::exp::{MASKED, RowScale};
 use crate::kernels::{
     AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob,
-    NormOut, NormRow, PoolJob, PoolMean, Portable, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows,
-    dense_scratch_bytes, linear_scratch_bytes, wide_scratch_bytes,
+    NormOut, NormRow, PoolJob, PoolMean, Portable, ROW_BLOCK, RotaryJob, ScoreBias, ScoreScale, WideJob, Windows,
+    attend_scratch_bytes, dense_scratch_bytes, linear_scratch_bytes, wide_scratch_bytes,
 };
 use crate::weights::WeightFormat::{I2, I3, I4, I8};
 use crate::weights::{GROUP, PANEL, PackedWeights, WeightFormat};
@@ -392,7 +392,76 @@ pub fn rows<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), D
         B::add_i16_in_place(actual, b, ma, mb, bias, shift);
         compare("add_i16_in_place", n, expected, actual)?;
     }
-    requant::<B>(n, fill, memory)
+    requant::<B>(n, fill, memory)?;
+    products::<B>(n, fill, memory)?;
+    rotations::<B>(n, fill, memory)
+}
+
+fn products<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    let mut numbers = Numbers::new(n as u64 + 6000);
+    let mut arena = Arena(memory);
+    let [a, b] = [2, 0].map(|skew| {
+        let row = arena.take::<i16>(n, skew);
+        row.fill_with(|| fill.i16(&mut numbers));
+        &*row
+    });
+    let bytes = |row| &bytemuck::cast_slice::<i16, i8>(row)[..n];
+    let [expected, actual] = [0, 1].map(|_| arena.take::<i16>(n, 0));
+    for (zeros, acc_shift, multiplier) in [([0; 3], 0, 1 << 18), ([0, 0, -7], 0, -(3 << 14)), ([5, -9, 3], 0, 1 << 20)]
+    {
+        let scale = ScoreScale { acc_shift, multiplier };
+        // A product of 16-bit values and their zero points fits 32 bits as operators prove it: not of the extremes.
+        let wide = zeros[0] == 0 || fill == Fill::Random;
+        for (a, b) in [
+            (NormRow::I16(a), NormRow::I16(b)),
+            (NormRow::I8(bytes(a)), NormRow::I16(b)),
+            (NormRow::I16(a), NormRow::I8(bytes(b))),
+            (NormRow::I8(bytes(a)), NormRow::I8(bytes(b))),
+        ] {
+            if !wide && matches!((&a, &b), (NormRow::I16(_), NormRow::I16(_))) {
+                continue;
+            }
+            Portable::multiply(a, b, NormOut::I16(expected), zeros, scale);
+            B::multiply(a, b, NormOut::I16(actual), zeros, scale);
+            compare("multiply", n, expected, actual)?;
+            let narrow = |out| &mut bytemuck::cast_slice_mut::<i16, i8>(out)[..n];
+            let (expected, actual) = (narrow(expected), narrow(actual));
+            Portable::multiply(a, b, NormOut::I8(expected), zeros, scale);
+            B::multiply(a, b, NormOut::I8(actual), zeros, scale);
+            compare("multiply to 8 bits", n, expected, actual)?;
+        }
+    }
+    let table: &mut [i16; 256] = match arena.take::<i16>(256, 0).first_chunk_mut() {
+        Some(table) => table,
+        None => return Ok(()),
+    };
+    table.fill_with(|| numbers.bits() as i16);
+    Portable::lut_wide(bytes(a), table, expected);
+    B::lut_wide(bytes(a), table, actual);
+    compare("lut_wide", n, expected, actual)
+}
+
+/// Heads of a row of about `n` elements.
+fn rotations<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
+    for (head_dim, rotary, interleaved) in [(8, 8, false), (6, 6, true), (7, 4, false), (16, 16, false)] {
+        let mut numbers = Numbers::new(n as u64 + 7000);
+        let mut arena = Arena(memory);
+        let len = n.next_multiple_of(head_dim);
+        let x = arena.take::<i16>(len, 2);
+        x.fill_with(|| fill.i16(&mut numbers));
+        let angles = arena.take::<i16>(rotary, 2);
+        angles.fill_with(|| fill.i16(&mut numbers));
+        let [expected, actual] = [0, 1].map(|_| arena.take::<i8>(len, 1));
+        for (x, multiplier) in [(NormRow::I16(x), 1 << 17), (NormRow::I8(&bytemuck::cast_slice(x)[..len]), 1 << 25)] {
+            let scale = ScoreScale { acc_shift: 0, multiplier };
+            let job = RotaryJob { head_dim, rotary, interleaved, scale };
+            [&mut *expected, &mut *actual].into_iter().for_each(|out| out.fill(1));
+            Portable::rotate(&job, x, angles, expected);
+            B::rotate(&job, x, angles, actual);
+            compare("rotate", n, expected, actual)?;
+        }
+    }
+    Ok(())
 }
 
 fn requant<B: Kernels>(n: usize, fill: Fill, memory: &mut [u8]) -> Result<(), Difference> {
@@ -556,11 +625,13 @@ pub struct AttentionCase {
     pub wide_exp: bool,
     /// Left shift of products of queries and keys.
     pub acc_shift: u32,
+    /// Bytes that `q`, `k` and `v` lie beyond an address divisible by 16.
+    pub skew: usize,
 }
 
 impl AttentionCase {
     const fn new(size: [usize; 4], wide_exp: bool) -> Self {
-        Self { size, gaps: [0; 4], biases: [None; 2], wide_exp, acc_shift: 3 }
+        Self { size, gaps: [0; 4], biases: [None; 2], wide_exp, acc_shift: 3, skew: 1 }
     }
 }
 
@@ -575,9 +646,13 @@ pub const ATTENTION_CASES: &[AttentionCase] = &[
     AttentionCase::new([13, 49, 32, 32], true),
     AttentionCase { acc_shift: 0, ..AttentionCase::new([20, 49, 32, 33], false) },
     AttentionCase { gaps: [1; 4], ..AttentionCase::new([14, 50, 65, 20], false) },
+    AttentionCase { gaps: [0, 24, 24, 0], skew: 0, ..AttentionCase::new([2, 21, 8, 8], false) },
+    AttentionCase { gaps: [0, 24, 24, 8], skew: 0, acc_shift: 0, ..AttentionCase::new([2, 66, 8, 8], true) },
+    AttentionCase { gaps: [8, 0, 4, 0], skew: 0, acc_shift: 8, ..AttentionCase::new([1, 3, 8, 12], false) },
+    AttentionCase { gaps: [0, 3, 1, 0], ..AttentionCase::new([3, 7, 8, 8], true) },
 ];
 
-/// Compares attention with its parts, each portable. Nothing is compared where `B` does not take the job.
+/// Compares attention with its parts, each portable: that of many rows where `B` takes the job, and that of a few.
 ///
 /// # Errors
 /// [`Difference`].
@@ -590,13 +665,13 @@ pub fn attention<B: Kernels>(
     fill: Fill,
     memory: &mut [u8],
 ) -> Result<(), Difference> {
-    let AttentionCase { size: [rows, n_k, head_dim, v_dim], gaps, biases, wide_exp, acc_shift } = *case;
+    let AttentionCase { size: [rows, n_k, head_dim, v_dim], gaps, biases, wide_exp, acc_shift, skew } = *case;
     let mut numbers = Numbers::new(index as u64 + 3000);
     let mut arena = Arena(memory);
     let [q_stride, k_stride, v_stride, out_stride] =
         [head_dim + gaps[0], head_dim + gaps[1], v_dim + gaps[2], v_dim + gaps[3]];
     let [q, k, v] = [rows * q_stride, n_k * k_stride, n_k * v_stride].map(|len| {
-        let values = arena.take::<i8>(len, 1);
+        let values = arena.take::<i8>(len, skew);
         values.fill_with(|| fill.i8(&mut numbers));
         &*values
     });
@@ -634,11 +709,16 @@ pub fn attention<B: Kernels>(
     let [expected, actual] = [arena.take::<i8>(rows * out_stride, 1), arena.take::<i8>(rows * out_stride, 1)];
     expected.fill(1);
     actual.fill(1);
-    if !B::attention(&job, actual) {
-        return Ok(());
+    if B::attention(&job, actual) {
+        attention_by_parts(&job, shape, strides, expected, &mut arena);
+        compare("attention", index, expected, actual)?;
     }
+    let job = AttentionJob { biases: [None; 2], ..job };
+    [&mut *expected, &mut *actual].into_iter().for_each(|out| out.fill(1));
     attention_by_parts(&job, shape, strides, expected, &mut arena);
-    compare("attention", index, expected, actual)
+    let scratch = arena.take::<u8>(attend_scratch_bytes(n_k, head_dim, v_dim, wide_exp), 0);
+    B::attend(&job, actual, scratch);
+    compare("attention of rows that share a cache", index, expected, actual)
 }
 
 fn attention_by_parts(

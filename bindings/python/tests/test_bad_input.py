@@ -177,7 +177,7 @@ def test_a_model_that_was_read_has_no_samples(arithmetic):
         ([1] * 100, {}, UsageError, "shorten it"),
         ("1", {"tokens": 0}, UsageError, "generates nothing"),
         ("1", {"temperature": -1}, UsageError, "temperature"),
-        ("1", {"backend": "gpu"}, BackendError, "runs no decoder yet"),
+        ("1", {"backend": "abacus"}, BackendError, "abacus"),
     ],
 )
 def test_prompts(arithmetic, prompt, options, error, text):

@@ -26,7 +26,7 @@
 //!
 //! | section | content |
 //! |---|---|
-//! | `Ops` | [`OpRecord`]s of [`OpRecord::BYTES`], in the order of execution; chained ones in blocks of rows (1.1) |
+//! | `Ops` | [`OpRecord`]s of [`OpRecord::BYTES`], in the order of execution; chained ones in blocks of rows (1.1), in models with state some with fewer pieces for fewer rows (1.7) |
 //! | `Tensors` | [`TensorRecord`]s of [`TensorRecord::BYTES`] |
 //! | `Params` | `u32` words; an operator's parameters lie at `params_offset ..` (see `ops`) |
 //! | `Weights` | packed weights, biases, multipliers and tables, each blob 16-byte aligned |
@@ -61,7 +61,7 @@ pub const MAGIC: [u8; 4] = *b"SFM\x1a";
 /// The one major version this reader understands.
 pub const VERSION_MAJOR: u16 = 1;
 /// The highest minor version this reader understands.
-pub const VERSION_MINOR: u16 = VERSION_MINOR_WINDOWS;
+pub const VERSION_MINOR: u16 = VERSION_MINOR_BY_ROWS;
 /// The minor version with chains of row blocks: [`OpRecord::chained`] and [`TensorRecord::window`].
 pub const VERSION_MINOR_CHAINS: u16 = 1;
 /// The minor version with state between runs: [`StateLayout`] and [`Place::State`].
@@ -74,6 +74,8 @@ pub const VERSION_MINOR_FORMATS: u16 = 4;
 pub const VERSION_MINOR_FEW_BITS: u16 = 5;
 /// The minor version with tensors in the state that have fewer rows than there are positions, and with layers of look-ups.
 pub const VERSION_MINOR_WINDOWS: u16 = 6;
+/// The minor version with operators that say that they work by rows: [`OpRecord::by_rows`].
+pub const VERSION_MINOR_BY_ROWS: u16 = 7;
 /// Bytes of the fixed header, before the section table.
 pub const HEADER_BYTES: usize = 48;
 /// Bytes of one section table entry.

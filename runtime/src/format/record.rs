@@ -19,6 +19,9 @@ pub struct OpRecord {
     /// Runs in blocks of rows together with the operator before: a block of rows passes through all chained operators
     /// before the next block starts.
     pub chained: bool,
+    /// In a model with state: the pieces of the operator, where they make the output from the first row to the last, row after
+    /// row, so that a run of fewer rows needs as many fewer of them; 0 where each run needs all (1.7).
+    pub by_rows: u16,
     /// Input tensors, [`NO_TENSOR`] where unused.
     pub inputs: [u16; MAX_INPUTS],
     /// Output tensor.
@@ -30,7 +33,7 @@ pub struct OpRecord {
     /// First word in the `Params` section.
     pub params_offset: u32,
     /// Number of words.
-    pub params_words: u32,
+    pub params_words: u16,
 }
 
 impl OpRecord {
@@ -54,18 +57,18 @@ impl OpRecord {
     /// Decodes a record; `None` when `bytes` is too short.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let words: &[[u8; 4]; Self::BYTES / 4] = bytes.as_chunks().0.first_chunk()?;
-        let [first, a, b, c, scratch_offset, scratch_bytes, params_offset, params_words] =
-            words.map(u32::from_le_bytes);
+        let [first, a, b, c, scratch_offset, scratch_bytes, params_offset, last] = words.map(u32::from_le_bytes);
         let (low, high) = (|word: u32| word as u16, |word: u32| (word >> 16) as u16);
         Some(Self {
             kind: low(first & !Self::CHAINED),
             chained: first & Self::CHAINED != 0,
+            by_rows: high(last),
             inputs: [low(a), high(a), low(b), high(b), low(c), high(c)],
             output: high(first),
             scratch_offset,
             scratch_bytes,
             params_offset,
-            params_words,
+            params_words: low(last),
         })
     }
 
@@ -81,7 +84,7 @@ impl OpRecord {
         out.word(self.scratch_offset);
         out.word(self.scratch_bytes);
         out.word(self.params_offset);
-        out.word(self.params_words);
+        out.word(u32::from(self.params_words) | u32::from(self.by_rows) << 16);
     }
 }
 

@@ -332,6 +332,19 @@ pub struct PoolMean {
     pub zero_point: i32,
 }
 
+/// Pairs of the elements of heads, turned by the angles of a position; see [`crate::ops::rope::Rope`].
+#[derive(Clone, Copy)]
+pub struct RotaryJob {
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Elements of a head that are turned, even.
+    pub rotary: usize,
+    /// Pairs are neighbours; otherwise half of `rotary` apart.
+    pub interleaved: bool,
+    /// Sums to values.
+    pub scale: ScoreScale,
+}
+
 /// Exponentials of one row, in the width the operator asks for.
 pub enum ExpRow<'a> {
     /// Largest value 255.
@@ -411,6 +424,20 @@ pub const fn dense_scratch_bytes(k: usize, format: WeightFormat) -> usize {
 /// dense layers it is made of: both halves of the rows, and the sums of the low ones.
 pub const fn wide_scratch_bytes(rows: usize, n: usize, k: usize) -> usize {
     2 * (rows * k).next_multiple_of(16) + (rows * n * size_of::<i32>()).next_multiple_of(16)
+}
+
+/// Scratch of [`Kernels::attend`](super::Kernels::attend) with up to `n_k` keys: the scores and the exponentials of a row,
+/// and the sums of its values, the last area serving the products of queries and keys before.
+pub const fn attend_scratch_bytes(n_k: usize, head_dim: usize, v_dim: usize, wide_exp: bool) -> usize {
+    let [scores, exps, sums] = attend_scratch(n_k, head_dim, v_dim, wide_exp);
+    scores + exps + sums
+}
+
+/// The areas of [`attend_scratch_bytes`]; keys are padded so that kernels can work in groups of 16.
+pub(crate) const fn attend_scratch(n_k: usize, head_dim: usize, v_dim: usize, wide_exp: bool) -> [usize; 3] {
+    let keys = n_k.next_multiple_of(GROUP);
+    let (dots, sums) = (linear_scratch_bytes(head_dim), (v_dim * size_of::<i32>()).next_multiple_of(16));
+    [keys * size_of::<i32>(), if wide_exp { 2 * keys } else { keys }, if dots > sums { dots } else { sums }]
 }
 
 /// Rows that blocked kernels take at a time. On Cortex-M4 five accumulators, five activations loaded by one `LDM`, the

@@ -19,7 +19,7 @@ use signatures::*;
 pub(crate) mod signatures {
     pub use super::super::job::{
         AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob,
-        NormOut, NormRow, PoolJob, ScoreScale, WideJob,
+        NormOut, NormRow, PoolJob, RotaryJob, ScoreScale, WideJob,
     };
     pub use super::super::portable;
     pub use crate::arith::exp::RowScale;
@@ -168,6 +168,13 @@ kernel_methods! { $
         portable::attention(job, out)
     }
 
+    /// Attention of a few rows, those of the heads that share keys and values, over these as they lie: no value is moved.
+    /// `scratch` has [`attend_scratch_bytes`](super::attend_scratch_bytes) bytes, aligned to 16; the biases are not read.
+    /// The answer is that of [`attention`](Self::attention).
+    fn attend(job: &AttentionJob<'_>, out: &mut [i8], scratch: &mut [u8]) {
+        portable::attend::<Self>(job, out, scratch)
+    }
+
     /// LayerNorm or RMSNorm of one row.
     fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
         portable::norm_row(job, x, out)
@@ -182,6 +189,22 @@ kernel_methods! { $
     /// shorter one counts.
     fn requant(x: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 2], scale: ScoreScale) {
         portable::requant(x, out, zeros, scale)
+    }
+
+    /// `out = sat(zeros[2] + mulhi_round(((a - zeros[0]) * (b - zeros[1])) << acc_shift, multiplier))`, the multiplier of any
+    /// sign; of rows of different length the shortest one counts.
+    fn multiply(a: NormRow<'_>, b: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 3], scale: ScoreScale) {
+        portable::multiply(a, b, out, zeros, scale)
+    }
+
+    /// Heads of one row, turned: `angles` has cosine and sine of every pair, times 2^15; see [`RotaryJob`].
+    fn rotate(job: &RotaryJob, x: NormRow<'_>, angles: &[i16], out: &mut [i8]) {
+        portable::rotate(job, x, angles, out)
+    }
+
+    /// `out = table[x + 128]`; of rows of different length the shorter one counts.
+    fn lut_wide(x: &[i8], table: &[i16; 256], out: &mut [i16]) {
+        portable::lut_wide(x, table, out)
     }
 
     /// `out = table[x + 128]` in place.

@@ -49,8 +49,8 @@ pub use helium::Helium as Native;
 pub(crate) use job::whole_rows;
 pub use job::{
     AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob, NormOut,
-    NormRow, PoolJob, PoolMean, ROW_BLOCK, ScoreBias, ScoreScale, WideJob, Windows, dense_scratch_bytes,
-    linear_scratch_bytes, wide_scratch_bytes,
+    NormRow, PoolJob, PoolMean, ROW_BLOCK, RotaryJob, ScoreBias, ScoreScale, WideJob, Windows, attend_scratch_bytes,
+    dense_scratch_bytes, linear_scratch_bytes, wide_scratch_bytes,
 };
 pub use list::Kernels;
 #[cfg(target_arch = "aarch64")]

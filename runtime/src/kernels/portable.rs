@@ -3,9 +3,10 @@
 //! Loops are written over fixed-size chunks so that the compiler needs no bounds check and can use whatever vector
 //! instructions the target has.
 
+use super::job::attend_scratch;
 use super::{
     AttentionJob, DepthwiseJob, DepthwiseOut, DotJob, ExpRow, Kernels, LUT_I16_ENTRIES, LinearJob, LinearOut, NormJob,
-    NormOut, NormRow, PANEL, PoolJob, ScoreScale, WideJob, Windows,
+    NormOut, NormRow, PANEL, PoolJob, RotaryJob, ScoreScale, WideJob, Windows,
 };
 use crate::arith::{exp, norm, requant};
 use crate::stepwise::stepwise;
@@ -210,6 +211,63 @@ pub fn attention(_job: &AttentionJob<'_>, _out: &mut [i8]) -> bool {
     false
 }
 
+/// [`super::Kernels::attend`] by the products, exponentials and scaling of `B`, row by row. Nothing where slices do not fit
+/// the job.
+#[inline(always)]
+pub fn attend<B: Kernels>(job: &AttentionJob<'_>, out: &mut [i8], scratch: &mut [u8]) {
+    let Some((scores, exps, sums)) = attend_areas(job, scratch) else { return };
+    let (n_k, head_dim, q_stride) = (job.n_k, job.head_dim, job.q_stride);
+    let dots = DotJob { rows: 1, cols: n_k, k: head_dim, x_stride: q_stride, y_stride: job.k_stride, out_stride: n_k };
+    let queries = stepwise(job.q.chunks(q_stride.max(1)));
+    for (q, out) in queries.zip(out.chunks_mut(job.out_stride.max(1))).take(job.rows) {
+        B::scores(&dots, job.scale, q, job.k, scores, sums);
+        attend_values::<B>(job, scores, exps, sums, out);
+    }
+}
+
+/// The areas of [`super::attend_scratch_bytes`] for the keys of the job: its scores, bytes for exponentials, sums.
+#[inline(always)]
+pub(crate) fn attend_areas<'s>(
+    job: &AttentionJob<'_>,
+    scratch: &'s mut [u8],
+) -> Option<(&'s mut [i32], &'s mut [u8], &'s mut [u8])> {
+    let [scores, exps, sums] = attend_scratch(job.n_k, job.head_dim, job.v_dim, job.wide_exp);
+    let (scores, rest) = scratch.split_at_mut_checked(scores)?;
+    let (exps, rest) = rest.split_at_mut_checked(exps)?;
+    let scores = bytemuck::try_cast_slice_mut(scores).ok()?;
+    Some((scores.get_mut(..job.n_k)?, exps, rest.get_mut(..sums)?))
+}
+
+/// One row of [`attend`] from its scores.
+#[inline(always)]
+fn attend_values<B: Kernels>(job: &AttentionJob<'_>, scores: &[i32], exps: &mut [u8], sums: &mut [u8], out: &mut [i8]) {
+    let Ok(acc) = bytemuck::try_cast_slice_mut::<u8, i32>(sums) else { return };
+    let (Some(acc), Some(out)) = (acc.get_mut(..job.v_dim), out.get_mut(..job.v_dim)) else { return };
+    acc.iter_mut().for_each(|acc| *acc = 0);
+    let sum = if job.wide_exp {
+        let Ok(exps) = bytemuck::try_cast_slice_mut::<u8, u16>(exps) else { return };
+        let Some(exps) = exps.get_mut(..job.n_k) else { return };
+        let sum = B::exp_row(scores, ExpRow::U16(&mut *exps));
+        add_weighted(acc, job.v, job.v_stride, exps);
+        sum
+    } else {
+        let Some(exps) = exps.get_mut(..job.n_k) else { return };
+        let sum = B::exp_row(scores, ExpRow::U8(&mut *exps));
+        add_weighted(acc, job.v, job.v_stride, exps);
+        sum
+    };
+    B::scale_row(acc, exp::RowScale::new(sum, job.ratio_m, job.ratio_shift), job.zero_point, out);
+}
+
+/// `acc += weight * row` for the rows of `v`, each with its weight.
+#[inline(always)]
+pub(crate) fn add_weighted<X: Copy + Into<i32>>(acc: &mut [i32], v: &[i8], v_stride: usize, weights: &[X]) {
+    for (row, &weight) in stepwise(v.chunks(v_stride.max(1))).zip(weights) {
+        let weight: i32 = weight.into();
+        acc.iter_mut().zip(row).for_each(|(acc, &v)| *acc = acc.wrapping_add(weight.wrapping_mul(i32::from(v))));
+    }
+}
+
 /// [`super::Kernels::norm_rows`] by the rows of `B`.
 #[inline(always)]
 pub fn norm_rows<B: Kernels>(job: &NormJob<'_>, x: NormRow<'_>, mut out: NormOut<'_>) {
@@ -266,6 +324,84 @@ fn requant_of<T: Copy + Into<i32>>(x: &[T], out: NormOut<'_>, [zero_in, zero_out
         NormOut::I8(out) => x.iter().zip(out).for_each(|(&x, out)| *out = requant::sat_i8(value(x))),
         NormOut::I16(out) => x.iter().zip(out).for_each(|(&x, out)| *out = requant::sat_i16(value(x))),
     }
+}
+
+/// [`super::Kernels::multiply`].
+#[inline(always)]
+pub fn multiply(a: NormRow<'_>, b: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 3], scale: ScoreScale) {
+    match a {
+        NormRow::I8(a) => multiply_by(a, b, out, zeros, scale),
+        NormRow::I16(a) => multiply_by(a, b, out, zeros, scale),
+    }
+}
+
+#[inline(always)]
+fn multiply_by<A: Copy + Into<i32>>(a: &[A], b: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 3], scale: ScoreScale) {
+    match b {
+        NormRow::I8(b) => multiply_of(a, b, out, zeros, scale),
+        NormRow::I16(b) => multiply_of(a, b, out, zeros, scale),
+    }
+}
+
+#[inline(always)]
+fn multiply_of<A: Copy + Into<i32>, B: Copy + Into<i32>>(
+    a: &[A],
+    b: &[B],
+    out: NormOut<'_>,
+    [zero_a, zero_b, zero_out]: [i32; 3],
+    scale: ScoreScale,
+) {
+    let value = |(&a, &b): (&A, &B)| {
+        let product = a.into().wrapping_sub(zero_a).wrapping_mul(b.into().wrapping_sub(zero_b)) << scale.acc_shift;
+        requant::mulhi_round(product, scale.multiplier).wrapping_add(zero_out)
+    };
+    let pairs = a.iter().zip(b);
+    match out {
+        NormOut::I8(out) => out.iter_mut().zip(pairs).for_each(|(out, pair)| *out = requant::sat_i8(value(pair))),
+        NormOut::I16(out) => out.iter_mut().zip(pairs).for_each(|(out, pair)| *out = requant::sat_i16(value(pair))),
+    }
+}
+
+/// [`super::Kernels::rotate`].
+#[inline(always)]
+pub fn rotate(job: &RotaryJob, x: NormRow<'_>, angles: &[i16], out: &mut [i8]) {
+    match x {
+        NormRow::I8(x) => rotate_of(job, x, angles, 0, out),
+        // The products of 16-bit elements fill 32 bits: the table counts half.
+        NormRow::I16(x) => rotate_of(job, x, angles, 1, out),
+    }
+}
+
+/// 1 as a cosine, which its table does not reach.
+const COSINE_ONE: i32 = 1 << 15;
+
+#[inline(always)]
+fn rotate_of<T: Copy + Into<i32>>(job: &RotaryJob, x: &[T], angles: &[i16], halved: u32, out: &mut [i8]) {
+    let head_dim = job.head_dim.max(1);
+    let requantize = |acc: i32| requant::requantize_i8(acc, job.scale.acc_shift, job.scale.multiplier, 0);
+    for (x, out) in stepwise(x.chunks_exact(head_dim)).zip(out.chunks_exact_mut(head_dim)) {
+        let at = |place: usize| x.get(place).map_or(0, |&x| x.into());
+        for (pair, &[cos, sin]) in angles.as_chunks::<2>().0.iter().enumerate() {
+            let (a, b) = if job.interleaved { (2 * pair, 2 * pair + 1) } else { (pair, pair + job.rotary / 2) };
+            let (cos, sin) = (i32::from(cos) >> halved, i32::from(sin) >> halved);
+            let turned = [(a, at(a) * cos - at(b) * sin), (b, at(b) * cos + at(a) * sin)];
+            for (place, acc) in turned {
+                if let Some(out) = out.get_mut(place) {
+                    *out = requantize(acc);
+                }
+            }
+        }
+        for (out, &x) in out.iter_mut().zip(x).skip(job.rotary) {
+            *out = requantize(x.into() * (COSINE_ONE >> halved));
+        }
+    }
+}
+
+/// [`super::Kernels::lut_wide`].
+#[inline(always)]
+pub fn lut_wide(x: &[i8], table: &[i16; 256], out: &mut [i16]) {
+    // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
+    out.iter_mut().zip(x).for_each(|(out, &x)| *out = table[usize::from(x as u8 ^ 0x80)]);
 }
 
 /// [`super::Kernels::lut_i16_in_place`].

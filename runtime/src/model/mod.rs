@@ -45,7 +45,10 @@ impl<'m, B: Kernels> Model<'m, B> {
 
     /// Parameter words and table entry of an operator.
     pub(crate) fn op_code(&self, record: &OpRecord) -> Option<(&'m [u8], &'static Entry<B>)> {
-        let entry = self.table.iter().find(|entry| entry.kind as u16 == record.kind)?;
+        // The table of all kinds is in the order of their codes, which start at 1; one of some kinds is searched.
+        let is_it = |entry: &&Entry<B>| entry.kind as u16 == record.kind;
+        let at = usize::from(record.kind).wrapping_sub(1);
+        let entry = self.table.get(at).filter(is_it).or_else(|| self.table.iter().find(is_it))?;
         let from = (record.params_offset as usize).checked_mul(4)?;
         let bytes = (record.params_words as usize).checked_mul(4)?;
         Some((self.sections.get(SectionKind::Params).get(from..)?.get(..bytes)?, entry))

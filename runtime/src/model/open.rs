@@ -6,7 +6,7 @@ use crate::format::{
     Word,
 };
 use crate::kernels::{Kernels, Portable};
-use crate::ops::{Entry, OpFault, OpKind, OpTable, Operands};
+use crate::ops::{Entry, OpFault, OpKind, OpTable, Operands, require};
 use core::fmt;
 
 /// What of a model is known without a look.
@@ -247,6 +247,7 @@ impl<'m, B: Kernels> Model<'m, B> {
         let io = Operands { record, tensors, weights, proven: trust == Trust::Values };
         let needs = entry.check(words, &io, &cert)?;
         let record = &io.record;
+        require(record.by_rows == 0 || u32::from(record.by_rows) == needs.pieces, OpFault::Params)?;
         let scratch_end = (record.scratch_offset as usize).checked_add(record.scratch_bytes as usize);
         let scratch_fits = record.scratch_bytes >= needs.scratch_bytes && record.scratch_offset.is_multiple_of(16);
         let scratch_end = scratch_end.filter(|&end| scratch_fits && end <= self.sections.arena_bytes);

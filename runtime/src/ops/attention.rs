@@ -381,6 +381,11 @@ impl AttentionParams {
         first: Unit,
         rows: usize,
     ) -> Result<bool, RunFault> {
+        Ok(B::attention(&self.job(operands, first, rows)?, self.out_from(first, to)?))
+    }
+
+    /// `rows` query rows from `first` on.
+    fn job<'a>(&self, operands: &AttentionInputs<'a>, first: Unit, rows: usize) -> Result<AttentionJob<'a>, RunFault> {
         let (q, k) = self.queries_and_keys(operands, first)?;
         let [first_bias, second_bias] = operands.biases;
         let biases = [(first_bias, self.bias0), (second_bias, self.bias1)].map(|(values, view)| {
@@ -390,7 +395,7 @@ impl AttentionParams {
                 column: view.column as usize,
             })
         });
-        let job = AttentionJob {
+        Ok(AttentionJob {
             q,
             k,
             v: self.head_values(operands.v, first)?,
@@ -408,8 +413,7 @@ impl AttentionParams {
             ratio_m: self.ratio_m,
             ratio_shift: self.ratio_shift,
             zero_point: self.zero_point,
-        };
-        Ok(B::attention(&job, self.out_from(first, to)?))
+        })
     }
 
     /// `rows` query rows from `first` on, by blocks of [`ROW_BLOCK`].

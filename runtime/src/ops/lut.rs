@@ -41,10 +41,8 @@ impl Operator for Lut {
             return Ok(());
         }
         let table: &[i16; 256] = memory.inputs.blob::<i16>(self.table)?.first_chunk().ok_or(RunFault::Memory)?;
-        let x = memory.inputs.bytes(0)?.get(range.clone()).ok_or(RunFault::Memory)?;
-        let out = cast_mut::<i16>(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?;
-        // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
-        out.iter_mut().zip(x).for_each(|(out, &x)| *out = table[usize::from(x ^ 0x80)]);
+        let x = memory.inputs.get(0)?.get(range.clone()).ok_or(RunFault::Memory)?;
+        B::lut_wide(x, table, cast_mut::<i16>(memory.out)?.get_mut(range).ok_or(RunFault::Memory)?);
         Ok(())
     }
 

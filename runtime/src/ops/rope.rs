@@ -4,10 +4,8 @@
 //! RoFormer (arXiv 2104.09864), eq. 34. Differs: cosines and sines are a table of 16-bit values, one row per position.
 
 use super::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
-use crate::arith::requant::requantize_i8;
 use crate::format::{Blob, op_params};
-use crate::kernels::Kernels;
-use crate::stepwise::stepwise;
+use crate::kernels::{Kernels, NormRow, RotaryJob, ScoreScale};
 use crate::tensor::Dtype;
 use core::ops::Range;
 
@@ -51,33 +49,6 @@ impl Rope {
     fn width(&self) -> u32 {
         self.heads.saturating_mul(self.head_dim)
     }
-
-    /// One row, with the angles of its position shifted right by `halved` bits.
-    fn rotate<T: Copy + Into<i32>>(&self, x: &[T], angles: &[i16], halved: u32, out: &mut [i8]) {
-        let head_dim = (self.head_dim as usize).max(1);
-        let requantize = |acc: i32| requantize_i8(acc, self.acc_shift, self.multiplier, 0);
-        for (x, out) in stepwise(x.chunks_exact(head_dim)).zip(out.chunks_exact_mut(head_dim)) {
-            let at = |place: usize| x.get(place).map_or(0, |&x| x.into());
-            for (pair, &[cos, sin]) in angles.as_chunks::<2>().0.iter().enumerate() {
-                let (a, b) = self.pair(pair);
-                let (cos, sin) = (i32::from(cos) >> halved, i32::from(sin) >> halved);
-                let rotated = [(a, at(a) * cos - at(b) * sin), (b, at(b) * cos + at(a) * sin)];
-                for (place, acc) in rotated {
-                    if let Some(out) = out.get_mut(place) {
-                        *out = requantize(acc);
-                    }
-                }
-            }
-            for (out, &x) in out.iter_mut().zip(x).skip(self.rotary as usize) {
-                *out = requantize(x.into() * (ONE >> halved));
-            }
-        }
-    }
-
-    /// The places of pair `pair` in a head.
-    fn pair(&self, pair: usize) -> (usize, usize) {
-        if self.interleaved { (2 * pair, 2 * pair + 1) } else { (pair, pair + self.rotary as usize / 2) }
-    }
 }
 
 /// Work of an element.
@@ -103,18 +74,23 @@ impl Operator for Rope {
         let table = memory.inputs.blob::<i16>(self.table)?;
         let pos = memory.inputs.step().pos;
         let wide = memory.inputs.record(0).ok_or(RunFault::Memory)?.dtype == Dtype::I16;
+        let job = RotaryJob {
+            head_dim: self.head_dim as usize,
+            rotary,
+            interleaved: self.interleaved,
+            scale: ScoreScale { acc_shift: self.acc_shift, multiplier: self.multiplier },
+        };
         for row in rows {
             let position = pos.saturating_add(row);
             let beyond = RunFault::Index { value: position as i32, limit: self.capacity };
             let angles = table.get(position as usize * rotary..).and_then(|t| t.get(..rotary)).ok_or(beyond)?;
             let row = row as usize..row as usize + 1;
-            if wide {
-                let x = memory.inputs.rows::<i16>(0, row.clone(), width)?;
-                self.rotate(x, angles, halving(Dtype::I16), memory.out_rows::<i8>(row, width)?.0);
+            let x = if wide {
+                NormRow::I16(memory.inputs.rows(0, row.clone(), width)?)
             } else {
-                let x = memory.inputs.rows::<i8>(0, row.clone(), width)?;
-                self.rotate(x, angles, halving(Dtype::I8), memory.out_rows::<i8>(row, width)?.0);
-            }
+                NormRow::I8(memory.inputs.rows(0, row.clone(), width)?)
+            };
+            B::rotate(&job, x, angles, memory.out_rows::<i8>(row, width)?.0);
         }
         Ok(())
     }

@@ -79,6 +79,7 @@ fn run_at<B: Kernels>(
     let mut record = OpRecord {
         kind: 0,
         chained: false,
+        by_rows: 0,
         inputs: [NO_TENSOR; MAX_INPUTS],
         output: inputs.len() as u16,
         scratch_offset: offset,

@@ -294,7 +294,8 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         // Records and memory by reference: a move would put them on the stack twice.
         let Some(record) = &self.model.op_record(op) else { return Err(RunFault::Memory) };
         let (words, entry) = self.model.op_code(record).ok_or(RunFault::Memory)?;
-        let pieces = if self.model.state().rows > 0 { self.fed(entry, words, pieces) } else { pieces };
+        let pieces =
+            if self.at.rows < self.model.state().rows { self.fed(record, entry, words, pieces) } else { pieces };
         let sections = self.model.sections();
         let (weights, tensors) = (sections.get(SectionKind::Weights), sections.get(SectionKind::Tensors));
         let areas = Areas { arena: self.arena, state: self.state, weights, tensors, step: self.at };

@@ -8,7 +8,7 @@
 //! the state the rows before the position; then the CRC-32 of all of that.
 
 use super::Session;
-use crate::format::{CRC, TensorRecord, field};
+use crate::format::{CRC, OpRecord, TensorRecord, field};
 use crate::kernels::Kernels;
 use crate::ops::{Entry, RunFault, Step};
 use core::fmt;
@@ -96,14 +96,18 @@ impl<B: Kernels> Session<'_, '_, B> {
         self.finished = true;
     }
 
-    /// Of `pieces`, those of rows that were fed, where the pieces of the operator are the rows of a run.
-    pub(super) fn fed(&self, entry: &Entry<B>, words: &[u8], pieces: Range<u32>) -> Range<u32> {
-        let all = entry.needs(words).map(|needs| needs.pieces);
-        if all != Some(self.model.state().rows) || entry.row_access(words).is_none() {
-            return pieces;
-        }
-        let end = pieces.end.min(self.at.rows);
-        pieces.start.min(end)..end
+    /// Of `pieces`, those of rows that were fed, where the operator makes its output by rows: as the record says or, in files
+    /// before 1.7, where the pieces are the rows of a run.
+    pub(super) fn fed(&self, record: &OpRecord, entry: &Entry<B>, words: &[u8], pieces: Range<u32>) -> Range<u32> {
+        let rows = self.model.state().rows;
+        let end = match u32::from(record.by_rows) {
+            0 if entry.needs(words).is_some_and(|needs| needs.pieces == rows) && entry.row_access(words).is_some() => {
+                self.at.rows
+            }
+            0 => return pieces,
+            all => all.checked_mul(self.at.rows).map_or(all, |share| share.div_ceil(rows.max(1))),
+        };
+        pieces.start.min(end)..pieces.end.min(end)
     }
 
     /// Ranges of the state that hold the rows before `position`.

@@ -84,6 +84,7 @@ fn windowed(rows: u32, wide_exp: bool, interleaved: bool, window: Option<u32>) -
         OpRecord {
             kind: 0,
             chained: false,
+            by_rows: 0,
             inputs: all,
             output,
             scratch_offset: arena,

@@ -20,6 +20,7 @@ use shiftformer_convert::import::onnx::{
     ValueInfoProto, type_proto,
 };
 use shiftformer_convert::lower::lower;
+use shiftformer_convert::model_file::parts::ModelParts;
 use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::npz::NpzWriter;
 use shiftformer_convert::pack::{Annotations, pack};
@@ -393,6 +394,28 @@ proptest! {
             assert_eq!(snapshot(session), saved);
             assert_eq!(logits(session, &tokens[cut..], &[1]), rest);
         });
+    }
+}
+
+#[test]
+fn pieces_of_fewer_rows_are_counted_by_the_file() {
+    let [_, many] = rotary();
+    let parts = || ModelParts::of(&many.open::<Portable>().unwrap(), many.annotations());
+    let file = |parts: &ModelParts| ModelFile::from_bytes(&parts.write().unwrap());
+    let counted: Vec<usize> = (0..parts().records.len()).filter(|&op| parts().records[op].by_rows > 0).collect();
+    assert!(counted.len() * 2 > parts().records.len(), "{counted:?}");
+    // Files before 1.7 count none.
+    let mut old = parts();
+    old.records.iter_mut().for_each(|record| record.by_rows = 0);
+    let (old, tokens) = (file(&old).unwrap(), tokens(5));
+    let rows = |file: &ModelFile| with::<Native, _>(file, |session| logits(session, &tokens, &[3, 1, 5]));
+    assert_eq!(rows(&old), rows(many));
+    for op in counted {
+        let mut wrong = parts();
+        wrong.records[op].by_rows -= 1;
+        if wrong.records[op].by_rows > 0 {
+            assert!(file(&wrong).is_err(), "operator {op}");
+        }
     }
 }
 

@@ -71,8 +71,10 @@ pub enum Source {
 pub struct Layout {
     /// Per operator.
     pub ops: Vec<Operands>,
-    /// Model inputs.
+    /// Model inputs; of a model with state, last, the position of the run and its rows.
     pub inputs: Vec<Region>,
+    /// That last one, where there is state.
+    pub step: Option<Region>,
     /// Model outputs.
     pub outputs: Vec<Region>,
     /// One word: 1 + the operator that met an index out of range.
@@ -114,6 +116,8 @@ impl Layout {
                 region
             })
             .collect();
+        let step = (model.state().rows > 0).then(|| memory.region(8, Dtype::I32));
+        let inputs: Vec<Region> = inputs.into_iter().chain(step).collect();
         let mut ops = Vec::with_capacity(model.n_ops());
         for index in 0..model.n_ops() {
             let broken = |reason| GpuError::Op { op: index, reason };
@@ -145,7 +149,7 @@ impl Layout {
             .collect::<Result<_, _>>()?;
         let fault = memory.region(4, Dtype::I32);
         let digests = memory.region(model.n_ops() * 8, Dtype::I32);
-        Ok(Self { ops, inputs, outputs, fault, digests, words: memory.words })
+        Ok(Self { ops, inputs, step, outputs, fault, digests, words: memory.words })
     }
 }
 
@@ -207,7 +211,9 @@ fn source(model: &Model<'_>, current: &[Option<Region>], op: usize, tensor: u16)
     let Some(record) = model.tensor(index) else { return Ok(None) };
     match record.place {
         Place::Constant => Ok(Some(Source::Weights(record))),
-        Place::State => Err(GpuError::Op { op, reason: "it reads state, which the GPU does not keep yet" }),
-        Place::Arena => current.get(index).copied().flatten().map(|r| Some(Source::Region(r))).ok_or(unwritten),
+        // Memory of the batch is kept from one run to the next.
+        Place::Arena | Place::State => {
+            current.get(index).copied().flatten().map(|r| Some(Source::Region(r))).ok_or(unwritten)
+        }
     }
 }

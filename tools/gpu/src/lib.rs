@@ -5,7 +5,8 @@
 //! sample come back.
 //!
 //! - [`Gpu`]: an adapter, opened; [`adapters`] lists them.
-//! - [`GpuModel`]: a model uploaded once and run over batches of samples.
+//! - [`GpuModel`]: a model uploaded once and run over batches of samples. One with state keeps it from one run to the next,
+//!   for each place in the batch; a sample then has one more input, the position and the rows of the run as two `i32`.
 //!
 //! Inside: `layout` gives every operator's output its own memory, `ops` turns operators into dispatches (`step`), and
 //! `executor` runs them, one submission per batch.

@@ -138,12 +138,13 @@ impl TestModel {
             let record = OpRecord {
                 kind: op.kind() as u16,
                 chained: false,
+                by_rows: 0,
                 inputs: *inputs,
                 output: *output,
                 scratch_offset: arena as u32,
                 scratch_bytes: scratch_bytes as u32,
                 params_offset: (first / 4) as u32,
-                params_words: (words.len() / 4) as u32,
+                params_words: (words.len() / 4) as u16,
             };
             arena += scratch_bytes;
             let entry = OpTable::<Portable>::ALL.iter().find(|e| e.kind == op.kind()).ok_or(OpFault::Kind)?;

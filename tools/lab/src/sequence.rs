@@ -1,5 +1,6 @@
 //! Decoders over sequences of tokens: sessions on any backend of this machine, and what their logits are worth.
 
+use crate::backend::{self, BackendError};
 use crate::eval::metrics::argmax;
 use serde::Serialize;
 use shiftformer::kernels::{Kernels, Native, Portable};
@@ -14,9 +15,9 @@ pub enum SequenceRunError {
     /// The model keeps nothing between runs.
     #[error("the model is no decoder: it keeps no keys and values; convert it with --context N")]
     NoDecoder,
-    /// The backend has no sessions.
-    #[error("backend `{0}` runs no decoder yet; available: portable, native")]
-    Backend(String),
+    /// The backend is not there, or failed.
+    #[error("{0}")]
+    Backend(#[from] BackendError),
     /// Tokens and positions.
     #[error("{0}")]
     Tokens(String),
@@ -40,28 +41,31 @@ pub trait Decoder {
     /// Processes `tokens`; `row` is given the bytes of the logits of each.
     ///
     /// # Errors
-    /// As [`Session::prefill`].
-    fn feed(&mut self, tokens: &[u32], row: &mut dyn FnMut(&[u8])) -> Result<(), RunFault>;
+    /// As [`Session::prefill`], and where the backend fails; the state is then as before.
+    fn feed(&mut self, tokens: &[u32], row: &mut dyn FnMut(&[u8])) -> Result<(), SequenceRunError>;
 
     /// Tokens in the state.
     fn position(&self) -> u32;
 
     /// Forgets all tokens.
-    fn reset(&mut self);
+    ///
+    /// # Errors
+    /// Where the backend fails.
+    fn reset(&mut self) -> Result<(), SequenceRunError>;
 }
 
 impl<B: Kernels> Decoder for Session<'_, '_, B> {
-    fn feed(&mut self, tokens: &[u32], row: &mut dyn FnMut(&[u8])) -> Result<(), RunFault> {
+    fn feed(&mut self, tokens: &[u32], row: &mut dyn FnMut(&[u8])) -> Result<(), SequenceRunError> {
         let rows = (self.model().state().rows as usize).max(1);
         let start = self.position();
         for block in tokens.chunks(rows) {
             let done = self.prefill(block);
             if let Err(fault) = done {
                 self.truncate(start);
-                return Err(fault);
+                return Err(SequenceRunError::Run(fault));
             }
             for index in 0..block.len() as u32 {
-                row(self.row_of_output(index).ok_or(RunFault::Memory)?);
+                row(self.row_of_output(index).ok_or(SequenceRunError::Run(RunFault::Memory))?);
             }
         }
         Ok(())
@@ -71,8 +75,9 @@ impl<B: Kernels> Decoder for Session<'_, '_, B> {
         Session::position(self)
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self) -> Result<(), SequenceRunError> {
         Session::reset(self);
+        Ok(())
     }
 }
 
@@ -122,7 +127,7 @@ pub fn with_decoder<T, E: From<SequenceRunError>>(
     match backend {
         "portable" => on::<Portable, T, E>(model, work),
         "native" => on::<Native, T, E>(model, work),
-        other => Err(SequenceRunError::Backend(other.to_owned()).into()),
+        other => work(backend::open_decoder(other, model).map_err(SequenceRunError::Backend)?.as_mut()),
     }
 }
 
@@ -227,7 +232,7 @@ pub fn evaluate(
     let tokenizer = Tokenizer::open(opened.sections()).map_err(|error| SequenceRunError::Tokens(error.to_string()))?;
     with_decoder(model, backend, &mut |decoder| {
         for (index, ids) in data.ids.iter().take(count).enumerate() {
-            decoder.reset();
+            decoder.reset()?;
             let tokens: Vec<u32> = ids.iter().take(length).map(|&id| id as u32).collect();
             let mut at = 0;
             let mut row = |bytes: &[u8]| {
@@ -239,7 +244,7 @@ pub fn evaluate(
                 sums.token(&ours, float, tokens.get(at + 1).copied());
                 at += 1;
             };
-            decoder.feed(&tokens, &mut row).map_err(SequenceRunError::Run)?;
+            decoder.feed(&tokens, &mut row)?;
             if let Some(tokenizer) = &tokenizer {
                 sums.bytes += text_bytes(tokenizer, tokens.get(1..).unwrap_or(&[]))?;
             }
@@ -361,7 +366,7 @@ fn sequences_on(
     with_decoder(model, backend, &mut |decoder| {
         let mut all = Vec::with_capacity(ids.len());
         for ids in ids {
-            decoder.reset();
+            decoder.reset()?;
             let tokens: Vec<u32> = ids.iter().take(length).map(|&id| id as u32).collect();
             let mut rows = Vec::with_capacity(tokens.len());
             let mut row = |bytes: &[u8]| rows.push(bytes.to_vec());
@@ -369,10 +374,7 @@ fn sequences_on(
                 Way::Prefill => tokens.len(),
                 Way::Steps => 1,
             };
-            tokens
-                .chunks(parts.max(1))
-                .try_for_each(|part| decoder.feed(part, &mut row))
-                .map_err(SequenceRunError::Run)?;
+            tokens.chunks(parts.max(1)).try_for_each(|part| decoder.feed(part, &mut row))?;
             all.push(rows);
         }
         Ok(all)

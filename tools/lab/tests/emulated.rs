@@ -4,6 +4,8 @@
 
 use shiftformer::format::{CRC, HEADER_BYTES, Profile, SECTION_ENTRY_BYTES, field, header_crc};
 use shiftformer::kernels::Portable;
+use shiftformer::tensor::Dtype;
+use shiftformer::text::{Logits, ONE, Sampler, Sampling};
 use shiftformer::{Model, Session};
 use shiftformer_convert::convert::{ConvertOptions, convert};
 use shiftformer_convert::data::Dataset;
@@ -11,8 +13,10 @@ use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::graph::{Attention, Binary, Data, DataType, Graph, HeadView, Op, TensorId, Unary};
 use shiftformer_convert::import::{ImportOptions, import};
 use shiftformer_convert::model_file::parts::ModelParts;
-use shiftformer_convert::model_file::{ModelFile, Values};
+use shiftformer_convert::model_file::{ModelFile, Values, integers};
+use shiftformer_convert::sequences::Sequences;
 use shiftformer_lab::backend::{self, Backend, Counts, Qemu, Sample};
+use shiftformer_lab::sequence::{SequenceRunError, compare, with_decoder};
 use shiftformer_link::Machine;
 use std::path::Path;
 use std::process::Command;
@@ -170,6 +174,74 @@ fn instruction_counts_are_repeatable_and_add_up() {
         assert!(counts.steps as usize >= counts.ops.len(), "{name}: {counts:?}");
         assert!(counts.longest_step < counts.total && counts.total < counts.all_steps, "{name}: {counts:?}");
     }
+}
+
+/// The bundled text model, and ids of tokens it knows.
+fn text_model() -> (ModelFile, Vec<u32>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/text/text.sfm");
+    let model = ModelFile::from_bytes(&std::fs::read(path).expect("the model is there")).expect("the model is valid");
+    (model, (0..13).map(|i| i * 37 % 512).collect())
+}
+
+/// What the model writes behind `prompt`, drawn with one seed.
+fn written(model: &ModelFile, backend: &str, prompt: &[u32]) -> Result<Vec<u32>, SequenceRunError> {
+    with_decoder(model, backend, &mut |decoder| {
+        let settings = Sampling { temperature: ONE, top_k: 40, ..Sampling::GREEDY };
+        let mut sampler = Sampler::new(settings, 9).expect("the settings are sound");
+        let (mut tokens, mut next) = (Vec::new(), prompt.to_vec());
+        for _ in 0..12 {
+            let mut last = Vec::new();
+            decoder.feed(&next, &mut |row| last = row.to_vec())?;
+            let logits: Vec<i16> = integers(&last, Dtype::I16).into_iter().map(|v| v as i16).collect();
+            let mut scratch = vec![0; logits.len()];
+            let token = sampler.next(Logits::i16(&logits, 0), 1 << 20, &[], &mut scratch).expect("there is one");
+            tokens.push(token);
+            next = vec![token];
+        }
+        assert_eq!(decoder.position() as usize, prompt.len() + 11);
+        Ok(tokens)
+    })
+}
+
+#[test]
+fn one_seed_gives_one_text_on_every_machine() {
+    let (model, prompt) = text_model();
+    let here = written(&model, "portable", &prompt).expect("the model runs");
+    assert_eq!(written(&model, "native", &prompt).expect("the model runs"), here);
+    let ids = Sequences { ids: vec![prompt.iter().map(|&id| i64::from(id)).collect()], logits: None };
+    for name in backend::names().iter().filter(|name| name.starts_with("qemu:") && !name.contains("microbit")) {
+        if open(name, &model).is_none() {
+            return;
+        }
+        assert_eq!(written(&model, name, &prompt).expect("the model runs"), here, "{name}");
+        let backends = ["portable".to_owned(), name.clone()];
+        let compared = compare(&model, &backends, &ids, None).expect("the model runs");
+        assert!(compared.equal, "{name}: {:?}", compared.differences);
+    }
+}
+
+#[test]
+fn a_machine_that_refuses_tokens_goes_on_where_it_was() {
+    let (model, prompt) = text_model();
+    let name = "qemu:mps2-an386";
+    if open(name, &model).is_none() {
+        return;
+    }
+    let logits = |bad: &[u32]| {
+        with_decoder(&model, name, &mut |decoder| {
+            decoder.feed(&prompt, &mut |_| ())?;
+            if !bad.is_empty() {
+                let refused = decoder.feed(bad, &mut |_| ()).expect_err("the tokens are refused").to_string();
+                assert!(refused.contains("512") || refused.contains("no position is left"), "{refused}");
+            }
+            let mut rows = Vec::new();
+            decoder.feed(&prompt, &mut |row| rows.push(row.to_vec()))?;
+            Ok::<_, SequenceRunError>(rows)
+        })
+        .expect("the model runs")
+    };
+    assert_eq!(logits(&[1, 2, 3, 4, 5, 512]), logits(&[]));
+    assert_eq!(logits(&[1; 128]), logits(&[]));
 }
 
 #[test]

@@ -16,6 +16,8 @@ struct Process {
 
 impl Host for Process {
     fn read(&mut self, buffer: &mut [u8]) -> Result<(), HostError> {
+        // Whoever sends what is read next may wait for the answer so far.
+        self.answer.flush().map_err(|_| HostError)?;
         self.samples.read_exact(buffer).map_err(|_| HostError)
     }
 

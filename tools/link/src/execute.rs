@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use shiftformer::format::SECTION_ALIGN;
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::OpTable;
-use shiftformer::{Model, ModelError, Observer, Part, Progress, Proven, Session};
+use shiftformer::{Model, ModelError, Observer, Part, Progress, Proven, RunFault, Session};
 
 /// The connection to the host could not carry on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,16 +105,19 @@ fn run<B: Kernels>(job: &Job, bytes: &[u8], arena: &mut [u8], host: &mut impl Ho
     let (state, arena) =
         kept.ok_or_else(|| Fault::of(&"the machine has too little memory for the state of the model"))?;
     let mut session = Session::with_state(&model, arena, state).map_err(|e| Fault::of(&e))?;
+    if job.tokens {
+        return blocks_of_tokens(&mut session, host);
+    }
     if job.measure {
-        read_inputs(&mut session, host)?;
+        read_inputs(job, &mut session, host)?;
         let record = measure(&mut session, host)?;
         put(host, record)?;
-        read_inputs(&mut session, host)?;
+        read_inputs(job, &mut session, host)?;
         let record = overhead(file, &mut session, host)?;
         put(host, record)?;
     }
     for _ in 0..job.samples {
-        read_inputs(&mut session, host)?;
+        read_inputs(job, &mut session, host)?;
         let mut reporter =
             Reporter { host, dump_op: job.dump_op.map(usize::from), started: 0, ticks: 0, broken: Ok(()) };
         session.run_with(&mut reporter).map_err(|e| Fault::of(&e))?;
@@ -144,8 +147,70 @@ fn interval<H: Host, R>(host: &mut H, work: impl FnOnce(&mut H) -> R) -> (u32, R
     (host.ticks().wrapping_sub(from), result)
 }
 
-fn read_inputs<B: Kernels>(session: &mut Session<'_, '_, B>, host: &mut impl Host) -> Result<(), HostError> {
+/// Tokens of a run at most: a model with more rows runs with fewer.
+const TOKENS: usize = 64;
+
+/// Blocks of tokens until an empty one, see [`Job::RESET`].
+#[expect(clippy::result_large_err, reason = "there is no heap to put the text of a fault in")]
+fn blocks_of_tokens<B: Kernels>(session: &mut Session<'_, '_, B>, host: &mut impl Host) -> Result<(), Fault> {
+    let state = session.model().state();
+    loop {
+        let count = read_word(host)?;
+        match count {
+            0 => return Ok(()),
+            Job::RESET => session.reset(),
+            count => {
+                let before = session.position();
+                let mut left = count as usize;
+                let mut fault = (u64::from(before) + u64::from(count) > u64::from(state.capacity))
+                    .then_some(RunFault::Full { capacity: state.capacity });
+                while left > 0 {
+                    // All tokens are read, whatever becomes of those before.
+                    let mut tokens = [0; TOKENS];
+                    let rows = (state.rows as usize).clamp(1, TOKENS).min(left);
+                    let block = tokens.get_mut(..rows).unwrap_or(&mut []);
+                    for token in &mut *block {
+                        *token = read_word(host)?;
+                    }
+                    left -= rows;
+                    if fault.is_some() {
+                        continue;
+                    }
+                    fault = session.prefill(block).err();
+                    for row in 0..rows as u32 {
+                        if fault.is_none() {
+                            put(host, Record::Output(session.row_of_output(row).unwrap_or(&[])))?;
+                        }
+                    }
+                }
+                match fault.map(|fault| Fault::of(&fault)) {
+                    None => put(host, Record::SampleEnd)?,
+                    Some(Fault::Text(text)) => {
+                        session.truncate(before);
+                        put(host, Record::Rejected(text.as_bytes()))?;
+                    }
+                    Some(fault @ Fault::Host(_)) => return Err(fault),
+                }
+            }
+        }
+    }
+}
+
+fn read_word(host: &mut impl Host) -> Result<u32, HostError> {
+    let mut word = [0; size_of::<u32>()];
+    host.read(&mut word)?;
+    Ok(u32::from_le_bytes(word))
+}
+
+#[expect(clippy::result_large_err, reason = "there is no heap to put the text of a fault in")]
+fn read_inputs<B: Kernels>(job: &Job, session: &mut Session<'_, '_, B>, host: &mut impl Host) -> Result<(), Fault> {
     session.reset();
+    for _ in 0..job.position {
+        session.push(0).map_err(|e| Fault::of(&e))?;
+    }
+    if job.position > 0 {
+        session.feed(1).map_err(|e| Fault::of(&e))?;
+    }
     let mut index = 0;
     while let Some(input) = session.input_mut(index) {
         host.read(input)?;

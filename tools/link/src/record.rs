@@ -39,6 +39,8 @@ pub enum Record<'a> {
     SampleEnd,
     /// The job failed: why, as UTF-8 text.
     Failed(&'a [u8]),
+    /// The block of tokens was not taken, the state is as before: why, as UTF-8 text.
+    Rejected(&'a [u8]),
     /// Last record of a job that succeeded.
     Done,
 }
@@ -91,6 +93,7 @@ impl Record<'_> {
             Record::SampleEnd => tagged(&mut words, &mut tail, 6, &[]),
             Record::Failed(text) => tagged(&mut words, &mut tail, 7, text),
             Record::Done => tagged(&mut words, &mut tail, 8, &[]),
+            Record::Rejected(text) => tagged(&mut words, &mut tail, 10, text),
         };
         let mut bytes = [0; 32];
         for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
@@ -150,6 +153,7 @@ fn split(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
         6 => Record::SampleEnd,
         7 => Record::Failed(payload),
         8 => Record::Done,
+        10 => Record::Rejected(payload),
         9 => whole(6).map(|()| {
             Record::Overhead(Overhead { open: a, open_proven: b, steps: c, all_steps: d, longest: e, longest_op: f })
         })?,
@@ -163,7 +167,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    const ALL: [Record<'_>; 9] = [
+    const ALL: [Record<'_>; 10] = [
         Record::Calibration { instructions: 2000, ticks: 12_800, empty_ticks: 40 },
         Record::Inference { ticks: 7, stack_bytes: 900 },
         Record::Overhead(Overhead { open: 1, open_proven: 2, steps: 3, all_steps: 4, longest: 5, longest_op: 6 }),
@@ -172,6 +176,7 @@ mod tests {
         Record::Output(&[]),
         Record::SampleEnd,
         Record::Failed(b"no"),
+        Record::Rejected(b"full"),
         Record::Done,
     ];
 

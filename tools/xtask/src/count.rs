@@ -36,6 +36,8 @@ enum Source {
     Example(&'static str),
     /// The bundled digits, as the demo has them.
     Digits,
+    /// A file of the repository.
+    Bundled(&'static str),
 }
 
 const fn public(name: &'static str, onnx: &'static str, data: &'static str) -> Model {
@@ -48,12 +50,15 @@ const BLOCK: Model = public("block", BLOCK_ONNX, "models/block/block-50x64.npz")
 const KWT: Model = public("kwt1", "models/kwt1/kwt1.onnx", "models/kwt1/eval.npz");
 const DEIT: Model = public("deit-tiny", "models/deit-tiny/deit-tiny-random.onnx", "models/deit-tiny/eval.npz");
 const DIGITS: Model = Model { name: "digits", source: Source::Digits };
+const TEXT: Model = Model { name: "text", source: Source::Bundled("models/text/text.sfm") };
 const TOKEN: Model = Model { name: "token", source: Source::Example("token") };
 
 /// What of a model is counted.
 enum Part {
     /// The whole inference.
     Whole,
+    /// The whole inference of one token of a decoder behind this many.
+    Behind(u32),
     /// The last operator of this kind with this many multiply-accumulates; the figure is per multiply-accumulate.
     Op { kind: &'static str, macs: u64 },
     /// Bytes of stack that the whole inference needs, not its instructions.
@@ -80,7 +85,7 @@ struct Row {
 
 /// CMSIS-NN commit 99f736a, GCC 12.2 -O3 (M55: clang 18), counted in the same emulator; the block without LayerNorm and
 /// GELU, which it lacks.
-const ROWS: [Row; 18] = [
+const ROWS: [Row; 22] = [
     linear("M4: linear 50x64x192", &BLOCK, 50 * 64 * 192, "2.08", 0.95),
     linear("M4: linear 50x128x64", &BLOCK, 50 * 128 * 64, "1.77", 0.92),
     linear("M4: linear 197x192x576", &DEIT, 197 * 192 * 576, "1.62", 0.88),
@@ -102,7 +107,16 @@ const ROWS: [Row; 18] = [
     on_m4("M4: longest step of digits", &DIGITS, Part::LongestStep, 60e3),
     on_m4("M4: longest step of KWT-1", &KWT, Part::LongestStep, 60e3),
     on_m4("M4: KWT-1 in steps, % more", &KWT, Part::Stepping, 8.0),
+    token("M4: text model, one token at position 64", "mps2-an386", 0.42e6),
+    token("M33: text model, one token at position 64", "mps2-an505", 0.42e6),
+    token("M55: text model, one token at position 64", "mps3-an547", 0.16e6),
+    token("M0: text model, one token at position 64", "m0-large", 2.2e6),
 ];
+
+/// A token of the bundled text model behind 64 others.
+const fn token(work: &'static str, board: &'static str, target: f64) -> Row {
+    Row { part: Part::Behind(64), ..whole(work, board, &TEXT, "-", target) }
+}
 
 const fn on_m4(work: &'static str, model: &'static Model, part: Part, target: f64) -> Row {
     Row { part, ..whole(work, "mps2-an386", model, "-", target) }
@@ -208,6 +222,7 @@ fn convert(shared: &Path, model: &Model) -> Result<PathBuf, Error> {
             run(example.arg(&file).current_dir(root()))?;
         }
         Source::Digits => run(&mut digits::convert(shiftformer(), &file))?,
+        Source::Bundled(path) => return Ok(root().join(path)),
     }
     Ok(file)
 }
@@ -219,6 +234,9 @@ fn count(file: &Path, shared: &Path, row: &Row) -> Result<Bench, Error> {
         bench.arg("--data").arg(shared.join(data));
     }
     let doing = format!("count {} on {}", row.model.name, row.board);
+    if let Part::Behind(position) = row.part {
+        bench.args(["--position", &position.to_string()]);
+    }
     let json = output(&mut bench).ok_or_else(|| Error::Command(doing.clone()))?;
     serde_json::from_str(&json).map_err(|e| Error::Check(format!("{doing}: {e}")))
 }
@@ -226,7 +244,7 @@ fn count(file: &Path, shared: &Path, row: &Row) -> Result<Bench, Error> {
 /// Instructions of the whole, or per multiply-accumulate of a part, or bytes of stack.
 fn figure(bench: &Bench, part: &Part) -> Option<f64> {
     match part {
-        Part::Whole => Some(bench.instructions as f64),
+        Part::Whole | Part::Behind(_) => Some(bench.instructions as f64),
         Part::Stack => Some(bench.stack_bytes as f64),
         Part::Open => Some(bench.open_proven as f64),
         Part::LongestStep => Some(bench.longest_step as f64),

@@ -16,8 +16,23 @@ const FOLDER: &str = "runtime/src/kernels";
 const NOT_TAKEN: &str = "attention";
 
 /// Rows of hosts that are as fast value by value, see the text: table and method.
-const VALUE_BY_VALUE: [(&str, &str); 3] =
-    [("AVX-VNNI, AVX2", "lut_in_place"), ("of Armv7", "lut_in_place"), ("of Armv7", "lut_i16_in_place")];
+const VALUE_BY_VALUE: [(&str, &str); 15] = [
+    ("AVX-VNNI, AVX2", "lut_in_place"),
+    ("of Armv7", "lut_in_place"),
+    ("of Armv7", "lut_i16_in_place"),
+    ("NEON with SMMLA", "multiply"),
+    ("NEON with SMMLA", "rotate"),
+    ("NEON with SMMLA", "lut_wide"),
+    ("with SDOT", "multiply"),
+    ("with SDOT", "rotate"),
+    ("with SDOT", "lut_wide"),
+    ("with SMULL", "multiply"),
+    ("with SMULL", "rotate"),
+    ("with SMULL", "lut_wide"),
+    ("of Armv7", "multiply"),
+    ("of Armv7", "rotate"),
+    ("of Armv7", "lut_wide"),
+];
 
 /// A table of kernels.
 struct Table {

@@ -1,7 +1,7 @@
-//! Dense layers, two rows at a time by [`super::pair`].
+//! Dense layers, two rows at a time by [`super::pair`], a row left over by [`super::row`].
 
-use super::pair;
 use super::product::Factor;
+use super::{pair, row};
 use crate::arith::requant::{sat_i8, sat_i16};
 use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, linear_scratch_bytes, portable};
 
@@ -87,10 +87,57 @@ impl<'j, 's> Dense<'j, 's> {
         fits.then_some(Self { job, x, scratch, panel, padded_k })
     }
 
+    /// The last row, where it has no other beside it.
+    fn single(&mut self, row: usize, mut epilogue: impl FnMut(Part<'_>)) {
+        let job = self.job;
+        let x = self.x.get(row * job.x_stride..).and_then(|x| x.get(..job.k)).unwrap_or(&[]);
+        let Some((body, pad)) = self.scratch.get_mut(..self.padded_k).and_then(|wide| wide.split_at_mut_checked(job.k))
+        else {
+            return;
+        };
+        body.iter_mut().zip(x).for_each(|(to, &from)| *to = i32::from(from));
+        pad.iter_mut().for_each(|to| *to = 0);
+        let panel_bytes = job.weights.format.panel_bytes(job.k);
+        for channel in (0..job.n).step_by(Sums::CHANNELS) {
+            let count = (job.n - channel).min(Sums::CHANNELS);
+            let mut sums = Sums::new();
+            let packed = job.weights.bytes.get(channel / PANEL * panel_bytes..).unwrap_or(&[]);
+            if self.panel.is_empty() {
+                self.panels(channel, count.div_ceil(PANEL), packed, &mut sums.0);
+            } else {
+                for (index, sums) in sums.0.chunks_mut(PANEL).enumerate().take(count.div_ceil(PANEL)) {
+                    job.weights.format.unpack(packed.get(index * panel_bytes..).unwrap_or(&[]), self.panel);
+                    self.panels(channel + index * PANEL, 1, self.panel, sums);
+                }
+            }
+            let multipliers = job.multipliers.get(channel..channel + count).unwrap_or(&[]);
+            epilogue(Part { start: row * job.out_stride + channel, row: 0, multipliers, sums: &sums });
+        }
+    }
+
+    /// Sums of one row by `panels` panels from channel `first` on, with the 8-bit weights of these.
+    fn panels(&self, first: usize, panels: usize, weights: &[u8], sums: &mut [[i32; 2]]) {
+        debug_assert!(sums.len() >= panels * PANEL);
+        let x = self.scratch.as_ptr().expose_provenance();
+        let frame = row::Dense {
+            out: sums.as_mut_ptr().expose_provenance(),
+            bias: self.job.bias.as_ptr().expose_provenance() + first * size_of::<i32>(),
+            panels,
+            weights: weights.as_ptr().expose_provenance(),
+            x,
+            x_end: x + self.padded_k * size_of::<i32>(),
+        };
+        // SAFETY: `new` compared weights and bias, which have whole panels, with N and K; the scratch holds `padded_k` values.
+        unsafe { row::dense(&frame) };
+    }
+
     /// Rows `first` and, where there is one, `first + 1`, part by part through `epilogue`.
     fn rows(&mut self, first: usize, mut epilogue: impl FnMut(Part<'_>)) {
         let job = self.job;
-        let second = (first + 1).min(job.rows - 1);
+        if first + 1 == job.rows {
+            return self.single(first, epilogue);
+        }
+        let second = first + 1;
         let row = |index: usize| self.x.get(index * job.x_stride..).and_then(|x| x.get(..job.k)).unwrap_or(&[]);
         widen_pair(row(first), row(second), self.padded_k, self.scratch);
         for channel in (0..job.n).step_by(Sums::CHANNELS) {
@@ -98,8 +145,7 @@ impl<'j, 's> Dense<'j, 's> {
             let mut sums = Sums::new();
             self.part_sums(channel, count, &mut sums);
             let multipliers = job.multipliers.get(channel..channel + count).unwrap_or(&[]);
-            let rows = [first, second];
-            for (index, row) in rows.iter().enumerate().take(if first == second { 1 } else { 2 }) {
+            for (index, row) in [first, second].iter().enumerate() {
                 let part = Part { start: row * job.out_stride + channel, row: index, multipliers, sums: &sums };
                 epilogue(part);
             }

@@ -2,7 +2,8 @@
 //!
 //! - [`block`]: five rows by one channel, the bulk of a dense layer and of attention;
 //! - [`row`]: one row by four channels, for a single token;
-//! - [`softmax`], [`norm`]: the rows between the products;
+//! - [`attend`]: a token over its cache;
+//! - [`softmax`], [`norm`], [`pointwise`]: the rows between the products;
 //! - [`windows`]: depthwise convolutions.
 #![allow(unsafe_code)]
 
@@ -21,11 +22,13 @@ macro_rules! core {
     };
 }
 
+mod attend;
 mod block;
 mod dense;
 mod dot;
 mod ins;
 mod norm;
+mod pointwise;
 mod row;
 mod softmax;
 mod widen;
@@ -54,9 +57,13 @@ kernels! {
     scale_row => softmax::scale_row,
     transpose => portable,
     attention => portable,
+    attend => attend::attend,
     norm_row => norm::norm_row,
     norm_rows => portable,
     requant => portable,
+    multiply => pointwise::multiply,
+    rotate => pointwise::rotate,
+    lut_wide => portable,
     lut_in_place => portable,
     lut_i16_in_place => portable,
     add_i16_in_place => portable,

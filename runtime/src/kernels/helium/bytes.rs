@@ -30,6 +30,31 @@ pub fn lut_in_place(data: &mut [i8], table: &[i8; 256]) {
     }
 }
 
+/// [`crate::kernels::Kernels::lut_wide`].
+pub fn lut_wide(x: &[i8], table: &[i16; 256], out: &mut [i16]) {
+    let len = x.len().min(out.len());
+    if len == 0 {
+        return;
+    }
+    // SAFETY: the predicated loop reads and writes `len` elements; an offset from the middle of the table is a byte.
+    unsafe {
+        asm!(
+            "vdup.16 q2, {flip}",
+            "dlstp.16 lr, {len}",
+            "2:",
+            "vldrb.u16 q0, [r1], #8",
+            // XOR with 0x80 is + 128 as an index.
+            "veor q0, q0, q2",
+            "vldrh.u16 q1, [{table}, q0, uxtw #1]",
+            "vstrh.16 q1, [r4], #16",
+            "letp lr, 2b",
+            flip = in(reg) 0x80, len = in(reg) len, table = in(reg) table.as_ptr(), out("d4") _, out("d5") _,
+            inout("r1") x.as_ptr() => _, inout("r4") out.as_mut_ptr() => _,
+            out("lr") _, out("d0") _, out("d1") _, out("d2") _, out("d3") _, options(nostack)
+        );
+    }
+}
+
 /// Elements gathered by one load; offsets of 16 bits reach the last of them.
 const LANES: usize = 8;
 

@@ -1,15 +1,17 @@
 //! Cortex-M52, M55 and M85: the vector extension of Armv8.1-M (`VMLADAVA`, `VRMULH`, tail-predicated loops).
 //!
-//! - [`quad`]: one row by four channels, under all products; [`scores`]: narrow heads;
-//! - [`softmax`], [`norm`], [`bytes`]: the rows between the products;
+//! - [`quad`]: one row by four channels, under all products; [`scores`]: narrow heads; [`attend`]: a token over its cache;
+//! - [`softmax`], [`norm`], [`rotary`], [`bytes`]: the rows between the products;
 //! - [`windows`]: depthwise convolutions and pools.
 #![allow(unsafe_code)]
 
+mod attend;
 mod bytes;
 mod dense;
 mod dot;
 mod norm;
 mod quad;
+mod rotary;
 mod scores;
 mod softmax;
 mod windows;
@@ -37,9 +39,13 @@ kernels! {
     scale_row => softmax::scale_row,
     transpose => bytes::transpose,
     attention => portable,
+    attend => attend::attend,
     norm_row => norm::norm_row,
     norm_rows => portable,
     requant => portable,
+    multiply => norm::multiply,
+    rotate => rotary::rotate,
+    lut_wide => bytes::lut_wide,
     lut_in_place => bytes::lut_in_place,
     lut_i16_in_place => portable,
     add_i16_in_place => norm::add_i16_in_place,

@@ -1,11 +1,11 @@
-//! Normalization of one row and the residual addition.
+//! Normalization of one row, the residual addition, products.
 //!
 //! # Instructions
 //! Statistics of eight 16-bit elements: 4. Four values: 13 (`VLDRH`, `VMUL`, `VADD`, `VSHL`, `VRMULH` twice, two loads,
 //! `VADD`, `VSHR`, narrowing, store, `LETP`). Four additions: 9.
 
 use crate::arith::norm::{Affine, FRACTION_I8, FRACTION_I16, RowNorm};
-use crate::kernels::{NormJob, NormOut, NormRow};
+use crate::kernels::{NormJob, NormOut, NormRow, ScoreScale, portable};
 use core::arch::asm;
 
 /// [`crate::kernels::Kernels::norm_row`].
@@ -145,6 +145,43 @@ pub fn add_i16_in_place(out: &mut [i16], b: &[i16], ma: i32, mb: i32, bias: i32,
             len = in(reg) len, ma = in(reg) ma, mb = in(reg) mb, bias = in(reg) bias, shift = in(reg) -(shift as i32),
 
             inout("r1") out.as_mut_ptr() => _, inout("r4") b.as_ptr() => _, out("lr") _, out("d0") _, out("d1") _, out("d2") _, out("d3") _, options(nostack)
+        );
+    }
+}
+
+/// [`crate::kernels::Kernels::multiply`].
+pub fn multiply(a: NormRow<'_>, b: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 3], scale: ScoreScale) {
+    let (a, b, out) = match (a, b, out) {
+        (NormRow::I16(a), NormRow::I16(b), NormOut::I8(out)) => (a, b, out),
+        (a, b, out) => return portable::multiply(a, b, out, zeros, scale),
+    };
+    let len = a.len().min(b.len()).min(out.len());
+    if len == 0 {
+        return;
+    }
+    let [zero_a, zero_b, zero_out] = zeros;
+    // SAFETY: the predicated loop reads and writes `len` elements.
+    unsafe {
+        asm!(
+            "vdup.32 q2, {multiplier}",
+            "dlstp.32 lr, {len}",
+            "2:",
+            "vldrh.s32 q0, [r1], #8",
+            "vldrh.s32 q1, [r4], #8",
+            "vadd.i32 q0, q0, {zero_a}",
+            "vadd.i32 q1, q1, {zero_b}",
+            "vmul.i32 q0, q0, q1",
+            "vshl.s32 q0, {shift}",
+            "vrmulh.s32 q0, q0, q2",
+            "vadd.i32 q0, q0, {zero_out}",
+            "vqmovnb.s32 q0, q0",
+            "vqmovnb.s16 q0, q0",
+            "vstrb.32 q0, [r5], #4",
+            "letp lr, 2b",
+            multiplier = in(reg) scale.multiplier, len = in(reg) len, zero_a = in(reg) -zero_a,
+            zero_b = in(reg) -zero_b, zero_out = in(reg) zero_out, shift = in(reg) scale.acc_shift,
+            inout("r1") a.as_ptr() => _, inout("r4") b.as_ptr() => _, inout("r5") out.as_mut_ptr() => _, out("lr") _,
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, options(nostack)
         );
     }
 }

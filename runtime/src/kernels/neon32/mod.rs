@@ -95,6 +95,7 @@ kernels! {
     transpose => available!(rows::transpose),
     // In blocks of rows, by the rows above.
     attention => portable,
+    attend => portable,
     depthwise => available!(windows::depthwise),
     depthwise_wide => available!(windows::depthwise_wide),
     pool => available!(windows::pool),
@@ -102,6 +103,9 @@ kernels! {
     // Row by row.
     norm_rows => portable,
     requant => available!(rows::requant),
+    multiply => portable,
+    rotate => portable,
+    lut_wide => portable,
     lut_in_place => portable,
     lut_i16_in_place => portable,
     add_i16_in_place => available!(rows::add_i16_in_place),

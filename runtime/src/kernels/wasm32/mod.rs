@@ -42,6 +42,8 @@ kernels! {
     transpose => portable,
     // In blocks of rows, by the rows above.
     attention => portable,
+    // By the rows above.
+    attend => portable,
     depthwise => portable,
     depthwise_wide => portable,
     pool => portable,
@@ -49,6 +51,9 @@ kernels! {
     // Row by row.
     norm_rows => portable,
     requant => rows::requant,
+    multiply => portable,
+    rotate => portable,
+    lut_wide => portable,
     // There is no look-up in more than 16 bytes.
     lut_in_place => portable,
     lut_i16_in_place => portable,

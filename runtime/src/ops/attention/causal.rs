@@ -1,11 +1,9 @@
 //! Attention of the rows of a run to everything at or before them, or to the last of it, over keys and values in the state.
 
-use super::{AttentionInputs, AttentionParams, HeadView, OutRows, SCORE_WORK, ScoreRows, Unit, exp_row};
+use super::{AttentionInputs, AttentionParams, OutRows, SCORE_WORK, Unit};
 use crate::format::{MAX_INPUTS, op_params};
-use crate::kernels::{Kernels, ROW_BLOCK, linear_scratch_bytes};
-use crate::ops::memory::{cast, cast_mut};
+use crate::kernels::{AttentionJob, Kernels, ROW_BLOCK, attend_scratch_bytes};
 use crate::ops::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
-use crate::stepwise::stepwise;
 use core::ops::Range;
 
 op_params! {
@@ -47,36 +45,44 @@ impl AttentionParams {
     }
 
     /// Rows of the state that the query at position `at` sees.
-    fn seen(&self, at: u32, window: u32) -> Range<u32> {
+    fn seen(&self, at: u32, window: u32) -> Range<usize> {
         let end = at.saturating_add(1);
         let first = if end <= self.n_k { end.saturating_sub(window) } else { 0 };
-        first..end.min(self.n_k)
+        first as usize..end.min(self.n_k) as usize
     }
 
     fn run_causal<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>, keys: u32) -> Result<(), RunFault> {
         let operands = AttentionInputs { v: memory.inputs.get(2)?, ..self.score_operands(&memory.inputs)? };
         let pos = memory.inputs.step().pos;
+        let (window, skipped) = (memory.output.window, memory.skipped());
+        // Heads that share keys and values and lie apart are the rows of one job.
+        let apart = self.q.head >= self.head_dim && self.out.head >= self.v_dim && self.kv_group > 0;
+        let (group, [q_stride, out_stride]) =
+            if apart { (self.kv_group, [self.q.head, self.out.head]) } else { (1, [self.q.row, self.out.row]) };
         for row in rows {
             let seen = self.seen(pos.saturating_add(row), keys);
-            let from = |view: HeadView| HeadView {
-                offset: view.offset.saturating_add(view.row.saturating_mul(seen.start)),
-                ..view
-            };
-            let p = AttentionParams { n_k: seen.end - seen.start, k: from(self.k), v: from(self.v), ..*self };
-            for head in 0..p.heads {
-                row_of_head::<B>(&p, &operands, memory, Unit { batch: 0, head, row })?;
+            for head in (0..self.heads).step_by(group as usize) {
+                let first = Unit { batch: 0, head, row };
+                let all = self.job(&operands, first, group as usize)?;
+                let job = &AttentionJob {
+                    k: all.k.get(seen.start * all.k_stride..).ok_or(RunFault::Memory)?,
+                    v: all.v.get(seen.start * all.v_stride..).ok_or(RunFault::Memory)?,
+                    n_k: seen.len(),
+                    q_stride: q_stride as usize,
+                    out_stride: out_stride as usize,
+                    ..all
+                };
+                let out = self.out_from(first, OutRows { bytes: &mut *memory.out, window, skipped })?;
+                if !(B::ATTENDS && B::attention(job, out)) {
+                    B::attend(job, out, memory.scratch);
+                }
             }
         }
         Ok(())
     }
 
     fn causal_scratch_bytes(&self) -> u32 {
-        RowScratch::sizes(self).iter().sum::<usize>() as u32
-    }
-
-    fn causal_work(&self) -> u32 {
-        // The values of a head are transposed for every row.
-        self.heads.saturating_mul(self.score_work().saturating_add(self.transpose_work()))
+        attend_scratch_bytes(self.n_k as usize, self.head_dim as usize, self.v_dim as usize, self.wide_exp) as u32
     }
 
     fn causal_division(&self) -> Division {
@@ -112,7 +118,8 @@ impl Operator for CausalAttention {
     }
 
     fn piece_work(&self) -> u32 {
-        self.attention.causal_work()
+        let p = &self.attention;
+        p.heads.saturating_mul(p.score_work())
     }
 
     fn pieces(&self) -> u32 {
@@ -153,7 +160,8 @@ impl Operator for WindowedAttention {
     }
 
     fn piece_work(&self) -> u32 {
-        self.attention.causal_work()
+        let p = &self.attention;
+        p.heads.saturating_mul(p.score_work())
     }
 
     fn pieces(&self) -> u32 {
@@ -170,66 +178,5 @@ impl Operator for WindowedAttention {
 
     fn row_access(&self) -> Option<RowAccess> {
         Some(self.attention.causal_row_access())
-    }
-}
-
-/// One query row of one head.
-fn row_of_head<B: Kernels>(
-    p: &AttentionParams,
-    operands: &AttentionInputs<'_>,
-    memory: &mut Memory<'_>,
-    unit: Unit,
-) -> Result<(), RunFault> {
-    let (window, skipped) = (memory.output.window, memory.skipped());
-    let to = OutRows { bytes: &mut *memory.out, window, skipped };
-    if B::ATTENDS && p.attend::<B>(operands, to, unit, 1)? {
-        return Ok(());
-    }
-    let RowScratch { scores, exps, acc } = RowScratch::split(p, memory.scratch)?;
-    let to = ScoreRows { scores: &mut *scores, stride: p.padded_keys(), scratch: &mut *acc };
-    p.scores::<B>(operands, unit, 1, to)?;
-    let keys = p.n_k as usize;
-    let sum = exp_row::<B>(p.wide_exp, scores.get(..keys).unwrap_or(&[]), exps)?;
-    let acc = cast_mut::<i32>(acc)?.get_mut(..p.v_dim as usize).ok_or(RunFault::Memory)?;
-    acc.fill(0);
-    let values = p.head_values(operands.v, unit)?;
-    let rows = stepwise(values.chunks((p.v.row as usize).max(1)));
-    if p.wide_exp {
-        rows.zip(cast::<u16>(exps)?).take(keys).for_each(|(row, &e)| add_weighted(acc, row, i32::from(e)));
-    } else {
-        rows.zip(&*exps).take(keys).for_each(|(row, &e)| add_weighted(acc, row, i32::from(e)));
-    }
-    p.values::<B>(acc, &[sum], unit, OutRows { bytes: &mut *memory.out, window, skipped })
-}
-
-/// `acc += weight * row`: a row of values as it lies in the cache, which the next run would have to transpose again.
-fn add_weighted(acc: &mut [i32], row: &[i8], weight: i32) {
-    acc.iter_mut().zip(row).for_each(|(acc, &value)| *acc = acc.wrapping_add(weight.wrapping_mul(i32::from(value))));
-}
-
-/// The scratch areas of one row: its scores, its exponentials, the sums of its values.
-///
-/// The last one serves the dot products of the scores before.
-struct RowScratch<'s> {
-    scores: &'s mut [i32],
-    exps: &'s mut [u8],
-    acc: &'s mut [u8],
-}
-
-impl<'s> RowScratch<'s> {
-    fn sizes(p: &AttentionParams) -> [usize; 3] {
-        let acc = (p.v_dim as usize * size_of::<i32>()).next_multiple_of(16);
-        [
-            p.padded_keys() * size_of::<i32>(),
-            p.exp_bytes().next_multiple_of(16),
-            acc.max(linear_scratch_bytes(p.head_dim as usize)),
-        ]
-    }
-
-    fn split(p: &AttentionParams, bytes: &'s mut [u8]) -> Result<Self, RunFault> {
-        let [scores, exps, acc] = Self::sizes(p);
-        let (scores, rest) = bytes.split_at_mut_checked(scores).ok_or(RunFault::Memory)?;
-        let (exps, rest) = rest.split_at_mut_checked(exps).ok_or(RunFault::Memory)?;
-        Ok(Self { scores: cast_mut(scores)?, exps, acc: rest.get_mut(..acc).ok_or(RunFault::Memory)? })
     }
 }

@@ -100,10 +100,17 @@ kernels! {
     transpose => portable,
     // Not taken.
     attention => portable,
+    // Of the methods above.
+    attend => portable,
     norm_row => norm_row,
     norm_rows => portable,
     // On hosts alone: `scale_scores` and sums around it are what devices compute with.
     requant => portable,
+    // Their products and sums are seen by the operator's reference.
+    multiply => portable,
+    rotate => portable,
+    // No arithmetic.
+    lut_wide => portable,
     lut_in_place => portable,
     lut_i16_in_place => portable,
     // Their sums are seen by the operator's reference.

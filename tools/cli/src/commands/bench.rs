@@ -33,6 +33,9 @@ pub struct Args {
     /// Run in blocks of rows, as a device does. By default this machine and a GPU run whole operators, which is faster.
     #[arg(long)]
     row_blocks: bool,
+    /// Count one token of a decoder behind N others (qemu:BOARD).
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    position: u32,
     /// Samples per batch on a GPU.
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -91,6 +94,8 @@ struct DecoderTimes {
     /// At most what one token reads: all weights, and the keys and values before it.
     bytes_per_token: usize,
     gb_per_s: f64,
+    /// A plain loop that reads as many bytes of the weights, on the same thread: what the memory can deliver.
+    read_gb_per_s: f64,
 }
 
 /// Times of one sample on several threads.
@@ -180,6 +185,9 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     if args.batch == 0 {
         return Err(Failure::Usage("--batch must be at least 1".to_owned()));
     }
+    if args.position > 0 && !args.backend.starts_with("qemu:") {
+        return Err(Failure::Usage("--position counts instructions: use it with --backend qemu:BOARD".to_owned()));
+    }
     let model = read_model(&args.file)?;
     let samples = match &args.data {
         Some(path) => {
@@ -198,7 +206,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             let whole = on_gpu && !args.row_blocks;
             let model = if whole { backend::in_whole_operators(name, &model)? } else { model };
             let mut backend = backend::open(name, &model)?;
-            match backend.counts(&samples[0])? {
+            match backend.counts_at(&samples[0], args.position)? {
                 Some(counts) => counted(args, &model, &counts),
                 None => batches(args, &model, backend.as_mut(), &samples),
             }
@@ -290,6 +298,13 @@ fn times_of_tokens<B: Kernels>(
         session.push(0)?;
         Ok(clock::now() - started)
     })?;
+    let weights = model.sections().get(SectionKind::Weights);
+    let read = repeat(|_| {
+        let started = clock::now();
+        std::hint::black_box(sum_of_words(std::hint::black_box(weights)));
+        Ok::<f64, RunFault>(clock::now() - started)
+    })?;
+    let read_gb_per_s = weights.len() as f64 / median(&read).max(1e-9) / 1e9;
     let (prefill, decode) = (median(&prefill).max(1e-9), median(&decode).max(1e-9));
     Ok(DecoderTimes {
         prompt: prompt as usize,
@@ -299,7 +314,20 @@ fn times_of_tokens<B: Kernels>(
         decode_tokens_per_s: 1.0 / decode,
         bytes_per_token,
         gb_per_s: bytes_per_token as f64 / decode / 1e9,
+        read_gb_per_s,
     })
+}
+
+/// A loop that does nothing but read: sums of words side by side, as wide as the processor's registers.
+fn sum_of_words(bytes: &[u8]) -> u64 {
+    const SUMS: usize = 32;
+    let mut sums = [0u64; SUMS];
+    for block in bytes.as_chunks::<{ 8 * SUMS }>().0 {
+        for (sum, word) in sums.iter_mut().zip(block.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+        }
+    }
+    sums.iter().fold(0, |all, &sum| all.wrapping_add(sum))
 }
 
 /// One session's memory.
@@ -575,14 +603,15 @@ impl HostOutput {
 impl DecoderTimes {
     fn text(&self) -> String {
         format!(
-            "prefill of {} tokens: {}, {:.1} tokens/s\none token behind them: {}, {:.1} tokens/s; at most {} read, {:.2} GB/s\n",
+            "prefill of {} tokens: {}, {:.1} tokens/s\none token behind them: {}, {:.1} tokens/s; at most {} read, {:.2} GB/s; a plain loop reads {:.2} GB/s\n",
             self.prompt,
             text::milliseconds(self.prefill_ms),
             self.prefill_tokens_per_s,
             text::milliseconds(self.decode_ms),
             self.decode_tokens_per_s,
             text::bytes(self.bytes_per_token as f64),
-            self.gb_per_s
+            self.gb_per_s,
+            self.read_gb_per_s
         )
     }
 }

@@ -43,7 +43,7 @@ pub struct Args {
     /// The same seed gives the same tokens on every backend.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Where to run: portable, native.
+    /// Where to run: portable, native, gpu, qemu:BOARD. All give the same tokens.
     #[arg(long, default_value = "native")]
     backend: String,
     /// Print one JSON object.
@@ -161,7 +161,6 @@ pub fn continued<'a>(
             }
             None => say(&format!("{token} ")),
         })
-        .map_err(SequenceRunError::Run)
     })?;
     if let Some(words) = &mut words {
         words.finish(&mut say);
@@ -235,11 +234,12 @@ impl Choice {
         })
     }
 
-    fn of(&mut self, row: &[u8]) -> Result<u32, RunFault> {
+    fn of(&mut self, row: &[u8]) -> Result<u32, SequenceRunError> {
         let logits: Vec<i16> = integers(row, self.dtype).into_iter().map(|value| value as i16).collect();
         let mut scratch = vec![0; logits.len()];
         let logits = Logits::i16(&logits, self.zero_point);
-        let token = self.sampler.next(logits, self.units, &self.recent, &mut scratch).map_err(|_| RunFault::Memory)?;
+        let token = self.sampler.next(logits, self.units, &self.recent, &mut scratch);
+        let token = token.map_err(|error| SequenceRunError::Tokens(error.to_string()))?;
         self.recent.push(token);
         Ok(token)
     }
@@ -251,9 +251,9 @@ fn generate(
     decoder: &mut dyn Decoder,
     prompt: &[u32],
     count: usize,
-    choose: &mut dyn FnMut(&[u8]) -> Result<u32, RunFault>,
+    choose: &mut dyn FnMut(&[u8]) -> Result<u32, SequenceRunError>,
     show: &mut dyn FnMut(u32),
-) -> Result<Generated, RunFault> {
+) -> Result<Generated, SequenceRunError> {
     let start = Instant::now();
     let mut last: Vec<u8> = Vec::new();
     let mut keep = |row: &[u8]| {
@@ -267,7 +267,7 @@ fn generate(
     let start = Instant::now();
     while tokens.len() < count {
         let token = tokens[tokens.len() - 1];
-        let mut next = Err(RunFault::Memory);
+        let mut next = Err(SequenceRunError::Run(RunFault::Memory));
         decoder.feed(&[token], &mut |row| next = choose(row))?;
         let next = next?;
         show(next);

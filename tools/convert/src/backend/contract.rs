@@ -131,7 +131,15 @@ pub trait Backend {
     /// # Errors
     /// As [`run`](Self::run).
     fn counts(&mut self, sample: &Sample) -> Result<Option<Counts>, BackendError> {
-        let _ = sample;
+        self.counts_at(sample, 0)
+    }
+
+    /// [`counts`](Self::counts) of one token of a decoder behind `position` others; 0 counts the sample as it is.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    fn counts_at(&mut self, sample: &Sample, position: u32) -> Result<Option<Counts>, BackendError> {
+        let _ = (sample, position);
         Ok(None)
     }
 }

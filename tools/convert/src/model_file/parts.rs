@@ -75,6 +75,7 @@ impl ModelParts {
             }
         }
         record.chained = false;
+        record.by_rows = 0;
         record.output = builder.tensor(record.output)?.0;
         record.scratch_offset = builder.end as u32;
         let arena_bytes = builder.end + align_up(record.scratch_bytes as usize);
@@ -131,7 +132,7 @@ impl ModelParts {
         for (index, (record, op)) in self.records.iter().zip(&self.ops).enumerate() {
             let first = params.len();
             op.encode(&mut |word: u32| params.extend_from_slice(&word.to_le_bytes()));
-            let (params_offset, params_words) = ((first / 4) as u32, ((params.len() - first) / 4) as u32);
+            let (params_offset, params_words) = ((first / 4) as u32, ((params.len() - first) / 4) as u16);
             let record = OpRecord { kind: op.kind() as u16, params_offset, params_words, ..*record };
             record.encode(&mut |word: u32| ops.extend_from_slice(&word.to_le_bytes()));
             let io = Operands { record, tensors: &tensors, weights: &self.weights, proven: false };
@@ -165,7 +166,9 @@ impl ModelParts {
             n_ops: self.ops.len(),
             n_tensors: self.tensors.len(),
             profile: self.profile as u8,
-            minor: minor_version(self.ops.iter().zip(&self.records).map(|(op, record)| (op, record.chained))),
+            minor: minor_version(
+                self.ops.iter().zip(&self.records).map(|(op, record)| (op, record.chained, record.by_rows > 0)),
+            ),
         };
         assemble(&frame, &sections)
     }

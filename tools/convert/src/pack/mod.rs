@@ -2,12 +2,14 @@
 
 use crate::graph::origin;
 use crate::lower::facts::{dense, facts};
+use crate::program::by_rows::by_rows;
 use crate::program::plan::Plan;
 use crate::program::{Endpoint, Program};
 use serde::{Deserialize, Serialize};
 use shiftformer::format::{
     CRC, CertRecord, HEADER_BYTES, MAGIC, NO_TENSOR, OpRecord, Place, Receipts, SECTION_ENTRY_BYTES, SectionKind,
-    StateLayout, TensorRecord, VERSION_MAJOR, VERSION_MINOR_CHAINS, Word, align_up, field, header_crc,
+    StateLayout, TensorRecord, VERSION_MAJOR, VERSION_MINOR_BY_ROWS, VERSION_MINOR_CHAINS, Word, align_up, field,
+    header_crc,
 };
 use shiftformer::kernels::Portable;
 use shiftformer::ops::{Op, OpFault, OpKind, OpTable, Operands};
@@ -148,6 +150,7 @@ pub fn records(program: &Program, plan: &Plan) -> Result<Records, PackError> {
         record.encode(&mut |word: u32| tensors.extend_from_slice(&word.to_le_bytes()));
     }
     let (mut ops, mut params, mut certificate) = (Vec::new(), Vec::new(), Vec::new());
+    let by_rows = by_rows(program);
     for (index, op) in program.ops.iter().enumerate() {
         let mut inputs = [NO_TENSOR; 6];
         for (to, from) in inputs.iter_mut().zip(&op.inputs) {
@@ -158,12 +161,13 @@ pub fn records(program: &Program, plan: &Plan) -> Result<Records, PackError> {
         let record = OpRecord {
             kind: op.op.kind() as u16,
             chained: op.chained,
+            by_rows: by_rows[index],
             inputs,
             output: op.output as u16,
             scratch_offset: plan.scratch[index] as u32,
             scratch_bytes: align_up(op.op.scratch_bytes() as usize) as u32,
             params_offset,
-            params_words: (params.len() / 4) as u32 - params_offset,
+            params_words: ((params.len() / 4) as u32 - params_offset) as u16,
         };
         record.encode(&mut |word: u32| ops.extend_from_slice(&word.to_le_bytes()));
         let words = &params[params_offset as usize * 4..];
@@ -232,21 +236,24 @@ pub fn write(
     if !state.is_empty() {
         sections.push((SectionKind::State, state));
     }
+    let any_by_rows = by_rows(program).iter().any(|&pieces| pieces > 0);
     let frame = Frame {
         arena_bytes: plan.arena_bytes,
         n_ops: program.ops.len(),
         n_tensors: program.tensors.len(),
         profile: program.profile as u8,
-        minor: minor_version(program.ops.iter().map(|op| (&op.op, op.chained))),
+        minor: minor_version(program.ops.iter().map(|op| (&op.op, op.chained, any_by_rows))),
     };
     assemble(&frame, &sections)
 }
 
-/// The lowest minor version that a reader must know for these operators, chained or not.
-pub(crate) fn minor_version<'o>(ops: impl Iterator<Item = (&'o Op, bool)>) -> u16 {
-    let of = |(op, chained): (&Op, bool)| {
+/// The lowest minor version that a reader must know for these operators, chained or not, by rows or not.
+pub(crate) fn minor_version<'o>(ops: impl Iterator<Item = (&'o Op, bool, bool)>) -> u16 {
+    let of = |(op, chained, by_rows): (&Op, bool, bool)| {
         let weights = dense(op).map_or(0, |dense| dense.format.since());
-        op.kind().since().max(weights).max(if chained { VERSION_MINOR_CHAINS } else { 0 })
+        let forms = [(chained, VERSION_MINOR_CHAINS), (by_rows, VERSION_MINOR_BY_ROWS)];
+        let forms = forms.iter().filter(|(has, _)| *has).map(|&(_, since)| since);
+        forms.fold(op.kind().since().max(weights), u16::max)
     };
     ops.map(of).max().unwrap_or(0)
 }

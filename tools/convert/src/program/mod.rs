@@ -1,5 +1,6 @@
 //! The integer program between quantizer and file: the runtime's own operators over named tensors, no offsets yet.
 
+pub mod by_rows;
 pub mod chain;
 pub mod plan;
 

@@ -31,6 +31,7 @@ pub struct Builder<'l> {
     pub(super) op: usize,
     pub(super) operands: &'l Operands,
     pub(super) fault: Region,
+    step: Option<Region>,
     pub(super) capacity: u64,
     pub(super) abilities: Abilities,
     pub(super) following: Option<Following>,
@@ -43,9 +44,9 @@ impl<'l> Builder<'l> {
     /// For operator `op` in a batch of `capacity` samples on a device of these abilities; scratch memory starts behind
     /// what `layout` holds.
     pub fn new(op: usize, operands: &'l Operands, layout: &Layout, capacity: u64, abilities: Abilities) -> Self {
-        let (fault, scratch_words) = (layout.fault, layout.words);
+        let (fault, step, scratch_words) = (layout.fault, layout.step, layout.words);
         let (following, absorbed, steps) = (None, Vec::new(), Vec::new());
-        Self { op, operands, fault, capacity, abilities, following, absorbed, scratch_words, steps }
+        Self { op, operands, fault, step, capacity, abilities, following, absorbed, scratch_words, steps }
     }
 
     /// With a norm of the output that the dispatches may make too.
@@ -90,6 +91,11 @@ impl<'l> Builder<'l> {
 
     pub(super) fn fault(&self) -> Tensor {
         self.fault.tensor(self.capacity)
+    }
+
+    /// Position of the run and its rows, two words.
+    pub(super) fn position(&self) -> Tensor {
+        self.step.map_or(Tensor::ABSENT, |step| step.tensor(self.capacity))
     }
 
     /// Parameters that start with `tensors`.

@@ -14,6 +14,7 @@ mod dyadic_requant;
 mod embedding;
 mod gather;
 mod i_layer_norm;
+mod kv_append;
 mod layer_norm;
 mod linear;
 mod linear_i16;
@@ -26,8 +27,10 @@ mod matmul_i16;
 mod max_pool_i16;
 mod mul;
 mod pool;
+mod positions;
 mod reduce_mean;
 mod requant;
+mod rope;
 mod shiftgelu;
 mod shiftmax;
 mod softmax;
@@ -74,8 +77,10 @@ pub fn add(builder: &mut Builder<'_>, op: &Op) -> Result<(), GpuError> {
         Op::LookupLinear(params) => lookup_linear::steps(builder, params),
         Op::LutI16(params) => lut_i16::steps(builder, params),
         Op::MaxPoolI16(params) => max_pool_i16::steps(builder, params),
-        Op::KvAppend(_) | Op::CausalAttention(_) | Op::WindowedAttention(_) | Op::Rope(_) | Op::Positions(_) => {
-            Err(builder.broken("it depends on a position, which the GPU does not know yet"))
-        }
+        Op::KvAppend(params) => kv_append::steps(builder, params),
+        Op::CausalAttention(params) => attention::causal::steps(builder, &params.attention, params.attention.n_k),
+        Op::WindowedAttention(params) => attention::causal::steps(builder, &params.attention, params.window),
+        Op::Rope(params) => rope::steps(builder, params),
+        Op::Positions(params) => positions::steps(builder, params),
     }
 }

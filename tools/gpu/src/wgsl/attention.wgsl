@@ -49,6 +49,15 @@ fn unit_of(a: Attention, index: u32) -> Unit {
     return Unit(outer / a.heads, outer % a.heads, index % a.n_q);
 }
 
+// Rows of the state that the query at a position sees: first and end.
+fn seen_keys(a: Attention, position: u32, window: u32) -> vec2<u32> {
+    let end = position + 1u;
+    if end > a.n_k {
+        return vec2(0u, a.n_k);
+    }
+    return vec2(end - min(end, window), end);
+}
+
 fn row_start(view: HeadView, batch: u32, head: u32, row: u32) -> u32 {
     return view.offset + batch * view.batch + head * view.head + row * view.row;
 }

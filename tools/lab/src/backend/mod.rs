@@ -6,6 +6,7 @@ mod names;
 #[cfg(feature = "qemu")]
 mod qemu;
 
+use crate::sequence::Decoder;
 #[cfg(feature = "gpu")]
 pub use gpu::Gpu;
 pub use names::names;
@@ -44,6 +45,47 @@ pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendEr
         "native" => Ok(Box::new(Host::<Native>::new(name, &in_whole_operators(name, model)?))),
         _ => Err(BackendError::Unknown(name.to_owned(), names().join(", "))),
     }
+}
+
+/// Opens a backend of [`open`] for the tokens of a decoder.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_decoder(name: &str, model: &ModelFile) -> Result<Box<dyn Decoder>, BackendError> {
+    if let Some(board) = name.strip_prefix("qemu:") {
+        return decoder_on_board(name, board, model);
+    }
+    match name.strip_prefix("gpu:") {
+        Some(adapter) => decoder_on_gpu(name, Some(adapter), model),
+        None if name == "gpu" => decoder_on_gpu(name, None, model),
+        None => Err(BackendError::Unknown(name.to_owned(), names().join(", "))),
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn decoder_on_gpu(name: &str, adapter: Option<&str>, model: &ModelFile) -> Result<Box<dyn Decoder>, BackendError> {
+    Ok(Box::new(Gpu::open(name, adapter, model)?.tokens()?))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn decoder_on_gpu(name: &str, _: Option<&str>, _: &ModelFile) -> Result<Box<dyn Decoder>, BackendError> {
+    Err(left_out(name, "gpu"))
+}
+
+#[cfg(all(feature = "qemu", unix))]
+fn decoder_on_board(name: &str, board: &str, model: &ModelFile) -> Result<Box<dyn Decoder>, BackendError> {
+    Ok(Box::new(Qemu::open(name, board, model)?.tokens()?))
+}
+
+#[cfg(all(feature = "qemu", not(unix)))]
+fn decoder_on_board(name: &str, _: &str, _: &ModelFile) -> Result<Box<dyn Decoder>, BackendError> {
+    let why = "tokens go to an emulated machine through named pipes, which this system has not".to_owned();
+    Err(BackendError::Unavailable { backend: name.to_owned(), why })
+}
+
+#[cfg(not(feature = "qemu"))]
+fn decoder_on_board(name: &str, _: &str, _: &ModelFile) -> Result<Box<dyn Decoder>, BackendError> {
+    Err(left_out(name, "qemu"))
 }
 
 #[cfg(feature = "gpu")]

@@ -3,6 +3,8 @@
 //! The firmware is the same for every model; see [`shiftformer_link`] for how model, samples and results travel.
 
 mod firmware;
+#[cfg(unix)]
+mod tokens;
 
 use super::names::{LINUX, names};
 use rayon::prelude::*;
@@ -220,7 +222,7 @@ impl Qemu {
                     let next = Trace { digests: Vec::new(), outputs: Vec::new() };
                     answer.traces.push(std::mem::replace(&mut trace, next));
                 }
-                Record::Failed(text) => return Err(self.fault(String::from_utf8_lossy(text))),
+                Record::Failed(text) | Record::Rejected(text) => return Err(self.fault(String::from_utf8_lossy(text))),
                 Record::Done => return Ok(answer),
             }
         }
@@ -233,6 +235,8 @@ impl Qemu {
             samples: samples as u32,
             measure: false,
             native: self.native,
+            position: 0,
+            tokens: false,
             dump_op: None,
             more: false,
         }
@@ -285,6 +289,7 @@ impl Qemu {
                 | Record::Overhead(_)
                 | Record::Op { .. }
                 | Record::Dump(_)
+                | Record::Rejected(_)
                 | Record::SampleEnd => {}
             }
         }
@@ -295,7 +300,7 @@ impl Qemu {
     }
 
     /// Counts one inference on a board.
-    fn count(&self, machine: &Machine, sample: &Sample) -> Result<Counts, BackendError> {
+    fn count(&self, machine: &Machine, sample: &Sample, position: u32) -> Result<Counts, BackendError> {
         let per_mac = match machine.core {
             Core::M0 | Core::M0Plus | Core::M23 => INSTRUCTIONS_PER_MAC_M0,
             Core::M3 | Core::M4 | Core::M7 | Core::M33 | Core::M55 | Core::Rv32Imac => INSTRUCTIONS_PER_MAC,
@@ -303,7 +308,7 @@ impl Qemu {
         let most = self.macs()?.saturating_mul(per_mac);
         let fits = |shift: &u32| machine.instructions(u32::MAX, *shift) > most;
         let shift = ICOUNT_SHIFTS.into_iter().find(fits).unwrap_or(0);
-        let job = Job { measure: true, ..self.job(1) };
+        let job = Job { measure: true, position, ..self.job(1) };
         let answer = self.execute(job, &[sample, sample, sample], Some(shift))?;
         let (Some(clock), Some(inference), Some(overhead)) = (answer.calibration, answer.inference, answer.overhead)
         else {
@@ -353,9 +358,9 @@ impl Backend for Qemu {
         answer.dump.ok_or_else(|| self.fault(format!("there is no operator {op}")))
     }
 
-    fn counts(&mut self, sample: &Sample) -> Result<Option<Counts>, BackendError> {
+    fn counts_at(&mut self, sample: &Sample, position: u32) -> Result<Option<Counts>, BackendError> {
         match self.place.clone() {
-            Place::Board { machine, .. } => self.count(machine, sample).map(Some),
+            Place::Board { machine, .. } => self.count(machine, sample, position).map(Some),
             Place::Linux { .. } => Ok(None),
         }
     }

@@ -9,6 +9,7 @@ use shiftformer::ops::attention::{AttentionParams, HeadView};
 use shiftformer::ops::copy::Copy;
 use shiftformer::tensor::Dtype;
 
+pub(super) mod causal;
 pub(super) mod exp;
 pub(super) mod fused;
 pub(super) mod scores;

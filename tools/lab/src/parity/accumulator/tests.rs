@@ -57,6 +57,7 @@ impl Single {
         inputs.iter_mut().zip(0..count).for_each(|(to, from)| *to = from);
         let record = OpRecord {
             chained: false,
+            by_rows: 0,
             kind: op.kind() as u16,
             inputs,
             output: count,
