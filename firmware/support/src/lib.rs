@@ -1,11 +1,12 @@
 //! What programs ask of a board, and what boards share.
 //!
 //! Programs are generic over [`Board`]; a board is a package in `firmware/boards` whose library implements it, with its
-//! own memory map, HAL and dependencies. [`memory`] and [`terminal`] are common to all, [`fpga`] and [`uart`] to the Arm MPS boards.
+//! own memory map, HAL and dependencies. [`memory`], [`terminal`] and [`line`](mod@line) are common to all, [`fpga`] and [`uart`] to the Arm MPS boards.
 #![no_std]
 
 pub mod counter;
 pub mod fpga;
+pub mod line;
 pub mod memory;
 pub mod terminal;
 pub mod uart;

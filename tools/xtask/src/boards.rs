@@ -82,12 +82,14 @@ pub enum Program {
     Calculator,
     /// The story demo.
     Story,
+    /// The other end of `shiftformer device`.
+    Device,
 }
 
 impl Program {
     /// All programs, in the order they are built and listed in.
-    pub const ALL: [Self; 6] =
-        [Self::Runner, Self::Inference, Self::Digits, Self::KernelTests, Self::Calculator, Self::Story];
+    pub const ALL: [Self; 7] =
+        [Self::Runner, Self::Inference, Self::Digits, Self::KernelTests, Self::Calculator, Self::Story, Self::Device];
 
     /// Name of the package.
     pub const fn name(self) -> &'static str {
@@ -98,6 +100,7 @@ impl Program {
             Self::KernelTests => "kernel-tests",
             Self::Calculator => "calculator",
             Self::Story => "story",
+            Self::Device => "device",
         }
     }
 
@@ -110,6 +113,7 @@ impl Program {
             Self::KernelTests => &[Binary::KernelTests],
             Self::Calculator => &[Binary::Calculator],
             Self::Story => &[Binary::Story],
+            Self::Device => &[Binary::Device],
         }
     }
 }
@@ -131,6 +135,8 @@ pub enum Binary {
     Calculator,
     /// Of [`Program::Story`].
     Story,
+    /// Of [`Program::Device`].
+    Device,
 }
 
 impl Binary {
@@ -144,6 +150,7 @@ impl Binary {
             Self::KernelTests => "kernel-tests",
             Self::Calculator => "calculator",
             Self::Story => "story",
+            Self::Device => "device",
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
 use crate::setup;
 use crate::toolchain::Toolchain;
-use crate::{audit, c, digits, emulate, fuzz, language, size, web, wheel};
+use crate::{audit, c, device, digits, emulate, fuzz, language, size, web, wheel};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -98,6 +98,12 @@ fn steps() -> Result<Vec<Step>, Error> {
     steps.push(step("kernels and digits in WebAssembly", web::check));
     for program in [Program::Calculator, Program::Story] {
         conversations(&mut steps, program)?;
+    }
+    for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&Program::Device)) {
+        if let Some(machine) = Machine::by_name(&target.board) {
+            steps
+                .push(step(format!("device on {} over its serial port", machine.name), move || device::check(machine)));
+        }
     }
     steps.push(step("digits: every operator the same on all machines", parity));
     steps.push(step("Python package", wheel::check));

@@ -14,7 +14,7 @@ const STD: &str = "0.376";
 pub fn shiftformer() -> Command {
     let mut command = Command::new("cargo");
     command.args(["run", "--quiet", "--release", "--package", "shiftformer-cli", "--no-default-features"]);
-    command.args(["--features", "qemu", "--"]).current_dir(root());
+    command.args(["--features", "qemu,serial", "--"]).current_dir(root());
     command
 }
 

@@ -3,7 +3,7 @@
 use crate::boards::Program;
 use crate::error::Error;
 use crate::process::{run, shown};
-use crate::{debian, firmware, language, process};
+use crate::{debian, device, firmware, language, process};
 use defmt_decoder::{DecodeError, Table};
 use shiftformer_link::Machine;
 use std::fs;
@@ -26,9 +26,11 @@ pub fn demo(board: &str, program: Program, check: bool) -> Result<(), Error> {
     match program {
         Program::Calculator | Program::Story if check => language::check(program, machine),
         Program::Calculator | Program::Story => language::talk(program, machine),
+        Program::Device if check => device::check(machine),
+        Program::Device => device::wait(machine),
         Program::Digits | Program::KernelTests => emulate(machine, &firmware::path(board, program.name())),
         Program::Runner | Program::Inference => {
-            Err(Error::Usage(format!("{} is no demo; give digits, calculator or story", program.name())))
+            Err(Error::Usage(format!("{} is no demo; give digits, calculator, story or device", program.name())))
         }
     }
 }
@@ -77,6 +79,14 @@ pub fn emulate(machine: &Machine, elf: &Path) -> Result<(), Error> {
 /// When there is no emulator and none can be installed.
 pub fn serial(machine: &Machine, elf: &Path) -> Result<Command, Error> {
     emulator(machine, elf, "stdio")
+}
+
+/// The command that runs `elf`, its serial port at the socket `path`, to which hosts connect.
+///
+/// # Errors
+/// As [`serial`].
+pub fn socket(machine: &Machine, elf: &Path, path: &Path) -> Result<Command, Error> {
+    emulator(machine, elf, &format!("unix:{},server=on,wait=off", path.display()))
 }
 
 fn emulator(machine: &Machine, elf: &Path, serial: &str) -> Result<Command, Error> {

@@ -80,7 +80,7 @@ impl Modules {
             Program::Digits => ("SHIFTFORMER_DIGITS", &self.digits),
             Program::Calculator => ("SHIFTFORMER_CALCULATOR", &self.calculator),
             Program::Story => ("SHIFTFORMER_STORY", &self.story),
-            Program::Runner | Program::Inference | Program::KernelTests => return None,
+            Program::Runner | Program::Inference | Program::KernelTests | Program::Device => return None,
         };
         Some((name, module.as_deref()?))
     }

@@ -31,7 +31,7 @@ fn model(program: Program) -> Result<PathBuf, Error> {
     let name = match program {
         Program::Calculator => "arithmetic",
         Program::Story => "text",
-        Program::Runner | Program::Inference | Program::Digits | Program::KernelTests => {
+        Program::Runner | Program::Inference | Program::Digits | Program::KernelTests | Program::Device => {
             return Err(Error::Usage(format!("{} has no language model", program.name())));
         }
     };
@@ -66,7 +66,7 @@ pub fn check(program: Program, machine: &Machine) -> Result<(), Error> {
     let (typed, expected) = match program {
         Program::Calculator => sums()?,
         Program::Story => stories()?,
-        Program::Runner | Program::Inference | Program::Digits | Program::KernelTests => {
+        Program::Runner | Program::Inference | Program::Digits | Program::KernelTests | Program::Device => {
             return Err(Error::Usage(format!("{} cannot be talked with", program.name())));
         }
     };

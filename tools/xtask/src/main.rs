@@ -8,6 +8,7 @@ mod check;
 mod command;
 mod count;
 mod debian;
+mod device;
 mod digits;
 mod dist;
 mod emulate;
@@ -67,7 +68,7 @@ enum Task {
         #[arg(long, value_enum)]
         program: Option<Program>,
     },
-    /// Build a demo for a board and run it in the emulator: digits, or calculator and story to type at.
+    /// Build a demo for a board and run it in the emulator: digits, calculator and story to type at, or device to connect to.
     Demo {
         /// Board.
         #[arg(long, default_value = "mps2-an386")]
@@ -75,7 +76,7 @@ enum Task {
         /// Demo.
         #[arg(long, value_enum, default_value = "digits")]
         program: Program,
-        /// Type at calculator or story, and compare the answers with those of this machine.
+        /// Type at calculator or story, or ask the device, and compare the answers with those of this machine.
         #[arg(long)]
         check: bool,
     },

@@ -128,7 +128,8 @@ fn linkage(image: &Image, binary: Binary, board: &str) -> Vec<String> {
         | Binary::Digits
         | Binary::KernelTests
         | Binary::Calculator
-        | Binary::Story => Vec::new(),
+        | Binary::Story
+        | Binary::Device => Vec::new(),
     }
 }
 

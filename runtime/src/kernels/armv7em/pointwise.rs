@@ -153,8 +153,10 @@ pub fn rotate(job: &RotaryJob, x: NormRow<'_>, angles: &[i16], out: &mut [i8]) {
     if angles.len() < job.rotary {
         return portable::rotate(job, NormRow::I16(x), angles, out);
     }
-    for (x, out) in x.chunks_exact(job.head_dim).zip(out.chunks_exact_mut(job.head_dim)) {
-        let (a, (out_a, out_b)) = (x.as_ptr_range().start.expose_provenance(), out.split_at_mut(half));
+    let head_dim = job.head_dim.max(1);
+    for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+        let Some((out_a, out_b)) = out.split_at_mut_checked(half) else { return };
+        let a = x.as_ptr().expose_provenance();
         let end = a + half * size_of::<i16>();
         let frame = Head {
             a,

@@ -188,6 +188,12 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     if args.position > 0 && !args.backend.starts_with("qemu:") {
         return Err(Failure::Usage("--position counts instructions: use it with --backend qemu:BOARD".to_owned()));
     }
+    if let Some(port) = args.backend.strip_prefix("serial:") {
+        let file = args.file.display();
+        return Err(Failure::Usage(format!(
+            "a device has a counter of its own: `shiftformer device bench {port} {file}`"
+        )));
+    }
     let model = read_model(&args.file)?;
     let samples = match &args.data {
         Some(path) => {

@@ -9,6 +9,8 @@ pub mod codegen;
 pub mod convert;
 pub mod data;
 mod demo;
+#[cfg(feature = "serial")]
+mod device;
 pub mod eval;
 pub mod failure;
 pub mod fit;
@@ -57,6 +59,9 @@ enum Command {
     Generate(generate::Args),
     /// Measure speed on this machine, or count instructions on an emulated board.
     Bench(bench::Args),
+    /// Talk with a board on a serial line: upload models, run, time and prove them.
+    #[cfg(feature = "serial")]
+    Device(device::Args),
     /// Run the whole workflow on the bundled digits model.
     Demo(demo::Args),
     /// Compare the bytes of every operator between backends.
@@ -100,6 +105,8 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Generate(args) => generate::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "serial")]
+        Command::Device(args) => device::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Adapters(args) => adapters::run(&args),

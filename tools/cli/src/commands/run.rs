@@ -13,6 +13,9 @@ use shiftformer_lab::media::{Converted, image, sound};
 use shiftformer_lab::{backend, eval};
 use std::path::PathBuf;
 
+/// Where a model runs when nothing else is said.
+const DEFAULT_BACKEND: &str = "portable";
+
 #[derive(clap::Args)]
 pub struct Args {
     /// The model.
@@ -32,7 +35,7 @@ pub struct Args {
     #[arg(long, default_value_t = 5)]
     top: usize,
     /// Where to run.
-    #[arg(long, default_value = "portable")]
+    #[arg(long, default_value = DEFAULT_BACKEND)]
     backend: String,
     #[command(flatten)]
     threads: Threads,
@@ -81,6 +84,16 @@ struct Output {
     name: String,
     shape: Vec<usize>,
     values: Vec<f32>,
+}
+
+/// Runs on the backend `name`, which the arguments leave open.
+#[cfg(feature = "serial")]
+pub fn on(mut args: Args, name: &str) -> Result<Verdict, Failure> {
+    if args.backend != DEFAULT_BACKEND {
+        return Err(Failure::Usage("the device runs the model: leave --backend out".to_owned()));
+    }
+    args.backend = name.to_owned();
+    run(&args)
 }
 
 pub fn run(args: &Args) -> Result<Verdict, Failure> {

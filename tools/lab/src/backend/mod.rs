@@ -5,6 +5,8 @@ mod gpu;
 mod names;
 #[cfg(feature = "qemu")]
 mod qemu;
+#[cfg(feature = "serial")]
+pub mod serial;
 
 use crate::sequence::Decoder;
 #[cfg(feature = "gpu")]
@@ -28,7 +30,7 @@ pub fn in_whole_operators(backend: &str, model: &ModelFile) -> Result<ModelFile,
 
 /// Opens the backend `name` for `model`. `portable` runs the operators as the file has them, `native` whole ones. An emulated
 /// machine (`qemu:BOARD`) uses its fast kernels, or the portable ones as `qemu:BOARD:portable`. `gpu` is the best adapter
-/// there is, `gpu:ADAPTER` one by its index or part of its name.
+/// there is, `gpu:ADAPTER` one by its index or part of its name. `serial:PORT` is a device that runs the firmware program `device`.
 ///
 /// # Errors
 /// [`BackendError::Unknown`] and [`BackendError::Unavailable`]: never another backend instead.
@@ -38,6 +40,9 @@ pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendEr
     }
     if let Some(adapter) = name.strip_prefix("gpu:") {
         return on_gpu(name, Some(adapter), model);
+    }
+    if let Some(port) = name.strip_prefix("serial:") {
+        return on_serial(name, port, model);
     }
     match name {
         "gpu" => on_gpu(name, None, model),
@@ -54,6 +59,10 @@ pub fn open(name: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendEr
 pub fn open_decoder(name: &str, model: &ModelFile) -> Result<Box<dyn Decoder>, BackendError> {
     if let Some(board) = name.strip_prefix("qemu:") {
         return decoder_on_board(name, board, model);
+    }
+    if name.starts_with("serial:") {
+        let why = "a device on a serial line runs samples, no texts yet; use a demo of the firmware".to_owned();
+        return Err(BackendError::Unavailable { backend: name.to_owned(), why });
     }
     match name.strip_prefix("gpu:") {
         Some(adapter) => decoder_on_gpu(name, Some(adapter), model),
@@ -88,6 +97,16 @@ fn decoder_on_board(name: &str, _: &str, _: &ModelFile) -> Result<Box<dyn Decode
     Err(left_out(name, "qemu"))
 }
 
+#[cfg(feature = "serial")]
+fn on_serial(name: &str, port: &str, model: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(Box::new(serial::Serial::open(name, port, model)?))
+}
+
+#[cfg(not(feature = "serial"))]
+fn on_serial(name: &str, _: &str, _: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
+    Err(left_out(name, "serial"))
+}
+
 #[cfg(feature = "gpu")]
 fn on_gpu(name: &str, adapter: Option<&str>, model: &ModelFile) -> Result<Box<dyn Backend>, BackendError> {
     Ok(Box::new(Gpu::open(name, adapter, model)?))
@@ -108,7 +127,7 @@ fn on_board(name: &str, _: &str, _: &ModelFile) -> Result<Box<dyn Backend>, Back
     Err(left_out(name, "qemu"))
 }
 
-#[cfg(not(all(feature = "gpu", feature = "qemu")))]
+#[cfg(not(all(feature = "gpu", feature = "qemu", feature = "serial")))]
 fn left_out(name: &str, feature: &str) -> BackendError {
     let why = format!("this program was built without the feature `{feature}`");
     BackendError::Unavailable { backend: name.to_owned(), why }

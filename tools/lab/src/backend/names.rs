@@ -9,5 +9,5 @@ pub(super) const LINUX: &str = "aarch64";
 pub fn names() -> Vec<String> {
     let boards = Machine::ALL.iter().map(|machine| machine.name).chain([LINUX]);
     let boards = boards.map(|board| format!("qemu:{board}"));
-    ["portable", "native", "gpu"].map(str::to_owned).into_iter().chain(boards).collect()
+    ["portable", "native", "gpu", "serial:PORT"].map(str::to_owned).into_iter().chain(boards).collect()
 }

@@ -1,0 +1,37 @@
+//! A serial port as `embedded-io` has it.
+
+use crate::terminal::Port;
+use core::convert::Infallible;
+use embedded_io::{ErrorType, Read, Write};
+
+/// The bytes of a port.
+pub struct Line<P>(pub P);
+
+impl<P> ErrorType for Line<P> {
+    type Error = Infallible;
+}
+
+impl<P: Port> Read for Line<P> {
+    /// Waits for one byte.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
+        match buffer.first_mut() {
+            Some(byte) => {
+                *byte = self.0.receive();
+                Ok(1)
+            }
+            None => Ok(0),
+        }
+    }
+}
+
+impl<P: Port> Write for Line<P> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        bytes.iter().for_each(|&byte| self.0.send(byte));
+        Ok(bytes.len())
+    }
+
+    /// Bytes are sent as they are written.
+    fn flush(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
