@@ -14,8 +14,10 @@ use shiftformer_convert::import::onnx::{
 };
 use shiftformer_convert::import::{ImportOptions, import_bytes};
 use shiftformer_convert::model_file::Values;
+use shiftformer_convert::npz::NpzWriter;
 use std::error::Error;
 use std::fs;
+use std::io::Cursor;
 use std::path::Path;
 
 /// Where the files that are cut off end, in bytes.
@@ -49,11 +51,41 @@ fn main() -> Result<(), Box<dyn Error>> {
         let converted = convert(&graph, &samples, &options, &mut |_| {})?;
         write(format!("importer/{name}.onnx"), &onnx)?;
         write(format!("reader/{name}.sfm"), &converted.file)?;
+        if name == "dense" {
+            write("line/conversation".to_owned(), &conversation())?;
+        }
         for ((cut, bytes), file) in CUT.into_iter().zip([&onnx, &converted.file]) {
-            write(cut.to_owned(), &file[..bytes])?;
+            write(cut.to_owned(), &file[..bytes.min(file.len())])?;
         }
     }
+    let mut samples = NpzWriter::new(Cursor::new(Vec::new()));
+    samples.add("in_x", &[2, 3], &draw.floats(6))?;
+    samples.add("label", &[2], &[0i64, 1])?;
+    write("npz/samples.npz".to_owned(), samples.finish()?.get_ref())?;
+    write("tokenizer/tokenizer.json".to_owned(), tokenizer().as_bytes())?;
     Ok(())
+}
+
+/// Byte-pair encoding of 64 tokens: letters, digits, and pairs of letters.
+fn tokenizer() -> String {
+    let singles = ('a'..='z').chain('0'..='9').map(String::from);
+    let pairs = ('a'..='z').map(|c| format!("e{c}")).chain(["th".to_owned(), "in".to_owned()]);
+    let tokens: Vec<String> = singles.chain(pairs).collect();
+    let entries: Vec<String> = tokens.iter().enumerate().map(|(id, token)| format!("\"{token}\":{id}")).collect();
+    let merges: Vec<String> = tokens[36..].iter().map(|pair| format!("\"{} {}\"", &pair[..1], &pair[1..])).collect();
+    format!(
+        "{{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,\"pre_tokenizer\":null,\"post_processor\":null,\
+         \"decoder\":null,\"model\":{{\"type\":\"BPE\",\"vocab\":{{{}}},\"merges\":[{}]}}}}",
+        entries.join(","),
+        merges.join(",")
+    )
+}
+
+/// Requests as `serve_line` reads them: kind, parameters, bytes, with zeros between.
+fn conversation() -> Vec<u8> {
+    let parts: [&[u8]; 6] =
+        [&[9], &[1, 2, 1, 1, 1, 7, 7, 7, 7], &[2, 1, 1, 1, 1], &[3, 2, 1], &[4, 1, 1, 1, 1], &[5, 4, 1, 1, 1]];
+    parts.join(&0)
 }
 
 fn models(draw: &mut Draw) -> Vec<Model> {

@@ -1,14 +1,22 @@
 //! What the fuzz targets do with a string of bytes, and the programs they are without libFuzzer.
 
 use shiftformer::format::{CRC, field, header_crc};
+use shiftformer::kernels::Portable;
 use shiftformer::{Model, Progress, Session};
+use shiftformer_convert::data::Dataset;
 use shiftformer_convert::import::{ImportOptions, import_bytes};
+use shiftformer_convert::tokenizer::section_of_json;
+use shiftformer_wire::{CHUNK, Device, FRAME_BYTES, Message, Request, Scratch, encode, serve};
+use std::convert::Infallible;
 use std::{env, fs, io};
 
 /// Largest arena that is tried: a file of a few bytes may ask for gigabytes.
 const MAX_ARENA_BYTES: usize = 1 << 22;
 /// Steps of a model that are run: a file may ask for more work than anyone waits for.
 const MAX_STEPS: usize = 1 << 10;
+
+/// Memory of a device.
+const DEVICE_BYTES: usize = 1 << 15;
 
 /// Opens `bytes` as a container, as they are and with right checksums, and steps through the model they hold.
 pub fn read(bytes: &[u8]) {
@@ -23,6 +31,91 @@ pub fn read(bytes: &[u8]) {
 pub fn import(bytes: &[u8]) {
     // An error is as good an answer as a graph.
     let _ = import_bytes(bytes, None, &ImportOptions::default());
+}
+
+/// Reads `bytes` as samples.
+pub fn read_samples(bytes: &[u8]) {
+    // Names and sizes are checked; an error is as good an answer as samples.
+    let _ = Dataset::from_bytes(bytes.to_vec(), "fuzz.npz");
+}
+
+/// Reads `bytes` as the tokenizer.json of a model with 64 tokens, and opens what is made of it.
+pub fn read_tokenizer(bytes: &[u8]) {
+    let Ok(json) = std::str::from_utf8(bytes) else { return };
+    // An error is as good an answer as a tokenizer.
+    let _ = section_of_json(json, "fuzz.json", 64, 0.05);
+}
+
+/// Serves a line that says `bytes`, as they are and as requests in frames: every stretch between zeros is one.
+pub fn serve_line(bytes: &[u8]) {
+    serve_bytes(bytes.to_vec());
+    let (mut framed, mut scratch, mut frame) = (Vec::new(), Scratch::new(), [0; FRAME_BYTES]);
+    for (number, part) in (1..).zip(bytes.split(|&byte| byte == 0)) {
+        let message = Message { session: 1, number, body: request(part) };
+        let length = encode(&message, &mut scratch, &mut frame).unwrap_or(0);
+        framed.extend_from_slice(&frame[..length]);
+    }
+    serve_bytes(framed);
+}
+
+/// A request made of any bytes.
+fn request(bytes: &[u8]) -> Request<'_> {
+    let (kind, rest) = bytes.split_first().unwrap_or((&0, &[]));
+    let word = |at: usize| rest.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let short = word(0) as u16 % 64;
+    let bytes = rest.get(4..).unwrap_or(&[]);
+    let bytes = &bytes[..bytes.len().min(CHUNK)];
+    match kind % 9 {
+        0 => Request::Hello,
+        1 => Request::Input { index: short % 2, offset: word(0) >> 24, bytes },
+        2 => Request::Run { keep: (short > 8).then_some(short) },
+        3 => Request::Output { index: short % 2, offset: word(0) >> 16 },
+        4 => Request::Ops { first: short },
+        5 => Request::Receipt { index: short % 4 },
+        6 => Request::Upload { bytes: word(0) % 8192 },
+        7 => Request::Model { offset: word(0) >> 16, bytes },
+        _ => Request::Kept { offset: word(0) >> 16 },
+    }
+}
+
+fn serve_bytes(bytes: Vec<u8>) {
+    let file = include_bytes!("../corpus/reader/dense.sfm");
+    let (mut model, mut memory) = (Aligned::new(file.len()), Aligned::new(DEVICE_BYTES));
+    model.bytes().copy_from_slice(file);
+    let device = Device { board: "fuzz", counter_hz: 0, ticks: || 0 };
+    let line = Line { bytes, at: 0 };
+    // The line ends where its bytes do.
+    let _ = serve::<Portable, _>(&device, memory.bytes(), model.bytes(), line);
+}
+
+/// A line that says its bytes and then ends; what is answered is dropped.
+struct Line {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl embedded_io::ErrorType for Line {
+    type Error = Infallible;
+}
+
+impl embedded_io::Read for Line {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
+        let rest = &self.bytes[self.at..];
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+impl embedded_io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
 }
 
 fn open(bytes: &[u8]) {

@@ -179,7 +179,7 @@ fn command_for(target: &str) -> Result<(), Error> {
     };
     let mut check = toolchain.cargo("check", target, &[]);
     check.args(["--quiet", "--release", "--package", "shiftformer-cli", "--no-default-features"]);
-    run(check.args(["--features", "gpu,qemu"]).current_dir(root()))
+    run(check.args(["--features", "gpu,qemu,serial"]).current_dir(root()))
 }
 
 /// What would be published, with the files that the packages name.
@@ -199,6 +199,7 @@ fn build_runtime(target: &str) -> Result<(), Error> {
     }
     let mut build = toolchain.cargo("check", target, &["-Dwarnings".to_owned()]);
     build.args(["--quiet", "--release", "--package", "shiftformer-slots", "--package", "shiftformer-transport"]);
+    build.args(["--package", "shiftformer-wire"]);
     run(build.current_dir(root()))
 }
 

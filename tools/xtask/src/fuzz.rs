@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Targets, which are also the folders of their corpora.
-const TARGETS: [&str; 2] = ["reader", "importer"];
+const TARGETS: [&str; 5] = ["reader", "importer", "line", "npz", "tokenizer"];
 
 /// Builds the targets as plain programs and runs each over its corpus.
 ///

@@ -53,6 +53,29 @@ fn a_packed_model_comes_back() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_an_error_of_one_line() {
+    assert_eq!(shiftformer(&["device", "list"]).code, Some(0));
+    let nowhere = Folder::new().path("socket");
+    for command in [
+        vec!["device", "info", &nowhere],
+        vec!["device", "upload", &nowhere, &digits_arg()],
+        vec!["device", "bench", &nowhere, &digits_arg()],
+        vec!["device", "monitor", &nowhere],
+        vec!["device", "run", &nowhere, &digits_arg(), "--data", &bundled("eval.npz")],
+        vec!["run", &digits_arg(), "--data", &bundled("eval.npz"), "--backend", &format!("serial:{nowhere}")],
+    ] {
+        let asked = shiftformer(&command);
+        let one_line = asked.stderr.trim_end().lines().count() == 1;
+        assert!(asked.code == Some(2) && one_line && asked.stderr.contains("socket"), "{command:?}: {}", asked.stderr);
+    }
+    let run = ["device", "run", &nowhere, &digits_arg(), "--data", &bundled("eval.npz"), "--backend", "native"];
+    let twice = shiftformer(&run);
+    assert!(twice.code == Some(2) && twice.stderr.contains("leave --backend out"), "{}", twice.stderr);
+    let bench = shiftformer(&["bench", &digits_arg(), "--backend", "serial:tcp:localhost:1"]);
+    assert!(bench.code == Some(2) && bench.stderr.contains("shiftformer device bench"), "{}", bench.stderr);
+}
+
+#[test]
 fn eval_reaches_the_float_accuracy() {
     let shown = shiftformer(&["eval", &digits_arg(), "--data", &bundled("eval.npz"), "--json"]).json();
     has_keys(&shown, &["samples", "accuracy", "float_accuracy", "agreement", "sqnr_db", "cosine"]);

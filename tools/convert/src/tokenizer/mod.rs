@@ -93,12 +93,22 @@ impl Source {
     /// [`TokenizerError`]; nothing is left out in silence.
     pub fn section(&self, vocabulary: u32, logit_scale: f64) -> Result<Vec<u8>, TokenizerError> {
         let tables = match self {
-            Self::HuggingFace(path) => hugging_face::read(&read(path)?, &path.display().to_string())?,
+            Self::HuggingFace(path) => {
+                return section_of_json(&read(path)?, &path.display().to_string(), vocabulary, logit_scale);
+            }
             Self::Bytes => write::bytes(),
             Self::Characters(characters) => write::characters(characters)?,
         };
         tables.section(vocabulary, logit_scale)
     }
+}
+
+/// The `Text` section that a `tokenizer.json` gives, as [`Source::section`]; `origin` is what errors call them.
+///
+/// # Errors
+/// [`TokenizerError`].
+pub fn section_of_json(json: &str, origin: &str, vocabulary: u32, logit_scale: f64) -> Result<Vec<u8>, TokenizerError> {
+    hugging_face::read(json, origin)?.section(vocabulary, logit_scale)
 }
 
 /// The file of `model` with the tokenizer of `source`, which must have its vocabulary.
