@@ -158,7 +158,11 @@ fn clippy() -> Result<(), Error> {
 fn tools_tests() -> Result<(), Error> {
     // The Python package has a step of its own.
     let apart = ["--exclude", "shiftformer", "--exclude", "shiftformer-python"];
-    cargo(&[&["test", "--quiet", "--release", "--no-fail-fast", "--workspace"], &apart[..]].concat())
+    let tested = cargo(&[&["test", "--quiet", "--release", "--no-fail-fast", "--workspace"], &apart[..]].concat());
+    if tested.is_ok() {
+        digits::take_built();
+    }
+    tested
 }
 
 /// The converter where there are no threads, no files and 32-bit addresses.

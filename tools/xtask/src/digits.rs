@@ -5,13 +5,38 @@ use crate::process::{root, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How the pixels of the bundled images are normalised: `models/digits/README.md`.
 const MEAN: &str = "0.3057";
 const STD: &str = "0.376";
 
-/// The `shiftformer` command, built from this workspace. Without a GPU and tract, whose builds take minutes.
+/// Whether the tests have built the command.
+static BUILT: AtomicBool = AtomicBool::new(false);
+
+/// From now on the command is the one that the tests of the tools have built: none is built beside it.
+pub fn take_built() {
+    BUILT.store(true, Ordering::Relaxed);
+}
+
+/// Where builds of this workspace put the command.
+pub fn command_path() -> PathBuf {
+    root().join("target/release").join("shiftformer").with_extension(std::env::consts::EXE_EXTENSION)
+}
+
+/// Whether [`take_built`] was called and the command is there.
+pub fn is_built() -> bool {
+    BUILT.load(Ordering::Relaxed) && command_path().is_file()
+}
+
+/// The `shiftformer` command, built from this workspace. Without a GPU and tract, whose builds take minutes, where it is not
+/// [there](take_built).
 pub fn shiftformer() -> Command {
+    if is_built() {
+        let mut command = Command::new(command_path());
+        command.current_dir(root());
+        return command;
+    }
     let mut command = Command::new("cargo");
     command.args(["run", "--quiet", "--release", "--package", "shiftformer-cli", "--no-default-features"]);
     command.args(["--features", "qemu,serial", "--"]).current_dir(root());
