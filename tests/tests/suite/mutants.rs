@@ -8,10 +8,11 @@ use shiftformer::ops::{Op, OpTable};
 use shiftformer::tensor::Dtype;
 use shiftformer::{Model, Progress, Proven, RunFault, Session};
 use shiftformer_convert::convert::{ConvertOptions, convert};
+use shiftformer_convert::data::Dataset;
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::import::{ImportOptions, import};
-use shiftformer_convert::model_file::ModelFile;
 use shiftformer_convert::model_file::parts::ModelParts;
+use shiftformer_convert::model_file::{ModelFile, Values};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -217,4 +218,27 @@ fn mutants_of_digits() {
         let converted = convert(&graph, &[], &options, &mut |_| {}).unwrap();
         mutants("digits", &stripped(&ModelFile::from_bytes(&converted.file).unwrap()), 100_000);
     }
+}
+
+#[test]
+fn mutants_of_swin_and_bert() {
+    let Some(folder) = shiftformer_tests::shared() else { return };
+    for name in ["swin_timm", "bert_hf"] {
+        let zoo = folder.join("models/zoo").join(name);
+        let graph = fuse(import(&zoo.with_extension("onnx"), &ImportOptions::default()).unwrap());
+        let data = Dataset::open(&zoo.with_extension("npz")).unwrap();
+        let sample = |index| -> Vec<Values> {
+            graph.inputs.iter().map(|&id| data.input(&graph.tensors[id].name).unwrap().sample(index)).collect()
+        };
+        let samples: Vec<_> = (0..4).map(sample).collect();
+        let converted = convert(&graph, &samples, &ConvertOptions::default(), &mut |_| {}).unwrap();
+        mutants(name, &stripped(&ModelFile::from_bytes(&converted.file).unwrap()), 50_000);
+    }
+}
+
+#[test]
+fn mutants_of_a_decoder() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/arithmetic/arithmetic.sfm");
+    let file = ModelFile::from_bytes(&std::fs::read(path).unwrap()).unwrap();
+    mutants("arithmetic", &stripped(&file), 20_000);
 }

@@ -96,6 +96,11 @@ impl Toolchain {
         Some(Self::BuildStd { rustc, cargo, linker })
     }
 
+    /// Whether it compiles the library of the target itself.
+    pub fn builds_std(&self) -> bool {
+        matches!(self, Self::BuildStd { .. })
+    }
+
     /// The compiler, as figures name it: `rustc 1.95.0`, with `core` rebuilt where it is.
     pub fn describe(&self) -> String {
         let (rustc, core) = match self {
