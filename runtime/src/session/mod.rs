@@ -5,6 +5,7 @@ mod state;
 mod tokens;
 
 use crate::format::{Place, SectionKind, TensorRecord};
+use crate::kernels::portable::fill;
 use crate::kernels::{Kernels, Portable};
 use crate::model::{Chain, Model};
 use crate::ops::{Areas, Memory, RunFault, Step};
@@ -122,6 +123,8 @@ impl<'m, 'a, B: Kernels> Session<'m, 'a, B> {
         if !aligned(arena) || needed > 0 && !aligned(state) {
             return Err(ArenaError::Misaligned);
         }
+        // A file may read rows of the state that it does not write: they must not hold what was there before.
+        fill(state, 0);
         let at = Step { pos: 0, rows: model.state().rows };
         Ok(Self { model: *model, arena, state, at, next: Position::default(), finished: false })
     }
