@@ -68,9 +68,12 @@ pub fn multiply(a: NormRow<'_>, b: NormRow<'_>, out: NormOut<'_>, zeros: [i32; 3
         (a, b, out, zeros) => return portable::multiply(a, b, out, zeros, scale),
     };
     let len = x.len().min(y.len()).min(out.len());
-    let (body, tail) = out.split_at_mut(len - len % 2);
-    let (x, x_tail) = x.split_at(body.len());
-    let (y, y_tail) = y.split_at(body.len());
+    let pairs = len & !1;
+    let (Some((body, tail)), Some((x, x_tail)), Some((y, y_tail))) =
+        (out.split_at_mut_checked(pairs), x.split_at_checked(pairs), y.split_at_checked(pairs))
+    else {
+        return;
+    };
     if !body.is_empty() {
         let ends = x.as_ptr_range();
         let frame = Frame {
