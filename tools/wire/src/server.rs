@@ -419,7 +419,8 @@ impl Observer for Watch<'_> {
         if self.keep == Some(op) {
             let end = self.kept.saturating_add(part.bytes.len());
             if let Some(to) = self.spare.get_mut(self.kept..end) {
-                to.copy_from_slice(part.bytes);
+                // Not `copy_from_slice`: nothing that an inference reaches may panic.
+                to.iter_mut().zip(part.bytes).for_each(|(to, &from)| *to = from);
             }
             self.kept = end;
         }
