@@ -184,10 +184,11 @@ impl<L: Link> Client<L> {
                 return Ok(status);
             }
             match self.upload(model, progress) {
-                Ok(status) => {
+                Ok(status) if status.model.is_some_and(|running| running.id == id) => {
                     self.model = status.model;
                     return Ok(status);
                 }
+                Ok(_) => return Err(WireError::Confused),
                 Err(Fault::Lost) => {}
                 Err(Fault::Other(error)) => return Err(error),
             }

@@ -35,6 +35,9 @@ pub fn serve<B: Kernels, IO: Read + Write>(
     built_in: &[u8],
     io: IO,
 ) -> Result<(), IO::Error> {
+    // Whole blocks of 16 bytes: what is behind a model is aligned as it is.
+    let whole = memory.len() / SECTION_ALIGN * SECTION_ALIGN;
+    let memory = memory.get_mut(..whole).unwrap_or(&mut []);
     let mut line = Line { io, scratch: Scratch::new(), frame: [0; FRAME_BYTES], sent: 0, session: 0, number: 0 };
     let mut incoming = Collector::new();
     let mut talk = Talk { device, line: &mut line, incoming: &mut incoming, memory_bytes: memory.len() as u32 };
@@ -182,7 +185,11 @@ impl<IO: Read + Write> Talk<'_, IO> {
     }
 
     /// The memory of a model: results of operators, state, arena.
+    #[expect(clippy::result_large_err, reason = "there is no heap to put the text of a fault in")]
     fn split<'p, B: Kernels>(&self, model: &Model<'_, B>, memory: &'p mut [u8]) -> Result<Places<'p>, Text> {
+        if !memory.as_ptr().addr().is_multiple_of(SECTION_ALIGN) {
+            return Err(text("the firmware gives memory that is not aligned to 16 bytes"));
+        }
         let results = (model.n_ops() * OpResult::BYTES).next_multiple_of(SECTION_ALIGN);
         let state = model.state_bytes().next_multiple_of(SECTION_ALIGN);
         let needed = results + state + model.arena_bytes();
@@ -197,6 +204,7 @@ impl<IO: Read + Write> Talk<'_, IO> {
             })
     }
 
+    #[expect(clippy::result_large_err, reason = "there is no heap to put the text of a fault in")]
     fn run<B: Kernels>(
         &mut self,
         model: &Model<'_, B>,
@@ -209,11 +217,8 @@ impl<IO: Read + Write> Talk<'_, IO> {
         let mut kept = 0;
         let mut session = match Session::with_state(model, arena, state) {
             Ok(session) => session,
-            // The memory was measured: what is left is its alignment.
-            Err(error) => {
-                self.line.answer(Response::Refused(&text(error)))?;
-                return Ok(None);
-            }
+            // Length and alignment were looked at.
+            Err(_) => return Ok(None),
         };
         let id = model.sections().file.get(field::PAYLOAD_CRC..).and_then(|bytes| bytes.first_chunk());
         let about = ModelInfo {
@@ -368,6 +373,7 @@ fn first(bytes: &[u8], most: usize) -> &[u8] {
 }
 
 /// Runs the model on a receipt; the first operator that differs.
+#[expect(clippy::result_large_err, reason = "there is no heap to put the text of a fault in")]
 fn prove<B: Kernels>(session: &mut Session<'_, '_, B>, receipt: &Receipt<'_>) -> Result<Option<u16>, Text> {
     session.reset();
     let model = *session.model();
