@@ -59,8 +59,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let mut samples = NpzWriter::new(Cursor::new(Vec::new()));
-    samples.add("in_x", &[2, 3], &draw.floats(6))?;
-    samples.add("label", &[2], &[0i64, 1])?;
+    samples.add("in_x", &[2, 3], draw.floats(6))?;
+    samples.add("label", &[2], [0i64, 1])?;
     write("npz/samples.npz".to_owned(), samples.finish()?.get_ref())?;
     write("tokenizer/tokenizer.json".to_owned(), tokenizer().as_bytes())?;
     Ok(())
