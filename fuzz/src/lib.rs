@@ -65,7 +65,7 @@ fn request(bytes: &[u8]) -> Request<'_> {
     let short = word(0) as u16 % 64;
     let bytes = rest.get(4..).unwrap_or(&[]);
     let bytes = &bytes[..bytes.len().min(CHUNK)];
-    match kind % 9 {
+    match kind % 10 {
         0 => Request::Hello,
         1 => Request::Input { index: short % 2, offset: word(0) >> 24, bytes },
         2 => Request::Run { keep: (short > 8).then_some(short) },
@@ -74,7 +74,8 @@ fn request(bytes: &[u8]) -> Request<'_> {
         5 => Request::Receipt { index: short % 4 },
         6 => Request::Upload { bytes: word(0) % 8192 },
         7 => Request::Model { offset: word(0) >> 16, bytes },
-        _ => Request::Kept { offset: word(0) >> 16 },
+        8 => Request::Kept { offset: word(0) >> 16 },
+        9.. => Request::Open { crc: word(0) },
     }
 }
 

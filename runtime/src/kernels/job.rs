@@ -440,6 +440,18 @@ pub(crate) const fn attend_scratch(n_k: usize, head_dim: usize, v_dim: usize, wi
     [keys * size_of::<i32>(), if wide_exp { 2 * keys } else { keys }, if dots > sums { dots } else { sums }]
 }
 
+impl AttentionJob<'_> {
+    /// Whether queries, keys, values and an output of `out` elements have all rows that [`Kernels::attend`](super::Kernels::attend)
+    /// takes.
+    #[inline(always)]
+    pub(crate) fn fits(&self, out: usize) -> bool {
+        whole_rows(self.q.len(), self.q_stride, self.head_dim) >= self.rows
+            && whole_rows(self.k.len(), self.k_stride, self.head_dim) >= self.n_k
+            && whole_rows(self.v.len(), self.v_stride, self.v_dim) >= self.n_k
+            && whole_rows(out, self.out_stride, self.v_dim) >= self.rows
+    }
+}
+
 /// Rows that blocked kernels take at a time. On Cortex-M4 five accumulators, five activations loaded by one `LDM`, the
 /// weights and the pointers are exactly the fourteen registers there are.
 pub const ROW_BLOCK: usize = 5;

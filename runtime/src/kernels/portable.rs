@@ -215,6 +215,9 @@ pub fn attention(_job: &AttentionJob<'_>, _out: &mut [i8]) -> bool {
 /// the job.
 #[inline(always)]
 pub fn attend<B: Kernels>(job: &AttentionJob<'_>, out: &mut [i8], scratch: &mut [u8]) {
+    if !job.fits(out.len()) {
+        return;
+    }
     let Some((scores, exps, sums)) = attend_areas(job, scratch) else { return };
     let (n_k, head_dim, q_stride) = (job.n_k, job.head_dim, job.q_stride);
     let dots = DotJob { rows: 1, cols: n_k, k: head_dim, x_stride: q_stride, y_stride: job.k_stride, out_stride: n_k };

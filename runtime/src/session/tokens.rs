@@ -56,7 +56,40 @@ impl<B: Kernels> Session<'_, '_, B> {
         let (ids, rows) = match OpKind::from_code(record.kind)? {
             OpKind::Gather => (1, Gather::read(words)?.rows),
             OpKind::Embedding => (0, Embedding::read(words)?.limit),
-            _ => return None,
+            OpKind::Linear
+            | OpKind::Conv2d
+            | OpKind::DepthwiseConv2d
+            | OpKind::MatMul
+            | OpKind::Attention
+            | OpKind::AttentionScores
+            | OpKind::AttentionExp
+            | OpKind::AttentionValues
+            | OpKind::Softmax
+            | OpKind::LayerNorm
+            | OpKind::Add
+            | OpKind::Mul
+            | OpKind::Lut
+            | OpKind::Requant
+            | OpKind::Copy
+            | OpKind::ReduceMean
+            | OpKind::Pool2d
+            | OpKind::DyadicRequant
+            | OpKind::Shiftmax
+            | OpKind::ShiftGelu
+            | OpKind::ILayerNorm
+            | OpKind::KvAppend
+            | OpKind::CausalAttention
+            | OpKind::Rope
+            | OpKind::LinearI16
+            | OpKind::Conv2dI16
+            | OpKind::DepthwiseConv2dI16
+            | OpKind::MatMulI16
+            | OpKind::LutI16
+            | OpKind::MaxPoolI16
+            | OpKind::Positions
+            | OpKind::LmulLinear
+            | OpKind::WindowedAttention
+            | OpKind::LookupLinear => return None,
         };
         let ids = *record.inputs.get::<usize>(ids)?;
         (self.model.input_tensor(0) == Some(usize::from(ids))).then_some(rows)

@@ -160,9 +160,8 @@ impl<L: Link> Client<L> {
         // 0 is that of a device without one.
         self.session = self.session.wrapping_add(1).max(1);
         (self.number, self.model) = (0, None);
-        let asked = self.ask(Request::Hello, &mut |response| match response {
-            Response::Info(info) => Some(Status::of(&info)),
-            _ => None,
+        let asked = self.ask(Request::Hello, &mut |response| {
+            if let Response::Info(info) = response { Some(Status::of(&info)) } else { None }
         });
         match asked {
             Ok(status) => status,
@@ -204,9 +203,8 @@ impl<L: Link> Client<L> {
             progress(index * CHUNK + bytes.len());
         }
         let crc = CRC.checksum(model);
-        let status = self.ask(Request::Open { crc }, &mut |response| match response {
-            Response::Info(info) => Some(Status::of(&info)),
-            _ => None,
+        let status = self.ask(Request::Open { crc }, &mut |response| {
+            if let Response::Info(info) = response { Some(Status::of(&info)) } else { None }
         })?;
         Ok(status?)
     }
@@ -253,9 +251,8 @@ impl<L: Link> Client<L> {
                 self.done(Request::Input { index: input, offset: (chunk * CHUNK) as u32, bytes })?;
             }
         }
-        self.ask(Request::Run { keep }, &mut |response| match response {
-            Response::Ran { ticks } => Some(ticks),
-            _ => None,
+        self.ask(Request::Run { keep }, &mut |response| {
+            if let Response::Ran { ticks } = response { Some(ticks) } else { None }
         })
     }
 
@@ -292,9 +289,8 @@ impl<L: Link> Client<L> {
     /// # Errors
     /// [`WireError`].
     pub fn receipt(&mut self, index: u16) -> Result<Option<u16>, WireError> {
-        let asked = self.ask(Request::Receipt { index }, &mut |response| match response {
-            Response::Receipt { differs } => Some(differs),
-            _ => None,
+        let asked = self.ask(Request::Receipt { index }, &mut |response| {
+            if let Response::Receipt { differs } = response { Some(differs) } else { None }
         });
         asked.map_err(|fault| match fault {
             Fault::Lost => WireError::Restarts,
@@ -307,9 +303,8 @@ impl<L: Link> Client<L> {
     }
 
     fn chunk(&mut self, request: Request<'_>) -> Result<Vec<u8>, Fault> {
-        self.ask(request, &mut |response| match response {
-            Response::Bytes(bytes) => Some(bytes.to_vec()),
-            _ => None,
+        self.ask(request, &mut |response| {
+            if let Response::Bytes(bytes) = response { Some(bytes.to_vec()) } else { None }
         })
     }
 

@@ -3,7 +3,6 @@
 use super::softmax::{scale_row, scale_scores};
 use super::{Armv6m, row};
 use crate::arith::exp::RowScale;
-use crate::kernels::job::whole_rows;
 use crate::kernels::{AttentionJob, ExpRow, portable};
 
 /// K values, and columns, that one load brings.
@@ -23,13 +22,8 @@ fn rows(job: &AttentionJob<'_>, out: &mut [i8], scratch: &mut [u8]) -> Option<()
     let words = |rows: &[i8], stride: usize, width: usize| {
         rows.as_ptr().addr().is_multiple_of(STEP) && stride.is_multiple_of(STEP) && width.is_multiple_of(STEP)
     };
-    let whole = whole_rows(job.q.len(), job.q_stride, job.head_dim) >= job.rows
-        && whole_rows(job.k.len(), job.k_stride, job.head_dim) >= job.n_k
-        && whole_rows(job.v.len(), job.v_stride, job.v_dim) >= job.n_k
-        && whole_rows(out.len(), job.out_stride, job.v_dim) >= job.rows
-        && words(job.k, job.k_stride, job.head_dim)
-        && words(job.v, job.v_stride, job.v_dim);
-    if !whole || job.wide_exp || job.n_k == 0 || job.v_dim == 0 {
+    let whole_words = words(job.k, job.k_stride, job.head_dim) && words(job.v, job.v_stride, job.v_dim);
+    if !job.fits(out.len()) || !whole_words || job.wide_exp || job.n_k == 0 || job.v_dim == 0 {
         return None;
     }
     let (exps, areas) = (exps.get_mut(..job.n_k)?, bytemuck::try_cast_slice_mut::<u8, i32>(sums).ok()?);

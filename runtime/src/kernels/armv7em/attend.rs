@@ -16,7 +16,6 @@
 use super::softmax::{self, scale_row};
 use super::{Armv7em, dot};
 use crate::arith::exp::RowScale;
-use crate::kernels::job::whole_rows;
 use crate::kernels::{AttentionJob, DotJob, ExpRow, portable};
 use core::arch::naked_asm;
 
@@ -222,11 +221,7 @@ pub fn attend(job: &AttentionJob<'_>, out: &mut [i8], scratch: &mut [u8]) {
 #[inline(never)]
 fn rows(job: &AttentionJob<'_>, out: &mut [i8], scratch: &mut [u8]) -> Option<()> {
     let (scores, exps, sums) = portable::attend_areas(job, scratch)?;
-    let whole = whole_rows(job.q.len(), job.q_stride, job.head_dim) >= job.rows
-        && whole_rows(job.k.len(), job.k_stride, job.head_dim) >= job.n_k
-        && whole_rows(job.v.len(), job.v_stride, job.v_dim) >= job.n_k
-        && whole_rows(out.len(), job.out_stride, job.v_dim) >= job.rows;
-    if !whole || job.n_k == 0 || job.v_dim == 0 || !job.v_dim.is_multiple_of(COLUMNS) {
+    if !job.fits(out.len()) || job.n_k == 0 || job.v_dim == 0 || !job.v_dim.is_multiple_of(COLUMNS) {
         return None;
     }
     for row in 0..job.rows {

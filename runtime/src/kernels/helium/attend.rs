@@ -15,7 +15,6 @@ use super::quad::core;
 use super::softmax::{exp_row, scale_row};
 use super::{Helium, dot};
 use crate::arith::exp::RowScale;
-use crate::kernels::job::whole_rows;
 use crate::kernels::{AttentionJob, DotJob, ExpRow, portable};
 use core::arch::naked_asm;
 
@@ -111,12 +110,9 @@ pub fn attend(job: &AttentionJob<'_>, out: &mut [i8], scratch: &mut [u8]) {
 #[inline(never)]
 fn rows(job: &AttentionJob<'_>, out: &mut [i8], scratch: &mut [u8]) -> Option<()> {
     let (scores, exps, sums) = portable::attend_areas(job, scratch)?;
-    let whole = whole_rows(job.v.len(), job.v_stride, job.v_dim) >= job.n_k
-        && whole_rows(job.q.len(), job.q_stride, job.head_dim) >= job.rows
-        && whole_rows(out.len(), job.out_stride, job.v_dim) >= job.rows;
     // Eight positions may be stepped beyond the last.
     let near = job.n_k.checked_add(COLUMNS * 2)?.checked_mul(job.v_stride)? <= usize::from(u16::MAX);
-    if !whole || !near || job.n_k == 0 || job.v_dim == 0 || !job.v_dim.is_multiple_of(COLUMNS) {
+    if !job.fits(out.len()) || !near || job.n_k == 0 || job.v_dim == 0 || !job.v_dim.is_multiple_of(COLUMNS) {
         return None;
     }
     let (n_k, k) = (job.n_k, job.head_dim);

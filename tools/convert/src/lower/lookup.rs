@@ -18,7 +18,7 @@ impl Lowering<'_> {
         let dtype = self.preferred(node.output);
         let (scale, zero) = match dtype {
             Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
-            _ => (self.wide_scale(node.output), 0.0),
+            Dtype::I16 | Dtype::U8 | Dtype::U16 | Dtype::I32 => (self.wide_scale(node.output), 0.0),
         };
         let target = Target { dtype, scale, zero, lut: Blob::NONE };
         let to = self.output(node.output, dtype, scale, zero);
