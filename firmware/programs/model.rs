@@ -13,7 +13,7 @@ fn main() {
     let module = env::var_os(&variable).map_or(default, PathBuf::from);
     println!("cargo:rerun-if-changed={}", module.display());
     if !module.is_file() {
-        panic!("{} is missing; run `cargo xtask firmware --program {program}` once", module.display());
+        panic!("{} is missing; run `cargo xtask firmware --board BOARD --program {program}` once", module.display());
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let text = format!("#[path = {:?}]\n#[allow(dead_code, unused_imports)]\nmod model;\n", absolute(&module));

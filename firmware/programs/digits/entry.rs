@@ -9,5 +9,5 @@ fn main() -> ! {
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    digits::panic()
+    digits::panic::<board::Board>()
 }

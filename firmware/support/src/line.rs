@@ -1,8 +1,16 @@
-//! A serial port as `embedded-io` has it.
+//! Serial ports as `embedded-io` has them.
 
-use crate::terminal::Port;
 use core::convert::Infallible;
 use embedded_io::{ErrorType, Read, Write};
+
+/// A serial port that is known byte by byte.
+pub trait Port {
+    /// Waits for a byte.
+    fn receive(&mut self) -> u8;
+
+    /// Sends a byte as soon as there is room for it.
+    fn send(&mut self, byte: u8);
+}
 
 /// The bytes of a port.
 pub struct Line<P>(pub P);

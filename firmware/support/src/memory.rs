@@ -1,6 +1,6 @@
 //! The memory that no variable uses: arena and stack.
 
-use crate::Board;
+use crate::{Board, Emulated};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// What an untouched stack word holds.
@@ -42,7 +42,8 @@ pub struct StackMark {
 pub fn mark_stack<B: Board>() -> StackMark {
     let limit = stack_limit::<B>().next_multiple_of(4);
     let from: usize;
-    // SAFETY: writes only below the stack pointer, where nothing lives: interrupts are off. The loop is one block, so that
+    // SAFETY: writes only below the stack pointer, where nothing lives: what an interrupt
+    // put there is gone when it has returned. The loop is one block, so that
     // the compiler puts no push between reading the stack pointer and the last store.
     #[cfg(target_arch = "arm")]
     unsafe {
@@ -92,7 +93,7 @@ impl StackMark {
 }
 
 /// The bytes of memory the host filled before the start: a job in emulation.
-pub fn job<B: Board>() -> &'static [u8] {
+pub fn job<B: Emulated>() -> &'static [u8] {
     let from = B::MACHINE.job_address as *const u8;
     // SAFETY: the region exists on the board, is outside of the linker's memory map or of what the linker uses of it, and
     // nothing writes to it.
@@ -101,7 +102,7 @@ pub fn job<B: Board>() -> &'static [u8] {
 
 /// The memory of the job, to be used as plain memory by programs that take no job; `None` where it is flash, and but for
 /// the first call.
-pub fn take_job_memory<B: Board>() -> Option<&'static mut [u8]> {
+pub fn take_job_memory<B: Emulated>() -> Option<&'static mut [u8]> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let machine = B::MACHINE;
     if !B::JOB_IN_RAM || TAKEN.load(Ordering::Relaxed) {

@@ -1,6 +1,8 @@
 //! Lines of text over a serial port.
 
-use crate::{Board, exit};
+use crate::Board;
+use core::convert::Infallible;
+use embedded_io::{Read, Write};
 use heapless::String;
 
 /// What ends a conversation: Ctrl-D.
@@ -8,22 +10,13 @@ const END: u8 = 4;
 const BACKSPACE: u8 = 8;
 const DELETE: u8 = 127;
 
-/// A board with a serial port that people type at.
+/// A board with a serial port.
 pub trait Talks: Board {
-    /// The port.
-    type Port: Port;
+    /// The port. What the line damages is not its business: bytes that come are passed on.
+    type Port: Read<Error = Infallible> + Write<Error = Infallible>;
 
     /// The port, ready to send and receive; called once.
     fn port() -> Self::Port;
-}
-
-/// A serial port.
-pub trait Port {
-    /// Waits for a byte.
-    fn receive(&mut self) -> u8;
-
-    /// Sends a byte as soon as there is room for it.
-    fn send(&mut self, byte: u8);
 }
 
 /// Why a demo of a language model stops.
@@ -51,10 +44,10 @@ pub fn converse<B: Talks>(talk: impl FnOnce(&mut Terminal<B::Port>) -> Result<()
     B::start();
     let mut terminal = Terminal::new(B::port());
     match talk(&mut terminal) {
-        Ok(()) => exit(true),
+        Ok(()) => B::exit(true),
         Err(fault) => {
             terminal.print(fault.text());
-            exit(false)
+            B::exit(false)
         }
     }
 }
@@ -62,19 +55,31 @@ pub fn converse<B: Talks>(talk: impl FnOnce(&mut Terminal<B::Port>) -> Result<()
 /// A terminal at a port.
 pub struct Terminal<P>(P);
 
-impl<P: Port> Terminal<P> {
+impl<P: Read<Error = Infallible> + Write<Error = Infallible>> Terminal<P> {
     /// The terminal at `port`.
     pub fn new(port: P) -> Self {
         Self(port)
+    }
+
+    fn send(&mut self, byte: u8) {
+        let Ok(()) = self.0.write_all(&[byte]);
+    }
+
+    /// The next byte; that which ends the conversation at the end of the line.
+    fn receive(&mut self) -> u8 {
+        let mut byte = [END];
+        let Ok(_) = self.0.read(&mut byte);
+        let [byte] = byte;
+        byte
     }
 
     /// Shows `text`; a new line starts at the left.
     pub fn print(&mut self, text: &str) {
         for byte in text.bytes() {
             if byte == b'\n' {
-                self.0.send(b'\r');
+                self.send(b'\r');
             }
-            self.0.send(byte);
+            self.send(byte);
         }
     }
 
@@ -83,7 +88,7 @@ impl<P: Port> Terminal<P> {
     pub fn line<const N: usize>(&mut self) -> Option<String<N>> {
         let mut line: String<N> = String::new();
         loop {
-            match self.0.receive() {
+            match self.receive() {
                 END => return None,
                 b'\r' | b'\n' => {
                     if !line.is_empty() {
@@ -98,7 +103,7 @@ impl<P: Port> Terminal<P> {
                 // The demos' models know ASCII.
                 byte if byte.is_ascii_graphic() || byte == b' ' => {
                     if line.push(char::from(byte)).is_ok() {
-                        self.0.send(byte);
+                        self.send(byte);
                     }
                 }
                 _ => {}

@@ -1,6 +1,6 @@
 //! The UART of Arm's MPS2 and MPS3 images (CMSDK APB UART).
 
-use crate::terminal::Port;
+use crate::line::Port;
 
 const DATA: usize = 0;
 const STATE: usize = 4;

@@ -107,6 +107,19 @@ pub const MPS3_AN547: Machine = Machine {
     counter_hz: 20_000_000,
 };
 
+/// `netduinoplus2`.
+pub const NETDUINOPLUS2: Machine = Machine {
+    name: "netduinoplus2",
+    emulator: "qemu-system-arm",
+    arguments: &["-machine", "netduinoplus2"],
+    core: Core::M4,
+    counts: &[],
+    portable: true,
+    job_address: 0x0804_0000,
+    job_bytes: 0x000c_0000,
+    counter_hz: 10_000_000,
+};
+
 /// `virt-rv32`.
 pub const VIRT_RV32: Machine = Machine {
     name: "virt-rv32",
@@ -121,11 +134,21 @@ pub const VIRT_RV32: Machine = Machine {
 };
 
 /// The emulated machines, by name.
-pub const MACHINES: [Machine; 9] =
-    [M0_LARGE, M23_LARGE, MICROBIT, MPS2_AN385, MPS2_AN386, MPS2_AN500, MPS2_AN505, MPS3_AN547, VIRT_RV32];
+pub const MACHINES: [Machine; 10] = [
+    M0_LARGE,
+    M23_LARGE,
+    MICROBIT,
+    MPS2_AN385,
+    MPS2_AN386,
+    MPS2_AN500,
+    MPS2_AN505,
+    MPS3_AN547,
+    NETDUINOPLUS2,
+    VIRT_RV32,
+];
 
 /// The boards that `shiftformer fit` knows, by core, then RAM, then flash.
-pub const BOARDS: [Board; 18] = [
+pub const BOARDS: [Board; 19] = [
     Board {
         key: "nucleo-f072rb",
         name: "ST Nucleo-F072RB",
@@ -209,6 +232,16 @@ pub const BOARDS: [Board; 18] = [
     Board {
         key: "nano-33-ble",
         name: "Arduino Nano 33 BLE",
+        chip: "nRF52840",
+        core: Core::M4,
+        clock_mhz: 64,
+        flash_kib: 1024,
+        ram_kib: 256,
+        source: "Nordic nRF52840 Product Specification",
+    },
+    Board {
+        key: "nrf52840-dk",
+        name: "Nordic nRF52840 DK",
         chip: "nRF52840",
         core: Core::M4,
         clock_mhz: 64,

@@ -17,12 +17,14 @@ mod cores;
 mod execute;
 mod machine;
 mod record;
+mod soak;
 
 pub use board::Board;
 pub use cores::Core;
 pub use execute::{Host, HostError, execute};
 pub use machine::Machine;
 pub use record::{Overhead, Record, RecordError, Records};
+pub use soak::{Soak, soak};
 
 /// What the machine is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,19 +1,21 @@
 //! The boards: what `firmware/boards/*/board.toml` says of them, and the list that other crates have of it.
 //!
 //! A file describes one board. Boards without programs have one in `firmware/catalog` instead of a folder. `[fit]` makes it a row of `shiftformer fit`, `[build]` says how its package is compiled
-//! and which programs it has, `[emulator]` makes it a machine and a backend `qemu:NAME`.
+//! and which programs it has, `[emulator]` makes it a machine and a backend `qemu:NAME`, `[node]` names an emulator of
+//! its own, in JavaScript.
 
 use crate::error::Error;
 use crate::process::{root, run};
 use serde::Deserialize;
 use shiftformer_link::Core;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Folders of boards with programs.
-const BOARDS: &str = "firmware/boards";
+pub const BOARDS: &str = "firmware/boards";
 /// Descriptions of boards without programs.
 const CATALOG: &str = "firmware/catalog";
 /// What describes a board in its folder.
@@ -30,8 +32,10 @@ pub struct Description {
     fit: Option<Fit>,
     /// How programs are built.
     build: Option<Build>,
-    /// Where they run.
+    /// The machine of QEMU that they run on.
     emulator: Option<Emulator>,
+    /// The script that runs them.
+    node: Option<Node>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -40,6 +44,15 @@ struct File {
     fit: Option<Fit>,
     build: Option<Build>,
     emulator: Option<Emulator>,
+    node: Option<Node>,
+}
+
+/// A package of Node.js that runs programs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its folder in that of the board, with `package.json` and `run.mjs`.
+    pub folder: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,12 +97,22 @@ pub enum Program {
     Story,
     /// The other end of `shiftformer device`.
     Device,
+    /// Steps between interrupts.
+    Soak,
 }
 
 impl Program {
     /// All programs, in the order they are built and listed in.
-    pub const ALL: [Self; 7] =
-        [Self::Runner, Self::Inference, Self::Digits, Self::KernelTests, Self::Calculator, Self::Story, Self::Device];
+    pub const ALL: [Self; 8] = [
+        Self::Runner,
+        Self::Inference,
+        Self::Digits,
+        Self::KernelTests,
+        Self::Calculator,
+        Self::Story,
+        Self::Device,
+        Self::Soak,
+    ];
 
     /// Name of the package.
     pub const fn name(self) -> &'static str {
@@ -101,6 +124,7 @@ impl Program {
             Self::Calculator => "calculator",
             Self::Story => "story",
             Self::Device => "device",
+            Self::Soak => "soak",
         }
     }
 
@@ -114,6 +138,7 @@ impl Program {
             Self::Calculator => &[Binary::Calculator],
             Self::Story => &[Binary::Story],
             Self::Device => &[Binary::Device],
+            Self::Soak => &[Binary::Soak],
         }
     }
 }
@@ -137,6 +162,8 @@ pub enum Binary {
     Story,
     /// Of [`Program::Device`].
     Device,
+    /// Of [`Program::Soak`].
+    Soak,
 }
 
 impl Binary {
@@ -151,6 +178,7 @@ impl Binary {
             Self::Calculator => "calculator",
             Self::Story => "story",
             Self::Device => "device",
+            Self::Soak => "soak",
         }
     }
 }
@@ -182,6 +210,8 @@ pub struct Target {
     pub board: String,
     /// How they are built.
     pub build: Build,
+    /// The script that runs them.
+    pub node: Option<Node>,
 }
 
 /// All descriptions, by name.
@@ -195,7 +225,7 @@ pub fn descriptions() -> Result<Vec<Description>, Error> {
     }
     for path in entries(CATALOG)? {
         let described = description(Some(&path.with_extension("")), &path)?;
-        if described.build.is_some() || described.emulator.is_some() {
+        if described.build.is_some() || described.emulator.is_some() || described.node.is_some() {
             return Err(Error::Usage(format!("{}: a board with programs has a folder in {BOARDS}", path.display())));
         }
         all.push(described);
@@ -218,10 +248,10 @@ fn entries(folder: &str) -> Result<Vec<PathBuf>, Error> {
 /// What the file at `path` says of the board that `named` ends in.
 fn description(named: Option<&Path>, path: &Path) -> Result<Description, Error> {
     let text = fs::read_to_string(path).map_err(Error::io(format!("read {}", path.display())))?;
-    let File { fit, build, emulator } =
+    let File { fit, build, emulator, node } =
         toml::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
     let name = named.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Description { name, fit, build, emulator })
+    Ok(Description { name, fit, build, emulator, node })
 }
 
 /// The boards with programs, by name.
@@ -229,7 +259,7 @@ fn description(named: Option<&Path>, path: &Path) -> Result<Description, Error> 
 /// # Errors
 /// As [`descriptions`].
 pub fn targets() -> Result<Vec<Target>, Error> {
-    let target = |Description { name, build, .. }: Description| Some(Target { board: name, build: build? });
+    let target = |Description { name, build, node, .. }: Description| Some(Target { board: name, build: build?, node });
     Ok(descriptions()?.into_iter().filter_map(target).collect())
 }
 
@@ -257,17 +287,52 @@ pub fn write_list() -> Result<(), Error> {
     fs::write(&path, list).map_err(Error::io(format!("write {}", path.display())))
 }
 
-/// Checks that the list is what the descriptions say.
+/// Checks that the list is what the descriptions say, and that cargo compiles in a board's folder as tasks do.
 ///
 /// # Errors
 /// [`Error::Check`] when it is not.
 pub fn check_list() -> Result<(), Error> {
+    targets()?.iter().try_for_each(check_settings)?;
     let path = root().join(LIST);
     let old = fs::read_to_string(&path).map_err(Error::io(format!("read {}", path.display())))?;
     if old == list(descriptions()?)? {
         return Ok(());
     }
     Err(Error::Check(format!("{LIST} is not what the boards' descriptions say; run `cargo xtask boards`")))
+}
+
+/// Compares the settings of cargo in a board's folder, if it has any, with its description.
+fn check_settings(target: &Target) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Settings {
+        build: BuildSettings,
+        target: BTreeMap<String, TargetSettings>,
+    }
+    #[derive(Deserialize)]
+    struct BuildSettings {
+        target: String,
+    }
+    #[derive(Deserialize)]
+    struct TargetSettings {
+        rustflags: Vec<String>,
+        runner: String,
+    }
+    let Target { board, build, .. } = target;
+    let path = root().join(BOARDS).join(board).join(".cargo/config.toml");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let wrong = |what: &str| Error::Check(format!("{}: {what}", path.display()));
+    let text = fs::read_to_string(&path).map_err(Error::io(format!("read {}", path.display())))?;
+    let settings: Settings = toml::from_str(&text).map_err(|error| wrong(&error.to_string()))?;
+    match settings.target.get(&build.target) {
+        Some(own)
+            if own.rustflags == build.flags && !own.runner.is_empty() && settings.build.target == build.target =>
+        {
+            Ok(())
+        }
+        Some(_) | None => Err(wrong(&format!("target or flags are not those of {FILE}"))),
+    }
 }
 
 /// The source text of the list, formatted.

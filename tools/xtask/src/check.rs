@@ -1,13 +1,14 @@
 //! `cargo xtask test`: everything that must hold, in the order from cheap to dear.
 
 use crate::boards::{self, Program};
+use crate::emulate::Emulator;
 use crate::error::Error;
 use crate::firmware;
 use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
 use crate::setup;
 use crate::toolchain::Toolchain;
-use crate::{audit, c, device, digits, emulate, fuzz, language, size, web, wheel};
+use crate::{audit, c, device, digits, fuzz, language, size, soak, web, wheel};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -100,9 +101,15 @@ fn steps() -> Result<Vec<Step>, Error> {
         conversations(&mut steps, program)?;
     }
     for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&Program::Device)) {
-        if let Some(machine) = Machine::by_name(&target.board) {
-            steps
-                .push(step(format!("device on {} over its serial port", machine.name), move || device::check(machine)));
+        if let Some(emulator) = Emulator::of(&target) {
+            let name = format!("device on {} over its serial port", target.board);
+            steps.push(step(name, move || device::check(&emulator)));
+        }
+    }
+    for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&Program::Soak)) {
+        if let Some(emulator) = Emulator::of(&target) {
+            let name = format!("steps between interrupts on {}", target.board);
+            steps.push(step(name, move || soak::run(&emulator, soak::STEPS)));
         }
     }
     steps.push(step("digits: every operator the same on all machines", parity));
@@ -116,9 +123,9 @@ fn steps() -> Result<Vec<Step>, Error> {
 /// A program on every emulated board that has it.
 fn emulated(steps: &mut Vec<Step>, program: Program, what: &str) -> Result<(), Error> {
     for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&program)) {
-        if let Some(machine) = Machine::by_name(&target.board) {
-            let check = move || emulate::emulate(machine, &firmware::path(machine.name, program.name()));
-            steps.push(step(format!("{what} on {}", machine.name), check));
+        if let Some(emulator) = Emulator::of(&target) {
+            let check = move || emulator.run(&emulator.elf(program));
+            steps.push(step(format!("{what} on {}", target.board), check));
         }
     }
     Ok(())
@@ -127,9 +134,9 @@ fn emulated(steps: &mut Vec<Step>, program: Program, what: &str) -> Result<(), E
 /// A conversation with a program on every emulated board that has it.
 fn conversations(steps: &mut Vec<Step>, program: Program) -> Result<(), Error> {
     for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&program)) {
-        if let Some(machine) = Machine::by_name(&target.board) {
-            let check = move || language::check(program, machine);
-            steps.push(step(format!("{} on {}", program.name(), machine.name), check));
+        if let Some(emulator) = Emulator::of(&target) {
+            let check = move || language::check(program, &emulator);
+            steps.push(step(format!("{} on {}", program.name(), target.board), check));
         }
     }
     Ok(())

@@ -1,9 +1,10 @@
 //! The program `device` on an emulated board, and the command at the other end of its serial port.
 
+use crate::boards::Program;
+use crate::digits;
+use crate::emulate::Emulator;
 use crate::error::Error;
 use crate::process::{root, run, shown};
-use crate::{digits, emulate, firmware};
-use shiftformer_link::Machine;
 use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -22,10 +23,10 @@ struct Running {
 }
 
 impl Running {
-    fn start(machine: &Machine) -> Result<Self, Error> {
+    fn start(emulator: &Emulator) -> Result<Self, Error> {
         let folder = tempfile::tempdir().map_err(Error::io("make a temporary folder"))?;
         let socket = folder.path().join("uart");
-        let mut command = emulate::socket(machine, &firmware::path(machine.name, "device"), &socket)?;
+        let mut command = emulator.socket(&emulator.elf(Program::Device), &socket)?;
         let doing = format!("run `{}`", shown(&command));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(Error::io(doing))?;
         let port = format!("unix:{}", socket.display());
@@ -34,7 +35,7 @@ impl Running {
         while !socket.exists() {
             let gone = running.child.try_wait().map_err(Error::io("wait for the emulator"))?;
             if gone.is_some() || started.elapsed() > START {
-                return Err(Error::Check(format!("the emulator of {} does not start", machine.name)));
+                return Err(Error::Check(format!("the emulator of {} does not start", emulator.board())));
             }
             sleep(Duration::from_millis(20));
         }
@@ -54,19 +55,19 @@ impl Drop for Running {
 ///
 /// # Errors
 /// When the emulator does not start or ends.
-pub fn wait(machine: &Machine) -> Result<(), Error> {
-    let mut running = Running::start(machine)?;
-    println!("{} listens; try `shiftformer device info {}`", machine.name, running.port);
+pub fn wait(emulator: &Emulator) -> Result<(), Error> {
+    let mut running = Running::start(emulator)?;
+    println!("{} listens; try `shiftformer device info {}`", emulator.board(), running.port);
     let status = running.child.wait().map_err(Error::io("wait for the emulator"))?;
-    if status.success() { Ok(()) } else { Err(Error::Check(format!("the emulator of {} failed", machine.name))) }
+    if status.success() { Ok(()) } else { Err(Error::Check(format!("the emulator of {} failed", emulator.board()))) }
 }
 
 /// Uploads the digits model, proves it by its receipts, and compares every operator with this machine.
 ///
 /// # Errors
 /// [`Error::Check`] or [`Error::Command`] at the first thing that fails.
-pub fn check(machine: &Machine) -> Result<(), Error> {
-    let running = Running::start(machine)?;
+pub fn check(emulator: &Emulator) -> Result<(), Error> {
+    let running = Running::start(emulator)?;
     let model = running.folder.path().join("digits.sfm");
     run(&mut digits::convert(digits::shiftformer(), &model))?;
     let device = |command: &str| {

@@ -68,7 +68,7 @@ impl Modules {
         let needed = |p: Program| wanted(&p) && targets.iter().any(|target| target.build.programs.contains(&p));
         let language = |p: Program| needed(p).then(|| language::module(p)).transpose();
         Ok(Self {
-            digits: needed(Program::Digits).then(digits::module).transpose()?,
+            digits: (needed(Program::Digits) || needed(Program::Soak)).then(digits::module).transpose()?,
             calculator: language(Program::Calculator)?,
             story: language(Program::Story)?,
         })
@@ -78,6 +78,7 @@ impl Modules {
     fn variable(&self, program: Program) -> Option<(&'static str, &Path)> {
         let (name, module) = match program {
             Program::Digits => ("SHIFTFORMER_DIGITS", &self.digits),
+            Program::Soak => ("SHIFTFORMER_SOAK", &self.digits),
             Program::Calculator => ("SHIFTFORMER_CALCULATOR", &self.calculator),
             Program::Story => ("SHIFTFORMER_STORY", &self.story),
             Program::Runner | Program::Inference | Program::KernelTests | Program::Device => return None,
@@ -112,7 +113,8 @@ pub fn build_planted(target: &Target, feature: &str) -> Result<PathBuf, Error> {
 fn cargo(toolchain: &Toolchain, program: Program, target: &Target) -> Command {
     let flags: Vec<String> = target.build.flags.iter().cloned().chain([SYMBOLS.to_owned()]).collect();
     let mut cargo = toolchain.cargo("build", &target.build.target, &flags);
-    cargo.args(["--quiet", "--release", "--package", &target.board, "--bins", "--features", program.name()]);
+    cargo.args(["--quiet", "--release", "--package", &target.board, "--bins"]);
+    cargo.args(["--no-default-features", "--features", program.name()]);
     cargo.current_dir(root().join("firmware"));
     cargo
 }

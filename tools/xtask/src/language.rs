@@ -2,14 +2,13 @@
 
 use crate::boards::Program;
 use crate::digits::shiftformer;
+use crate::emulate::Emulator;
 use crate::error::Error;
 use crate::process::{root, run, shown};
-use crate::{emulate, firmware};
 use shiftformer::kernels::Native;
 use shiftformer::ops::OpTable;
 use shiftformer::text::{Logits, Tokenizer};
 use shiftformer::{AlignedBytes, Model, Session};
-use shiftformer_link::Machine;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -31,7 +30,12 @@ fn model(program: Program) -> Result<PathBuf, Error> {
     let name = match program {
         Program::Calculator => "arithmetic",
         Program::Story => "text",
-        Program::Runner | Program::Inference | Program::Digits | Program::KernelTests | Program::Device => {
+        Program::Runner
+        | Program::Inference
+        | Program::Digits
+        | Program::KernelTests
+        | Program::Device
+        | Program::Soak => {
             return Err(Error::Usage(format!("{} has no language model", program.name())));
         }
     };
@@ -54,23 +58,28 @@ pub fn module(program: Program) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// [`Error::Check`] when the program fails.
-pub fn talk(program: Program, machine: &Machine) -> Result<(), Error> {
-    run(&mut emulate::serial(machine, &firmware::path(machine.name, program.name()))?)
+pub fn talk(program: Program, emulator: &Emulator) -> Result<(), Error> {
+    run(&mut emulator.serial(&emulator.elf(program))?)
 }
 
 /// Types at the program, and compares what it answers with the same model on this machine.
 ///
 /// # Errors
 /// [`Error::Check`] with the first line that differs.
-pub fn check(program: Program, machine: &Machine) -> Result<(), Error> {
+pub fn check(program: Program, emulator: &Emulator) -> Result<(), Error> {
     let (typed, expected) = match program {
         Program::Calculator => sums()?,
         Program::Story => stories()?,
-        Program::Runner | Program::Inference | Program::Digits | Program::KernelTests | Program::Device => {
+        Program::Runner
+        | Program::Inference
+        | Program::Digits
+        | Program::KernelTests
+        | Program::Device
+        | Program::Soak => {
             return Err(Error::Usage(format!("{} cannot be talked with", program.name())));
         }
     };
-    let mut command = emulate::serial(machine, &firmware::path(machine.name, program.name()))?;
+    let mut command = emulator.serial(&emulator.elf(program))?;
     let doing = format!("run `{}`", shown(&command));
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(Error::io(doing.clone()))?;
@@ -87,11 +96,11 @@ pub fn check(program: Program, machine: &Machine) -> Result<(), Error> {
     let (answer, cost) = answer.split_at(answer.rfind(COST).unwrap_or(answer.len()));
     let differs = answer.lines().zip(expected.lines()).find(|(got, want)| got != want);
     if let Some((got, want)) = differs {
-        return Err(Error::Check(format!("{} on {}: {got:?} for {want:?}", program.name(), machine.name)));
+        return Err(Error::Check(format!("{} on {}: {got:?} for {want:?}", program.name(), emulator.board())));
     }
     if answer != expected || !status.success() {
         let bytes = (answer.len(), expected.len());
-        return Err(Error::Check(format!("{} on {}: ends after {bytes:?} bytes", program.name(), machine.name)));
+        return Err(Error::Check(format!("{} on {}: ends after {bytes:?} bytes", program.name(), emulator.board())));
     }
     println!("{} lines as on this machine. {cost}", expected.lines().count());
     Ok(())

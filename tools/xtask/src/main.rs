@@ -21,16 +21,19 @@ mod growth;
 mod kernels;
 mod language;
 mod linux;
+mod node;
 mod process;
 mod proto;
 mod setup;
 mod size;
+mod soak;
 mod toolchain;
 mod web;
 mod wheel;
 
 use boards::Program;
 use clap::{Parser, Subcommand};
+use emulate::Emulator;
 use error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +90,15 @@ enum Task {
         /// Board; without it, the one the program's folder names.
         #[arg(long)]
         board: Option<String>,
+    },
+    /// Run a model in steps on an emulated board, between a watchdog, ticks and interrupts, and compare with this machine.
+    Soak {
+        /// Board.
+        #[arg(long, default_value = "mps2-an386")]
+        board: String,
+        /// Steps.
+        #[arg(long, default_value_t = soak::STEPS)]
+        steps: u32,
     },
     /// Look for floats, allocators and panics in the firmware and the runtime.
     Audit {
@@ -184,8 +196,12 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Firmware { board, program } => firmware::build(board.as_deref(), program)?,
         Task::Demo { board, program, check } => emulate::demo(&board, program, check)?,
         Task::Emulate { elf, board } => {
-            let machine = board.map_or_else(|| emulate::by_path(&elf), |board| emulate::by_name(&board))?;
-            emulate::emulate(machine, &elf)?;
+            let emulator = board.map_or_else(|| Emulator::by_path(&elf), |board| Emulator::by_name(&board))?;
+            emulator.run(&elf)?;
+        }
+        Task::Soak { board, steps } => {
+            firmware::build(Some(&board), Some(Program::Soak))?;
+            soak::run(&Emulator::by_name(&board)?, steps)?;
         }
         Task::Audit { no_build, board } => audit::run(!no_build, board.as_deref())?,
         Task::Size { functions: Some(elf), .. } => size::functions(&elf)?,

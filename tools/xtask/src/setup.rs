@@ -20,7 +20,7 @@ struct Tool {
     present: fn() -> bool,
 }
 
-const TOOLS: [Tool; 11] = [
+const TOOLS: [Tool; 12] = [
     Tool {
         package: "qemu-system-arm",
         purpose: "emulated microcontrollers",
@@ -50,6 +50,7 @@ const TOOLS: [Tool; 11] = [
     },
     Tool { package: "mesa-vulkan-drivers", purpose: "a GPU in software", present: has_vulkan_driver },
     Tool { package: "nodejs", purpose: "WebAssembly", present: || find("node").is_some() },
+    Tool { package: "npm", purpose: "emulators in JavaScript", present: || find("npm").is_some() },
     Tool { package: "python3-venv", purpose: "the Python package", present: has_venv },
     Tool { package: "libvulkan1", purpose: "GPUs", present: || library("libvulkan.so.1") },
 ];

@@ -6,7 +6,7 @@ use crate::boards::{self, Binary, Program};
 use crate::error::Error;
 use crate::firmware;
 use shiftformer::ops::OpKind;
-use shiftformer_link::boards::MPS2_AN386;
+use shiftformer_link::boards::{BOARDS, MPS2_AN386};
 use shiftformer_link::{Core, Machine};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -62,7 +62,9 @@ pub fn run(build: bool) -> Result<(), Error> {
     for program in Program::ALL {
         for target in targets.iter().filter(|target| target.build.programs.contains(&program)) {
             let board = target.board.as_str();
-            let core = Machine::by_name(board).map_or("-", |machine| Core::name(machine.core));
+            let emulated = Machine::by_name(board).map(|machine| machine.core);
+            let core = emulated.or_else(|| BOARDS.iter().find(|row| row.key == board).map(|row| row.core));
+            let core = core.map_or("-", Core::name);
             for &binary in program.files() {
                 let file = binary.name();
                 let image = Image::read(&firmware::path(board, file))?;
@@ -129,7 +131,8 @@ fn linkage(image: &Image, binary: Binary, board: &str) -> Vec<String> {
         | Binary::KernelTests
         | Binary::Calculator
         | Binary::Story
-        | Binary::Device => Vec::new(),
+        | Binary::Device
+        | Binary::Soak => Vec::new(),
     }
 }
 

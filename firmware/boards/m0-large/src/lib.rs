@@ -1,7 +1,8 @@
 //! Code of a Cortex-M0 on the MPS2 with its larger memory: to count instructions of models that no micro:bit holds.
 #![no_std]
 
-use shiftformer_link::Machine;
+use shiftformer_link::{Core, Machine};
+use support::Emulated;
 use support::fpga;
 pub use support::{entry, exit};
 
@@ -14,9 +15,10 @@ const FPGAIO: usize = 0x4002_8000;
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const NAME: &'static str = Self::MACHINE.name;
+    const CORE: Core = Self::MACHINE.core;
+    const COUNTER_HZ: u32 = Self::MACHINE.counter_hz;
     const STACK_BYTES: usize = 32 * 1024;
-    const JOB_IN_RAM: bool = true;
     type Led = fpga::Led<FPGAIO>;
 
     fn start() {}
@@ -29,4 +31,9 @@ impl support::Board for Board {
     fn ticks() -> u32 {
         fpga::ticks::<FPGAIO>()
     }
+}
+
+impl Emulated for Board {
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const JOB_IN_RAM: bool = true;
 }

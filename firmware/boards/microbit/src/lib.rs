@@ -5,8 +5,12 @@ mod led;
 mod timer;
 mod uart;
 
+#[cfg(feature = "digits")]
+use defmt_semihosting as _;
 pub use led::Led;
-use shiftformer_link::Machine;
+use shiftformer_link::{Core, Machine};
+use support::Emulated;
+use support::line::Line;
 use support::terminal::Talks;
 pub use support::{entry, exit};
 pub use uart::Uart;
@@ -17,9 +21,10 @@ support::exit_on_fault!();
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const NAME: &'static str = Self::MACHINE.name;
+    const CORE: Core = Self::MACHINE.core;
+    const COUNTER_HZ: u32 = Self::MACHINE.counter_hz;
     const STACK_BYTES: usize = 6 * 1024;
-    const JOB_IN_RAM: bool = false;
     type Led = Led;
 
     fn start() {
@@ -36,10 +41,15 @@ impl support::Board for Board {
     }
 }
 
-impl Talks for Board {
-    type Port = Uart;
+impl Emulated for Board {
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const JOB_IN_RAM: bool = false;
+}
 
-    fn port() -> Uart {
-        Uart::new()
+impl Talks for Board {
+    type Port = Line<Uart>;
+
+    fn port() -> Self::Port {
+        Line(Uart::new())
     }
 }

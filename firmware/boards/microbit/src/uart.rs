@@ -1,6 +1,6 @@
 //! UART0 of the nRF51, which the micro:bit connects to its USB port.
 
-use support::terminal::Port;
+use support::line::Port;
 
 const BASE: usize = 0x4000_2000;
 const TASKS_STARTRX: *mut u32 = BASE as *mut u32;

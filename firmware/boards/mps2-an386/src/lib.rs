@@ -1,10 +1,15 @@
 //! Arm MPS2 with the AN386 image.
 #![no_std]
 
-use shiftformer_link::Machine;
-use support::fpga;
+#[cfg(feature = "digits")]
+use defmt_semihosting as _;
+use shiftformer_link::{Core, Machine};
+use support::Emulated;
+use support::line::Line;
 use support::terminal::Talks;
+use support::timers::{timer, watchdog};
 use support::uart::Uart;
+use support::{Interrupted, fpga};
 pub use support::{entry, exit};
 
 support::exit_on_fault!();
@@ -13,14 +18,22 @@ support::exit_on_fault!();
 const FPGAIO: usize = 0x4002_8000;
 /// UART0.
 const UART: usize = 0x4000_4000;
+/// Timer 0, and its interrupt.
+const TIMER: usize = 0x4000_0000;
+const TIMER_INTERRUPT: u32 = 8;
+/// Watchdog.
+const WATCHDOG: usize = 0x4000_8000;
+/// The register that lets interrupts 0 to 31 come.
+const NVIC_ISER0: *mut u32 = 0xe000_e100 as *mut u32;
 
 /// This board.
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const NAME: &'static str = Self::MACHINE.name;
+    const CORE: Core = Self::MACHINE.core;
+    const COUNTER_HZ: u32 = Self::MACHINE.counter_hz;
     const STACK_BYTES: usize = 32 * 1024;
-    const JOB_IN_RAM: bool = true;
     type Led = fpga::Led<FPGAIO>;
 
     fn start() {}
@@ -35,10 +48,37 @@ impl support::Board for Board {
     }
 }
 
+impl Emulated for Board {
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const JOB_IN_RAM: bool = true;
+}
+
+impl Interrupted for Board {
+    const CORE_HZ: u32 = 25_000_000;
+
+    fn watch(clocks: u32) {
+        watchdog::start::<WATCHDOG>(clocks);
+        // SAFETY: a register of the architecture; the programs that call this have a handler.
+        unsafe { NVIC_ISER0.write_volatile(1 << TIMER_INTERRUPT) };
+    }
+
+    fn feed() {
+        watchdog::feed::<WATCHDOG>();
+    }
+
+    fn interrupt_in(clocks: u32) {
+        timer::start::<TIMER>(clocks);
+    }
+
+    fn clear_interrupt() {
+        timer::clear::<TIMER>();
+    }
+}
+
 impl Talks for Board {
-    type Port = Uart<UART>;
+    type Port = Line<Uart<UART>>;
 
     fn port() -> Self::Port {
-        Uart::new()
+        Line(Uart::new())
     }
 }

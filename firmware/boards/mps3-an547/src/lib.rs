@@ -1,8 +1,10 @@
 //! Arm MPS3 with the AN547 image.
 #![no_std]
 
-use shiftformer_link::Machine;
+use shiftformer_link::{Core, Machine};
+use support::Emulated;
 use support::fpga;
+use support::line::Line;
 use support::terminal::Talks;
 use support::uart::Uart;
 pub use support::{entry, exit};
@@ -18,9 +20,10 @@ const UART: usize = 0x5930_3000;
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const NAME: &'static str = Self::MACHINE.name;
+    const CORE: Core = Self::MACHINE.core;
+    const COUNTER_HZ: u32 = Self::MACHINE.counter_hz;
     const STACK_BYTES: usize = 32 * 1024;
-    const JOB_IN_RAM: bool = true;
     type Led = fpga::Led<FPGAIO>;
 
     fn start() {}
@@ -35,10 +38,15 @@ impl support::Board for Board {
     }
 }
 
+impl Emulated for Board {
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const JOB_IN_RAM: bool = true;
+}
+
 impl Talks for Board {
-    type Port = Uart<UART>;
+    type Port = Line<Uart<UART>>;
 
     fn port() -> Self::Port {
-        Uart::new()
+        Line(Uart::new())
     }
 }

@@ -2,8 +2,12 @@
 #![no_std]
 
 use core::convert::Infallible;
+#[cfg(feature = "digits")]
+use defmt_semihosting as _;
 use embedded_hal::digital::{ErrorType, OutputPin};
-use shiftformer_link::Machine;
+use shiftformer_link::{Core, Machine};
+use support::Emulated;
+use support::led::NoLed;
 pub use support::{entry, exit};
 
 support::exit_on_fault!();
@@ -15,9 +19,10 @@ const MTIME: *const u32 = 0x0200_bff8 as *const u32;
 pub struct Board;
 
 impl support::Board for Board {
-    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const NAME: &'static str = Self::MACHINE.name;
+    const CORE: Core = Self::MACHINE.core;
+    const COUNTER_HZ: u32 = Self::MACHINE.counter_hz;
     const STACK_BYTES: usize = 32 * 1024;
-    const JOB_IN_RAM: bool = true;
     type Led = NoLed;
 
     fn start() {}
@@ -33,19 +38,7 @@ impl support::Board for Board {
     }
 }
 
-/// The machine has no LED.
-pub struct NoLed;
-
-impl ErrorType for NoLed {
-    type Error = Infallible;
-}
-
-impl OutputPin for NoLed {
-    fn set_low(&mut self) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    fn set_high(&mut self) -> Result<(), Infallible> {
-        Ok(())
-    }
+impl Emulated for Board {
+    const MACHINE: Machine = Machine::of_package(env!("CARGO_PKG_NAME"));
+    const JOB_IN_RAM: bool = true;
 }

@@ -6,7 +6,6 @@
 use shiftformer::kernels::Native;
 use shiftformer::text::{Logits, Tokenizer};
 use shiftformer::{RunFault, Session};
-use support::exit;
 use support::memory::take_arena;
 use support::terminal::{Fault, Talks, Terminal, converse};
 
@@ -105,6 +104,6 @@ fn logits<'s>(session: &'s Session<'_, '_, Native>) -> Option<Logits<'s>> {
 }
 
 /// A panic ends the emulation.
-pub fn panic() -> ! {
-    exit(false)
+pub fn panic<B: Talks>() -> ! {
+    B::exit(false)
 }

@@ -5,21 +5,19 @@
 
 use shiftformer::kernels::Native;
 use shiftformer_wire::{Device, serve};
-use support::exit;
-use support::line::Line;
 use support::memory::take_arena;
 use support::terminal::Talks;
 
 /// Serves the board's port for ever.
 pub fn main<B: Talks>() -> ! {
     B::start();
-    let Some(memory) = take_arena::<B>() else { exit(false) };
-    let device = Device { board: B::MACHINE.name, counter_hz: B::MACHINE.counter_hz, ticks: B::ticks };
-    let Ok(()) = serve::<Native, _>(&device, memory, &[], Line(B::port()));
-    exit(true)
+    let Some(memory) = take_arena::<B>() else { B::exit(false) };
+    let device = Device { board: B::NAME, counter_hz: B::COUNTER_HZ, ticks: B::ticks };
+    let Ok(()) = serve::<Native, _>(&device, memory, &[], B::port());
+    B::exit(true)
 }
 
 /// A panic ends the emulation.
-pub fn panic() -> ! {
-    exit(false)
+pub fn panic<B: Talks>() -> ! {
+    B::exit(false)
 }

@@ -5,14 +5,13 @@
 //! instructions.
 #![no_std]
 
-use defmt_semihosting as _;
 use embedded_hal::digital::OutputPin;
 use heapless::String;
 use shiftformer::format::Receipt;
 use shiftformer::kernels::Native;
 use shiftformer::{ArenaError, Digests, ModelError, RunFault, Session};
 use support::memory::{mark_stack, take_arena};
-use support::{Board, counter, exit};
+use support::{Board, counter};
 
 include!(concat!(env!("OUT_DIR"), "/model.rs"));
 
@@ -41,6 +40,9 @@ enum Fault {
 
 /// What an inference took.
 struct Cost {
+    /// By the board's counter.
+    microseconds: u64,
+    /// If all took the same time, as they do in the emulator.
     instructions: u64,
     stack_bytes: usize,
 }
@@ -48,20 +50,15 @@ struct Cost {
 /// Runs the demo; ends the emulation.
 pub fn main<B: Board>() -> ! {
     B::start();
-    defmt::info!(
-        "{=str} ({=str}), {=usize} bytes of model",
-        B::MACHINE.name,
-        B::MACHINE.core.name(),
-        model::MODEL_BYTES
-    );
+    defmt::info!("{=str} ({=str}), {=usize} bytes of model", B::NAME, B::CORE.name(), model::MODEL_BYTES);
     match demo::<B>() {
         Ok(images) => {
             defmt::info!("{=usize} images read", images);
-            exit(true)
+            B::exit(true)
         }
         Err(fault) => {
             defmt::error!("{}", fault);
-            exit(false)
+            B::exit(false)
         }
     }
 }
@@ -72,7 +69,7 @@ fn demo<B: Board>() -> Result<usize, Fault> {
     let model = model::open::<Native>().map_err(Fault::Model)?;
     let arena = take_arena::<B>().ok_or(Fault::NoArena)?;
     arena.fill(PAINT);
-    let mut cost = Cost { instructions: 0, stack_bytes: 0 };
+    let mut cost = Cost { microseconds: 0, instructions: 0, stack_bytes: 0 };
     for index in 0..model.receipts().len() {
         let receipt = model.receipts().get(index).ok_or(Fault::NoInput)?;
         let mut session = Session::new(&model, arena).map_err(Fault::Arena)?;
@@ -89,7 +86,8 @@ fn demo<B: Board>() -> Result<usize, Fault> {
     let arena_bytes = arena.iter().rposition(|&byte| byte != PAINT).map_or(0, |last| last + 1);
     defmt::info!("arena: {=usize} of {=usize} bytes touched", arena_bytes, model::ARENA_BYTES);
     defmt::info!("stack of the inference: {=usize} bytes", cost.stack_bytes);
-    defmt::info!("inference: {=u64} instructions", cost.instructions);
+    defmt::info!("inference: {=u64} us by the counter of the board", cost.microseconds);
+    defmt::info!("inference: {=u64} instructions, if all take the same time", cost.instructions);
     Ok(model.receipts().len())
 }
 
@@ -125,7 +123,11 @@ fn measure<B: Board>(session: &mut Session<'_, '_, Native>) -> Result<Cost, Faul
     let ticks = B::ticks().wrapping_sub(start);
     let stack_bytes = mark.deepest_bytes();
     done.map_err(Fault::Run)?;
-    Ok(Cost { instructions: u64::from(ticks) * u64::from(known) / u64::from(known_ticks), stack_bytes })
+    Ok(Cost {
+        microseconds: u64::from(ticks) * 1_000_000 / u64::from(B::COUNTER_HZ),
+        instructions: u64::from(ticks) * u64::from(known) / u64::from(known_ticks),
+        stack_bytes,
+    })
 }
 
 /// The inference: the audit starts here.
@@ -156,7 +158,7 @@ fn class(session: &Session<'_, '_, Native>) -> usize {
 }
 
 /// Says that something panicked; ends the emulation.
-pub fn panic() -> ! {
+pub fn panic<B: Board>() -> ! {
     defmt::error!("panic");
-    exit(false)
+    B::exit(false)
 }

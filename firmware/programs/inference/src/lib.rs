@@ -10,7 +10,7 @@ use shiftformer::ops::{
 };
 use shiftformer::{Model, Session};
 use shiftformer_link::Job;
-use support::{Board, exit, memory};
+use support::{Emulated, memory};
 
 /// The operators of a vision transformer.
 static TABLE: [Entry<Native>; 9] = [
@@ -26,23 +26,23 @@ static TABLE: [Entry<Native>; 9] = [
 ];
 
 /// The inference with every operator.
-pub fn all<B: Board>() -> ! {
+pub fn all<B: Emulated>() -> ! {
     main::<B>(OpTable::<Native>::ALL)
 }
 
 /// The inference with the operators of a vision transformer.
-pub fn vit<B: Board>() -> ! {
+pub fn vit<B: Emulated>() -> ! {
     main::<B>(&TABLE)
 }
 
 /// Runs the model once over whatever the arena holds; ends the emulation with the outcome.
-fn main<B: Board>(table: &'static [Entry<Native>]) -> ! {
-    exit(open::<B>(table).is_some_and(|mut session| inference(&mut session)))
+fn main<B: Emulated>(table: &'static [Entry<Native>]) -> ! {
+    B::exit(open::<B>(table).is_some_and(|mut session| inference(&mut session)))
 }
 
 /// The checks, once.
 #[inline(never)]
-fn open<B: Board>(table: &'static [Entry<Native>]) -> Option<Session<'static, 'static, Native>> {
+fn open<B: Emulated>(table: &'static [Entry<Native>]) -> Option<Session<'static, 'static, Native>> {
     let bytes = memory::job::<B>();
     let job = Job::decode(bytes)?;
     let file = bytes.get(Job::BYTES..)?.get(..job.model_bytes as usize)?;

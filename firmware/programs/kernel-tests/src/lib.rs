@@ -5,7 +5,7 @@ use semihosting::io::{Write, stdout};
 use shiftformer::kernels::{Kernels, Native};
 use shiftformer::testing::{Difference, check, check_large};
 use support::memory::take_job_memory;
-use support::{Board, exit};
+use support::{Emulated, exit};
 
 fn run(memory: &mut [u8]) -> Result<usize, Difference> {
     let cases = check::<Native>(memory)?;
@@ -14,7 +14,7 @@ fn run(memory: &mut [u8]) -> Result<usize, Difference> {
 }
 
 /// Runs all cases; ends the emulation.
-pub fn main<B: Board>() -> ! {
+pub fn main<B: Emulated>() -> ! {
     let (Some(memory), Ok(mut out)) = (take_job_memory::<B>(), stdout()) else { exit(false) };
     let done = run(memory);
     // Nobody listens when this fails; the exit status still says it.

@@ -9,16 +9,16 @@ use semihosting::io::{Read, Result, Write};
 use shiftformer::kernels::{Native, Portable};
 use shiftformer_link::{Host, HostError};
 use support::memory::{StackMark, job, mark_stack, take_arena};
-use support::{Board, counter, exit};
+use support::{Board, Emulated, counter};
 
-struct Emulator<B> {
+struct Machine<B> {
     samples: File,
     answer: File,
     mark: StackMark,
     board: PhantomData<B>,
 }
 
-impl<B: Board> Host for Emulator<B> {
+impl<B: Board> Host for Machine<B> {
     fn read(&mut self, buffer: &mut [u8]) -> core::result::Result<(), HostError> {
         self.samples.read_exact(buffer).map_err(|_| HostError)
     }
@@ -45,17 +45,17 @@ impl<B: Board> Host for Emulator<B> {
     }
 }
 
-fn connect<B: Board>() -> Result<Emulator<B>> {
+fn connect<B: Board>() -> Result<Machine<B>> {
     B::start();
     let samples = File::open(c"samples.bin")?;
     let answer = File::create(c"answer.bin")?;
-    Ok(Emulator { samples, answer, mark: mark_stack::<B>(), board: PhantomData })
+    Ok(Machine { samples, answer, mark: mark_stack::<B>(), board: PhantomData })
 }
 
 /// Executes the job; ends the emulation.
-pub fn main<B: Board>() -> ! {
-    let (Ok(mut host), Some(arena)) = (connect::<B>(), take_arena::<B>()) else { exit(false) };
+pub fn main<B: Emulated>() -> ! {
+    let (Ok(mut host), Some(arena)) = (connect::<B>(), take_arena::<B>()) else { B::exit(false) };
     let done = shiftformer_link::execute::<Portable, Native>(job::<B>(), arena, &mut host, B::MACHINE.portable);
     drop(host);
-    exit(done.is_ok())
+    B::exit(done.is_ok())
 }

@@ -8,9 +8,9 @@ use heapless::String;
 use shiftformer::kernels::Native;
 use shiftformer::text::{Logits, ONE, Sampler, Sampling, Tokenizer};
 use shiftformer::{RunFault, Session};
+use support::counter;
 use support::memory::take_arena;
 use support::terminal::{Fault, Talks, Terminal, converse};
-use support::{counter, exit};
 
 include!(concat!(env!("OUT_DIR"), "/model.rs"));
 
@@ -120,6 +120,6 @@ fn logits<'s>(session: &'s Session<'_, '_, Native>) -> Option<Logits<'s>> {
 }
 
 /// A panic ends the emulation.
-pub fn panic() -> ! {
-    exit(false)
+pub fn panic<B: Talks>() -> ! {
+    B::exit(false)
 }

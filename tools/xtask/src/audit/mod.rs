@@ -35,9 +35,12 @@ pub fn run(build: bool, board: Option<&str>) -> Result<(), Error> {
         for &program in &target.build.programs {
             let rule = match program {
                 Program::Inference => Panics::NoneLinked,
-                Program::Runner | Program::Digits | Program::Calculator | Program::Story | Program::Device => {
-                    Panics::NoneReached
-                }
+                Program::Runner
+                | Program::Digits
+                | Program::Calculator
+                | Program::Story
+                | Program::Device
+                | Program::Soak => Panics::NoneReached,
                 // Tests may format and panic.
                 Program::KernelTests => continue,
             };
