@@ -1,10 +1,8 @@
 //! QEMU's RISC-V machine `virt` with a 32-bit core.
 #![no_std]
 
-use core::convert::Infallible;
 #[cfg(feature = "digits")]
 use defmt_semihosting as _;
-use embedded_hal::digital::{ErrorType, OutputPin};
 use shiftformer_link::{Core, Machine};
 use support::Emulated;
 use support::led::NoLed;
