@@ -31,9 +31,11 @@
 //! points, 243 integer square roots, 80 logarithms and 3,200 products.
 
 mod fft;
+mod spot;
 mod tables;
 
-use crate::arith::requant::sat_i8;
+use crate::arith::requant::{sat_i8, sat_i16};
+pub use spot::{Heard, News};
 use tables::{DCT, HANN, LOG2, PLACES};
 
 /// Samples per second.
@@ -184,7 +186,7 @@ pub fn mfcc(bands: &[i32; MELS]) -> [i32; COEFFICIENTS] {
     })
 }
 
-/// From features to the 8-bit input of a model.
+/// From features to the 8- or 16-bit input of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeatureScale {
     /// Features to steps of the input: `2^-16 / scale * 2^shift`, rounded.
@@ -198,11 +200,21 @@ pub struct FeatureScale {
 impl FeatureScale {
     /// `sat8(zero_point + round_half_up(feature * multiplier / 2^shift))`.
     pub fn quantize(self, feature: i32) -> i8 {
+        sat_i8(self.steps(feature))
+    }
+
+    /// `sat16(zero_point + round_half_up(feature * multiplier / 2^shift))`.
+    pub fn quantize_i16(self, feature: i32) -> i16 {
+        sat_i16(self.steps(feature))
+    }
+
+    fn steps(self, feature: i32) -> i32 {
         let shift = self.shift.min(62);
         let half = if shift == 0 { 0 } else { 1i64 << (shift - 1) };
         let steps = (i64::from(feature) * i64::from(self.multiplier) + half) >> shift;
-        let limit = i64::from(i16::MAX);
-        sat_i8((steps.clamp(-limit, limit) as i32).saturating_add(self.zero_point))
+        // Beyond any zero point.
+        let limit = 1 << 30;
+        (steps.clamp(-limit, limit) as i32).saturating_add(self.zero_point)
     }
 }
 

@@ -165,7 +165,7 @@ impl<'l> Logits<'l> {
     }
 
     /// All logits in steps above 0.
-    fn steps(&self) -> impl Iterator<Item = i32> + '_ {
+    pub(crate) fn steps(&self) -> impl Iterator<Item = i32> + '_ {
         (0..self.len()).filter_map(|id| self.at(id))
     }
 

@@ -3,12 +3,13 @@
 use super::inspect::read_model;
 use super::{Failure, Verdict, output};
 use serde::Serialize;
-use shiftformer::audio::{FrontEnd, HOP, SAMPLE_RATE};
+use shiftformer::audio::{FrontEnd, HOP, Heard, News, SAMPLE_RATE, WINDOW};
 use shiftformer::kernels::Native;
+use shiftformer::text::Logits;
 use shiftformer::{AlignedBytes, Session};
 use shiftformer_lab::backend::BackendError;
 use shiftformer_lab::eval::logits_output;
-use shiftformer_lab::media::sound::Listener;
+use shiftformer_lab::media::sound::{Listener, logit_units};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ use std::path::PathBuf;
 const CHUNK_BYTES: usize = SAMPLE_RATE as usize / 10 * size_of::<i16>();
 /// How a WAV file begins.
 const RIFF: &[u8] = b"RIFF";
+/// A probability of 1.
+const ONE: f32 = 65536.0;
 /// Frames in a second.
 const FRAMES_PER_S: f64 = SAMPLE_RATE as f64 / HOP as f64;
 
@@ -42,7 +45,7 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Heard {
+struct Answer {
     /// End of the sound that was judged, in seconds from the start of the stream.
     seconds: f64,
     class: usize,
@@ -67,7 +70,9 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let mut session = Session::new(&model, &mut arena).map_err(|error| fault(error.to_string()))?;
     let logits = logits_output(&file);
     let (mut front_end, mut stream) = (FrontEnd::new(), Stream::new());
-    let (mut frames, mut heard, mut last) = (VecDeque::new(), 0u64, None);
+    let units = file.outputs().get(logits).map_or(0, |output| logit_units(file.units(output.tensor).0));
+    let mut news = News::new((args.threshold * ONE).ceil() as u32);
+    let (mut frames, mut heard) = (VecDeque::new(), 0u64);
     while let Some(samples) = stream.read()? {
         let mut rest = &samples[..];
         while front_end.fill(&mut rest) {
@@ -84,15 +89,15 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
             let input = session.input_mut(0).filter(|input| input.len() == bytes.len());
             input.ok_or_else(|| fault("the input has another size".to_owned()))?.copy_from_slice(&bytes);
             session.run().map_err(|error| fault(error.to_string()))?;
-            let values = file.decode(logits, session.output(logits).unwrap_or(&[]));
-            let Some((class, probability)) = best(&values) else { continue };
-            let news = probability >= args.threshold && last != Some(class);
-            if args.all || news {
-                let end =
-                    (heard - 1) as f64 / FRAMES_PER_S + shiftformer::audio::WINDOW as f64 / f64::from(SAMPLE_RATE);
-                print(args, &Heard { seconds: end, class, name: file.label(logits, class), probability })?;
+            let bytes = session.output(logits).unwrap_or(&[]);
+            let row = model.output(logits).and_then(|tensor| Logits::row(&tensor, bytes, 0));
+            let integers = row.and_then(|row| Heard::of(row, units));
+            let Some(answer) = best(&file.decode(logits, bytes), integers) else { continue };
+            // Both sides keep count: what is new does not depend on what is printed.
+            let new = news.is_new(answer);
+            if args.all || new {
+                print(args, heard, answer, file.label(logits, answer.class as usize))?;
             }
-            last = (probability >= args.threshold).then_some(class);
         }
     }
     let needed = listener.samples();
@@ -149,29 +154,35 @@ impl Stream {
     }
 }
 
-/// The most likely class and its probability: values that are probabilities as they are, others as logits. A single value
-/// is the probability of class 0.
-fn best(values: &[f32]) -> Option<(usize, f32)> {
+/// The most likely class: values that are probabilities as they are, others as logits, by `integers` where the output is of
+/// 8 or 16 bits. A single value is the probability of class 0.
+fn best(values: &[f32], integers: Option<Heard>) -> Option<Heard> {
     let (class, &top) = values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
+    let of = |probability: f32| Heard { class: class as u32, probability: (probability * ONE).round() as u32 };
     let sum: f32 = values.iter().sum();
     let probabilities =
         values.iter().all(|x| (-0.01..=1.01).contains(x)) && (values.len() == 1 || (sum - 1.0).abs() < 0.05);
     if probabilities {
-        return Some((class, top.clamp(0.0, 1.0)));
+        return Some(of(top.clamp(0.0, 1.0)));
     }
     if values.len() == 1 {
-        return Some((class, 1.0 / (1.0 + (-top).exp())));
+        return Some(of(1.0 / (1.0 + (-top).exp())));
     }
-    Some((class, 1.0 / values.iter().map(|x| (x - top).exp()).sum::<f32>()))
+    integers.or_else(|| Some(of(1.0 / values.iter().map(|x| (x - top).exp()).sum::<f32>())))
 }
 
-fn print(args: &Args, heard: &Heard) -> Result<(), Failure> {
+/// `frames`: how many there have been.
+fn print(args: &Args, frames: u64, heard: Heard, name: Option<String>) -> Result<(), Failure> {
+    let seconds = (frames - 1) as f64 / FRAMES_PER_S + WINDOW as f64 / f64::from(SAMPLE_RATE);
+    let (class, probability) = (heard.class as usize, heard.probability as f32 / ONE);
     if args.json {
-        output::print(&(serde_json::to_string(heard)? + "\n"));
+        let answer = Answer { seconds, class, name, probability };
+        output::print(&(serde_json::to_string(&answer)? + "\n"));
         return Ok(());
     }
-    let name = heard.name.clone().unwrap_or_else(|| format!("class {}", heard.class));
-    output::print(&format!("{:>9.2} s  {name:<16} {:.2}\n", heard.seconds, heard.probability));
+    let name = name.unwrap_or_else(|| format!("class {class}"));
+    let percent = heard.percent();
+    output::print(&format!("{seconds:>9.2} s  {name:<16} {}.{:02}\n", percent / 100, percent % 100));
     Ok(())
 }
 
@@ -181,11 +192,13 @@ mod tests {
 
     #[test]
     fn logits_and_probabilities_have_the_same_best_class() {
-        let (class, probability) = best(&[1.0, 3.0, 1.0]).unwrap();
-        assert_eq!(class, 1);
-        assert!((probability - 1.0 / (1.0 + 2.0 * (-2f32).exp())).abs() < 1e-6);
-        assert_eq!(best(&[0.1, 0.2, 0.7]), Some((2, 0.7)));
-        assert_eq!(best(&[0.25]), Some((0, 0.25)));
-        assert_eq!(best(&[]), None);
+        let heard = best(&[1.0, 3.0, 1.0], None).unwrap();
+        assert_eq!(heard.class, 1);
+        assert!((heard.probability as f32 / ONE - 1.0 / (1.0 + 2.0 * (-2f32).exp())).abs() < 2e-5);
+        assert_eq!(best(&[0.1, 0.2, 0.7], None), Some(Heard { class: 2, probability: 45_875 }));
+        assert_eq!(best(&[0.25], None), Some(Heard { class: 0, probability: 1 << 14 }));
+        assert_eq!(best(&[], None), None);
+        let integers = Heard { class: 1, probability: 50_000 };
+        assert_eq!(best(&[1.0, 3.0, 1.0], Some(integers)), Some(integers));
     }
 }

@@ -2,7 +2,9 @@
 
 use super::endpoints::{Named, meaning, named, preamble};
 use super::state;
+use crate::media::sound;
 use crate::summary::Summary;
+use shiftformer::audio::FeatureScale;
 use shiftformer::kernels::Kernels;
 use shiftformer::ops::OpKind;
 use shiftformer::{Model, Proven};
@@ -37,6 +39,9 @@ pub fn rust_module<B: Kernels>(model: &Model<'_, B>, summary: &Summary, file: &s
     for (index, output) in outputs.iter().enumerate() {
         endpoint_constants(&mut out, output);
         output_accessor(&mut out, index, output);
+    }
+    if let ([input], [output]) = (&inputs[..], &outputs[..]) {
+        sound_constants(&mut out, input, output);
     }
     out
 }
@@ -113,6 +118,30 @@ pub const {upper}_ZERO: f32 = {:?};
         endpoint.name,
         endpoint.scale as f32,
         endpoint.zero as f32,
+    );
+}
+
+/// Of a model that may be a keyword spotter: from features to its input, and from its output to probabilities.
+fn sound_constants(out: &mut String, input: &Named<'_>, output: &Named<'_>) {
+    let narrow = |named: &Named<'_>| matches!(named.endpoint.dtype, "i8" | "i16");
+    if !sound::takes_frames(&input.endpoint.shape) || !narrow(input) || !narrow(output) {
+        return;
+    }
+    let FeatureScale { multiplier, shift, zero_point } =
+        sound::feature_scale(input.endpoint.scale, input.endpoint.zero);
+    let (features, logits) = (&input.upper, &output.upper);
+    let _ = write!(
+        out,
+        "
+/// From features of `shiftformer::audio` to `{}`.
+pub const {features}_FEATURES: shiftformer::audio::FeatureScale =
+    shiftformer::audio::FeatureScale {{ multiplier: {multiplier}, shift: {shift}, zero_point: {zero_point} }};
+/// One step of `{}` for `audio::Heard`.
+pub const {logits}_UNITS: u32 = {};
+",
+        input.endpoint.name,
+        output.endpoint.name,
+        sound::logit_units(output.endpoint.scale),
     );
 }
 

@@ -5,7 +5,7 @@ use hound::{SampleFormat, WavReader};
 use shiftformer::audio::{COEFFICIENTS, FRACTION_BITS, FeatureScale, FrontEnd, HOP, MELS, SAMPLE_RATE, WINDOW, mfcc};
 use shiftformer::tensor::Dtype;
 use shiftformer_convert::model_file::ModelFile;
-use std::f64::consts::PI;
+use std::f64::consts::{LOG2_E, PI};
 use std::io::Cursor;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -19,7 +19,8 @@ pub struct Listener {
     /// Frames of an input.
     pub frames: usize,
     width: usize,
-    dtype: Dtype,
+    /// Whether the input has 16 bits.
+    wide: bool,
     scale: f64,
     zero: f64,
 }
@@ -36,7 +37,7 @@ impl Listener {
         let sizes: Vec<usize> = input.shape.iter().copied().filter(|&size| size != 1).collect();
         match (sizes.as_slice(), dtype) {
             (&[frames, width @ (COEFFICIENTS | MELS)], Dtype::I8 | Dtype::I16) => {
-                Ok(Self { frames, width, dtype, scale, zero })
+                Ok(Self { frames, width, wide: dtype == Dtype::I16, scale, zero })
             }
             _ => Err(fail()),
         }
@@ -55,27 +56,32 @@ impl Listener {
 
     /// Bytes of the input for its frames.
     pub fn encode(&self, frames: impl Iterator<Item = i32>) -> Vec<u8> {
-        match self.dtype {
-            Dtype::I8 => {
-                let scale = feature_scale(self.scale, self.zero);
-                frames.map(|feature| scale.quantize(feature) as u8).collect()
-            }
-            Dtype::I16 | Dtype::U8 | Dtype::U16 | Dtype::I32 => {
-                let unit = f64::from(1u32 << FRACTION_BITS) * self.scale;
-                let (low, high) = self.dtype.range();
-                let step = |x: i32| (f64::from(x) / unit + self.zero).round().clamp(f64::from(low), f64::from(high));
-                frames.flat_map(|feature| (step(feature) as i16).to_le_bytes()).collect()
-            }
+        let scale = feature_scale(self.scale, self.zero);
+        if self.wide {
+            frames.flat_map(|feature| scale.quantize_i16(feature).to_le_bytes()).collect()
+        } else {
+            frames.map(|feature| scale.quantize(feature) as u8).collect()
         }
     }
 }
 
-/// From features to an 8-bit input of this scale and zero: the multiplier has 31 bits.
+/// From features to an input of this scale and zero: the multiplier has 31 bits.
 pub fn feature_scale(scale: f64, zero: f64) -> FeatureScale {
     let ratio = 1.0 / (scale * f64::from(1u32 << FRACTION_BITS));
     let shift = (30 - ratio.log2().floor() as i64).clamp(0, 62) as u32;
     let multiplier = (ratio * 2f64.powi(shift as i32)).round().min(f64::from(i32::MAX)) as i32;
     FeatureScale { multiplier, shift, zero_point: zero.round() as i32 }
+}
+
+/// Whether an input of this shape takes frames of features: 40 coefficients or 80 mel bands.
+pub fn takes_frames(shape: &[usize]) -> bool {
+    matches!(shape.iter().copied().filter(|&size| size != 1).collect::<Vec<_>>()[..], [_, COEFFICIENTS | MELS])
+}
+
+/// One step of logits of this scale, as [`Heard::of`](shiftformer::audio::Heard::of) takes it.
+pub fn logit_units(scale: f64) -> u32 {
+    // Beyond a step of 256 octaves all but the greatest have no share.
+    (scale * LOG2_E * f64::from(1u32 << 24)).round() as u32
 }
 
 /// The first seconds of a WAV file as bytes of the model's only input.
