@@ -1,7 +1,13 @@
 //! Serial ports as `embedded-io` has them.
 
 use core::convert::Infallible;
-use embedded_io::{ErrorType, Read, Write};
+use embedded_io::{ErrorType, Read, ReadReady, Write};
+
+/// A port that can be asked whether a byte has come.
+pub trait Ready: Port {
+    /// Whether [`receive`](Port::receive) would not wait.
+    fn is_ready(&mut self) -> bool;
+}
 
 /// A serial port that is known byte by byte.
 pub trait Port {
@@ -29,6 +35,12 @@ impl<P: Port> Read for Line<P> {
             }
             None => Ok(0),
         }
+    }
+}
+
+impl<P: Ready> ReadReady for Line<P> {
+    fn read_ready(&mut self) -> Result<bool, Infallible> {
+        Ok(self.0.is_ready())
     }
 }
 

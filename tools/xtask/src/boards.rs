@@ -99,11 +99,13 @@ pub enum Program {
     Device,
     /// Steps between interrupts.
     Soak,
+    /// The keyword spotter.
+    Kws,
 }
 
 impl Program {
     /// All programs, in the order they are built and listed in.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Runner,
         Self::Inference,
         Self::Digits,
@@ -112,6 +114,7 @@ impl Program {
         Self::Story,
         Self::Device,
         Self::Soak,
+        Self::Kws,
     ];
 
     /// Name of the package.
@@ -125,6 +128,7 @@ impl Program {
             Self::Story => "story",
             Self::Device => "device",
             Self::Soak => "soak",
+            Self::Kws => "kws",
         }
     }
 
@@ -139,6 +143,7 @@ impl Program {
             Self::Story => &[Binary::Story],
             Self::Device => &[Binary::Device],
             Self::Soak => &[Binary::Soak],
+            Self::Kws => &[Binary::Kws],
         }
     }
 }
@@ -164,6 +169,8 @@ pub enum Binary {
     Device,
     /// Of [`Program::Soak`].
     Soak,
+    /// Of [`Program::Kws`].
+    Kws,
 }
 
 impl Binary {
@@ -179,6 +186,7 @@ impl Binary {
             Self::Story => "story",
             Self::Device => "device",
             Self::Soak => "soak",
+            Self::Kws => "kws",
         }
     }
 }

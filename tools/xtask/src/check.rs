@@ -8,7 +8,7 @@ use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
 use crate::setup;
 use crate::toolchain::Toolchain;
-use crate::{audit, c, device, digits, fuzz, language, size, soak, web, wheel};
+use crate::{audit, c, device, digits, fuzz, keywords, language, size, soak, web, wheel};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -110,6 +110,12 @@ fn steps() -> Result<Vec<Step>, Error> {
         if let Some(emulator) = Emulator::of(&target) {
             let name = format!("steps between interrupts on {}", target.board);
             steps.push(step(name, move || soak::run(&emulator, soak::STEPS)));
+        }
+    }
+    for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&Program::Kws)) {
+        if let Some(emulator) = Emulator::of(&target) {
+            let name = format!("keywords on {}", target.board);
+            steps.push(step(name, move || keywords::check(&emulator)));
         }
     }
     steps.push(step("digits: every operator the same on all machines", parity));

@@ -2,10 +2,11 @@
 
 use crate::boards::{self, Program};
 use crate::digits::{self, shiftformer};
+use crate::emulate::Emulator;
 use crate::error::Error;
-use crate::firmware;
 use crate::process::{output, root, run};
 use crate::toolchain::Toolchain;
+use crate::{firmware, keywords};
 use serde::Deserialize;
 use shiftformer_link::boards::MPS2_AN386;
 use std::collections::HashMap;
@@ -195,13 +196,32 @@ pub fn run_all() -> Result<(), Error> {
         }
         let ours =
             figure(&done[&key], &row.part).ok_or_else(|| Error::Check(format!("{}: no such operator", row.work)))?;
-        let mark = if ours <= row.target { "reached" } else { "missed" };
-        // Writing to a string does not fail.
-        let _ = writeln!(table, "| {} | {} | {} | {} | {mark} |", row.work, row.cmsis, shown(row.target), shown(ours));
+        line(&mut table, row.work, row.cmsis, row.target, ours);
     }
+    keyword_rows(&mut table)?;
     print!("{table}");
     let path = root().join(REPORT);
     fs::write(&path, table).map_err(Error::io(format!("write {}", path.display())))
+}
+
+fn line(table: &mut String, work: &str, cmsis: &str, target: f64, ours: f64) {
+    let mark = if ours <= target { "reached" } else { "missed" };
+    // Writing to a string does not fail.
+    let _ = writeln!(table, "| {work} | {cmsis} | {} | {} | {mark} |", shown(target), shown(ours));
+}
+
+/// What the keyword spotter says of itself, and what it takes of a device.
+fn keyword_rows(table: &mut String) -> Result<(), Error> {
+    firmware::build(Some(MPS2_AN386.name), Some(Program::Kws))?;
+    let taken = keywords::hear(&Emulator::Qemu(&MPS2_AN386), &mut |_| {})?;
+    for (what, most, ours) in [
+        ("features and answers of a second of sound", keywords::CLOCK_HZ, taken.instructions),
+        ("bytes of flash", keywords::FLASH_BYTES, taken.flash_bytes),
+        ("bytes of RAM", keywords::RAM_BYTES, taken.ram_bytes),
+    ] {
+        line(table, &format!("M4: keyword spotter, {what}"), "-", most as f64, ours as f64);
+    }
+    Ok(())
 }
 
 fn convert(shared: &Path, model: &Model) -> Result<PathBuf, Error> {

@@ -3,7 +3,7 @@
 use crate::boards::{self, Node, Program, Target};
 use crate::error::Error;
 use crate::process::{run, shown};
-use crate::{debian, device, firmware, language, node, process, soak};
+use crate::{debian, device, firmware, keywords, language, node, process, soak};
 use defmt_decoder::{DecodeError, Table};
 use shiftformer_link::Machine;
 use std::fs;
@@ -30,8 +30,10 @@ pub fn demo(board: &str, program: Program, check: bool) -> Result<(), Error> {
         Program::Device => device::wait(&emulator),
         Program::Digits | Program::KernelTests => emulator.run(&emulator.elf(program)),
         Program::Soak => soak::run(&emulator, soak::STEPS),
+        Program::Kws if check => keywords::check(&emulator),
+        Program::Kws => keywords::listen(&emulator),
         Program::Runner | Program::Inference => {
-            Err(Error::Usage(format!("{} is no demo; give digits, calculator, story or device", program.name())))
+            Err(Error::Usage(format!("{} is no demo; give digits, calculator, story, kws or device", program.name())))
         }
     }
 }

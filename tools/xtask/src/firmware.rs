@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::process::{root, run};
 use crate::setup::AARCH64;
 use crate::toolchain::{self, Toolchain};
-use crate::{digits, language};
+use crate::{digits, keywords, language};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,6 +61,7 @@ struct Modules {
     digits: Option<PathBuf>,
     calculator: Option<PathBuf>,
     story: Option<PathBuf>,
+    kws: Option<PathBuf>,
 }
 
 impl Modules {
@@ -71,6 +72,7 @@ impl Modules {
             digits: (needed(Program::Digits) || needed(Program::Soak)).then(digits::module).transpose()?,
             calculator: language(Program::Calculator)?,
             story: language(Program::Story)?,
+            kws: needed(Program::Kws).then(keywords::module).transpose()?,
         })
     }
 
@@ -81,6 +83,7 @@ impl Modules {
             Program::Soak => ("SHIFTFORMER_SOAK", &self.digits),
             Program::Calculator => ("SHIFTFORMER_CALCULATOR", &self.calculator),
             Program::Story => ("SHIFTFORMER_STORY", &self.story),
+            Program::Kws => ("SHIFTFORMER_KWS", &self.kws),
             Program::Runner | Program::Inference | Program::KernelTests | Program::Device => return None,
         };
         Some((name, module.as_deref()?))

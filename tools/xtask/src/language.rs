@@ -35,7 +35,8 @@ fn model(program: Program) -> Result<PathBuf, Error> {
         | Program::Digits
         | Program::KernelTests
         | Program::Device
-        | Program::Soak => {
+        | Program::Soak
+        | Program::Kws => {
             return Err(Error::Usage(format!("{} has no language model", program.name())));
         }
     };
@@ -75,7 +76,8 @@ pub fn check(program: Program, emulator: &Emulator) -> Result<(), Error> {
         | Program::Digits
         | Program::KernelTests
         | Program::Device
-        | Program::Soak => {
+        | Program::Soak
+        | Program::Kws => {
             return Err(Error::Usage(format!("{} cannot be talked with", program.name())));
         }
     };

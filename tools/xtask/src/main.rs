@@ -19,6 +19,7 @@ mod gains;
 mod golden;
 mod growth;
 mod kernels;
+mod keywords;
 mod language;
 mod linux;
 mod node;
@@ -71,7 +72,8 @@ enum Task {
         #[arg(long, value_enum)]
         program: Option<Program>,
     },
-    /// Build a demo for a board and run it in the emulator: digits, calculator and story to type at, or device to connect to.
+    /// Build a demo for a board and run it in the emulator: digits, calculator and story to type at, kws that hears a recording, or
+    /// device to connect to.
     Demo {
         /// Board.
         #[arg(long, default_value = "mps2-an386")]
@@ -79,7 +81,7 @@ enum Task {
         /// Demo.
         #[arg(long, value_enum, default_value = "digits")]
         program: Program,
-        /// Type at calculator or story, or ask the device, and compare the answers with those of this machine.
+        /// Type at calculator or story, let kws hear, or ask the device, and compare the answers with those of this machine.
         #[arg(long)]
         check: bool,
     },

@@ -132,7 +132,8 @@ fn linkage(image: &Image, binary: Binary, board: &str) -> Vec<String> {
         | Binary::Calculator
         | Binary::Story
         | Binary::Device
-        | Binary::Soak => Vec::new(),
+        | Binary::Soak
+        | Binary::Kws => Vec::new(),
     }
 }
 
@@ -144,7 +145,8 @@ fn operator(function: &str) -> Option<&str> {
     path.trim_end_matches('>').rsplit("::").next()
 }
 
-fn section(image: &Image, name: &str) -> u64 {
+/// Bytes of the sections of this name.
+pub fn section(image: &Image, name: &str) -> u64 {
     image.sections.iter().filter(|(section, _)| section == name).map(|(_, bytes)| bytes).sum()
 }
 

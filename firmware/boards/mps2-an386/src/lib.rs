@@ -8,7 +8,7 @@ use support::Emulated;
 use support::line::Line;
 use support::terminal::Talks;
 use support::timers::{timer, watchdog};
-use support::uart::Uart;
+use support::uart::WakingUart;
 use support::{Interrupted, fpga};
 pub use support::{entry, exit};
 
@@ -18,6 +18,8 @@ support::exit_on_fault!();
 const FPGAIO: usize = 0x4002_8000;
 /// UART0.
 const UART: usize = 0x4000_4000;
+/// Its interrupt.
+const UART_RECEIVES: u16 = 0;
 /// Timer 0, and its interrupt.
 const TIMER: usize = 0x4000_0000;
 const TIMER_INTERRUPT: u32 = 8;
@@ -76,9 +78,9 @@ impl Interrupted for Board {
 }
 
 impl Talks for Board {
-    type Port = Line<Uart<UART>>;
+    type Port = Line<WakingUart<UART, UART_RECEIVES>>;
 
     fn port() -> Self::Port {
-        Line(Uart::new())
+        Line(WakingUart::new())
     }
 }

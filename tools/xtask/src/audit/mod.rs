@@ -34,7 +34,7 @@ pub fn run(build: bool, board: Option<&str>) -> Result<(), Error> {
     for target in boards::targets()?.iter().filter(|target| board.is_none_or(|name| name == target.board)) {
         for &program in &target.build.programs {
             let rule = match program {
-                Program::Inference => Panics::NoneLinked,
+                Program::Inference | Program::Kws => Panics::NoneLinked,
                 Program::Runner
                 | Program::Digits
                 | Program::Calculator
