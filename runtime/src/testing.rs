@@ -215,45 +215,52 @@ pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) ->
     let (bias, multipliers) = (&*bias, &*multipliers);
     let job = LinearJob { rows, k, n, x_stride, out_stride, weights, bias, multipliers, acc_shift, zero_point };
     let mut both = [arena.take::<i16>(rows * out_stride, 0), arena.take::<i16>(rows * out_stride, 0)];
+    let lut = (output == Output::Lut).then(|| (&*table).try_into().expect("256 entries"));
     let start = numbers;
-    for (index, out) in both.iter_mut().enumerate() {
-        let mut numbers = start;
-        out.fill_with(|| fill.i16(&mut numbers));
-        let lut = (output == Output::Lut).then(|| (&*table).try_into().expect("256 entries"));
-        let out = match output {
-            // Half of the memory, from an odd address.
-            Output::I8 | Output::Lut => {
-                LinearOut::I8 { out: &mut bytemuck::cast_slice_mut(out)[skew % 2..][..rows * out_stride], lut }
-            }
-            Output::I16 => LinearOut::I16 { out },
-            Output::Residual(residual_shift) => LinearOut::I16Residual { out, residual_shift },
-        };
-        if index == 0 { Portable::linear(&job, x, out, scratch) } else { B::linear(&job, x, out, scratch) }
-    }
-    let [expected, actual] = both;
-    compare("linear", index, bytemuck::cast_slice::<i16, u8>(expected), bytemuck::cast_slice::<i16, u8>(actual))?;
+    let mut requantized = |name, run: &mut dyn FnMut(usize, LinearOut<'_>)| {
+        for (index, out) in both.iter_mut().enumerate() {
+            let mut numbers = start;
+            out.fill_with(|| fill.i16(&mut numbers));
+            let out = match output {
+                // Half of the memory, from an odd address.
+                Output::I8 | Output::Lut => {
+                    LinearOut::I8 { out: &mut bytemuck::cast_slice_mut(out)[skew % 2..][..rows * out_stride], lut }
+                }
+                Output::I16 => LinearOut::I16 { out },
+                Output::Residual(residual_shift) => LinearOut::I16Residual { out, residual_shift },
+            };
+            run(index, out);
+        }
+        let [expected, actual] = both.each_ref().map(|out| bytemuck::cast_slice::<i16, u8>(out));
+        compare(name, index, expected, actual)
+    };
+    requantized("linear", &mut |index, out| match index {
+        0 => Portable::linear(&job, x, out, scratch),
+        _ => B::linear(&job, x, out, scratch),
+    })?;
     let [expected, actual] = [arena.take::<i32>(rows * out_stride, 0), arena.take::<i32>(rows * out_stride, 0)];
     expected.fill(1);
     actual.fill(1);
     Portable::linear_acc(&job, x, expected, scratch);
     B::linear_acc(&job, x, actual, scratch);
     compare("linear_acc", index, expected, actual)?;
-    // The same bytes as 16-bit activations, where they are aligned and there is room for the halves.
+    // 16-bit activations, where there is room for their halves.
     let wide_bytes = wide_scratch_bytes(rows, n, k) + dense_scratch_bytes(k, format);
-    let room = arena.0.len() >= wide_bytes + 2 * rows * x_stride + 8 * rows * out_stride + 80;
-    if !room {
+    if arena.0.len() < wide_bytes + 2 * rows * x_stride + 4 * channels + 64 {
         return Ok(());
     }
     let x = arena.take::<i16>(rows * x_stride, 0);
     x.fill_with(|| fill.i16(&mut numbers));
+    let drop = (index % 9) as u32;
+    // Sums have so many bits more.
+    let small = arena.take::<i32>(channels, 0);
+    small.iter_mut().zip(multipliers).for_each(|(small, &m)| *small = m >> (8 - drop));
     let scratch = arena.take::<u8>(wide_bytes, 0);
-    let [expected, actual] = [arena.take::<i32>(rows * out_stride, 0), arena.take::<i32>(rows * out_stride, 0)];
-    let job = WideJob { dense: job, low_bias: multipliers, drop: (index % 9) as u32 };
-    expected.fill(1);
-    actual.fill(1);
-    Portable::linear_wide(&job, x, expected, scratch);
-    B::linear_wide(&job, x, actual, scratch);
-    compare("linear_wide", index, expected, actual)
+    let job = WideJob { dense: LinearJob { multipliers: small, ..job }, low_bias: bias, drop };
+    requantized("linear_wide", &mut |index, out| match index {
+        0 => Portable::linear_wide(&job, x, out, scratch),
+        _ => B::linear_wide(&job, x, out, scratch),
+    })
 }
 
 /// A multiplier that takes a random sum of `k` products to about 128 steps of 8 bits, or as many of 16 bits as fit:

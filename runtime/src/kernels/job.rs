@@ -83,11 +83,11 @@ pub(crate) fn whole_rows(len: usize, stride: usize, width: usize) -> usize {
     if width == 0 || stride < width || len < width { 0 } else { (len - width) / stride + 1 }
 }
 
-/// The sums of a dense layer over 16-bit activations, by the halves `x = 256 h + l` in `-128..=127`, `x` at most 32639:
+/// A dense layer over 16-bit activations, by the halves `x = 256 h + l` in `-128..=127`, `x` at most 32639:
 /// `acc[row][ch] = ((bias[ch] + sum(h w)) << (8 - drop)) + ((low_bias[ch] + sum(l w)) >> drop)`.
 #[derive(Clone, Copy)]
 pub struct WideJob<'a> {
-    /// Rows, strides in elements, weights; `bias` is that of the high halves. The multipliers are not read.
+    /// Rows, strides in elements, weights, requantization; `bias` is that of the high halves.
     pub dense: LinearJob<'a>,
     /// `[n]`, padded like `bias`.
     pub low_bias: &'a [i32],
@@ -116,6 +116,19 @@ pub enum LinearOut<'a> {
         /// Right shift of the residual, 0..=15.
         residual_shift: u32,
     },
+}
+
+impl LinearOut<'_> {
+    /// The same rows without the channels before `first`.
+    pub(crate) fn channels_from(&mut self, first: usize) -> Option<LinearOut<'_>> {
+        Some(match self {
+            Self::I8 { out, lut } => LinearOut::I8 { out: out.get_mut(first..)?, lut: *lut },
+            Self::I16 { out } => LinearOut::I16 { out: out.get_mut(first..)? },
+            Self::I16Residual { out, residual_shift } => {
+                LinearOut::I16Residual { out: out.get_mut(first..)?, residual_shift: *residual_shift }
+            }
+        })
+    }
 }
 
 /// Dot products of rows with rows: `out[i][j] = sum_k x[i][k] * y[j][k]`.
@@ -421,9 +434,9 @@ pub const fn dense_scratch_bytes(k: usize, format: WeightFormat) -> usize {
 }
 
 /// Scratch of [`Kernels::linear_wide`](super::Kernels::linear_wide) for `rows` rows and `n` channels, before that of the
-/// dense layers it is made of: both halves of the rows, and the sums of the low ones.
+/// dense layers it is made of: both halves of the rows, and the sums of each.
 pub const fn wide_scratch_bytes(rows: usize, n: usize, k: usize) -> usize {
-    2 * (rows * k).next_multiple_of(16) + (rows * n * size_of::<i32>()).next_multiple_of(16)
+    2 * (rows * k).next_multiple_of(16) + 2 * (rows * n * size_of::<i32>()).next_multiple_of(16)
 }
 
 /// Scratch of [`Kernels::attend`](super::Kernels::attend) with up to `n_k` keys: the scores and the exponentials of a row,

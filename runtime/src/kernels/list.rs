@@ -112,10 +112,10 @@ kernel_methods! { $
         portable::linear_acc(job, x, out, scratch)
     }
 
-    /// The sums of a dense layer over 16-bit activations, see [`WideJob`]. `scratch` has
+    /// A dense layer over 16-bit activations, see [`WideJob`]. `scratch` has
     /// [`wide_scratch_bytes`](super::wide_scratch_bytes) bytes, aligned to 16, and behind them that of
     /// [`linear`](Self::linear).
-    fn linear_wide(job: &WideJob<'_>, x: &[i16], out: &mut [i32], scratch: &mut [u8]) {
+    fn linear_wide(job: &WideJob<'_>, x: &[i16], out: LinearOut<'_>, scratch: &mut [u8]) {
         portable::linear_wide::<Self>(job, x, out, scratch)
     }
 

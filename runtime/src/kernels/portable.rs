@@ -48,25 +48,55 @@ pub fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratch: &mut
 
 /// [`super::Kernels::linear_wide`] by the dense layers of `B`.
 #[inline(always)]
-pub fn linear_wide<B: Kernels>(job: &WideJob<'_>, x: &[i16], out: &mut [i32], scratch: &mut [u8]) {
-    let LinearJob { rows, k, n, x_stride, out_stride, .. } = job.dense;
+pub fn linear_wide<B: Kernels>(job: &WideJob<'_>, x: &[i16], out: LinearOut<'_>, scratch: &mut [u8]) {
+    let LinearJob { rows, k, n, x_stride, .. } = job.dense;
     let plane = (rows * k).next_multiple_of(16);
     let (high, scratch) = scratch.split_at_mut(plane.min(scratch.len()));
     let (low, scratch) = scratch.split_at_mut(plane.min(scratch.len()));
     let sums = (rows * n * size_of::<i32>()).next_multiple_of(16).min(scratch.len());
-    let (sums, scratch) = scratch.split_at_mut(sums);
+    let (high_sums, scratch) = scratch.split_at_mut(sums);
+    let (low_sums, scratch) = scratch.split_at_mut(sums.min(scratch.len()));
     let [Ok(high), Ok(low)] = [high, low].map(bytemuck::try_cast_slice_mut::<u8, i8>) else { return };
-    let Ok(sums) = bytemuck::try_cast_slice_mut::<u8, i32>(sums) else { return };
+    let [Ok(sums), Ok(low_sums)] = [high_sums, low_sums].map(bytemuck::try_cast_slice_mut::<u8, i32>) else { return };
     let halves = stepwise(high.chunks_exact_mut(k.max(1))).zip(stepwise(low.chunks_exact_mut(k.max(1))));
     for (x, (high, low)) in stepwise(x.chunks(x_stride.max(1))).zip(halves).take(rows) {
         split_halves(x, high, low);
     }
-    B::linear_acc(&LinearJob { x_stride: k, ..job.dense }, high, out, scratch);
-    let low_job = LinearJob { x_stride: k, out_stride: n, bias: job.low_bias, ..job.dense };
-    B::linear_acc(&low_job, low, sums, scratch);
-    let low_rows = stepwise(sums.chunks_exact(n.max(1)));
-    for (out, low) in stepwise(out.chunks_mut(out_stride.max(1))).zip(low_rows).take(rows) {
-        join_halves(out, low, job.drop);
+    let high_job = LinearJob { x_stride: k, out_stride: n, ..job.dense };
+    B::linear_acc(&high_job, high, sums, scratch);
+    B::linear_acc(&LinearJob { bias: job.low_bias, ..high_job }, low, low_sums, scratch);
+    join_halves(sums, low_sums, job.drop);
+    requantize_rows(&job.dense, sums, out);
+}
+
+/// Requantizes sums `[rows, n]` as [`linear`] does.
+#[inline(always)]
+fn requantize_rows(job: &LinearJob<'_>, sums: &[i32], out: LinearOut<'_>) {
+    let LinearJob { rows, n, out_stride, multipliers, acc_shift, zero_point, .. } = *job;
+    let scaled = |acc: i32, multiplier: i32| requant::mulhi_round(acc << acc_shift, multiplier);
+    let rows = stepwise(sums.chunks_exact(n.max(1))).take(rows).map(|sums| sums.iter().zip(multipliers));
+    match out {
+        LinearOut::I8 { out, lut } => {
+            for (out, sums) in stepwise(out.chunks_mut(out_stride.max(1))).zip(rows) {
+                for (out, (&acc, &m)) in out.iter_mut().zip(sums) {
+                    let y = requant::requantize_i8(acc, acc_shift, m, zero_point);
+                    *out = lut.map_or(y, |table| lut_value(table, y));
+                }
+            }
+        }
+        LinearOut::I16 { out } => {
+            for (out, sums) in stepwise(out.chunks_mut(out_stride.max(1))).zip(rows) {
+                out.iter_mut().zip(sums).for_each(|(out, (&acc, &m))| *out = requant::sat_i16(scaled(acc, m)));
+            }
+        }
+        LinearOut::I16Residual { out, residual_shift } => {
+            for (out, sums) in stepwise(out.chunks_mut(out_stride.max(1))).zip(rows) {
+                for (out, (&acc, &m)) in out.iter_mut().zip(sums) {
+                    let residual = requant::rshift_round(i32::from(*out), residual_shift);
+                    *out = requant::sat_i16(scaled(acc, m).wrapping_add(residual));
+                }
+            }
+        }
     }
 }
 

@@ -10,12 +10,9 @@
 //! same layer with 8-bit activations.
 
 use super::linear::{Dense, channel_bytes};
-use super::memory::cast_mut;
 use super::{Inputs, OpFault, Operands, Proof, RunFault, require};
-use crate::arith::requant;
 use crate::format::{Blob, op_params};
 use crate::kernels::{self, Kernels, LinearJob, LinearOut, ROW_BLOCK, WideJob};
-use crate::stepwise::stepwise;
 use crate::tensor::Dtype;
 use crate::weights::{PackedWeights, WeightFormat};
 
@@ -50,12 +47,7 @@ impl AtOnce {
 
     /// Bytes of scratch for a layer of `[n, k]`.
     pub fn scratch_bytes(self, n: usize, k: usize, format: WeightFormat) -> usize {
-        let sums = self.sums(n);
-        sums + kernels::wide_scratch_bytes(self.rows, self.channels.min(n), k) + kernels::dense_scratch_bytes(k, format)
-    }
-
-    fn sums(self, n: usize) -> usize {
-        (self.rows * self.channels.min(n) * size_of::<i32>()).next_multiple_of(16)
+        kernels::wide_scratch_bytes(self.rows, self.channels.min(n), k) + kernels::dense_scratch_bytes(k, format)
     }
 }
 
@@ -95,58 +87,24 @@ pub(super) fn layer<B: Kernels>(
     mut out: LinearOut<'_>,
     scratch: &mut [u8],
 ) -> Result<(), RunFault> {
-    let (sums, scratch) = scratch.split_at_mut_checked(at_once.sums(job.dense.n)).ok_or(RunFault::Memory)?;
-    let sums: &mut [i32] = cast_mut(sums)?;
     for first in (0..job.dense.n).step_by(at_once.channels) {
         let part = channels(job, first, at_once.channels.min(job.dense.n - first)).ok_or(RunFault::Memory)?;
-        B::linear_wide(&part, x, sums, scratch);
-        finish(job, sums, first, part.dense.n, &mut out);
+        let out = out.channels_from(first).ok_or(RunFault::Memory)?;
+        B::linear_wide(&part, x, out, scratch);
     }
     Ok(())
 }
 
-/// `count` channels of a job from channel `first` on, a multiple of the channels of a panel; sums without gaps.
+/// `count` channels of a job from channel `first` on, a multiple of the channels of a panel.
 fn channels<'a>(job: &WideJob<'a>, first: usize, count: usize) -> Option<WideJob<'a>> {
     let LinearJob { k, weights, bias, multipliers, .. } = job.dense;
     let bytes = weights.bytes.get(PackedWeights::bytes_for(first, k, weights.format)..)?;
     let dense = LinearJob {
         n: count,
-        out_stride: count,
         weights: PackedWeights { bytes, format: weights.format },
         bias: bias.get(first..)?,
         multipliers: multipliers.get(first..)?,
         ..job.dense
     };
     Some(WideJob { dense, low_bias: job.low_bias.get(first..)?, drop: job.drop })
-}
-
-/// Requantizes the sums of `count` channels from channel `first` on.
-fn finish(job: &WideJob<'_>, sums: &[i32], first: usize, count: usize, out: &mut LinearOut<'_>) {
-    let LinearJob { rows, out_stride, multipliers, acc_shift, zero_point, .. } = job.dense;
-    let multipliers = multipliers.get(first..).unwrap_or(&[]);
-    let scaled = |acc: i32, multiplier: i32| requant::mulhi_round(acc << acc_shift, multiplier);
-    for (row, sums) in stepwise(sums.chunks_exact(count.max(1))).take(rows).enumerate() {
-        let start = row * out_stride + first;
-        let values = sums.iter().zip(multipliers);
-        match out {
-            LinearOut::I8 { out, lut } => {
-                for (out, (&acc, &m)) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(values) {
-                    let y = requant::requantize_i8(acc, acc_shift, m, zero_point);
-                    // XOR with 0x80 is + 128 as an index; a u8 cannot leave 256 entries.
-                    *out = lut.map_or(y, |table| table[usize::from(y as u8 ^ 0x80)]);
-                }
-            }
-            LinearOut::I16 { out } => {
-                for (out, (&acc, &m)) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(values) {
-                    *out = requant::sat_i16(scaled(acc, m));
-                }
-            }
-            LinearOut::I16Residual { out, residual_shift } => {
-                for (out, (&acc, &m)) in out.get_mut(start..).unwrap_or(&mut []).iter_mut().zip(values) {
-                    let residual = requant::rshift_round(i32::from(*out), *residual_shift);
-                    *out = requant::sat_i16(scaled(acc, m).wrapping_add(residual));
-                }
-            }
-        }
-    }
 }

@@ -12,9 +12,10 @@
 
 pub mod dots;
 pub mod lut;
+pub mod packed;
 pub mod windows;
 
-use crate::kernels::{GROUP, LinearJob, LinearOut, PANEL, WeightFormat};
+use crate::kernels::{GROUP, Kernels, LinearJob, LinearOut, PANEL, WeightFormat, WideJob, portable};
 use core::arch::x86_64::*;
 
 /// Panels of a tile; their channels fill a vector of sums.
@@ -46,16 +47,19 @@ pub struct Tile {
 pub struct Tiles {
     /// Rows at a time, at most [`MAX_ROWS`].
     rows: usize,
+    /// From so many rows on, [`packed`] is faster.
+    packed_from: usize,
     /// Computes the sums of up to `rows` rows. The processor must have what it needs; the pointers of the tile must be
     /// valid for what its fields say.
     sums: unsafe fn(usize, Tile),
 }
 
 /// Tiles by `vpmaddwd`.
-pub const MADD: Tiles = Tiles { rows: 2, sums: madd_tile };
+pub const MADD: Tiles = Tiles { rows: 2, packed_from: packed::PACK_FROM, sums: madd_tile };
 
+/// The output, with room for every row and channel of the job.
 #[derive(Clone, Copy)]
-enum Sink {
+pub enum Sink {
     I8(*mut i8),
     I16(*mut i16),
     Residual(*mut i16, u32),
@@ -68,6 +72,24 @@ enum Sink {
 /// The processor must have what `tiles` needs.
 #[target_feature(enable = "avx2")]
 pub unsafe fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch: &mut [u8], tiles: Tiles) {
+    // SAFETY: the caller's contract; the sink has the elements of `out`.
+    requantized(job, out, |len, sink| unsafe { dense(job, x, len, sink, tiles) });
+}
+
+/// [`crate::kernels::Kernels::linear_wide`] of the level `B`: the layer at once, or few rows by the halves of their activations.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn linear_wide<B: Kernels>(job: &WideJob<'_>, x: &[i16], out: LinearOut<'_>, scratch: &mut [u8]) {
+    if job.dense.rows < packed::PACK_FROM {
+        return portable::linear_wide::<B>(job, x, out, scratch);
+    }
+    let activations = packed::Activations::wide(job, x);
+    // SAFETY: the sink has the elements of `out`.
+    requantized(&job.dense, out, |len, sink| unsafe { packed::dense(&job.dense, activations, len, sink) });
+}
+
+/// Has `layer` write the elements of `out`, which returns the rows and channels written; then looks them up in its table.
+fn requantized(job: &LinearJob<'_>, out: LinearOut<'_>, layer: impl FnOnce(usize, Sink) -> (usize, usize)) {
     let (len, sink, lut) = match out {
         LinearOut::I8 { out, lut } => (out.len(), Sink::I8(out.as_mut_ptr()), lut.map(|lut| (out, lut))),
         LinearOut::I16 { out } => (out.len(), Sink::I16(out.as_mut_ptr()), None),
@@ -75,11 +97,10 @@ pub unsafe fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch
             (out.len(), Sink::Residual(out.as_mut_ptr(), residual_shift), None)
         }
     };
-    // SAFETY: the caller's contract.
-    let (rows, n) = unsafe { dense(job, x, len, sink, tiles) };
+    let (rows, n) = layer(len, sink);
     if let Some((out, lut)) = lut {
         for row in out.chunks_mut(job.out_stride.max(1)).take(rows) {
-            crate::kernels::portable::lut_in_place(row.get_mut(..n).unwrap_or(&mut []), lut);
+            portable::lut_in_place(row.get_mut(..n).unwrap_or(&mut []), lut);
         }
     }
 }
@@ -97,9 +118,13 @@ pub unsafe fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratc
 /// Fills `len` elements at `sink`; returns the rows and channels written.
 ///
 /// # Safety
-/// The processor must have what `tiles` needs.
+/// The processor must have what `tiles` needs, the sink `len` elements.
 #[target_feature(enable = "avx2")]
 unsafe fn dense(job: &LinearJob<'_>, x: &[i8], len: usize, sink: Sink, tiles: Tiles) -> (usize, usize) {
+    if job.rows >= tiles.packed_from {
+        // SAFETY: the caller's contract.
+        return unsafe { packed::dense(job, packed::Activations::I8(x), len, sink) };
+    }
     let (rows, n) = job.fit(x.len(), len);
     let panel_bytes = job.weights.format.panel_bytes(job.k);
     let mut sums = [0i32; MAX_ROWS * LANES];
@@ -119,12 +144,22 @@ unsafe fn dense(job: &LinearJob<'_>, x: &[i8], len: usize, sink: Sink, tiles: Ti
                 }
                 for (row, sums) in (row..row + count).zip(sums.as_chunks::<LANES>().0) {
                     let acc = _mm256_loadu_si256(sums.as_ptr().cast());
-                    scale.store(acc, sink, row * job.out_stride + channel, (n - channel).min(LANES));
+                    scale.store(scale.with_bias(acc), sink, row * job.out_stride + channel, (n - channel).min(LANES));
                 }
             }
         }
     }
     (rows, n)
+}
+
+/// The first eight values, zeros where there are fewer.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes(values: &[i32]) -> __m256i {
+    let mut lanes = [0i32; LANES];
+    lanes.iter_mut().zip(values).for_each(|(lane, &value)| *lane = value);
+    // SAFETY: eight values.
+    unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
 }
 
 /// Requantization of eight channels.
@@ -138,30 +173,29 @@ struct Scale {
 impl Scale {
     #[target_feature(enable = "avx2")]
     fn new(job: &LinearJob<'_>, channel: usize, n: usize) -> Self {
-        let lanes = |values: &[i32]| {
-            let mut lanes = [0i32; LANES];
-            for (lane, &value) in lanes.iter_mut().zip(values.get(channel..n).unwrap_or(&[])) {
-                *lane = value;
-            }
-            // SAFETY: eight values.
-            unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
-        };
+        let of = |values: &[i32]| lanes(values.get(channel..n).unwrap_or(&[]));
         Self {
-            bias: lanes(job.bias),
-            multipliers: Multiplier::new(lanes(job.multipliers)),
+            bias: of(job.bias),
+            multipliers: Multiplier::new(of(job.multipliers)),
             acc_shift: _mm_cvtsi32_si128(job.acc_shift as i32),
             zero_point: _mm256_set1_epi32(job.zero_point),
         }
     }
 
-    /// Stores `count` channels at element `at`.
+    /// Sums with their biases.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn with_bias(&self, acc: __m256i) -> __m256i {
+        _mm256_add_epi32(acc, self.bias)
+    }
+
+    /// Requantizes accumulators and stores `count` channels at element `at`.
     ///
     /// # Safety
     /// The sink has these elements.
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn store(&self, acc: __m256i, sink: Sink, at: usize, count: usize) {
-        let acc = _mm256_add_epi32(acc, self.bias);
         let y = || self.multipliers.mulhi_round(_mm256_sll_epi32(acc, self.acc_shift));
         // SAFETY: the caller's contract.
         unsafe {
@@ -444,7 +478,7 @@ macro_rules! vnni_tiles {
         use super::*;
 
         /// Tiles by `vpdpbusd`.
-        pub const VNNI: Tiles = Tiles { rows: 4, sums };
+        pub const VNNI: Tiles = Tiles { rows: 4, packed_from: usize::MAX, sums };
 
         /// See [`Tiles::sums`].
         ///

@@ -219,7 +219,7 @@ macro_rules! level_256 {
             }
             linear => available!($level, avx2::linear, $tiles),
             linear_acc => available!($level, avx2::linear_acc, $tiles),
-            linear_wide => halves!($level, "avx2"),
+            linear_wide => available!($level, avx2::linear_wide::<$level>),
             dot_i8 => dot_i8,
             dot_u8 => dot_u8,
             dot_u16 => dot_u16,
