@@ -296,6 +296,18 @@ impl Conv2d {
         part.is_some_and(|bytes| bytes.is_multiple_of(16))
     }
 
+    /// Whether the windows are rows of the image as they lie: one tap, one group, channels last, nothing skipped or padded.
+    #[cfg(feature = "std")]
+    pub(super) fn reads_rows(&self) -> bool {
+        let w = &self.window;
+        self.groups == 1
+            && [w.kernel_h, w.kernel_w, w.stride_h, w.stride_w, w.channel_stride] == [1; 5]
+            && [w.pad_top, w.pad_left] == [0; 2]
+            && [w.out_h, w.out_w] == [w.in_h, w.in_w]
+            && w.column_stride == self.channels
+            && w.row_stride == w.in_w.saturating_mul(self.channels)
+    }
+
     /// Bytes of `count` windows.
     fn gathered_bytes(&self, count: usize) -> usize {
         (count * self.k().next_multiple_of(kernels::GROUP)).next_multiple_of(16)
@@ -348,6 +360,10 @@ impl Conv2d {
         for (tap, out) in self.window.taps(pixel).zip(out.chunks_exact_mut(channels.max(1))) {
             let source = tap.and_then(|at| x.get(at + first * stride..));
             match source {
+                Some(source) if cfg!(feature = "std") && stride == 1 => {
+                    let count = source.len().min(out.len());
+                    out[..count].copy_from_slice(&source[..count]);
+                }
                 Some(source) => {
                     for (to, &from) in out.iter_mut().zip(source.iter().step_by(stride.max(1))) {
                         *to = from;

@@ -24,6 +24,10 @@ op_params! {
 /// Work of gathering an element, see [`Division`].
 const GATHER_WORK: u64 = 100;
 
+/// Rows of an image that hosts take at a time as they lie.
+#[cfg(feature = "std")]
+const ROWS_AT_ONCE: usize = 252;
+
 impl Conv2dI16 {
     fn gathered_bytes(&self, count: usize) -> usize {
         (count * self.conv.k() * size_of::<i16>()).next_multiple_of(16)
@@ -51,19 +55,30 @@ impl Conv2dI16 {
                 for (pixel, out) in block.clone().zip(stepwise(gathered.chunks_exact_mut(self.conv.k().max(1)))) {
                     self.conv.gather_taps(x, pad, pixel, group as usize * channels, out);
                 }
-                self.dense::<B>(memory, block.clone(), at_once, group)?;
+                self.dense::<B>(memory, block.clone(), at_once, group, true)?;
             }
         }
         Ok(())
     }
 
-    /// The dense layer of one group over gathered windows.
+    /// [`blocks`](Self::blocks) of an image whose rows are the windows.
+    #[cfg(feature = "std")]
+    fn rows<B: Kernels>(&self, memory: &mut Memory<'_>, pixels: Range<u32>, at_once: AtOnce) -> Result<(), RunFault> {
+        for first in pixels.clone().step_by(at_once.rows) {
+            let block = first..(first + at_once.rows as u32).min(pixels.end);
+            self.dense::<B>(memory, block, at_once, 0, false)?;
+        }
+        Ok(())
+    }
+
+    /// The dense layer of one group over windows that are `gathered` in the scratch, or over rows of the image.
     fn dense<B: Kernels>(
         &self,
         memory: &mut Memory<'_>,
         pixels: Range<u32>,
         at_once: AtOnce,
         group: u32,
+        gathered: bool,
     ) -> Result<(), RunFault> {
         let (k, n, group_n) = (self.conv.k(), self.conv.n as usize, self.conv.group_n() as usize);
         let size = JobSize { rows: pixels.len(), k, n: group_n, x_stride: k, out_stride: n };
@@ -74,15 +89,19 @@ impl Conv2dI16 {
         let held = memory.output.first_held(pixels.start as usize);
         let start = memory.index((pixels.start as usize - held) * n + group as usize * group_n);
         let bytes = self.gathered_bytes(at_once.rows);
-        let (gathered, scratch) = memory.scratch.split_at_mut_checked(bytes).ok_or(RunFault::Memory)?;
-        let gathered: &[i16] = cast_mut(gathered)?;
+        let (windows, scratch) = memory.scratch.split_at_mut_checked(bytes).ok_or(RunFault::Memory)?;
+        let windows: &[i16] = if gathered {
+            cast_mut(windows)?
+        } else {
+            memory.inputs.get::<i16>(0)?.get(pixels.start as usize * k..).ok_or(RunFault::Memory)?
+        };
         let out = match memory.output.dtype {
             Dtype::I8 => {
                 LinearOut::I8 { out: cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?, lut }
             }
             _ => LinearOut::I16 { out: cast_mut::<i16>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)? },
         };
-        halves::layer::<B>(&job, at_once, gathered, out, scratch)
+        halves::layer::<B>(&job, at_once, windows, out, scratch)
     }
 }
 
@@ -104,10 +123,15 @@ impl Operator for Conv2dI16 {
         #[cfg(feature = "std")]
         if B::GATHERED_ROWS > kernels::ROW_BLOCK {
             let Memory { inputs, output, out, skipped, .. } = memory;
-            let at_once = AtOnce { rows: B::GATHERED_ROWS, channels: (self.conv.n as usize).max(1) };
+            let reads_rows = self.conv.reads_rows();
+            let rows = if reads_rows { ROWS_AT_ONCE } else { B::GATHERED_ROWS };
+            let at_once = AtOnce { rows, channels: (self.conv.n as usize).max(1) };
             return kernels::with_scratch(self.scratch_for(at_once), |scratch| {
                 let mut memory = Memory { inputs: *inputs, output: *output, out, scratch, skipped: *skipped };
-                self.blocks::<B>(&mut memory, pixels, at_once)
+                match reads_rows {
+                    true => self.rows::<B>(&mut memory, pixels, at_once),
+                    false => self.blocks::<B>(&mut memory, pixels, at_once),
+                }
             });
         }
         self.blocks::<B>(memory, pixels, AtOnce::DEVICE)

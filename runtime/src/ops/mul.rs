@@ -2,6 +2,8 @@
 
 use super::add::{BINARY_WORK, check_views};
 use super::memory::cast_mut;
+#[cfg(feature = "std")]
+use super::stretches;
 use super::{Dims, Extent, Memory, OpFault, Operands, Operator, Proof, RunFault, require, wide};
 use crate::arith::requant::mulhi_round;
 use crate::format::op_params;
@@ -44,6 +46,54 @@ fn operand<'a>(memory: &Memory<'a>, index: usize, range: Range<usize>) -> Result
     })
 }
 
+/// Shortest row of neighbours that is worth a call of a kernel.
+#[cfg(feature = "std")]
+const LEAST_ROW: usize = 8;
+/// Elements of an operand in place that kernels take at a time.
+#[cfg(feature = "std")]
+const COPIED: usize = 256;
+
+#[cfg(feature = "std")]
+impl Mul {
+    /// Elements `range` by kernels, a row of neighbours at a time; `false` where there are no such rows.
+    fn by_rows<B: Kernels>(&self, memory: &mut Memory<'_>, range: Range<usize>) -> Result<bool, RunFault> {
+        let &Self { ref dims, ref a, ref b, zero_a, zero_b, acc_shift, multiplier, zero_point } = self;
+        let in_place = memory.inputs.is_in_place(0);
+        let [_, _, _, _, _, width] = *dims;
+        let rows = [a, b].iter().all(|view| matches!(view.strides, [.., 1])) && width as usize >= LEAST_ROW;
+        let dtype = |index: usize| memory.inputs.record(index).map(|record| record.dtype);
+        let types = [0, 1].map(|index| matches!(dtype(index), Some(Dtype::I8 | Dtype::I16)));
+        let copies = memory.output.dtype == Dtype::I16 && dtype(0) == Some(Dtype::I16);
+        if !rows || types != [true; 2] || in_place && !copies {
+            return Ok(false);
+        }
+        let (scale, zeros) = (ScoreScale { acc_shift, multiplier }, [zero_a, zero_b, zero_point]);
+        let (mut copy, mut to) = ([0i16; COPIED], range.start);
+        for ([mut from, mut other], mut left) in stretches(dims, [a, b], range) {
+            while left > 0 {
+                let count = if in_place { left.min(COPIED) } else { left };
+                let b = operand(memory, 1, other..other + count)?.ok_or(RunFault::Memory)?;
+                let part = memory.index(to)..memory.index(to + count);
+                let a = if in_place {
+                    let held = memory.index(from)..memory.index(from + count);
+                    let copy = copy.get_mut(..count).ok_or(RunFault::Memory)?;
+                    copy.copy_from_slice(cast_mut::<i16>(memory.out)?.get(held).ok_or(RunFault::Memory)?);
+                    NormRow::I16(copy)
+                } else {
+                    operand(memory, 0, from..from + count)?.ok_or(RunFault::Memory)?
+                };
+                let out = match memory.output.dtype {
+                    Dtype::I8 => NormOut::I8(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?),
+                    _ => NormOut::I16(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?),
+                };
+                B::multiply(a, b, out, zeros, scale);
+                (from, other, to, left) = (from + count, other + count, to + count, left - count);
+            }
+        }
+        Ok(true)
+    }
+}
+
 impl Operator for Mul {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
         let dtypes = check_views(io, &self.dims, [&self.a, &self.b])?;
@@ -77,6 +127,10 @@ impl Operator for Mul {
                 NormOut::I16(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?)
             };
             B::multiply(a, b, out, zeros, scale);
+            return Ok(());
+        }
+        #[cfg(feature = "std")]
+        if self.by_rows::<B>(memory, range.clone())? {
             return Ok(());
         }
         wide::binary(memory, dims, [a, b], range, |a, b| {
