@@ -104,7 +104,7 @@ impl<'g> Lowering<'g> {
         target: &Target,
     ) -> Packed {
         let format = self.weight_format(node);
-        let floor = self.scale_floor(n, bias, x);
+        let floor = self.scale_floor(n, (values, format), bias, x, target);
         let layer = self.quantize_weights(node, values, n, k, format, &floor);
         self.pack_quantized(node, &layer, values, bias, x, target)
     }
@@ -486,8 +486,9 @@ impl<'g> Lowering<'g> {
         let reordered = reorder(weights);
         let mut parts = [Vec::<u8>::new(), Vec::new(), Vec::new(), Vec::new()];
         // One shift for all groups: found on the whole layer, then every group is packed with it.
-        let floor = self.scale_floor(n, bias, &x);
-        let whole = self.quantize_weights(node, &reordered, n, k, self.weight_format(node), &floor);
+        let format = self.weight_format(node);
+        let floor = self.scale_floor(n, (&reordered, format), bias, &x, target);
+        let whole = self.quantize_weights(node, &reordered, n, k, format, &floor);
         let packed = self.pack_quantized(node, &whole, &reordered, bias, &x, target);
         if groups == 1 && self.is_ivit() {
             let pixels = geometry.out_h as usize * geometry.out_w as usize;
@@ -569,9 +570,7 @@ impl<'g> Lowering<'g> {
     ) -> Result<(), LowerError> {
         let channels = self.graph.shape(node.inputs[1])[0];
         let taps = values.len() / channels;
-        let floor: Vec<f64> = (0..channels)
-            .map(|i| f64::from(bias.get(i).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28)))
-            .collect();
+        let floor = self.scale_floor(channels, (values, WeightFormat::I8), bias, x, target);
         let layer = self.quantize_weights(node, values, channels, taps, WeightFormat::I8, &floor);
         let wide = self.is_wide(x);
         // The few products of a window fit as they are: no halves, the bias in whole steps.

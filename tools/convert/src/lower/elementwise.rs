@@ -368,12 +368,34 @@ impl Lowering<'_> {
             Dtype::I8 => self.narrow_units(node.output, self.asymmetric(node.output)),
             _ => (self.stream_scale(node.output, a.scale), 0.0),
         };
-        let to = self.output(node.output, dtype, scale, zero);
+        let (a, b, to) = match self.kept_order(node.output, &a) {
+            // Elements stay where they are: images keep their channels last.
+            Some(order) => {
+                let (a, b) = (a.transpose(&order), b.transpose(&order));
+                let to = self.new_tensor(&self.name(node.output), dtype, &a.shape, scale, zero, None);
+                let mut back = vec![0; order.len()];
+                order.iter().enumerate().for_each(|(at, &dimension)| back[dimension] = at);
+                self.set(node.output, View::whole(to, &a.shape, scale, zero).transpose(&back));
+                (a, b, to)
+            }
+            None => (a, b, self.output(node.output, dtype, scale, zero)),
+        };
         if kind == Binary::Mul {
             return self.emit_product(&node.name, &a, &b, to);
         }
         let sign = if kind == Binary::Sub { -1.0 } else { 1.0 };
         self.emit_sum(&node.name, [(&a, 1.0), (&b, sign)], to)
+    }
+
+    /// The order of dimensions in which `view` is a whole tensor, where it is not the order that it has and the elements of
+    /// `id`, of the same shape, are not asked for in theirs.
+    fn kept_order(&self, id: TensorId, view: &View) -> Option<Vec<usize>> {
+        if !self.is_permuted(view) || self.graph.outputs.contains(&id) {
+            return None;
+        }
+        let mut order: Vec<usize> = (0..view.shape.len()).collect();
+        order.sort_by_key(|&dimension| std::cmp::Reverse(view.strides[dimension]));
+        Some(order)
     }
 
     /// Emits `a * b` into `to`; both views have its shape.

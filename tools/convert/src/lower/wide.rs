@@ -1,6 +1,7 @@
 //! Activations of 16 bits: which tensors can be read in them, and how layers and functions do.
 
 use super::chains::Chain;
+use super::dense::Target;
 use super::view::View;
 use super::{Form, LowerError, Lowering};
 use crate::calibrate::Calibration;
@@ -13,6 +14,7 @@ use shiftformer::ops;
 use shiftformer::ops::halves::Halves;
 use shiftformer::ops::lut_i16;
 use shiftformer::tensor::Dtype;
+use shiftformer::weights::WeightFormat;
 
 /// A tensor that could be read in 16 bits.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +107,9 @@ fn noise_behind(graph: &Graph, calibration: &Calibration, consumers: &[Vec<usize
     step * step / 12.0 * gain / mean_square(added.map_or(node.output, |sum| sum.output)).max(1e-30)
 }
 
+/// What sums may take of 2^31 beside a bias.
+const SUM_ROOM: f64 = 0.87 * 2_147_483_648.0;
+
 impl Lowering<'_> {
     /// Whether `view` is one of a 16-bit tensor.
     pub(super) fn is_wide(&self, view: &View) -> bool {
@@ -116,9 +121,35 @@ impl Lowering<'_> {
         if self.options.wide.contains(&id) && !self.is_ivit() { Form::Wide } else { narrow }
     }
 
-    /// Smallest scale of the weights of every channel: a bias must leave room for the sum, at most 2^28 steps.
-    pub(super) fn scale_floor(&self, n: usize, bias: &[f32], x: &View) -> Vec<f64> {
-        (0..n).map(|c| f64::from(bias.get(c).copied().unwrap_or(0.0).abs()) / (x.scale * f64::from(1 << 28))).collect()
+    /// Smallest scale of the `n` channels of weights `values`, of `format`. A bias has to leave room for the sum, at most 2^28 steps
+    /// once it is shifted as the largest of the scales asks for beside that of `target`; the sum itself fits what is left,
+    /// whatever the activations are. A channel whose whole sum is no step of the target keeps a multiplier all the same: what
+    /// corrects its bias may be larger than its weights.
+    pub(super) fn scale_floor(
+        &self,
+        n: usize,
+        (values, format): (&[f32], WeightFormat),
+        bias: &[f32],
+        x: &View,
+        target: &Target,
+    ) -> Vec<f64> {
+        let largest = values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+        let ratio = f64::from(largest) / f64::from((1 << (format.bits() - 1)) - 1) * x.scale / target.scale;
+        let shift = |drop: i32| 2f64.powi(multiplier(ratio * 2f64.powi(drop)).0 as i32 - drop);
+        // The halves of 16-bit sums may leave out low bits.
+        let (reach, gain) = match self.is_wide(x) {
+            true => (32768.0, (0..=8).map(shift).fold(f64::INFINITY, f64::min)),
+            false => (256.0, shift(0)),
+        };
+        let room = f64::from(1 << 28) / shift(0);
+        let least = target.scale / (x.scale * room);
+        let k = values.len() / n.max(1);
+        let floor = |c: usize| {
+            let magnitude: f64 = values[c * k..(c + 1) * k].iter().map(|v| f64::from(v.abs())).sum();
+            let bias = f64::from(bias.get(c).copied().unwrap_or(0.0).abs());
+            (bias / (x.scale * room)).max(least).max(magnitude * reach * gain / SUM_ROOM)
+        };
+        (0..n).map(floor).collect()
     }
 
     /// The biases of the high halves, and how the sums of both halves become one; `steps` are the biases in steps of the
@@ -150,7 +181,7 @@ impl Lowering<'_> {
     }
 
     /// Whether `view` has all elements of its tensor, each once, in another order.
-    fn is_permuted(&self, view: &View) -> bool {
+    pub(super) fn is_permuted(&self, view: &View) -> bool {
         let mut dims: Vec<(isize, usize)> = view.strides.iter().copied().zip(view.shape.iter().copied()).collect();
         dims.retain(|&(_, extent)| extent > 1);
         dims.sort_unstable();
