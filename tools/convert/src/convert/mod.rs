@@ -182,7 +182,7 @@ pub fn convert(
     let judges = judges.among(&site.calibration);
     graphs.for_each(|graph| graph.outputs = judges.outputs());
     let trial = Trials { samples, picks, reference: judges.values(&values) };
-    let mut search = Search { trial, options, trials: Vec::new(), progress };
+    let mut search = Search { trial, options, trials: Vec::new(), notes: Vec::new(), progress };
     if !data.is_empty() {
         if options.decoder.is_some() {
             search.balance(&mut site, &mut folds, &chosen, &source, &BALANCE_ALPHAS)?;
@@ -218,6 +218,7 @@ pub fn convert(
     }
     let arena = plan(&lowered.program);
     let wide = wide::report(&site, &chosen, options, &lowered, &arena)?;
+    notes.append(&mut search.notes);
     notes.extend(wide.as_ref().map(ToString::to_string));
     notes.extend(lowered.notes.iter().cloned());
     notes.extend(raw_bytes_note(&site.graph, samples.first(), options.normalization));

@@ -35,7 +35,7 @@ impl Search<'_> {
         if self.options.activations != ActivationBits::Eight {
             let wide = candidates(&site.graph, &site.calibration).into_iter().map(|candidate| candidate.tensor);
             judged.wide = wide.collect();
-            if self.worst_of(site, folds, &judged).is_err() {
+            if self.worst_if_possible(site, folds, &judged)?.is_none() {
                 judged.wide.clear();
             }
         }

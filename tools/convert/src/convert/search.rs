@@ -30,6 +30,7 @@ pub(super) struct Search<'a> {
     pub(super) trial: Trials<'a>,
     pub(super) options: &'a ConvertOptions,
     pub(super) trials: Vec<Trial>,
+    pub(super) notes: Vec<String>,
     pub(super) progress: &'a mut dyn FnMut(&str),
 }
 

@@ -142,6 +142,21 @@ pub(super) fn aims(graph: &Graph) -> (f64, f64) {
     graph.outputs.iter().map(aim).fold((ENOUGH_DB, AIM_DB), |a, b| (a.0.max(b.0), a.1.max(b.1)))
 }
 
+/// Noise over signal.
+fn noise(sqnr_db: f64) -> f64 {
+    10f64.powf(-sqnr_db / 10.0)
+}
+
+/// How many tensors, those of the largest losses, need 16 bits for `goal` dB where all of them give `all`: noises add up.
+fn predicted(losses: &[f64], all: f64, goal: f64) -> usize {
+    let mut left = noise(goal) - noise(all);
+    let spared = losses.iter().rev().take_while(|&&loss| {
+        left -= loss;
+        left >= 0.0
+    });
+    losses.len() - spared.count()
+}
+
 impl Search<'_> {
     /// Chooses the tensors that are read in 16 bits: ordered by how much their 8 bits cost, the fewest that reach the aim, or
     /// what can be had.
@@ -173,50 +188,73 @@ impl Search<'_> {
         if narrow >= enough || order.is_empty() {
             return Ok(());
         }
-        let mut results = vec![("8 bit".to_owned(), narrow)];
-        let mut sets: Vec<usize> = vec![0];
-        // A set that cannot be lowered or proven is no choice.
         (self.progress)("trying 16-bit activations");
-        let Ok(all) = self.worst_of(site, folds, &with(&order, chosen)) else { return Ok(()) };
+        let all = match self.worst_of(site, folds, &with(&order, chosen)) {
+            Ok(sqnr) => sqnr,
+            Err(why @ (ConvertError::Lower(_) | ConvertError::Pack(_))) => {
+                self.notes.push(format!("activations stay at 8 bits, with 16 everywhere: {why}"));
+                return Ok(());
+            }
+            Err(fault) => return Err(fault),
+        };
+        let narrow_result = ("8 bit".to_owned(), narrow);
         if all < narrow + WORTH_DB {
-            results.push((format!("16 bit: all {}", order.len()), all));
-            self.record("activations", &results, 0);
+            self.record("activations", &[narrow_result, (format!("16 bit: all {}", order.len()), all)], 0);
             return Ok(());
         }
-        self.sort_by_sensitivity(folds, chosen, &mut order)?;
+        let losses = self.sort_by_sensitivity(folds, chosen, &mut order)?;
         let goal = aim.min(all - NEAR_DB);
-        let mut count = 1;
-        let mut reached = order.len();
-        // The sizes between which the goal is met, then the smallest one there.
-        let mut below = 0;
-        while count < order.len() {
-            (self.progress)(&format!("trying 16-bit activations for {count} of {} tensors", order.len()));
-            let sqnr = self.worst_of(site, folds, &with(&order[..count], chosen)).unwrap_or(f64::NEG_INFINITY);
-            results.push((format!("16 bit: {count} of {}", order.len()), sqnr));
-            sets.push(count);
-            if sqnr >= goal {
-                reached = count;
-                break;
-            }
-            below = count;
-            count *= 2;
-        }
+        // So many tensors are too few, and so many enough; the sets that were measured.
+        let (mut below, mut reached) = (0, order.len());
+        let mut measured = std::collections::BTreeMap::from([(order.len(), all)]);
+        let mut next = match &losses {
+            Some(losses) => predicted(losses, all, goal),
+            None => order.len() / 2,
+        };
+        let mut step = (order.len() / 16).max(1);
         while reached - below > 1 && reached - below > reached / 8 {
-            let middle = (below + reached) / 2;
-            (self.progress)(&format!("trying 16-bit activations for {middle} of {} tensors", order.len()));
-            let sqnr = self.worst_of(site, folds, &with(&order[..middle], chosen)).unwrap_or(f64::NEG_INFINITY);
-            results.push((format!("16 bit: {middle} of {}", order.len()), sqnr));
-            sets.push(middle);
-            if sqnr >= goal { reached = middle } else { below = middle }
+            let count = next.clamp(below + 1, reached - 1);
+            (self.progress)(&format!("trying 16-bit activations for {count} of {} tensors", order.len()));
+            let sqnr = self.worst_if_possible(site, folds, &with(&order[..count], chosen))?;
+            let sqnr = sqnr.unwrap_or(f64::NEG_INFINITY);
+            measured.insert(count, sqnr);
+            if sqnr >= goal {
+                reached = count
+            } else {
+                below = count
+            }
+            // Around what was predicted first, then in the middle.
+            let bracketed = below > 0 && reached < order.len() || losses.is_none();
+            next = match bracketed {
+                true => (below + reached) / 2,
+                false if below == 0 => reached.saturating_sub(step),
+                false => below + step,
+            };
+            step *= 2;
         }
-        if reached == order.len() {
-            results.push((format!("16 bit: all {reached}"), all));
-            sets.push(reached);
-        }
-        let kept = sets.iter().position(|&count| count == reached).unwrap_or(0);
+        let mut results = vec![narrow_result];
+        results.extend(measured.iter().map(|(&count, &sqnr)| match count == order.len() {
+            true => (format!("16 bit: all {count}"), sqnr),
+            false => (format!("16 bit: {count} of {}", order.len()), sqnr),
+        }));
+        let kept = 1 + measured.keys().position(|&count| count == reached).unwrap_or(0);
         self.record("activations", &results, kept);
         *chosen = with(&order[..reached], chosen);
         Ok(())
+    }
+
+    /// [`worst_of`](Self::worst_of); `None` where the model cannot be lowered or proven so.
+    pub(super) fn worst_if_possible(
+        &self,
+        site: &Site,
+        folds: &[Fold],
+        options: &LowerOptions,
+    ) -> Result<Option<f64>, ConvertError> {
+        match self.worst_of(site, folds, options) {
+            Ok(sqnr) => Ok(Some(sqnr)),
+            Err(ConvertError::Lower(_) | ConvertError::Pack(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// The worst SQNR of the model on all samples and of every fold on the samples it has not seen. A mean can hide a
@@ -229,27 +267,26 @@ impl Search<'_> {
         Ok(worst)
     }
 
-    /// Orders tensors by what the outputs lose where one of them alone is read in 8 bits, the largest loss first; left in
-    /// their order where that takes too long to measure.
+    /// Orders tensors by what the outputs lose where one of them alone is read in 8 bits, the largest loss first, and returns
+    /// these losses: noise over signal. Tensors stay in their order where that takes too long to measure.
     fn sort_by_sensitivity(
         &mut self,
         folds: &[Fold],
         chosen: &LowerOptions,
         order: &mut Vec<usize>,
-    ) -> Result<(), ConvertError> {
-        let Some(fold) = folds.first() else { return Ok(()) };
+    ) -> Result<Option<Vec<f64>>, ConvertError> {
+        let Some(fold) = folds.first() else { return Ok(None) };
         let macs: u64 =
             lower(&fold.site.graph, &fold.site.calibration, chosen)?.program.ops.iter().map(|op| op.op.macs()).sum();
         let affordable = SENSITIVITY_MACS / (macs * order.len() as u64).max(1);
         if affordable < FEWEST {
-            return Ok(());
+            return Ok(None);
         }
         (self.progress)(&format!("measuring the sensitivity of {} tensors", order.len()));
         let few = self.trial.spread(usize::try_from(affordable).unwrap_or(usize::MAX));
         let measure = |options: &LowerOptions| few.sqnr(&fold.site, options, None);
         let wide: BTreeSet<usize> = order.iter().copied().collect();
         let all = measure(&LowerOptions { wide: wide.clone(), ..chosen.clone() })?;
-        let noise = |sqnr: f64| 10f64.powf(-sqnr / 10.0);
         let mut losses = Vec::new();
         for &tensor in order.iter() {
             let mut wide = wide.clone();
@@ -258,7 +295,7 @@ impl Search<'_> {
             losses.push((sqnr.map_or(f64::INFINITY, |sqnr| noise(sqnr) - noise(all)), tensor));
         }
         losses.sort_by(|a, b| b.0.total_cmp(&a.0));
-        *order = losses.into_iter().map(|(_, tensor)| tensor).collect();
-        Ok(())
+        *order = losses.iter().map(|&(_, tensor)| tensor).collect();
+        Ok(Some(losses.into_iter().map(|(loss, _)| loss.max(0.0)).collect()))
     }
 }
