@@ -39,6 +39,26 @@ pub fn patches(shape: &[usize], x: &[f32], window: &Window, out: &[usize]) -> Op
     Some(rows)
 }
 
+/// What tap `tap` of the windows of all output pixels, rows of `width`, sees of a plane; zeros outside of it.
+fn shifted(plane: &[f32], [h, w]: [usize; 2], window: &Window, tap: [usize; 2], width: usize, to: &mut [f32]) {
+    let [row, column] = [0, 1].map(|d| tap[d] * window.dilations[d]);
+    let stride = window.strides[1].max(1);
+    // The outputs whose tap lies in a row of the plane.
+    let first = window.pads[1].saturating_sub(column).div_ceil(stride).min(width);
+    let end = (w + window.pads[1]).saturating_sub(column).div_ceil(stride).clamp(first, width);
+    for (y, to) in to.chunks_exact_mut(width.max(1)).enumerate() {
+        let from = (y * window.strides[0] + row).checked_sub(window.pads[0]).filter(|&at| at < h);
+        let Some(from) = from.and_then(|at| plane.get(at * w..(at + 1) * w)) else {
+            to.fill(0.0);
+            continue;
+        };
+        to[..first].fill(0.0);
+        to[end..].fill(0.0);
+        let from = from.iter().skip((first * stride + column).saturating_sub(window.pads[1])).step_by(stride);
+        to[first..end].iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+    }
+}
+
 pub(super) fn conv2d(
     x: Image<'_>,
     w: Image<'_>,
@@ -51,22 +71,24 @@ pub(super) fn conv2d(
     let n_taps = window.kernel[0] * window.kernel[1];
     let (group_n, k, pixels) = (n / groups, group_c * n_taps, oh * ow);
     let mut out = vec![0.0; batch * n * pixels];
-    let mut columns = vec![0.0; k * pixels];
+    // Windows of one element are the planes themselves.
+    let planes = n_taps == 1 && window.strides == [1, 1] && window.pads[..2] == [0, 0] && [*h, *width] == [*oh, *ow];
+    let mut copied = vec![0.0; if planes { 0 } else { k * pixels }];
     for (image, out) in x.1.chunks_exact(c * h * width).zip(out.chunks_exact_mut(n * pixels)) {
         for group in 0..groups {
-            columns.iter_mut().for_each(|v| *v = 0.0);
-            for pixel in 0..pixels {
-                for (tap, at) in taps(window, pixel / ow, pixel % ow, *h, *width).enumerate() {
-                    let Some((row, column)) = at else { continue };
-                    for channel in 0..*group_c {
-                        let source = (group * group_c + channel) * h * width + row * width + column;
-                        columns[(channel * n_taps + tap) * pixels + pixel] = *image.get(source)?;
-                    }
+            let image = image.get(group * group_c * h * width..)?;
+            if !planes {
+                let rows = copied.chunks_exact_mut(pixels.max(1)).enumerate();
+                for (row, column) in rows {
+                    let plane = image.get(row / n_taps * h * width..)?.get(..h * width)?;
+                    let tap = [row % n_taps / window.kernel[1], row % n_taps % window.kernel[1]];
+                    shifted(plane, [*h, *width], window, tap, *ow, column);
                 }
             }
+            let columns = if planes { image } else { &copied };
             let weights = w.1.get(group * group_n * k..)?;
             let out = out.get_mut(group * group_n * pixels..(group + 1) * group_n * pixels)?;
-            Gemm { m: group_n, k, n: pixels, a_strides: [k, 1], b_strides: [pixels, 1] }.run(weights, &columns, out)?;
+            Gemm { m: group_n, k, n: pixels, a_strides: [k, 1], b_strides: [pixels, 1] }.run(weights, columns, out)?;
         }
         if let Some(bias) = bias {
             for (row, b) in out.chunks_exact_mut(pixels).zip(bias) {
