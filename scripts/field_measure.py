@@ -43,7 +43,7 @@ def sqnr(right, found):
 
 def ctc(logits):
     """Texts of `[time, classes]`: repeated classes once, blanks (class 0) left out."""
-    best = logits.argmax(-1)
+    best = logits.reshape(-1, logits.shape[-1]).argmax(-1)
     return [int(c) for i, c in enumerate(best) if c and (i == 0 or c != best[i - 1])]
 
 
