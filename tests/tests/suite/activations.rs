@@ -212,3 +212,63 @@ fn sixteen_bits_everywhere_keep_more_and_are_reported() {
     assert!(found.contains(&OpKind::Conv2dI16) && !found.contains(&OpKind::Conv2d), "{found:?}");
     assert!(found.contains(&OpKind::MaxPoolI16), "{found:?}");
 }
+
+/// A layer whose first channel cancels what comes twice, by weights far beyond those of the others.
+fn cancelling() -> (Layers, TensorId) {
+    const HIDDEN: usize = 480;
+    let (mut layers, x) = Layers::new(&[4, 24]);
+    let half = layers.random.values(HIDDEN / 2 * 24);
+    let twice = layers.constant(&[HIDDEN, 24], [half.clone(), half].concat());
+    let hidden = layers.node(Op::Linear, &[x, twice], &[4, HIDDEN]);
+    let signs = layers.random.values(8 * HIDDEN);
+    let weight = |i: usize| match (i / HIDDEN, i % HIDDEN) {
+        (0, 0) => 60.0,
+        (0, column) if column == HIDDEN / 2 => -60.0,
+        (0, _) => 0.0,
+        _ => 0.01f32.copysign(signs[i]),
+    };
+    let second = layers.constant(&[8, HIDDEN], (0..8 * HIDDEN).map(weight).collect());
+    let y = layers.node(Op::Linear, &[hidden, second], &[4, 8]);
+    (layers, y)
+}
+
+#[test]
+fn sums_of_sixteen_bits_fit_whatever_the_scales() {
+    let sixteen = ConvertOptions { activations: ActivationBits::Sixteen, bias_correction: false, ..plain() };
+    let (layers, y) = cancelling();
+    let (converted, kept) = layers.converted(y, &sixteen);
+    assert!(kinds(&converted).contains(&OpKind::LinearI16));
+    assert!(kept > 30.0, "{kept:.1} dB");
+}
+
+/// Two 1 x 1 convolutions, their product, the product times a mean per channel, a sum, a convolution.
+fn gated_images() -> (Layers, TensorId) {
+    let (mut layers, x) = Layers::new(&[1, 6, 10, 12]);
+    let window = |kernel: [usize; 2]| Window { kernel, strides: [1; 2], pads: [0; 4], dilations: [1; 2], groups: 1 };
+    let shape = [1, 16, 10, 12];
+    let conv = |layers: &mut Layers, x: TensorId, [n, c]: [usize; 2]| {
+        let weights = layers.weights(&[n, c, 1, 1], |_| 1.0);
+        layers.node(Op::Conv2d(window([1; 2])), &[x, weights], &[1, n, 10, 12])
+    };
+    let (a, b) = (conv(&mut layers, x, [16, 6]), conv(&mut layers, x, [16, 6]));
+    let product = layers.node(Op::Binary(Binary::Mul), &[a, b], &shape);
+    let mean = Op::AveragePool { window: window([10, 12]), count_include_pad: false };
+    let mean = layers.node(mean, &[a], &[1, 16, 1, 1]);
+    let gated = layers.node(Op::Binary(Binary::Mul), &[product, mean], &shape);
+    let sum = layers.node(Op::Binary(Binary::Add), &[gated, a], &shape);
+    let y = conv(&mut layers, sum, [5, 16]);
+    (layers, y)
+}
+
+#[test]
+fn products_and_sums_of_images_keep_their_channels_last() {
+    for activations in [ActivationBits::Eight, ActivationBits::Sixteen] {
+        let (layers, y) = gated_images();
+        let (converted, kept) = layers.converted(y, &ConvertOptions { activations, ..plain() });
+        let program = &converted.program;
+        let elementwise = program.ops.iter().filter(|op| matches!(op.op.kind(), OpKind::Mul | OpKind::Add));
+        let shapes: Vec<&[usize]> = elementwise.map(|op| &program.tensors[op.output].shape[..]).collect();
+        assert_eq!(shapes, [&[1, 10, 12, 16]; 3], "{activations:?}");
+        assert!(kept > 25.0, "{activations:?}: {kept:.1} dB");
+    }
+}
