@@ -12,6 +12,7 @@
 
 pub mod dots;
 pub mod lut;
+#[cfg(feature = "std")]
 pub mod packed;
 pub mod windows;
 
@@ -47,15 +48,21 @@ pub struct Tile {
 pub struct Tiles {
     /// Rows at a time, at most [`MAX_ROWS`].
     rows: usize,
-    /// From so many rows on, [`packed`] is faster.
-    packed_from: usize,
+    /// Whether many rows are faster by `packed`, which has scratch memory of its own.
+    #[cfg(feature = "std")]
+    packs: bool,
     /// Computes the sums of up to `rows` rows. The processor must have what it needs; the pointers of the tile must be
     /// valid for what its fields say.
     sums: unsafe fn(usize, Tile),
 }
 
 /// Tiles by `vpmaddwd`.
-pub const MADD: Tiles = Tiles { rows: 2, packed_from: packed::PACK_FROM, sums: madd_tile };
+pub const MADD: Tiles = Tiles {
+    rows: 2,
+    #[cfg(feature = "std")]
+    packs: true,
+    sums: madd_tile,
+};
 
 /// The output, with room for every row and channel of the job.
 #[derive(Clone, Copy)]
@@ -80,12 +87,13 @@ pub unsafe fn linear(job: &LinearJob<'_>, x: &[i8], out: LinearOut<'_>, _scratch
 #[inline]
 #[target_feature(enable = "avx2")]
 pub fn linear_wide<B: Kernels>(job: &WideJob<'_>, x: &[i16], out: LinearOut<'_>, scratch: &mut [u8]) {
-    if job.dense.rows < packed::PACK_FROM {
-        return portable::linear_wide::<B>(job, x, out, scratch);
+    #[cfg(feature = "std")]
+    if job.dense.rows >= packed::PACK_FROM {
+        let activations = packed::Activations::wide(job, x);
+        // SAFETY: the sink has the elements of `out`.
+        return requantized(&job.dense, out, |len, sink| unsafe { packed::dense(&job.dense, activations, len, sink) });
     }
-    let activations = packed::Activations::wide(job, x);
-    // SAFETY: the sink has the elements of `out`.
-    requantized(&job.dense, out, |len, sink| unsafe { packed::dense(&job.dense, activations, len, sink) });
+    portable::linear_wide::<B>(job, x, out, scratch);
 }
 
 /// Has `layer` write the elements of `out`, which returns the rows and channels written; then looks them up in its table.
@@ -121,7 +129,8 @@ pub unsafe fn linear_acc(job: &LinearJob<'_>, x: &[i8], out: &mut [i32], _scratc
 /// The processor must have what `tiles` needs, the sink `len` elements.
 #[target_feature(enable = "avx2")]
 unsafe fn dense(job: &LinearJob<'_>, x: &[i8], len: usize, sink: Sink, tiles: Tiles) -> (usize, usize) {
-    if job.rows >= tiles.packed_from {
+    #[cfg(feature = "std")]
+    if tiles.packs && job.rows >= packed::PACK_FROM {
         // SAFETY: the caller's contract.
         return unsafe { packed::dense(job, packed::Activations::I8(x), len, sink) };
     }
@@ -478,7 +487,12 @@ macro_rules! vnni_tiles {
         use super::*;
 
         /// Tiles by `vpdpbusd`.
-        pub const VNNI: Tiles = Tiles { rows: 4, packed_from: usize::MAX, sums };
+        pub const VNNI: Tiles = Tiles {
+            rows: 4,
+            #[cfg(feature = "std")]
+            packs: false,
+            sums,
+        };
 
         /// See [`Tiles::sums`].
         ///
