@@ -136,11 +136,11 @@ impl Lowering<'_> {
         let largest = values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
         let ratio = f64::from(largest) / f64::from((1 << (format.bits() - 1)) - 1) * x.scale / target.scale;
         let shift = |drop: i32| 2f64.powi(multiplier(ratio * 2f64.powi(drop)).0 as i32 - drop);
-        // The halves of 16-bit sums may leave out low bits. Sums of 8-bit activations that do not fit are refused: nobody expects
-        // a layer of a hundred thousand inputs.
-        let gain = match self.is_wide(x) {
-            true => (0..=8).map(shift).fold(f64::INFINITY, f64::min),
-            false => 0.0,
+        // The halves of 16-bit sums may leave out low bits. Sums of 8 bits that do not fit unshifted are refused.
+        let (reach, gain) = match self.is_wide(x) {
+            true => (32768.0, (0..=8).map(shift).fold(f64::INFINITY, f64::min)),
+            false if shift(0) > 1.0 => (256.0, shift(0)),
+            false => (0.0, 0.0),
         };
         let room = f64::from(1 << 28) / shift(0);
         let least = target.scale / (x.scale * room);
@@ -148,7 +148,7 @@ impl Lowering<'_> {
         let floor = |c: usize| {
             let magnitude: f64 = values[c * k..(c + 1) * k].iter().map(|v| f64::from(v.abs())).sum();
             let bias = f64::from(bias.get(c).copied().unwrap_or(0.0).abs());
-            (bias / (x.scale * room)).max(least).max(magnitude * 32768.0 * gain / SUM_ROOM)
+            (bias / (x.scale * room)).max(least).max(magnitude * reach * gain / SUM_ROOM)
         };
         (0..n).map(floor).collect()
     }
