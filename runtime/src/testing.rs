@@ -234,9 +234,8 @@ pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) ->
         let [expected, actual] = both.each_ref().map(|out| bytemuck::cast_slice::<i16, u8>(out));
         compare(name, index, expected, actual)
     };
-    requantized("linear", &mut |index, out| match index {
-        0 => Portable::linear(&job, x, out, scratch),
-        _ => B::linear(&job, x, out, scratch),
+    requantized("linear", &mut |index, out| {
+        if index == 0 { Portable::linear(&job, x, out, scratch) } else { B::linear(&job, x, out, scratch) }
     })?;
     let [expected, actual] = [arena.take::<i32>(rows * out_stride, 0), arena.take::<i32>(rows * out_stride, 0)];
     expected.fill(1);
@@ -257,9 +256,8 @@ pub fn linear<B: Kernels>(index: usize, case: &LinearCase, memory: &mut [u8]) ->
     small.iter_mut().zip(multipliers).for_each(|(small, &m)| *small = m >> (8 - drop));
     let scratch = arena.take::<u8>(wide_bytes, 0);
     let job = WideJob { dense: LinearJob { multipliers: small, ..job }, low_bias: bias, drop };
-    requantized("linear_wide", &mut |index, out| match index {
-        0 => Portable::linear_wide(&job, x, out, scratch),
-        _ => B::linear_wide(&job, x, out, scratch),
+    requantized("linear_wide", &mut |index, out| {
+        if index == 0 { Portable::linear_wide(&job, x, out, scratch) } else { B::linear_wide(&job, x, out, scratch) }
     })
 }
 

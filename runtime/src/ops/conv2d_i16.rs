@@ -99,7 +99,10 @@ impl Conv2dI16 {
             Dtype::I8 => {
                 LinearOut::I8 { out: cast_mut::<i8>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)?, lut }
             }
-            _ => LinearOut::I16 { out: cast_mut::<i16>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)? },
+            Dtype::I16 => {
+                LinearOut::I16 { out: cast_mut::<i16>(memory.out)?.get_mut(start..).ok_or(RunFault::Memory)? }
+            }
+            Dtype::U8 | Dtype::U16 | Dtype::I32 => return Err(RunFault::Memory),
         };
         halves::layer::<B>(&job, at_once, windows, out, scratch)
     }

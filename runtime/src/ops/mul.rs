@@ -46,6 +46,15 @@ fn operand<'a>(memory: &Memory<'a>, index: usize, range: Range<usize>) -> Result
     })
 }
 
+/// Elements `part` of the output.
+fn result<'m>(memory: &'m mut Memory<'_>, part: Range<usize>) -> Result<NormOut<'m>, RunFault> {
+    Ok(match memory.output.dtype {
+        Dtype::I8 => NormOut::I8(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?),
+        Dtype::I16 => NormOut::I16(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?),
+        Dtype::U8 | Dtype::U16 | Dtype::I32 => return Err(RunFault::Memory),
+    })
+}
+
 /// Shortest row of neighbours that is worth a call of a kernel.
 #[cfg(feature = "std")]
 const LEAST_ROW: usize = 8;
@@ -82,11 +91,7 @@ impl Mul {
                 } else {
                     operand(memory, 0, from..from + count)?.ok_or(RunFault::Memory)?
                 };
-                let out = match memory.output.dtype {
-                    Dtype::I8 => NormOut::I8(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?),
-                    _ => NormOut::I16(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?),
-                };
-                B::multiply(a, b, out, zeros, scale);
+                B::multiply(a, b, result(memory, part)?, zeros, scale);
                 (from, other, to, left) = (from + count, other + count, to + count, left - count);
             }
         }
@@ -121,12 +126,7 @@ impl Operator for Mul {
             && let (Some(a), Some(b)) = (operand(memory, 0, range.clone())?, operand(memory, 1, range.clone())?)
         {
             let part = memory.index(range.start)..memory.index(range.end);
-            let out = if memory.output.dtype == Dtype::I8 {
-                NormOut::I8(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?)
-            } else {
-                NormOut::I16(cast_mut(memory.out)?.get_mut(part).ok_or(RunFault::Memory)?)
-            };
-            B::multiply(a, b, out, zeros, scale);
+            B::multiply(a, b, result(memory, part)?, zeros, scale);
             return Ok(());
         }
         #[cfg(feature = "std")]
@@ -149,5 +149,50 @@ impl Operator for Mul {
 
     fn in_place(&self) -> Option<usize> {
         self.a.is_contiguous(&self.dims).then_some(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Random, Weights, run_in_place, run_with};
+    use super::*;
+    use crate::arith::requant::{sat_i8, sat_i16};
+    use crate::kernels::Native;
+
+    /// `[rows, width]` times a row, or times a column, as the formula says.
+    fn check([rows, width]: [usize; 2], by_row: bool, [x, out]: [Dtype; 2], in_place: bool) {
+        let mut random = Random(7);
+        let a = random.values(x, rows * width);
+        let b = random.values(Dtype::I8, if by_row { width } else { rows });
+        let dims = [1, 1, 1, 1, rows as u32, width as u32];
+        let strides = if by_row { [0, 0, 0, 0, 0, 1] } else { [0, 0, 0, 0, 1, 0] };
+        let (acc_shift, multiplier) = (1, if out == Dtype::I8 { 1 << 24 } else { -(1 << 28) });
+        let [zero_a, zero_b, zero_point] = [if x == Dtype::I8 { 3 } else { 0 }, -7, 5];
+        let b_view = Extent { offset: 0, strides };
+        let op =
+            Mul { dims, a: Extent::contiguous(dims), b: b_view, zero_a, zero_b, acc_shift, multiplier, zero_point };
+        let inputs = [(x, &a[..]), (Dtype::I8, &b[..])];
+        let run = if in_place { run_in_place } else { run_with::<Native> };
+        let (_, got) = run(&op, &Weights::default(), &inputs, (out, a.len())).expect("runs");
+        for (at, (&a, got)) in a.iter().zip(got).enumerate() {
+            let b = b[if by_row { at % width } else { at / width }];
+            let scaled = mulhi_round(((a - zero_a) * (b - zero_b)) << acc_shift, multiplier) + zero_point;
+            let want = if out == Dtype::I8 { i32::from(sat_i8(scaled)) } else { i32::from(sat_i16(scaled)) };
+            assert_eq!(got, want, "element {at} of {rows} x {width}, by row {by_row}, in place {in_place}");
+        }
+    }
+
+    #[test]
+    fn rows_of_neighbours_are_the_formula() {
+        use Dtype::{I8, I16};
+        for size in [[1, 7], [3, 8], [5, 33], [2, 300], [70, 16]] {
+            for by_row in [true, false] {
+                for dtypes in [[I8, I8], [I8, I16], [I16, I8], [I16, I16]] {
+                    check(size, by_row, dtypes, false);
+                }
+                check(size, by_row, [I16, I16], true);
+                check(size, by_row, [I8, I8], true);
+            }
+        }
     }
 }

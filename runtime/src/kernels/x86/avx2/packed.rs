@@ -184,7 +184,8 @@ impl Layer<'_> {
                 4 => rows::<4>(x, self.stride, w, pairs, sums),
                 3 => rows::<3>(x, self.stride, w, pairs, sums),
                 2 => rows::<2>(x, self.stride, w, pairs, sums),
-                _ => rows::<1>(x, self.stride, w, pairs, sums),
+                1 => rows::<1>(x, self.stride, w, pairs, sums),
+                _ => unreachable!("a tile has 1 to {TILE_ROWS} rows"),
             }
         }
     }
