@@ -19,9 +19,9 @@ pub trait Talks: Board {
     fn port() -> Self::Port;
 }
 
-/// Why a demo of a language model stops.
+/// Why a demo stops.
 pub enum Fault {
-    /// The model does not open or has no tokenizer.
+    /// The model does not open or lacks what the demo needs.
     Model,
     /// Arena and state are larger than the memory.
     Memory,
@@ -30,7 +30,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn text(&self) -> &'static str {
+    /// A line that says so.
+    pub fn text(&self) -> &'static str {
         match self {
             Self::Model => "the model cannot be opened\n",
             Self::Memory => "arena and state do not fit the memory\n",

@@ -25,21 +25,27 @@ const END: &str = "\u{4}";
 /// How the last line of the story demo begins.
 const COST: &str = "The last token";
 
-/// The bundled model that a program talks with.
-fn model(program: Program) -> Result<PathBuf, Error> {
-    let name = match program {
-        Program::Calculator => "arithmetic",
-        Program::Story => "text",
+/// What is typed, and the conversation that the model on this machine gives.
+type Conversation = fn() -> Result<(String, String), Error>;
+
+/// The bundled model that a program talks with, and what is said.
+fn demo(program: Program) -> Result<(&'static str, Conversation), Error> {
+    match program {
+        Program::Calculator => Ok(("arithmetic", sums)),
+        Program::Story => Ok(("text", stories)),
         Program::Runner
         | Program::Inference
         | Program::Digits
         | Program::KernelTests
         | Program::Device
         | Program::Soak
-        | Program::Kws => {
-            return Err(Error::Usage(format!("{} has no language model", program.name())));
-        }
-    };
+        | Program::Kws => Err(Error::Usage(format!("{} has no language model", program.name()))),
+    }
+}
+
+/// The file of that model.
+fn model(program: Program) -> Result<PathBuf, Error> {
+    let (name, _) = demo(program)?;
     Ok(root().join("models").join(name).join(name).with_extension("sfm"))
 }
 
@@ -68,19 +74,8 @@ pub fn talk(program: Program, emulator: &Emulator) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Check`] with the first line that differs.
 pub fn check(program: Program, emulator: &Emulator) -> Result<(), Error> {
-    let (typed, expected) = match program {
-        Program::Calculator => sums()?,
-        Program::Story => stories()?,
-        Program::Runner
-        | Program::Inference
-        | Program::Digits
-        | Program::KernelTests
-        | Program::Device
-        | Program::Soak
-        | Program::Kws => {
-            return Err(Error::Usage(format!("{} cannot be talked with", program.name())));
-        }
-    };
+    let (_, conversation) = demo(program)?;
+    let (typed, expected) = conversation()?;
     let mut command = emulator.serial(&emulator.elf(program))?;
     let doing = format!("run `{}`", shown(&command));
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();

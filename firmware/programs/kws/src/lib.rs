@@ -17,7 +17,7 @@ use shiftformer::kernels::Native;
 use shiftformer::text::Logits;
 use shiftformer::{Progress, Session};
 use support::memory::{StackMark, mark_stack, take_arena};
-use support::terminal::Talks;
+use support::terminal::{Fault, Talks};
 use support::{Board, counter};
 
 include!(concat!(env!("OUT_DIR"), "/model.rs"));
@@ -32,26 +32,6 @@ const STRIDE: u32 = 25;
 const THRESHOLD: u32 = (6 * (1 << 16)) / 10 + 1;
 /// Frames of a second.
 const FRAMES_PER_S: u32 = SAMPLE_RATE / HOP as u32;
-
-/// Why the program stops.
-enum Fault {
-    /// The model does not open.
-    Model,
-    /// The arena is larger than the memory.
-    Memory,
-    /// A run failed.
-    Run,
-}
-
-impl Fault {
-    fn text(&self) -> &'static str {
-        match self {
-            Self::Model => "the model cannot be opened\n",
-            Self::Memory => "the arena does not fit the memory\n",
-            Self::Run => "the model fails\n",
-        }
-    }
-}
 
 /// Listens until the sound ends; ends the emulation.
 pub fn main<B: Talks>() -> !
