@@ -12,7 +12,9 @@ fn main() {
     println!("cargo:rerun-if-changed={MAP}");
     println!("cargo:rustc-link-arg-bins=-Tlink.x");
     println!("cargo:rustc-link-arg-bins=--nmagic");
-    if env::var_os("CARGO_FEATURE_DIGITS").is_some() {
-        println!("cargo:rustc-link-arg-bin=digits=-Tdefmt.x");
+    for logging in ["digits", "tasks"] {
+        if env::var_os(format!("CARGO_FEATURE_{}", logging.to_uppercase())).is_some() {
+            println!("cargo:rustc-link-arg-bin={logging}=-Tdefmt.x");
+        }
     }
 }

@@ -8,25 +8,28 @@
 pub mod counter;
 #[cfg(target_arch = "arm")]
 pub mod cycles;
+#[cfg(target_arch = "arm")]
 pub mod fpga;
 pub mod led;
 pub mod line;
 pub mod memory;
 pub mod terminal;
+#[cfg(target_arch = "arm")]
 pub mod timers;
+#[cfg(target_arch = "arm")]
 pub mod uart;
 
 // Their critical sections are linked for the logger.
 #[cfg(target_arch = "arm")]
 use cortex_m as _;
 use embedded_hal::digital::OutputPin;
-#[cfg(target_arch = "riscv32")]
+#[cfg(feature = "riscv-rt")]
 use riscv as _;
 use shiftformer_link::{Core, Machine};
 
 #[cfg(target_arch = "arm")]
 pub use cortex_m_rt::{self as rt, entry};
-#[cfg(target_arch = "riscv32")]
+#[cfg(feature = "riscv-rt")]
 pub use riscv_rt::{self as rt, entry};
 
 /// A board that programs run on.

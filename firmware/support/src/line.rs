@@ -1,6 +1,7 @@
 //! Serial ports as `embedded-io` has them.
 
 use core::convert::Infallible;
+use embedded_hal_nb::{nb, serial};
 use embedded_io::{ErrorType, Read, ReadReady, Write};
 
 /// A port that can be asked whether a byte has come.
@@ -16,6 +17,25 @@ pub trait Port {
 
     /// Sends a byte as soon as there is room for it.
     fn send(&mut self, byte: u8);
+}
+
+/// A serial port of a HAL, read and written without interrupts.
+pub struct Blocking<U>(pub U);
+
+impl<U: serial::Read + serial::Write> Port for Blocking<U> {
+    /// Damaged bytes are left out.
+    fn receive(&mut self) -> u8 {
+        loop {
+            if let Ok(byte) = nb::block!(self.0.read()) {
+                return byte;
+            }
+        }
+    }
+
+    fn send(&mut self, byte: u8) {
+        // What is written cannot be damaged here.
+        let _ = nb::block!(self.0.write(byte));
+    }
 }
 
 /// The bytes of a port.

@@ -61,14 +61,11 @@ impl<const BASE: usize> Port for Uart<BASE> {
 }
 
 /// A UART whose receiver has the interrupt `IRQ`. Interrupts stay disabled in the core, which only wakes by them.
-#[cfg(target_arch = "arm")]
 pub struct WakingUart<const BASE: usize, const IRQ: u16>(Uart<BASE>);
 
-#[cfg(target_arch = "arm")]
 #[derive(Clone, Copy)]
 struct Irq<const IRQ: u16>;
 
-#[cfg(target_arch = "arm")]
 // SAFETY: boards name the interrupt of their own UART.
 unsafe impl<const IRQ: u16> cortex_m::interrupt::InterruptNumber for Irq<IRQ> {
     fn number(self) -> u16 {
@@ -76,7 +73,6 @@ unsafe impl<const IRQ: u16> cortex_m::interrupt::InterruptNumber for Irq<IRQ> {
     }
 }
 
-#[cfg(target_arch = "arm")]
 impl<const BASE: usize, const IRQ: u16> WakingUart<BASE, IRQ> {
     /// The UART, switched on.
     pub fn new() -> Self {
@@ -91,14 +87,12 @@ impl<const BASE: usize, const IRQ: u16> WakingUart<BASE, IRQ> {
     }
 }
 
-#[cfg(target_arch = "arm")]
 impl<const BASE: usize, const IRQ: u16> Default for WakingUart<BASE, IRQ> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-#[cfg(target_arch = "arm")]
 impl<const BASE: usize, const IRQ: u16> Port for WakingUart<BASE, IRQ> {
     fn receive(&mut self) -> u8 {
         while !self.is_ready() {
@@ -118,7 +112,6 @@ impl<const BASE: usize, const IRQ: u16> Port for WakingUart<BASE, IRQ> {
     }
 }
 
-#[cfg(target_arch = "arm")]
 impl<const BASE: usize, const IRQ: u16> Ready for WakingUart<BASE, IRQ> {
     fn is_ready(&mut self) -> bool {
         self.0.state() & RECEIVED != 0

@@ -126,7 +126,7 @@ pub const VIRT_RV32: Machine = Machine {
     emulator: "qemu-system-riscv32",
     arguments: &["-machine", "virt", "-bios", "none"],
     core: Core::Rv32Imac,
-    counts: &[Core::Rv32Imac],
+    counts: &[Core::Rv32Imac, Core::Rv32Imc],
     portable: true,
     job_address: 0x8100_0000,
     job_bytes: 0x0100_0000,
@@ -148,7 +148,7 @@ pub const MACHINES: [Machine; 10] = [
 ];
 
 /// The boards that `shiftformer fit` knows, by core, then RAM, then flash.
-pub const BOARDS: [Board; 19] = [
+pub const BOARDS: [Board; 20] = [
     Board {
         key: "nucleo-f072rb",
         name: "ST Nucleo-F072RB",
@@ -188,6 +188,16 @@ pub const BOARDS: [Board; 19] = [
         flash_kib: 2048,
         ram_kib: 264,
         source: "Raspberry Pi RP2040 and Pico datasheets",
+    },
+    Board {
+        key: "esp32-c3",
+        name: "Espressif ESP32-C3",
+        chip: "ESP32-C3",
+        core: Core::Rv32Imc,
+        clock_mhz: 160,
+        flash_kib: 4096,
+        ram_kib: 313,
+        source: "Espressif ESP32-C3 datasheet",
     },
     Board {
         key: "uno-r4",

@@ -11,6 +11,8 @@ pub enum Core {
     M0Plus,
     #[cfg_attr(feature = "serde", serde(rename = "Cortex-M3"))]
     M3,
+    #[cfg_attr(feature = "serde", serde(rename = "RV32IMC"))]
+    Rv32Imc,
     #[cfg_attr(feature = "serde", serde(rename = "RV32IMAC"))]
     Rv32Imac,
     #[cfg_attr(feature = "serde", serde(rename = "Cortex-M23"))]
@@ -32,6 +34,7 @@ impl Core {
             Self::M0 => "Cortex-M0",
             Self::M0Plus => "Cortex-M0+",
             Self::M3 => "Cortex-M3",
+            Self::Rv32Imc => "RV32IMC",
             Self::Rv32Imac => "RV32IMAC",
             Self::M23 => "Cortex-M23",
             Self::M4 => "Cortex-M4",
@@ -47,6 +50,7 @@ impl Core {
             Self::M0 => "M0",
             Self::M0Plus => "M0Plus",
             Self::M3 => "M3",
+            Self::Rv32Imc => "Rv32Imc",
             Self::Rv32Imac => "Rv32Imac",
             Self::M23 => "M23",
             Self::M4 => "M4",

@@ -101,11 +101,13 @@ pub enum Program {
     Soak,
     /// The keyword spotter.
     Kws,
+    /// Inference beside another task.
+    Tasks,
 }
 
 impl Program {
     /// All programs, in the order they are built and listed in.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Runner,
         Self::Inference,
         Self::Digits,
@@ -115,6 +117,7 @@ impl Program {
         Self::Device,
         Self::Soak,
         Self::Kws,
+        Self::Tasks,
     ];
 
     /// Name of the package.
@@ -129,6 +132,7 @@ impl Program {
             Self::Device => "device",
             Self::Soak => "soak",
             Self::Kws => "kws",
+            Self::Tasks => "tasks",
         }
     }
 
@@ -144,6 +148,7 @@ impl Program {
             Self::Device => &[Binary::Device],
             Self::Soak => &[Binary::Soak],
             Self::Kws => &[Binary::Kws],
+            Self::Tasks => &[Binary::Tasks],
         }
     }
 }
@@ -171,6 +176,8 @@ pub enum Binary {
     Soak,
     /// Of [`Program::Kws`].
     Kws,
+    /// Of [`Program::Tasks`].
+    Tasks,
 }
 
 impl Binary {
@@ -187,6 +194,7 @@ impl Binary {
             Self::Device => "device",
             Self::Soak => "soak",
             Self::Kws => "kws",
+            Self::Tasks => "tasks",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that must hold, in the order from cheap to dear.
+//! `cargo xtask test`: everything that must hold, cheapest first.
 
 use crate::boards::{self, Program};
 use crate::emulate::Emulator;
@@ -96,6 +96,7 @@ fn steps() -> Result<Vec<Step>, Error> {
         steps.push(step(format!("kernels on armv7 {core}"), move || armv7_tests(core)));
     }
     emulated(&mut steps, Program::Digits, "digits")?;
+    emulated(&mut steps, Program::Tasks, "inference beside a task")?;
     steps.push(step("kernels and digits in WebAssembly", web::check));
     for program in [Program::Calculator, Program::Story] {
         conversations(&mut steps, program)?;

@@ -28,13 +28,14 @@ pub fn demo(board: &str, program: Program, check: bool) -> Result<(), Error> {
         Program::Calculator | Program::Story => language::talk(program, &emulator),
         Program::Device if check => device::check(&emulator),
         Program::Device => device::wait(&emulator),
-        Program::Digits | Program::KernelTests => emulator.run(&emulator.elf(program)),
+        Program::Digits | Program::KernelTests | Program::Tasks => emulator.run(&emulator.elf(program)),
         Program::Soak => soak::run(&emulator, soak::STEPS),
         Program::Kws if check => keywords::check(&emulator),
         Program::Kws => keywords::listen(&emulator),
-        Program::Runner | Program::Inference => {
-            Err(Error::Usage(format!("{} is no demo; give digits, calculator, story, kws or device", program.name())))
-        }
+        Program::Runner | Program::Inference => Err(Error::Usage(format!(
+            "{} is no demo; give digits, calculator, story, kws, tasks or device",
+            program.name()
+        ))),
     }
 }
 

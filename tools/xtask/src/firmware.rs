@@ -26,7 +26,7 @@ pub fn path(board: &str, program: &str) -> PathBuf {
 /// Builds the programs of `board`, or of all boards.
 ///
 /// # Errors
-/// When the board is unknown or lacks the program, the target cannot be had, or the build fails.
+/// When the board is unknown or lacks the program, the target cannot be installed, or the build fails.
 pub fn build(board: Option<&str>, program: Option<Program>) -> Result<(), Error> {
     boards::write_list()?;
     let targets = match board {
@@ -69,7 +69,11 @@ impl Modules {
         let needed = |p: Program| wanted(&p) && targets.iter().any(|target| target.build.programs.contains(&p));
         let language = |p: Program| needed(p).then(|| language::module(p)).transpose();
         Ok(Self {
-            digits: (needed(Program::Digits) || needed(Program::Soak)).then(digits::module).transpose()?,
+            digits: [Program::Digits, Program::Soak, Program::Tasks]
+                .into_iter()
+                .any(needed)
+                .then(digits::module)
+                .transpose()?,
             calculator: language(Program::Calculator)?,
             story: language(Program::Story)?,
             kws: needed(Program::Kws).then(keywords::module).transpose()?,
@@ -81,6 +85,7 @@ impl Modules {
         let (name, module) = match program {
             Program::Digits => ("SHIFTFORMER_DIGITS", &self.digits),
             Program::Soak => ("SHIFTFORMER_SOAK", &self.digits),
+            Program::Tasks => ("SHIFTFORMER_TASKS", &self.digits),
             Program::Calculator => ("SHIFTFORMER_CALCULATOR", &self.calculator),
             Program::Story => ("SHIFTFORMER_STORY", &self.story),
             Program::Kws => ("SHIFTFORMER_KWS", &self.kws),

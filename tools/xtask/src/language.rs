@@ -39,6 +39,7 @@ fn demo(program: Program) -> Result<(&'static str, Conversation), Error> {
         | Program::KernelTests
         | Program::Device
         | Program::Soak
+        | Program::Tasks
         | Program::Kws => Err(Error::Usage(format!("{} has no language model", program.name()))),
     }
 }
@@ -127,7 +128,7 @@ fn sums() -> Result<(String, String), Error> {
         for _ in 0..4 {
             let logits = session.logits_as::<i16>().zip(model.output(0));
             let logits = logits.map(|(values, tensor)| Logits::i16(values, tensor.zero_point));
-            let token = logits.and_then(|logits| logits.greatest()).ok_or_else(|| invalid("no logits"))?;
+            let token = logits.and_then(|logits| logits.argmax()).ok_or_else(|| invalid("no logits"))?;
             let decoded = tokenizer.decode(&[token], false, &mut |digit| sum.insert_str(0, digit));
             decoded.map_err(|error| invalid(&error.to_string()))?;
             session.push(token).map_err(|error| invalid(&error.to_string()))?;

@@ -133,6 +133,7 @@ fn linkage(image: &Image, binary: Binary, board: &str) -> Vec<String> {
         | Binary::Story
         | Binary::Device
         | Binary::Soak
+        | Binary::Tasks
         | Binary::Kws => Vec::new(),
     }
 }

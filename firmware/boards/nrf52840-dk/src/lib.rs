@@ -1,7 +1,7 @@
 //! Nordic nRF52840 DK.
 #![no_std]
 
-#[cfg(feature = "digits")]
+#[cfg(any(feature = "digits", feature = "tasks"))]
 use defmt_rtt as _;
 use embassy_futures::block_on;
 use embassy_nrf::buffered_uarte::{self, BufferedUarte};

@@ -3,14 +3,15 @@
 
 #[cfg(feature = "digits")]
 use defmt_rtt as _;
+use embassy_stm32::Config;
 use embassy_stm32::gpio::{Level, Output, Speed};
-use embassy_stm32::mode::Blocking;
+use embassy_stm32::mode;
 use embassy_stm32::peripherals::{PA2, PA3, PA5, USART2};
 use embassy_stm32::rcc::{APBPrescaler, Pll, PllMul, PllPDiv, PllPreDiv, PllSource, Sysclk};
-use embassy_stm32::{Config, usart};
+use embassy_stm32::usart::{self, Uart};
 use shiftformer_link::Core;
 use support::cycles;
-use support::line::{Line, Port};
+use support::line::{Blocking, Line};
 use support::terminal::Talks;
 pub use support::{entry, exit};
 
@@ -54,32 +55,15 @@ impl support::Board for Board {
 }
 
 impl Talks for Board {
-    type Port = Line<Uart>;
+    type Port = Line<Blocking<Uart<'static, mode::Blocking>>>;
 
-    /// USART2 at the pins of the debugger's serial port: sends at PA2, receives at PA3.
+    /// USART2 at 115,200 baud, at the pins of the debugger's serial port: sends at PA2, receives at PA3.
     fn port() -> Self::Port {
         // SAFETY: nobody else takes the UART and its pins.
         let (uart, rx, tx) = unsafe { (USART2::steal(), PA3::steal(), PA2::steal()) };
-        match usart::Uart::new_blocking(uart, rx, tx, usart::Config::default()) {
-            Ok(uart) => Line(Uart(uart)),
+        match Uart::new_blocking(uart, rx, tx, usart::Config::default()) {
+            Ok(uart) => Line(Blocking(uart)),
             Err(_) => exit(false),
         }
-    }
-}
-
-/// The UART at 115,200 baud.
-pub struct Uart(usart::Uart<'static, Blocking>);
-
-impl Port for Uart {
-    fn receive(&mut self) -> u8 {
-        let mut byte = [0];
-        while self.0.blocking_read(&mut byte).is_err() {}
-        let [byte] = byte;
-        byte
-    }
-
-    fn send(&mut self, byte: u8) {
-        // The sender knows no errors.
-        let _ = self.0.blocking_write(&[byte]);
     }
 }

@@ -1,14 +1,14 @@
 //! Raspberry Pi Pico (RP2040).
 #![no_std]
 
-#[cfg(feature = "digits")]
+#[cfg(any(feature = "digits", feature = "tasks"))]
 use defmt_rtt as _;
 use embassy_rp::config::Config;
 use embassy_rp::gpio::{Level, Output};
 use embassy_rp::peripherals::{PIN_0, PIN_1, PIN_25, UART0};
-use embassy_rp::uart::{self, Blocking};
+use embassy_rp::uart::{self, Uart};
 use shiftformer_link::Core;
-use support::line::{Line, Port};
+use support::line::{Blocking, Line};
 use support::terminal::Talks;
 pub use support::{entry, exit};
 
@@ -43,28 +43,12 @@ impl support::Board for Board {
 }
 
 impl Talks for Board {
-    type Port = Line<Uart>;
+    type Port = Line<Blocking<Uart<'static, uart::Blocking>>>;
 
+    /// UART0 at 115,200 baud: sends at GP0, receives at GP1.
     fn port() -> Self::Port {
         // SAFETY: nobody else takes the UART and its pins.
         let (uart, tx, rx) = unsafe { (UART0::steal(), PIN_0::steal(), PIN_1::steal()) };
-        Line(Uart(uart::Uart::new_blocking(uart, tx, rx, uart::Config::default())))
-    }
-}
-
-/// UART0 at 115,200 baud: sends at GP0, receives at GP1.
-pub struct Uart(uart::Uart<'static, Blocking>);
-
-impl Port for Uart {
-    fn receive(&mut self) -> u8 {
-        let mut byte = [0];
-        while self.0.blocking_read(&mut byte).is_err() {}
-        let [byte] = byte;
-        byte
-    }
-
-    fn send(&mut self, byte: u8) {
-        // The sender of this UART knows no errors.
-        let _ = self.0.blocking_write(&[byte]);
+        Line(Blocking(Uart::new_blocking(uart, tx, rx, uart::Config::default())))
     }
 }

@@ -76,7 +76,7 @@ fn sum(
     inference(session, ids.get(..length).ok_or(Fault::Run)?).map_err(|_| Fault::Run)?;
     let mut sum = [b'?'; DIGITS];
     for digit in sum.iter_mut().rev() {
-        let token = logits(session).and_then(|logits| logits.greatest()).ok_or(Fault::Run)?;
+        let token = logits(session).and_then(|logits| logits.argmax()).ok_or(Fault::Run)?;
         let mut first = |text: &str| *digit = text.bytes().next().unwrap_or(b'?');
         tokenizer.decode(&[token], false, &mut first).map_err(|_| Fault::Run)?;
         inference(session, &[token]).map_err(|_| Fault::Run)?;

@@ -81,7 +81,7 @@ impl Qemu {
     /// Opens `qemu:BOARD` or `qemu:BOARD:portable` for `model`.
     ///
     /// # Errors
-    /// [`BackendError::Unavailable`] when the emulator or the firmware cannot be had, or the board cannot hold the model.
+    /// [`BackendError::Unavailable`] when the emulator or the firmware is not available, or the board cannot hold the model.
     pub fn open(name: &str, board: &str, model: &ModelFile) -> Result<Self, BackendError> {
         let (board, native) = board.strip_suffix(PORTABLE).map_or((board, true), |board| (board, false));
         let unavailable = |why: String| BackendError::Unavailable { backend: name.to_owned(), why };
@@ -303,7 +303,9 @@ impl Qemu {
     fn count(&self, machine: &Machine, sample: &Sample, position: u32) -> Result<Counts, BackendError> {
         let per_mac = match machine.core {
             Core::M0 | Core::M0Plus | Core::M23 => INSTRUCTIONS_PER_MAC_M0,
-            Core::M3 | Core::M4 | Core::M7 | Core::M33 | Core::M55 | Core::Rv32Imac => INSTRUCTIONS_PER_MAC,
+            Core::M3 | Core::M4 | Core::M7 | Core::M33 | Core::M55 | Core::Rv32Imc | Core::Rv32Imac => {
+                INSTRUCTIONS_PER_MAC
+            }
         };
         let most = self.macs()?.saturating_mul(per_mac);
         let fits = |shift: &u32| machine.instructions(u32::MAX, *shift) > most;

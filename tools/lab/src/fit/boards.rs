@@ -15,12 +15,12 @@ pub use shiftformer_link::{Board, Core};
 /// - M33: loads 1 to 2, branches 2: 1.2
 /// - M7: two instructions per cycle at best, one multiply-accumulate per cycle: 0.7
 /// - M55: vector instructions take 2 cycles, overlapped by halves: 1.4
-/// - RV32IMAC: a short pipeline with a single-cycle multiplier, as M0
+/// - RV32IMC, RV32IMAC: a short pipeline with a single-cycle multiplier, as M0
 ///
 /// Flash wait states that a cache does not hide come on top.
 pub const fn cycles_per_instruction(core: Core) -> f64 {
     match core {
-        Core::M0 | Core::Rv32Imac => 1.44,
+        Core::M0 | Core::Rv32Imc | Core::Rv32Imac => 1.44,
         Core::M0Plus | Core::M23 => 1.38,
         Core::M3 => 1.5,
         Core::M4 => 1.25,

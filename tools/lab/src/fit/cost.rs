@@ -11,7 +11,7 @@ pub const PER_OPERATOR: f64 = 1500.0;
 pub fn cost_of(core: Core, kind: OpKind) -> Cost {
     let costs = facts(kind).costs;
     match core {
-        Core::M0 | Core::M0Plus | Core::M3 | Core::M23 | Core::Rv32Imac => costs.plain,
+        Core::M0 | Core::M0Plus | Core::M3 | Core::M23 | Core::Rv32Imc | Core::Rv32Imac => costs.plain,
         Core::M4 | Core::M7 | Core::M33 => costs.dsp,
         Core::M55 => costs.mve,
     }

@@ -40,7 +40,8 @@ pub fn run(build: bool, board: Option<&str>) -> Result<(), Error> {
                 | Program::Calculator
                 | Program::Story
                 | Program::Device
-                | Program::Soak => Panics::NoneReached,
+                | Program::Soak
+                | Program::Tasks => Panics::NoneReached,
                 // Tests may format and panic.
                 Program::KernelTests => continue,
             };
