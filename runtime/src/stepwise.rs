@@ -1,4 +1,4 @@
-//! Iterators whose length nobody asks for.
+//! Hides an iterator's exact length, so that `zip` needs no division (and no panic).
 
 /// The same items, one by one.
 ///

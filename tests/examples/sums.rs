@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A line is `$128+367=5940$`, the sum with its last digit first, or `$128+367=0495$` as `plain`. An answer is exact when
-//! each of its four digits and the closing `$` have the greatest logit behind the right characters before them: then, and
+//! each of its four digits and the closing `$` have the largest logit behind the right characters before them: then, and
 //! only then, does the model write it by itself. Models are taken with a key/value cache (one character at a time, common
 //! beginnings computed once) or without one (whole lines).
 
@@ -66,7 +66,7 @@ fn exact_with<B: Kernels>(model: &Model<'_, B>, a: i32, format: Format) -> Resul
         } else {
             session.input_as::<i32>(0).ok_or("the input is not 32-bit ids")?.copy_from_slice(&line[..LENGTH]);
             session.run()?;
-            (ANSWER - 1..LENGTH).all(|row| greatest(&session, row) == u32::try_from(line[row + 1]).ok())
+            (ANSWER - 1..LENGTH).all(|row| largest(&session, row) == u32::try_from(line[row + 1]).ok())
         };
         exact += usize::from(right);
         known = line;
@@ -82,16 +82,16 @@ fn step_through<B: Kernels>(
 ) -> Result<bool, Box<dyn Error>> {
     for at in first..LENGTH {
         session.push(u32::try_from(line[at])?)?;
-        if at >= ANSWER - 1 && greatest(session, 0) != u32::try_from(line[at + 1]).ok() {
+        if at >= ANSWER - 1 && largest(session, 0) != u32::try_from(line[at + 1]).ok() {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// The character with the greatest logit in a row of the output.
-fn greatest<B: Kernels>(session: &Session<'_, '_, B>, row: usize) -> Option<u32> {
-    Logits::row(&session.model().output(0)?, session.output(0)?, row)?.greatest()
+/// The character with the largest logit in a row of the output.
+fn largest<B: Kernels>(session: &Session<'_, '_, B>, row: usize) -> Option<u32> {
+    Logits::row(&session.model().output(0)?, session.output(0)?, row)?.argmax()
 }
 
 fn run() -> Result<(), Box<dyn Error + Send + Sync>> {

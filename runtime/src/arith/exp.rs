@@ -11,7 +11,7 @@
 //! - `|a_i - e_i| <= eps e_i + delta` with `eps` = 0.0024 of the quadratic and `delta` of the cut: `1 / 32640` for 16 bits
 //!   (one floor), `(1/2 + 1/128) / 255` for 8 bits (that floor, then a rounding). The largest element itself is exact.
 //! - `sum(a_i)` is at least 1, and at least `(1 - eps) E - delta (n - 1)` with `E` the exact sum. Both meet where the
-//!   quotient is greatest: `R (eps + delta (n - 1)) / (1 - eps)`, see [`sum_error`].
+//!   quotient is largest: `R (eps + delta (n - 1)) / (1 - eps)`, see [`sum_error`].
 //!
 //! It grows with the length of the row because a long flat tail may be rounded away as a whole. For 50, 197 and 1000
 //! elements: 10 %, 39 % and 100 % of `R` with 8 bits, 0.4 %, 0.9 % and 3.3 % with 16 bits. Rows that are peaked or short

@@ -13,18 +13,18 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// The class with the greatest logit and its share of the softmax of all; `None` when there are no logits.
+    /// The class with the largest logit and its share of the softmax of all; `None` when there are no logits.
     ///
     /// One step of the logits is `units` in `log2 / 256`, times `2^16`: `scale * log2(e) * 2^24`. The probability is within
     /// 0.24 % of itself, as every exponential is ([`arith::exp`](crate::arith::exp)), and `2^-15` for each class.
     pub fn of(logits: Logits<'_>, units: u32) -> Option<Self> {
-        let class = logits.greatest()?;
-        let greatest = logits.steps().max()?;
+        let class = logits.argmax()?;
+        let largest = logits.steps().max()?;
         let weight = |steps: i32| {
-            let distance = (u64::from(greatest.abs_diff(steps)) * u64::from(units)) >> 16;
+            let distance = (u64::from(largest.abs_diff(steps)) * u64::from(units)) >> 16;
             u64::from(exp_u16(u32::try_from(distance).unwrap_or(u32::MAX)))
         };
-        // The greatest itself has the weight of one.
+        // The largest itself has the weight of one.
         let sum: u64 = logits.steps().map(weight).sum();
         let probability = ((u64::from(EXP2_ONE) << 16) + sum / 2).checked_div(sum)?;
         Some(Self { class, probability: probability as u32 })

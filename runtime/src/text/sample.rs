@@ -169,8 +169,8 @@ impl<'l> Logits<'l> {
         (0..self.len()).filter_map(|id| self.at(id))
     }
 
-    /// The token with the greatest logit, of several the one with the lowest id; `None` when there are no logits.
-    pub fn greatest(&self) -> Option<u32> {
+    /// The token with the largest logit, of several the one with the lowest id; `None` when there are no logits.
+    pub fn argmax(&self) -> Option<u32> {
         let better = |best: (usize, i32), next: (usize, i32)| if next.1 > best.1 { next } else { best };
         self.steps().enumerate().reduce(better).map(|(id, _)| id as u32)
     }
@@ -244,7 +244,7 @@ impl Sampler {
         recent: &[u32],
         scratch: &mut [u16],
     ) -> Result<u32, SampleError> {
-        let most_likely = logits.greatest().ok_or(SampleError::Empty)?;
+        let most_likely = logits.argmax().ok_or(SampleError::Empty)?;
         let settings = self.settings;
         if settings.temperature == 0 && settings.repetition_penalty == ONE {
             return Ok(most_likely);
@@ -252,7 +252,7 @@ impl Sampler {
         let (needed, given) = (logits.len(), scratch.len());
         let distances = scratch.get_mut(..needed).ok_or(SampleError::Scratch { needed, given })?;
         let penalized = Penalized { logits, recent, penalty: settings.repetition_penalty };
-        let Some((best, greatest)) = penalized.greatest() else { return Err(SampleError::Empty) };
+        let Some((best, largest)) = penalized.argmax() else { return Err(SampleError::Empty) };
         if settings.temperature == 0 {
             return Ok(best);
         }
@@ -260,7 +260,7 @@ impl Sampler {
         let per_step = (u64::from(units) << 16).checked_div(u64::from(settings.temperature)).unwrap_or(0);
         let per_step = per_step.min(u64::from(NEVER) << 16);
         let distance = |value: i64| {
-            let distance = (greatest - value).unsigned_abs().saturating_mul(per_step) >> 32;
+            let distance = (largest - value).unsigned_abs().saturating_mul(per_step) >> 32;
             u16::try_from(distance).unwrap_or(NEVER).min(NEVER)
         };
         penalized.fill(distances, distance);
@@ -304,8 +304,8 @@ impl Penalized<'_> {
         self.penalty != ONE && self.recent.iter().any(|&recent| recent as usize == id)
     }
 
-    /// The token with the greatest value, of several the one with the lowest id, and its value.
-    fn greatest(&self) -> Option<(u32, i64)> {
+    /// The token with the largest value, of several the one with the lowest id, and its value.
+    fn argmax(&self) -> Option<(u32, i64)> {
         let others = self.logits.steps().enumerate().filter(|&(id, _)| !self.is_recent(id));
         let all = others.map(|(id, steps)| (id, Self::value(steps))).chain(self.recent());
         let order = |&(id, value): &(usize, i64)| (value, core::cmp::Reverse(id));
@@ -381,8 +381,8 @@ mod tests {
 
     /// The distances of logits without a penalty at temperature 1.
     fn distances(logits: &[i16]) -> Vec<u16> {
-        let greatest = i64::from(*logits.iter().max().unwrap());
-        let distance = |&l: &i16| (((greatest - i64::from(l)) * i64::from(UNITS)) >> 16).min(i64::from(NEVER)) as u16;
+        let largest = i64::from(*logits.iter().max().unwrap());
+        let distance = |&l: &i16| (((largest - i64::from(l)) * i64::from(UNITS)) >> 16).min(i64::from(NEVER)) as u16;
         logits.iter().map(distance).collect()
     }
 
@@ -393,10 +393,10 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_logit_wins_and_the_lowest_id_of_equal_ones() {
+    fn the_largest_logit_wins_and_the_lowest_id_of_equal_ones() {
         assert_eq!(draw(Sampling::GREEDY, &[3, 9, -1, 9], &[], 0, 1), [1]);
-        assert_eq!(Logits::i8(&[-128, 127, 127], -128).greatest(), Some(1));
-        assert_eq!(Logits::i8(&[], 0).greatest(), None);
+        assert_eq!(Logits::i8(&[-128, 127, 127], -128).argmax(), Some(1));
+        assert_eq!(Logits::i8(&[], 0).argmax(), None);
         // Greedy needs no scratch memory.
         let mut sampler = Sampler::new(Sampling::GREEDY, 0).unwrap();
         assert_eq!(sampler.next(Logits::i8(&[1, 2], 0), UNITS, &[], &mut []), Ok(1));

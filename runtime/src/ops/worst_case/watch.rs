@@ -177,7 +177,7 @@ fn norm_row(job: &NormJob<'_>, x: NormRow<'_>, out: NormOut<'_>) {
     portable::norm_row(job, x, out);
 }
 
-/// Values of one operand: least, greatest, alternating from either, drawn.
+/// Values of one operand: minimum, maximum, alternating from either, random.
 fn pattern(index: usize, dtype: Dtype, len: usize) -> Vec<i32> {
     let (min, max) = dtype.range();
     let mut random = Random(len as u64);

@@ -45,7 +45,7 @@ use search::Search;
 use shiftformer::format::Profile;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use trials::{Calibrated, Picks, Site, Source, Trials};
+use trials::{Calibrated, CalibratedGraph, Picks, Source, Trials};
 
 /// One choice that was tried.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -260,7 +260,7 @@ pub fn convert(
     let Runnable { records, .. } = runnable;
     let file = pack::write(&lowered.program, &arena, records, &annotations, &receipts)?;
     let (trials, measured) = (search.trials, search.trial.picks.samples.len());
-    let Site { graph, calibration, .. } = site;
+    let CalibratedGraph { graph, calibration, .. } = site;
     Ok(Converted {
         file,
         graph,
@@ -281,7 +281,7 @@ pub fn convert(
 }
 
 /// The runs of a decoder of some rows, of which the samples show whole sequences.
-fn lower_rows(site: &Site, chosen: &LowerOptions, rows: DecoderRows) -> Result<Lowered, ConvertError> {
+fn lower_rows(site: &CalibratedGraph, chosen: &LowerOptions, rows: DecoderRows) -> Result<Lowered, ConvertError> {
     let lowered = |rows: usize| -> Result<Lowered, ConvertError> {
         Ok(lower(&decoder::resized(&site.graph, rows)?, &site.calibration, chosen)?)
     };
@@ -322,14 +322,24 @@ fn stored_samples(samples: &[Vec<Values>], state: Option<State>) -> Vec<Vec<Valu
 }
 
 /// Lowers and packs without reference runs.
-fn assemble(site: &Site, lower_options: &LowerOptions, options: &ConvertOptions) -> Result<Vec<u8>, ConvertError> {
+fn assemble(
+    site: &CalibratedGraph,
+    lower_options: &LowerOptions,
+    options: &ConvertOptions,
+) -> Result<Vec<u8>, ConvertError> {
     let lowered = lower(&site.graph, &site.calibration, lower_options)?;
     let arena = plan_quickly(&lowered.program);
     let annotations = annotations(site, &lowered, &arena, options, &[]);
     Ok(pack(&lowered.program, &arena, &annotations, &[])?)
 }
 
-fn annotations(site: &Site, lowered: &Lowered, plan: &Plan, options: &ConvertOptions, notes: &[String]) -> Annotations {
+fn annotations(
+    site: &CalibratedGraph,
+    lowered: &Lowered,
+    plan: &Plan,
+    options: &ConvertOptions,
+    notes: &[String],
+) -> Annotations {
     let program = &lowered.program;
     // Where other axes than the columns have factors, the tensor is none of the source graph any more.
     let source = |source: Option<TensorId>| source.filter(|id| site.factors.get(id).is_none_or(|f| !f.is_empty()));

@@ -1,6 +1,6 @@
 //! Notes for people on the samples and the integer program.
 
-use super::trials::Site;
+use super::trials::CalibratedGraph;
 use crate::graph::{DataType, Graph};
 use crate::model_file::Values;
 use crate::program::Program;
@@ -45,7 +45,7 @@ pub(super) fn exponentials_note(program: &Program) -> Option<String> {
 }
 
 /// Notes on 8-bit tensors whose extremes lie far beyond what is usual in them.
-pub(super) fn outliers(site: &Site, program: &Program) -> Vec<String> {
+pub(super) fn outliers(site: &CalibratedGraph, program: &Program) -> Vec<String> {
     let narrow = program.tensors.iter().filter(|t| t.dtype.bytes() == 1 && t.constant.is_none());
     narrow
         .filter_map(|tensor| {

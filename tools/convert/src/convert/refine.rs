@@ -2,7 +2,7 @@
 //! each other.
 
 use super::search::Search;
-use super::trials::{FEW_SAMPLES, Fold, Site, Source, spread};
+use super::trials::{CalibratedGraph, FEW_SAMPLES, Fold, Source, spread};
 use super::wide::aims;
 use super::{ActivationBits, ConvertError, WeightBits};
 use crate::graph::Data;
@@ -20,7 +20,7 @@ impl Search<'_> {
     /// Tries both on a model whose outputs keep less than is enough, see [`aims`].
     pub(super) fn refine(
         &mut self,
-        site: &mut Site,
+        site: &mut CalibratedGraph,
         folds: &mut Vec<Fold>,
         chosen: &LowerOptions,
         source: &Source<'_>,
@@ -46,7 +46,7 @@ impl Search<'_> {
     /// Rounds weights against each other, see [`compensate`], where the outputs gain by it.
     fn rounding(
         &mut self,
-        site: &mut Site,
+        site: &mut CalibratedGraph,
         folds: &mut [Fold],
         judged: &LowerOptions,
         source: &Source<'_>,
@@ -55,7 +55,7 @@ impl Search<'_> {
         let nearest = self.worst_of(site, folds, judged)?;
         let few: Vec<Vec<Data>> = spread(source.data, 2 * FEW_SAMPLES).cloned().collect();
         let rounded = compensate::round(&site.graph, &few)?;
-        let put = |site: &mut Site, folds: &mut [Fold], rounded: &HashMap<_, _>| {
+        let put = |site: &mut CalibratedGraph, folds: &mut [Fold], rounded: &HashMap<_, _>| {
             let sites = folds.iter_mut().map(|fold| &mut fold.site).chain([site]);
             sites.for_each(|site| site.calibration.rounded = rounded.clone());
         };

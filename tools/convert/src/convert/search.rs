@@ -1,6 +1,6 @@
 //! The measured search over the choices: ranges, scale migration, exponentials, bits per layer.
 
-use super::trials::{Calibrated, FEW_SAMPLES, Fold, Site, Source, Trials, spread};
+use super::trials::{Calibrated, CalibratedGraph, FEW_SAMPLES, Fold, Source, Trials, spread};
 use super::{BitsPoint, ConvertError, ConvertOptions, Switch, Trial, assemble, wide};
 use crate::graph::{Data, Op};
 use crate::lower::LowerOptions;
@@ -36,7 +36,7 @@ pub(super) struct Search<'a> {
 
 impl Search<'_> {
     /// Lowers, packs and measures.
-    pub(super) fn measure(&self, site: &Site, options: &LowerOptions) -> Result<f64, ConvertError> {
+    pub(super) fn measure(&self, site: &CalibratedGraph, options: &LowerOptions) -> Result<f64, ConvertError> {
         self.trial.sqnr(site, options, None)
     }
 
@@ -80,7 +80,7 @@ impl Search<'_> {
     /// Scale migration across gates and attention, see [`balance`].
     pub(super) fn balance(
         &mut self,
-        site: &mut Site,
+        site: &mut CalibratedGraph,
         folds: &mut Vec<Fold>,
         chosen: &LowerOptions,
         source: &Source<'_>,
@@ -118,7 +118,7 @@ impl Search<'_> {
     /// Whether scales were migrated.
     pub(super) fn migration(
         &mut self,
-        site: &mut Site,
+        site: &mut CalibratedGraph,
         folds: &mut Vec<Fold>,
         chosen: &LowerOptions,
         source: &Source<'_>,
@@ -167,7 +167,7 @@ impl Search<'_> {
     pub(super) fn adopt(
         &self,
         mut candidate: Calibrated,
-        site: &mut Site,
+        site: &mut CalibratedGraph,
         folds: &mut Vec<Fold>,
         source: &Source<'_>,
     ) -> Result<(), ConvertError> {
@@ -212,7 +212,7 @@ impl Search<'_> {
     /// 4, 4 and 3, 3 and 2 bits whose fewer bits everywhere fit the budget.
     pub(super) fn mixed(
         &mut self,
-        site: &mut Site,
+        site: &mut CalibratedGraph,
         chosen: &mut LowerOptions,
         data: &[Vec<Data>],
         budget: usize,
@@ -257,7 +257,7 @@ impl Search<'_> {
         let mut counts: Vec<usize> = (0..=CURVE_POINTS).map(|i| i * order.len() / CURVE_POINTS).chain([low]).collect();
         counts.sort_unstable();
         counts.dedup();
-        let rounded = |site: &Site, count: usize| {
+        let rounded = |site: &CalibratedGraph, count: usize| {
             sequential::round(&site.graph, data, &fixed, &|name| {
                 if order[..count].iter().any(|n| n == name) { fewer } else { more }
             })
@@ -285,7 +285,12 @@ impl Search<'_> {
     }
 
     /// The formats that layers are divided among: the first two neighbours of which the smaller one everywhere fits `budget`.
-    fn formats(&self, site: &Site, chosen: &LowerOptions, budget: usize) -> Result<[WeightFormat; 2], ConvertError> {
+    fn formats(
+        &self,
+        site: &CalibratedGraph,
+        chosen: &LowerOptions,
+        budget: usize,
+    ) -> Result<[WeightFormat; 2], ConvertError> {
         let mut min = usize::MAX;
         for pair in [WeightFormat::I8, WeightFormat::I4, WeightFormat::I3, WeightFormat::I2].windows(2) {
             let &[more, fewer] = pair else { continue };

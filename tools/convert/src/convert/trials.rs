@@ -25,7 +25,7 @@ const LOW_SCORES_DB: f64 = 30.0;
 
 /// A graph with its statistics.
 #[derive(Clone, Default)]
-pub(super) struct Site {
+pub(super) struct CalibratedGraph {
     pub(super) graph: Graph,
     pub(super) calibration: Calibration,
     /// Column factors of tensors whose scale was migrated: original = value * factor; empty where they are not columns.
@@ -51,14 +51,14 @@ pub(super) struct Picks {
 
 /// Statistics of one half of the picks, to be measured on the other; of all samples where there are too few.
 pub(super) struct Fold {
-    pub(super) site: Site,
+    pub(super) site: CalibratedGraph,
     pub(super) half: Option<usize>,
 }
 
 /// What running a graph on the samples says.
 pub(super) struct Calibrated {
     /// Over all samples, where it was asked for or came along.
-    pub(super) site: Option<Site>,
+    pub(super) site: Option<CalibratedGraph>,
     pub(super) folds: Vec<Fold>,
     /// Float outputs by sample.
     pub(super) outputs: HashMap<usize, Vec<Data>>,
@@ -128,7 +128,7 @@ impl Picks {
                 let data: Vec<Vec<Data>> = set.iter().map(|&sample| source.data[sample].clone()).collect();
                 calibration.rounded = sequential::round(&graph, &data, &source.fixed.weights, &|_| source.weights)?;
             }
-            sites.push(Site { graph: graph.clone(), calibration, factors: factors.clone() });
+            sites.push(CalibratedGraph { graph: graph.clone(), calibration, factors: factors.clone() });
         }
         let site = if whole { sites.pop() } else { None };
         let folds = match &site {
@@ -154,7 +154,12 @@ impl<'a> Trials<'a> {
     }
 
     /// SQNR of a lowering over the samples, or one half of them.
-    pub(super) fn sqnr(&self, site: &Site, options: &LowerOptions, half: Option<usize>) -> Result<f64, ConvertError> {
+    pub(super) fn sqnr(
+        &self,
+        site: &CalibratedGraph,
+        options: &LowerOptions,
+        half: Option<usize>,
+    ) -> Result<f64, ConvertError> {
         let lowered = lower(&site.graph, &site.calibration, options)?;
         let runnable = Runnable::new(&lowered.program, &plan_quickly(&lowered.program))?;
         Ok(quality::joint_sqnr(&self.ratios(&runnable, half)?))

@@ -1,7 +1,7 @@
 //! Which activations get 16 bits, and what they cost.
 
 use super::search::Search;
-use super::trials::{Fold, Site};
+use super::trials::{CalibratedGraph, Fold};
 use super::{ActivationBits, ConvertError, ConvertOptions, Switch, WeightBits};
 use crate::graph::{DataType, Graph, TensorId};
 use crate::lower::facts::{Counted, facts};
@@ -73,7 +73,7 @@ impl fmt::Display for WideReport {
 /// # Errors
 /// [`ConvertError::Lower`].
 pub(super) fn report(
-    site: &Site,
+    site: &CalibratedGraph,
     chosen: &LowerOptions,
     options: &ConvertOptions,
     lowered: &Lowered,
@@ -159,10 +159,10 @@ fn predicted(losses: &[f64], all: f64, goal: f64) -> usize {
 
 impl Search<'_> {
     /// Chooses the tensors that are read in 16 bits: ordered by how much their 8 bits cost, the fewest that reach the aim, or
-    /// what can be had.
+    /// the best choice of 16-bit tensors.
     pub(super) fn activations(
         &mut self,
-        site: &Site,
+        site: &CalibratedGraph,
         folds: &[Fold],
         chosen: &mut LowerOptions,
     ) -> Result<(), ConvertError> {
@@ -246,7 +246,7 @@ impl Search<'_> {
     /// [`worst_of`](Self::worst_of); `None` where the model cannot be lowered or proven so.
     pub(super) fn worst_if_possible(
         &self,
-        site: &Site,
+        site: &CalibratedGraph,
         folds: &[Fold],
         options: &LowerOptions,
     ) -> Result<Option<f64>, ConvertError> {
@@ -259,7 +259,12 @@ impl Search<'_> {
 
     /// The worst SQNR of the model on all samples and of every fold on the samples it has not seen. A mean can hide a
     /// saturated output, which all settings but the unlucky ones meet exactly.
-    pub(super) fn worst_of(&self, site: &Site, folds: &[Fold], options: &LowerOptions) -> Result<f64, ConvertError> {
+    pub(super) fn worst_of(
+        &self,
+        site: &CalibratedGraph,
+        folds: &[Fold],
+        options: &LowerOptions,
+    ) -> Result<f64, ConvertError> {
         let mut worst = if folds.len() > 1 { self.measure(site, options)? } else { f64::INFINITY };
         for fold in folds {
             worst = worst.min(self.trial.sqnr(&fold.site, options, fold.half)?);

@@ -14,7 +14,7 @@ use shiftformer::ops::copy::Copy;
 use shiftformer::ops::{Extent, Op};
 use std::collections::HashMap;
 
-/// Why a model cannot be had in whole operators.
+/// Why row blocks cannot be merged into whole operators.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {

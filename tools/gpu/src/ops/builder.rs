@@ -8,7 +8,7 @@ use shiftformer::ops::layer_norm::LayerNorm;
 use shiftformer::tensor::Dtype;
 
 /// Most terms that one invocation sums for an element: it makes up to four, and Mesa's software driver ends all loops of
-/// an invocation, without a word, after 65535 iterations together.
+/// an invocation, silently, after 65535 iterations together.
 pub(super) const MAX_TERMS: u32 = 16_000;
 
 /// A norm of the output of an operator that may follow in the operator's own dispatch.

@@ -15,7 +15,7 @@ use shiftformer_convert::graph::{Binary, Data, DataType, Graph, Node, Op, Tensor
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-/// Largest difference that is float noise, relative to the greatest magnitude of the tensor. One node in `f32`, whose sums
+/// Largest difference that is float noise, relative to the largest magnitude of the tensor. One node in `f32`, whose sums
 /// may have another order: `sqrt(k) 2^-24` for `k` up to 2^16 is `2^-16`, and approximated functions have errors of `2^-20`.
 const NOISE: f64 = 1e-4;
 /// The same where the other reader computes with half floats: eleven bits, and sums of them.

@@ -76,13 +76,13 @@ pub struct Score {
     pub samples: u64,
     /// Rows of logits with a label.
     pub labelled: u64,
-    /// Of these, rows whose greatest integer logit is the label's.
+    /// Of these, rows whose largest integer logit is the label's.
     pub correct: u64,
-    /// Of these, rows whose greatest float logit is the label's.
+    /// Of these, rows whose largest float logit is the label's.
     pub float_correct: u64,
     /// Rows of logits with a float reference.
     pub compared: u64,
-    /// Of these, rows where both have their greatest logit at the same place.
+    /// Of these, rows where both have their largest logit at the same place.
     pub agree: u64,
     /// Sum of squares of the reference.
     pub signal: ExactSum,

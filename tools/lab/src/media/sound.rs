@@ -80,7 +80,7 @@ pub fn takes_frames(shape: &[usize]) -> bool {
 
 /// One step of logits of this scale, as [`Heard::of`](shiftformer::audio::Heard::of) takes it.
 pub fn logit_units(scale: f64) -> u32 {
-    // Beyond a step of 256 octaves all but the greatest have no share.
+    // Beyond a step of 256 octaves all but the largest have no share.
     (scale * LOG2_E * f64::from(1u32 << 24)).round() as u32
 }
 

@@ -211,7 +211,7 @@ impl<'a, const WIDE: bool> Head<'a, WIDE> {
     }
 
     /// Goes on with the exponentials of a block of scores without biases, for `units` units: a row is one to find its
-    /// greatest sum, and one per vector of exponentials.
+    /// largest sum, and one per vector of exponentials.
     ///
     /// The scores need not be scaled apart from that: scaling keeps the order, so that the largest sum makes the largest
     /// score.

@@ -477,7 +477,7 @@ fn computed_extreme(builder: &mut Builder, x: TensorId, axis: usize, max: bool, 
     folded(builder, pick, candidates, axis)
 }
 
-/// 1 where the first greatest element along an axis is, else 0.
+/// 1 where the first largest element along an axis is, else 0.
 pub fn hardmax(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
     let x = call.input(0)?;
     let shape = builder.shape(x);
@@ -499,7 +499,7 @@ pub fn hardmax(builder: &mut Builder, call: &Call) -> OpResult<Outputs> {
 /// Most elements among which TopK sorts: each is compared with each.
 const MAX_SORTED: usize = 128;
 
-/// The `k` greatest or least elements along an axis, in order, and where they are.
+/// The `k` largest or least elements along an axis, in order, and where they are.
 ///
 /// The rank of an element is the number of those before it; the element of rank `r` is the sum over all elements of rank
 /// `r`, of which there is one.
