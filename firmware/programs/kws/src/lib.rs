@@ -230,6 +230,8 @@ impl Cost {
         let each = |ticks: u64, count: u32| ticks * known / known_ticks / u64::from(count.max(1));
         let (frame, run) = (each(self.features, frames), each(self.runs, self.count));
         let second = frame * u64::from(FRAMES_PER_S) + run * u64::from(FRAMES_PER_S) / u64::from(STRIDE);
+        // Some compilers link the panic of an index with decimals of 64 bits.
+        let [second, frame, run] = [second, frame, run].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         let mut text: String<192> = String::new();
         // The text has room for the numbers.
         let _ = write!(
