@@ -59,7 +59,10 @@ impl Builder {
     /// Decibels that the integer program keeps of `right` on `samples`.
     fn keeps(self, outputs: &[TensorId], samples: &[Vec<Values>], right: impl Fn(&[Values]) -> Vec<f32>) -> f64 {
         let converted = self.converted(outputs, samples).unwrap();
-        decibels(&run(&converted, samples), samples, right)
+        let kept = decibels(&run(&converted, samples), samples, right);
+        // `--nocapture` shows what the bounds are set from.
+        println!("{}: {kept:.1} dB", std::thread::current().name().unwrap_or_default());
+        kept
     }
 }
 
