@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Targets, which are also the folders of their corpora.
-const TARGETS: [&str; 5] = ["reader", "importer", "line", "npz", "tokenizer"];
+pub const TARGETS: [&str; 5] = ["reader", "importer", "line", "npz", "tokenizer"];
 
 /// Builds the targets as plain programs and runs each over its corpus.
 ///
@@ -24,17 +24,17 @@ pub fn check() -> Result<(), Error> {
     Ok(())
 }
 
-/// Fuzzes every target for `seconds`. What it finds to be new goes into a folder beside the build, not into the corpus.
+/// Fuzzes `target`, or every target, for `seconds`. What it finds to be new goes into a folder beside the build, not into the corpus.
 ///
 /// # Errors
 /// When the tools are missing or a target fails on an input.
-pub fn fuzz(seconds: u32) -> Result<(), Error> {
+pub fn fuzz(target: Option<&str>, seconds: u32) -> Result<(), Error> {
     let found = Command::new("cargo").args(["+nightly", "fuzz", "--version"]).output();
     if !found.is_ok_and(|output| output.status.success()) {
         let install = "rustup toolchain install nightly && cargo install cargo-fuzz";
         return Err(Error::Check(format!("fuzzing needs a nightly compiler and cargo-fuzz: {install}")));
     }
-    for target in TARGETS {
+    for target in TARGETS.into_iter().filter(|name| target.is_none_or(|target| target == *name)) {
         let grown = root().join("target/fuzz-corpus").join(target);
         std::fs::create_dir_all(&grown).map_err(Error::io(format!("create {}", grown.display())))?;
         let mut command = Command::new("cargo");

@@ -158,8 +158,11 @@ enum Task {
     },
     /// Measure what an encoder costs against tokens, width and depth; writes docs/growth.md and docs/growth.svg.
     Growth,
-    /// Fuzz the reader and the importer; needs a nightly compiler and cargo-fuzz.
+    /// Fuzz what reads foreign bytes; needs a nightly compiler and cargo-fuzz.
     Fuzz {
+        /// This target alone.
+        #[arg(long, value_parser = fuzz::TARGETS)]
+        target: Option<String>,
         /// Time for each target.
         #[arg(long, default_value_t = 60)]
         seconds: u32,
@@ -218,7 +221,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         Task::Dist { machine } => dist::run_all(machine.as_deref())?,
         Task::Gains { models } => gains::gains(&models)?,
         Task::Growth => growth::growth()?,
-        Task::Fuzz { seconds } => fuzz::fuzz(seconds)?,
+        Task::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds)?,
         Task::Proto { definition } => proto::run(&definition)?,
         Task::Web => web::check()?,
         Task::Wheel { aarch64: true, .. } => wheel::aarch64()?,
