@@ -177,6 +177,25 @@ fn outputs_that_lose_too_much_need_consent() {
     assert!(Path::new(&out).exists());
 }
 
+/// An output that is cut off where its range ends is spoken of, with how often that was; others are not.
+#[test]
+fn outputs_at_the_end_of_their_range_are_spoken_of() {
+    let folder = Folder::new();
+    let model = folder.write("m.onnx", &layer(4, 3.0, None));
+    let data = |name: &str, values: Vec<f32>| {
+        let samples = values.len() as u64 / 12;
+        folder.write(name, &npz_of(&[("in_x", &[samples, 3, 4], Values::Float(values))]))
+    };
+    let seen = data("d.npz", values(40));
+    let out = folder.path("m.sfm");
+    assert_eq!(shiftformer(&["convert", &model, "-o", &out, "--calib", &seen]).code, Some(0));
+    let said = |data: &str| shiftformer(&["eval", &out, "--data", data, "--float", &model]).stderr;
+    assert!(!said(&seen).contains("end of its range"), "{}", said(&seen));
+    // No calibration sample has all its values so large.
+    let beyond = said(&data("e.npz", [vec![0.6; 24], values(3)].concat()));
+    assert!(beyond.contains("`t` reaches the end of its range") && beyond.contains("in 2 of 5 samples"), "{beyond}");
+}
+
 /// One score agrees where both say yes or both say no.
 #[test]
 fn agreement_of_one_score_is_that_of_its_threshold() {
