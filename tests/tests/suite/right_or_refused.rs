@@ -120,7 +120,7 @@ fn rms_norm_subtracts_the_zero_point_of_its_operand() {
         x.chunks(16).flat_map(row).collect()
     };
     let kept = b.keeps(&[y], &float_samples(20, 64, 1.5), right);
-    assert!(kept > 40.0, "{kept}");
+    assert!(kept > 88.0, "{kept}");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn integer_inputs_keep_their_values() {
         let sample = |r: &mut Random| vec![Values::Int((0..24).map(|_| r.below(most + 1)).collect())];
         let samples: Vec<_> = (0..20).map(|_| sample(&mut random)).collect();
         let kept = b.keeps(&[y], &samples, |s| real(&s[0]).iter().map(|v| (v - zero) * factor).collect());
-        assert!(kept > 60.0, "{range:?}: {kept}");
+        assert!(kept > 200.0, "{range:?}: {kept}");
     }
 }
 
@@ -183,7 +183,7 @@ fn ids_are_looked_up_and_compared() {
     let samples: Vec<_> = (0..20).map(|_| sample(&mut random)).collect();
     let value = |v: &f32| (v * 0.7).sin() - f32::from(u8::from(*v == 0.0));
     let kept = b.keeps(&[y], &samples, |s| real(&s[0]).iter().map(value).collect());
-    assert!(kept > 35.0, "{kept}");
+    assert!(kept > 52.0, "{kept}");
 }
 
 #[test]
@@ -214,14 +214,14 @@ fn constants_beyond_the_range_of_their_neighbours_keep_their_values() {
         rows.chunks(4).flat_map(product).collect()
     };
     let kept = b.keeps(&[y], &float_samples(20, 24, 2.0), right);
-    assert!(kept > 35.0, "{kept}");
+    assert!(kept > 38.0, "{kept}");
     for fill in [200.0f32, -23.0] {
         let mut b = Builder::default();
         let x = b.input("x", &[1, 8], DataType::Float);
         let y = b.node(Op::Pad { before: vec![0, 2], after: vec![0, 1], value: fill }, &[x], &[1, 11]);
         let padded = |s: &[Values]| [vec![fill; 2], real(&s[0]), vec![fill]].concat();
         let kept = b.keeps(&[y], &float_samples(20, 8, 3.0), padded);
-        assert!(kept > 35.0, "{fill}: {kept}");
+        assert!(kept > 90.0, "{fill}: {kept}");
     }
 }
 
@@ -248,7 +248,7 @@ fn constant_masks_of_any_size_hide_keys() {
             masked.chunks(6).flat_map(softmax).collect()
         };
         let kept = b.keeps(&[y], &float_samples(20, 36, 6.0), right);
-        assert!(kept > 28.0, "{hidden}: {kept}");
+        assert!(kept > 46.0, "{hidden}: {kept}");
     }
 }
 
@@ -272,7 +272,7 @@ fn masks_may_be_inputs() {
             masked.chunks(6).flat_map(softmax).collect()
         };
         let kept = b.keeps(&[y], &samples, right);
-        assert!(kept > 30.0, "{hidden}: {kept}");
+        assert!(kept > 62.0, "{hidden}: {kept}");
     }
 }
 
@@ -303,7 +303,7 @@ fn rows_of_hidden_keys_are_those_of_single_precision() {
                 sums.chunks(6).flat_map(softmax).collect()
             };
             let kept = b.keeps(&[y], &samples, right);
-            assert!(kept > 30.0, "{hidden}, constant {constant}: {kept}");
+            assert!(kept > 57.0, "{hidden}, constant {constant}: {kept}");
         }
     }
 }
@@ -323,7 +323,7 @@ fn scores_may_be_chosen_from() {
         real(&s[0]).into_iter().map(|v| if sigmoid(v) >= 0.5 { sigmoid(2.0 * v) } else { sigmoid(v) }).collect()
     };
     let kept = b.keeps(&[y], &float_samples(24, 32, 5.0), right);
-    assert!(kept > 40.0, "{kept}");
+    assert!(kept > 48.0, "{kept}");
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn masks_may_be_computed_from_flags() {
             masked.chunks(6).flat_map(softmax).collect()
         };
         let kept = b.keeps(&[y], &samples, right);
-        assert!(kept > 30.0, "{hidden}: {kept}");
+        assert!(kept > 61.0, "{hidden}: {kept}");
     }
 }
 
@@ -386,7 +386,7 @@ fn selections_take_the_chosen_value() {
     let y = b.node(Op::Where, &[condition, x, other], &[4, 4]);
     let chosen = |s: &[Values]| real(&s[0]).iter().zip(&keep).map(|(&v, &k)| if k { v } else { -7.0 }).collect();
     let kept = b.keeps(&[y], &float_samples(20, 16, 2.0), chosen);
-    assert!(kept > 40.0, "{kept}");
+    assert!(kept > 87.0, "{kept}");
 }
 
 #[test]
@@ -397,7 +397,7 @@ fn division_by_a_vector_and_by_a_count() {
     let y = b.node(Op::Binary(Binary::Div), &[x, divisor], &[4, 3]);
     let right = |s: &[Values]| real(&s[0]).iter().enumerate().map(|(i, v)| v / [0.5, 4.0, -3.0][i % 3]).collect();
     let kept = b.keeps(&[y], &float_samples(20, 12, 2.0), right);
-    assert!(kept > 40.0, "{kept}");
+    assert!(kept > 82.0, "{kept}");
 
     let mut b = Builder::default();
     let (x, mask) = (b.input("x", &[1, 8, 4], DataType::Float), b.input("mask", &[1, 8, 1], DataType::Int));
@@ -420,7 +420,7 @@ fn division_by_a_vector_and_by_a_count() {
         (0..4).map(|c| (0..8).map(|t| x[t * 4 + c] * mask[t]).sum::<f32>() / count).collect()
     };
     let kept = b.keeps(&[y], &samples, right);
-    assert!(kept > 35.0, "{kept}");
+    assert!(kept > 82.0, "{kept}");
 }
 
 #[test]
@@ -435,7 +435,7 @@ fn extremes_of_tensors() {
             (0..6).map(|i| (0..5).map(|r| x[i / 3 * 15 + r * 3 + i % 3]).reduce(pick).unwrap()).collect()
         };
         let kept = b.keeps(&[y], &float_samples(20, 30, 2.0), right);
-        assert!(kept > 35.0, "{kind:?}: {kept}");
+        assert!(kept > 47.0, "{kind:?}: {kept}");
 
         let mut b = Builder::default();
         let (p, q) = (b.input("p", &[8], DataType::Float), b.input("q", &[8], DataType::Float));
@@ -445,7 +445,7 @@ fn extremes_of_tensors() {
         let samples: Vec<Vec<Values>> = (0..20).map(|_| vec![values(&mut random), values(&mut random)]).collect();
         let right = |s: &[Values]| real(&s[0]).into_iter().zip(real(&s[1])).map(|(a, b)| pick(a, b)).collect();
         let kept = b.keeps(&[y], &samples, right);
-        assert!(kept > 60.0, "{pair:?}: {kept}");
+        assert!(kept > 86.0, "{pair:?}: {kept}");
     }
 }
 
@@ -459,7 +459,7 @@ fn any_function_of_one_tensor_is_a_table() {
     let y = b.node(Op::Binary(Binary::Div), &[x, sum], &[16]);
     let right = |s: &[Values]| real(&s[0]).iter().map(|v| v / (1.0 + v.abs())).collect();
     let kept = b.keeps(&[y], &float_samples(20, 16, 3.0), right);
-    assert!(kept > 35.0, "{kept}");
+    assert!(kept > 45.0, "{kept}");
 }
 
 #[test]
@@ -477,7 +477,7 @@ fn logarithms_of_sums_are_fine_where_the_sums_are_small() {
     let samples: Vec<_> = (0..40).map(|_| sample(&mut random)).collect();
     let right = |s: &[Values]| real(&s[0]).chunks(12).map(|r| r.iter().map(|v| v.exp()).sum::<f32>().ln()).collect();
     let kept = b.keeps(&[y], &samples, right);
-    assert!(kept > 25.0, "{kept}");
+    assert!(kept > 51.0, "{kept}");
 }
 
 #[test]
@@ -562,7 +562,7 @@ fn sensors_of_unlike_sizes_keep_their_values() {
     let w = b.floats(&[n, 8], &weights);
     let y = b.node(Op::Linear, &[z, w], &[1, rows, n]);
     let kept = b.keeps(&[y], &samples, right);
-    assert!(kept > 33.0, "{kept}");
+    assert!(kept > 39.0, "{kept}");
 
     // In front of a residual as well.
     let mut b = Builder::default();
@@ -577,7 +577,7 @@ fn sensors_of_unlike_sizes_keep_their_values() {
         layer(&z, &square).iter().zip(&z).map(|(a, &b)| a + b as f32).collect()
     };
     let kept = b.keeps(&[y], &samples, sum);
-    assert!(kept > 33.0, "{kept}");
+    assert!(kept > 39.0, "{kept}");
 
     // Folded into the weights by whoever exported the model.
     let mut b = Builder::default();
@@ -588,7 +588,7 @@ fn sensors_of_unlike_sizes_keep_their_values() {
     let (w, bias) = (b.floats(&[n, 8], &folded), b.floats(&[n], &bias));
     let y = b.node(Op::Linear, &[x, w, bias], &[1, rows, n]);
     let kept = b.keeps(&[y], &samples, right);
-    assert!(kept > 33.0, "{kept}");
+    assert!(kept > 39.0, "{kept}");
 }
 
 #[test]
@@ -613,7 +613,7 @@ fn sensors_enter_a_padded_convolution() {
         (0..4).flat_map(|n| (0..rows).map(move |t| (n, t))).map(|(n, t)| value(n, t)).collect()
     };
     let kept = b.keeps(&[y], &sensor_samples(rows), right);
-    assert!(kept > 33.0, "{kept}");
+    assert!(kept > 40.0, "{kept}");
 }
 
 #[test]
@@ -652,7 +652,7 @@ fn sines_of_wide_ranges_are_made_of_segments() {
     let x = b.input("x", &[2, 16], DataType::Float);
     let y = b.node(Op::Unary(Unary::Sin), &[x], &[2, 16]);
     let kept = b.keeps(&[y], &float_samples(20, 32, 40.0), |s| real(&s[0]).iter().map(|v| v.sin()).collect());
-    assert!(kept > 28.0, "{kept}");
+    assert!(kept > 31.0, "{kept}");
 }
 
 #[test]
@@ -680,7 +680,7 @@ fn roundings_to_whole_numbers_are_those_of_16_bits() {
     let floor = b.node(Op::Unary(Unary::Floor), &[x], &[4, 16]);
     let y = b.node(Op::Binary(Binary::Sub), &[x, floor], &[4, 16]);
     let kept = b.keeps(&[y], &float_samples(20, 64, 30.0), |s| real(&s[0]).iter().map(|v| v - v.floor()).collect());
-    assert!(kept > 23.0, "{kept}");
+    assert!(kept > 57.0, "{kept}");
 }
 
 #[test]
@@ -737,7 +737,7 @@ fn guards_beside_inputs_give_zeros() {
         scores.chunks(6).flat_map(row).collect()
     };
     let kept = b.keeps(&[y], &samples, right);
-    assert!(kept > 30.0, "{kept}");
+    assert!(kept > 62.0, "{kept}");
 }
 
 #[test]
@@ -756,7 +756,7 @@ fn pairs_of_16_bits_inside_of_a_model_round_and_clip() {
             (q - zero_point) as f32 * scale + v
         };
         let kept = b.keeps(&[y], &float_samples(20, 64, 2.0), |s| real(&s[0]).into_iter().map(pair).collect());
-        assert!(kept > 35.0, "{scale}: {kept}");
+        assert!(kept > 77.0, "{scale}: {kept}");
     }
 }
 
@@ -792,7 +792,7 @@ fn linear_attention_divides_by_sums_that_may_vanish() {
         (0..n * d).map(|i| value(i / d, i % d)).collect()
     };
     let kept = b.keeps(&[y], &float_samples(40, n * 3 * d, 1.5), right);
-    assert!(kept > 20.0, "{kept}");
+    assert!(kept > 22.0, "{kept}");
 }
 
 #[test]
@@ -809,7 +809,7 @@ fn logarithms_of_probabilities_reach_below_their_steps() {
         real(&s[0]).chunks(8).flat_map(row).collect()
     };
     let kept = b.keeps(&[y], &float_samples(20, 32, 6.0), right);
-    assert!(kept > 28.0, "{kept}");
+    assert!(kept > 49.0, "{kept}");
 }
 
 /// Fused attention of two heads with a mask that is an input, some of whose rows hide every key.
@@ -856,7 +856,7 @@ fn rows_whose_keys_an_input_hides_are_those_of_the_float_model() {
             (0..h * n).flat_map(|i| row(i / n, i % n)).collect()
         };
         let kept = b.keeps(&[y], &samples, right);
-        assert!(kept > 28.0, "{hidden}: {kept}");
+        assert!(kept > 38.0, "{hidden}: {kept}");
     }
 }
 
