@@ -12,7 +12,7 @@
 //! number, and the device sends the answer again that it gave: nothing is done twice. Answers to earlier requests are passed over.
 //!
 //! A [`Request::Hello`] starts a session, whose number the host chooses. A device that has started anew knows no session and says so
-//! ([`Response::Lost`]); the host then begins again. So inputs of one run never meet those of another, whatever a line does to
+//! ([`Response::Lost`]), as does one that a request of the session has not reached; the host then begins again. So inputs of one run never meet those of another, whatever a line does to
 //! frames: it may lose, repeat, damage and reorder them.
 //!
 //! # On the device

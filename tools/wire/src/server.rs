@@ -108,11 +108,13 @@ impl<IO: Read + Write> Line<IO> {
             let known = message.session == self.session && self.session != 0;
             if known && message.number == self.number {
                 self.again()?;
-            } else if hello && !known || known && message.number.wrapping_sub(self.number) < 1 << 31 {
+            } else if hello && !known || known && message.number == self.number.wrapping_add(1) {
                 (self.session, self.number) = (message.session, message.number);
                 // The frame was decoded in place: its bytes stay until the next is collected.
                 return Ok(incoming.decoded::<Request<'_>>().map(|message| message.body));
-            } else if !known {
+            } else if !known || message.number.wrapping_sub(self.number) < 1 << 31 {
+                // A number is left out where a device that started anew took a late copy of the session's greeting: what was
+                // asked in between is gone.
                 self.lost(&message)?;
             }
         }
