@@ -12,7 +12,7 @@ fn main() {
     println!("cargo:rerun-if-changed={MAP}");
     println!("cargo:rustc-link-arg-bins=-Tlink.x");
     println!("cargo:rustc-link-arg-bins=--nmagic");
-    for logging in ["digits", "tasks"] {
+    for logging in ["digits", "stream", "tasks"] {
         if env::var_os(format!("CARGO_FEATURE_{}", logging.to_uppercase())).is_some() {
             println!("cargo:rustc-link-arg-bin={logging}=-Tdefmt.x");
         }

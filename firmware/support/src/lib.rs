@@ -8,6 +8,7 @@
 pub mod counter;
 #[cfg(target_arch = "arm")]
 pub mod cycles;
+pub mod external;
 #[cfg(target_arch = "arm")]
 pub mod fpga;
 pub mod led;

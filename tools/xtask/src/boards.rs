@@ -103,11 +103,13 @@ pub enum Program {
     Kws,
     /// Inference beside another task.
     Tasks,
+    /// The digits by a model in external flash.
+    Stream,
 }
 
 impl Program {
     /// All programs, in the order they are built and listed in.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Runner,
         Self::Inference,
         Self::Digits,
@@ -118,6 +120,7 @@ impl Program {
         Self::Soak,
         Self::Kws,
         Self::Tasks,
+        Self::Stream,
     ];
 
     /// Name of the package.
@@ -133,6 +136,7 @@ impl Program {
             Self::Soak => "soak",
             Self::Kws => "kws",
             Self::Tasks => "tasks",
+            Self::Stream => "stream",
         }
     }
 
@@ -149,6 +153,7 @@ impl Program {
             Self::Soak => &[Binary::Soak],
             Self::Kws => &[Binary::Kws],
             Self::Tasks => &[Binary::Tasks],
+            Self::Stream => &[Binary::Stream],
         }
     }
 }
@@ -178,6 +183,8 @@ pub enum Binary {
     Kws,
     /// Of [`Program::Tasks`].
     Tasks,
+    /// Of [`Program::Stream`].
+    Stream,
 }
 
 impl Binary {
@@ -195,6 +202,7 @@ impl Binary {
             Self::Soak => "soak",
             Self::Kws => "kws",
             Self::Tasks => "tasks",
+            Self::Stream => "stream",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::linux::{AARCH64_CORES, ARMV7_CORES, aarch64_tests, armv7_tests};
 use crate::process::{find, root, run};
 use crate::setup;
 use crate::toolchain::Toolchain;
-use crate::{audit, c, device, digits, fuzz, keywords, language, size, soak, web, wheel};
+use crate::{audit, c, device, digits, external, fuzz, keywords, language, size, soak, web, wheel};
 use shiftformer_link::Machine;
 use std::process::Command;
 use std::time::Instant;
@@ -97,6 +97,12 @@ fn steps() -> Result<Vec<Step>, Error> {
     }
     emulated(&mut steps, Program::Digits, "digits")?;
     emulated(&mut steps, Program::Tasks, "inference beside a task")?;
+    for target in boards::targets()?.into_iter().filter(|target| target.build.programs.contains(&Program::Stream)) {
+        if let Some(emulator) = Emulator::of(&target) {
+            let name = format!("model in the external flash of {}", target.board);
+            steps.push(step(name, move || external::check(&emulator)));
+        }
+    }
     steps.push(step("kernels and digits in WebAssembly", web::check));
     for program in [Program::Calculator, Program::Story] {
         conversations(&mut steps, program)?;
@@ -217,7 +223,7 @@ fn build_runtime(target: &str) -> Result<(), Error> {
     }
     let mut build = toolchain.cargo("check", target, &["-Dwarnings".to_owned()]);
     build.args(["--quiet", "--release", "--package", "shiftformer-slots", "--package", "shiftformer-transport"]);
-    build.args(["--package", "shiftformer-wire"]);
+    build.args(["--package", "shiftformer-wire", "--package", "shiftformer-stream"]);
     run(build.current_dir(root()))
 }
 

@@ -3,7 +3,7 @@
 use crate::boards::{self, Node, Program, Target};
 use crate::error::Error;
 use crate::process::{run, shown};
-use crate::{debian, device, firmware, keywords, language, node, process, soak};
+use crate::{debian, device, external, firmware, keywords, language, node, process, soak};
 use defmt_decoder::{DecodeError, Table};
 use shiftformer_link::Machine;
 use std::fs;
@@ -30,10 +30,11 @@ pub fn demo(board: &str, program: Program, check: bool) -> Result<(), Error> {
         Program::Device => device::wait(&emulator),
         Program::Digits | Program::KernelTests | Program::Tasks => emulator.run(&emulator.elf(program)),
         Program::Soak => soak::run(&emulator, soak::STEPS),
+        Program::Stream => external::check(&emulator),
         Program::Kws if check => keywords::check(&emulator),
         Program::Kws => keywords::listen(&emulator),
         Program::Runner | Program::Inference => Err(Error::Usage(format!(
-            "{} is no demo; give digits, calculator, story, kws, tasks or device",
+            "{} is no demo; give digits, calculator, story, kws, tasks, stream or device",
             program.name()
         ))),
     }
@@ -105,8 +106,26 @@ impl Emulator {
     /// # Errors
     /// [`Error::Check`] when it exits with a failure.
     pub fn run(&self, elf: &Path) -> Result<(), Error> {
+        self.run_command(self.quiet(elf)?, elf)
+    }
+
+    /// [`run`](Self::run) with `flash` as the content of the board's external flash.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`Error::Usage`] for an emulator without such a flash.
+    pub fn run_with_flash(&self, elf: &Path, flash: &Path) -> Result<(), Error> {
+        match self {
+            Self::Qemu(machine) => Err(Error::Usage(format!("QEMU's {} has no external flash", machine.name))),
+            Self::Node { .. } => {
+                let mut command = self.quiet(elf)?;
+                command.arg(flash);
+                self.run_command(command, elf)
+            }
+        }
+    }
+
+    fn run_command(&self, mut command: Command, elf: &Path) -> Result<(), Error> {
         let bytes = fs::read(elf).map_err(Error::io(format!("read {}", elf.display())))?;
-        let mut command = self.quiet(elf)?;
         let table = Table::parse(&bytes).map_err(|e| Error::Usage(format!("{}: {e}", elf.display())))?;
         let Some(table) = table else { return run(&mut command) };
         let doing = format!("run `{}`", shown(&command));

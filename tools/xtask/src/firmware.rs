@@ -69,7 +69,7 @@ impl Modules {
         let needed = |p: Program| wanted(&p) && targets.iter().any(|target| target.build.programs.contains(&p));
         let language = |p: Program| needed(p).then(|| language::module(p)).transpose();
         Ok(Self {
-            digits: [Program::Digits, Program::Soak, Program::Tasks]
+            digits: [Program::Digits, Program::Soak, Program::Tasks, Program::Stream]
                 .into_iter()
                 .any(needed)
                 .then(digits::module)
@@ -86,6 +86,7 @@ impl Modules {
             Program::Digits => ("SHIFTFORMER_DIGITS", &self.digits),
             Program::Soak => ("SHIFTFORMER_SOAK", &self.digits),
             Program::Tasks => ("SHIFTFORMER_TASKS", &self.digits),
+            Program::Stream => ("SHIFTFORMER_STREAM", &self.digits),
             Program::Calculator => ("SHIFTFORMER_CALCULATOR", &self.calculator),
             Program::Story => ("SHIFTFORMER_STORY", &self.story),
             Program::Kws => ("SHIFTFORMER_KWS", &self.kws),

@@ -40,6 +40,7 @@ fn demo(program: Program) -> Result<(&'static str, Conversation), Error> {
         | Program::Device
         | Program::Soak
         | Program::Tasks
+        | Program::Stream
         | Program::Kws => Err(Error::Usage(format!("{} has no language model", program.name()))),
     }
 }

@@ -13,6 +13,7 @@ mod digits;
 mod dist;
 mod emulate;
 mod error;
+mod external;
 mod firmware;
 mod fuzz;
 mod gains;

@@ -134,6 +134,7 @@ fn linkage(image: &Image, binary: Binary, board: &str) -> Vec<String> {
         | Binary::Device
         | Binary::Soak
         | Binary::Tasks
+        | Binary::Stream
         | Binary::Kws => Vec::new(),
     }
 }

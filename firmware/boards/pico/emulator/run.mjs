@@ -1,14 +1,15 @@
 // Runs a program in rp2040js as a debug probe would on the board: standard output is channel 0 of its RTT log, and the
 // semihosting call that ends it gives the exit status.
 //
-//     node run.mjs PROGRAM.elf none|stdio|unix:PATH
+//     node run.mjs PROGRAM.elf none|stdio|unix:PATH [FLASH]
 //
-// The second argument says where UART0 is: nowhere, at standard input and output, or at a socket that hosts connect to.
+// The second argument says where UART0 is: nowhere, at standard input and output, or at a socket that hosts connect to. The third
+// names the content of a serial flash at SPI0, selected by GP17.
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { LogLevel, ConsoleLogger, RP2040 } from 'rp2040js';
+import { ConsoleLogger, GPIOPinState, LogLevel, RP2040 } from 'rp2040js';
 
-const [path, line = 'none'] = process.argv.slice(2);
+const [path, line = 'none', flash = null] = process.argv.slice(2);
 const FLASH = 0x10000000;
 const FLASH_BYTES = 2 << 20;
 const RAM = 0x20000000;
@@ -20,7 +21,7 @@ const TURN = 400;
 const SLEEP_NS = 1000;
 
 const mcu = new RP2040();
-const { core, clock, uart: [uart] } = mcu;
+const { core, clock, uart: [uart], spi: [spi], gpio } = mcu;
 mcu.logger = new class extends ConsoleLogger {
   // The emulator's SEV only logs; an executor that sends itself an event would sleep for ever.
   info(component, message) {
@@ -40,6 +41,7 @@ let ended = false;
 let sent = () => {};
 const received = [];
 connect(line);
+if (flash !== null) solder(readFileSync(flash));
 turn();
 
 // Copies what lies in flash, and returns the address of the log.
@@ -90,6 +92,28 @@ function connect(line) {
   uart.onByte = (byte) => sent(byte);
   if (line === 'stdio') open(process.stdin, process.stdout);
   else if (line.startsWith('unix:')) createServer((socket) => open(socket.on('error', () => {}), socket)).listen(line.slice(5));
+}
+
+// A flash that knows the command 03h, "read data". A byte takes eight periods of the bus's clock.
+function solder(bytes) {
+  const READ = 0x03;
+  const select = gpio[17];
+  let count = 0;
+  let reads = false;
+  let at = 0;
+  let answer = 0xff;
+  select.addListener(() => { count = 0; });
+  const moved = clock.createAlarm(() => spi.completeTransmit(answer));
+  spi.onTransmit = (byte) => {
+    answer = 0xff;
+    if (select.value === GPIOPinState.Low) {
+      if (count === 0) [reads, at] = [byte === READ, 0];
+      else if (count < 4) at = at << 8 | byte;
+      else if (reads) answer = bytes[at++] ?? 0xff;
+      count++;
+    }
+    moved.schedule(8e9 / spi.clockFrequency);
+  };
 }
 
 // Writes what the program has logged to standard output.

@@ -1,7 +1,10 @@
 //! Raspberry Pi Pico (RP2040).
 #![no_std]
 
-#[cfg(any(feature = "digits", feature = "tasks"))]
+#[cfg(feature = "stream")]
+mod external;
+
+#[cfg(any(feature = "digits", feature = "stream", feature = "tasks"))]
 use defmt_rtt as _;
 use embassy_rp::config::Config;
 use embassy_rp::gpio::{Level, Output};

@@ -23,6 +23,7 @@ mod parity;
 mod picture;
 mod run;
 pub mod source;
+mod split;
 mod steps;
 mod threads;
 mod transport;
@@ -76,6 +77,8 @@ enum Command {
     Pack(transport::PackArgs),
     /// Make a packed model a .sfm file again.
     Unpack(transport::UnpackArgs),
+    /// Cut a model into parts that a device reads from an external flash while it runs.
+    Split(split::Args),
 }
 
 /// Runs the command in the arguments of the process.
@@ -114,6 +117,7 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Codegen(args) => codegen::run(&args),
         Command::Pack(args) => transport::pack(&args),
         Command::Unpack(args) => transport::unpack(&args),
+        Command::Split(args) => split::run(&args),
     }
 }
 

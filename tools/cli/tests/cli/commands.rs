@@ -53,6 +53,28 @@ fn a_packed_model_comes_back() {
 }
 
 #[test]
+fn a_model_is_split_into_segments() {
+    let folder = Folder::new();
+    let image = folder.path("digits.sfi");
+    let shown = shiftformer(&["split", &digits_arg(), "--buffer", "8K", "-o", &image, "--json"]).json();
+    let keys =
+        ["file", "bytes", "segments", "segment_bytes", "buffer_bytes", "arena_bytes", "ram_bytes", "model_bytes"];
+    has_keys(&shown, &keys);
+    let number = |key: &str| shown[key].as_u64().unwrap();
+    assert_eq!(std::fs::metadata(&image).unwrap().len(), number("bytes"));
+    assert!(number("segments") >= 6 && number("segment_bytes") <= 8192, "{shown}");
+    assert_eq!(number("ram_bytes"), 2 * number("buffer_bytes") + number("arena_bytes"));
+    assert_eq!(number("references"), 2);
+    let small = shiftformer(&["split", &digits_arg(), "--buffer", "1K", "-o", &image]);
+    assert!(small.code == Some(2) && small.stderr.contains("make the buffer larger"), "{}", small.stderr);
+    let none = shiftformer(&["split", &digits_arg(), "--buffer", "8Q", "-o", &image]);
+    assert!(none.code == Some(2) && none.stderr.contains("64K"), "{}", none.stderr);
+    let decoder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/arithmetic/arithmetic.sfm");
+    let decoder = shiftformer(&["split", decoder, "--buffer", "64K", "-o", &image]);
+    assert!(decoder.code == Some(2) && decoder.stderr.contains("decoder"), "{}", decoder.stderr);
+}
+
+#[test]
 fn a_device_that_is_not_there_is_an_error_of_one_line() {
     assert_eq!(shiftformer(&["device", "list"]).code, Some(0));
     let nowhere = Folder::new().path("socket");

@@ -5,6 +5,7 @@ mod error;
 pub mod labels;
 pub mod merge_row_blocks;
 pub mod parts;
+pub mod segments;
 mod values;
 pub mod whole;
 

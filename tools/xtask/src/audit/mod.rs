@@ -41,7 +41,8 @@ pub fn run(build: bool, board: Option<&str>) -> Result<(), Error> {
                 | Program::Story
                 | Program::Device
                 | Program::Soak
-                | Program::Tasks => Panics::NoneReached,
+                | Program::Tasks
+                | Program::Stream => Panics::NoneReached,
                 // Tests may format and panic.
                 Program::KernelTests => continue,
             };
