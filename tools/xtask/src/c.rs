@@ -92,18 +92,6 @@ pub fn run_all(every_abi: bool) -> Result<(), Error> {
     abis.iter().try_for_each(examples)
 }
 
-/// [`run_all`] for one ABI where the compilers are there.
-///
-/// # Errors
-/// As [`run_all`].
-pub fn check() -> Result<(), Error> {
-    if find(GCC).is_none() || find(GXX).is_none() {
-        println!("skipped: {GCC} is not here; `cargo xtask c` installs it");
-        return Ok(());
-    }
-    run_all(false)
-}
-
 /// Writes the header.
 ///
 /// # Errors

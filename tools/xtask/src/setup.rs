@@ -20,7 +20,7 @@ struct Tool {
     present: fn() -> bool,
 }
 
-const TOOLS: [Tool; 12] = [
+const TOOLS: [Tool; 13] = [
     Tool {
         package: "qemu-system-arm",
         purpose: "emulated microcontrollers",
@@ -47,6 +47,11 @@ const TOOLS: [Tool; 12] = [
         package: "libc6-dev-armhf-cross",
         purpose: "linking for armv7",
         present: || Path::new("/usr/arm-linux-gnueabihf/lib/libc.so.6").exists(),
+    },
+    Tool {
+        package: "gcc-arm-none-eabi",
+        purpose: "C and C++ on microcontrollers",
+        present: || find("arm-none-eabi-gcc").is_some() && find("arm-none-eabi-g++").is_some(),
     },
     Tool { package: "mesa-vulkan-drivers", purpose: "a GPU in software", present: has_vulkan_driver },
     Tool { package: "nodejs", purpose: "WebAssembly", present: || find("node").is_some() },
