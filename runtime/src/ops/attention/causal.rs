@@ -1,7 +1,7 @@
 //! Attention of the rows of a run to everything at or before them, or to the last of it, over keys and values in the state.
 
 use super::{AttentionInputs, AttentionParams, OutRows, SCORE_WORK, Unit};
-use crate::format::{MAX_INPUTS, op_params};
+use crate::format::{MAX_INPUTS, Word, op_params};
 use crate::kernels::{AttentionJob, Kernels, ROW_BLOCK, attend_scratch_bytes};
 use crate::ops::{Division, Memory, OpFault, Operands, Operator, Proof, RowAccess, RowRead, RunFault, require};
 use core::ops::Range;
@@ -99,73 +99,62 @@ impl AttentionParams {
     }
 }
 
-impl Operator for CausalAttention {
-    fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
-        self.attention.check_causal(io)
+/// The operators of this file: what differs between them.
+pub(crate) trait Causal: Word + Sync {
+    /// The parameters.
+    fn attention(&self) -> &AttentionParams;
+
+    /// Keys that a row sees at most, itself included.
+    fn keys(&self) -> u32;
+}
+
+impl Causal for CausalAttention {
+    fn attention(&self) -> &AttentionParams {
+        &self.attention
     }
 
-    fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
-        self.attention.run_causal::<B>(memory, rows, self.attention.n_k)
-    }
-
-    fn macs(&self) -> u64 {
-        let p = &self.attention;
-        p.score_len().saturating_mul(u64::from(p.head_dim) + u64::from(p.v_dim))
-    }
-
-    fn scratch_bytes(&self) -> u32 {
-        self.attention.causal_scratch_bytes()
-    }
-
-    fn piece_work(&self) -> u32 {
-        let p = &self.attention;
-        p.heads.saturating_mul(p.score_work())
-    }
-
-    fn pieces(&self) -> u32 {
-        self.attention.n_q
-    }
-
-    fn block(&self) -> u32 {
-        ROW_BLOCK as u32
-    }
-
-    fn division(&self) -> Option<Division> {
-        Some(self.attention.causal_division())
-    }
-
-    fn row_access(&self) -> Option<RowAccess> {
-        Some(self.attention.causal_row_access())
+    fn keys(&self) -> u32 {
+        self.attention.n_k
     }
 }
 
-impl Operator for WindowedAttention {
+impl Causal for WindowedAttention {
+    fn attention(&self) -> &AttentionParams {
+        &self.attention
+    }
+
+    fn keys(&self) -> u32 {
+        self.window
+    }
+}
+
+impl<C: Causal> Operator for C {
     fn check(&self, io: &Operands<'_>) -> Result<Proof, OpFault> {
-        require(self.window > 0 && self.window <= self.attention.n_k, OpFault::Range)?;
-        self.attention.check_causal(io)
+        require(self.keys() > 0 && self.keys() <= self.attention().n_k, OpFault::Range)?;
+        self.attention().check_causal(io)
     }
 
     fn run<B: Kernels>(&self, memory: &mut Memory<'_>, rows: Range<u32>) -> Result<(), RunFault> {
-        self.attention.run_causal::<B>(memory, rows, self.window)
+        self.attention().run_causal::<B>(memory, rows, self.keys())
     }
 
     fn macs(&self) -> u64 {
-        let p = &self.attention;
-        let scores = u64::from(p.heads).saturating_mul(u64::from(p.n_q)).saturating_mul(u64::from(self.window));
+        let p = self.attention();
+        let scores = u64::from(p.heads).saturating_mul(u64::from(p.n_q)).saturating_mul(u64::from(self.keys()));
         scores.saturating_mul(u64::from(p.head_dim) + u64::from(p.v_dim))
     }
 
     fn scratch_bytes(&self) -> u32 {
-        self.attention.causal_scratch_bytes()
+        self.attention().causal_scratch_bytes()
     }
 
     fn piece_work(&self) -> u32 {
-        let p = &self.attention;
+        let p = self.attention();
         p.heads.saturating_mul(p.score_work())
     }
 
     fn pieces(&self) -> u32 {
-        self.attention.n_q
+        self.attention().n_q
     }
 
     fn block(&self) -> u32 {
@@ -173,10 +162,10 @@ impl Operator for WindowedAttention {
     }
 
     fn division(&self) -> Option<Division> {
-        Some(self.attention.causal_division())
+        Some(self.attention().causal_division())
     }
 
     fn row_access(&self) -> Option<RowAccess> {
-        Some(self.attention.causal_row_access())
+        Some(self.attention().causal_row_access())
     }
 }
