@@ -3,6 +3,7 @@
 //!     cargo run --release --bin corpus          in this folder
 
 use prost::Message;
+use shiftformer::kernels::Portable;
 use shiftformer_convert::convert::{ConvertOptions, convert};
 use shiftformer_convert::fuse::fuse;
 use shiftformer_convert::import::onnx::attribute_proto::AttributeType;
@@ -13,8 +14,11 @@ use shiftformer_convert::import::onnx::{
     ValueInfoProto, type_proto,
 };
 use shiftformer_convert::import::{ImportOptions, import_bytes};
-use shiftformer_convert::model_file::Values;
+use shiftformer_convert::model_file::segments::segments;
+use shiftformer_convert::model_file::{ModelFile, Values};
 use shiftformer_convert::npz::NpzWriter;
+use shiftformer_stream::image;
+use shiftformer_transport::pack;
 use std::error::Error;
 use std::fs;
 use std::io::Cursor;
@@ -53,6 +57,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         write(format!("reader/{name}.sfm"), &converted.file)?;
         if name == "dense" {
             write("line/conversation".to_owned(), &conversation())?;
+            write("transport/whole.sft".to_owned(), &pack(&converted.file, None)?)?;
+            let mut changed = converted.file.clone();
+            changed.iter_mut().skip(1000).step_by(50).for_each(|byte| *byte ^= 1);
+            write("transport/change.sft".to_owned(), &pack(&changed, Some(&converted.file))?)?;
+        }
+        if name == "attention" {
+            let file = ModelFile::from_bytes(&converted.file)?;
+            let smallest = (1..).find_map(|kib| segments(&file, 256 * kib).ok()).unwrap_or_default();
+            write("image/attention.sfi".to_owned(), &image(&smallest, file.open::<Portable>()?.arena_bytes(), &[])?)?;
         }
         for ((cut, bytes), file) in CUT.into_iter().zip([&onnx, &converted.file]) {
             write(cut.to_owned(), &file[..bytes.min(file.len())])?;

@@ -1,11 +1,16 @@
 //! What the fuzz targets do with a string of bytes, and the programs they are without libFuzzer.
 
-use shiftformer::format::{CRC, field, header_crc};
+use embassy_futures::block_on;
+use embedded_storage_async::nor_flash::{ErrorType, NorFlashError, NorFlashErrorKind, ReadNorFlash};
+use shiftformer::format::{CRC, MAGIC, field, header_crc};
 use shiftformer::kernels::Portable;
+use shiftformer::ops::OpTable;
 use shiftformer::{Model, Progress, Session};
 use shiftformer_convert::data::Dataset;
 use shiftformer_convert::import::{ImportOptions, import_bytes};
 use shiftformer_convert::tokenizer::section_of_json;
+use shiftformer_stream::{Memory, Streamed, image};
+use shiftformer_transport::{Decoder, TransportError};
 use shiftformer_wire::{CHUNK, Device, FRAME_BYTES, Message, Request, Scratch, encode, serve};
 use std::convert::Infallible;
 use std::{env, fs, io};
@@ -15,6 +20,10 @@ const MAX_ARENA_BYTES: usize = 1 << 22;
 /// Steps of a model that are run: a file may ask for more work than anyone waits for.
 const MAX_STEPS: usize = 1 << 10;
 
+/// Segments of an image that are read: a table of a few bytes may name millions.
+const MAX_SEGMENTS: u32 = 64;
+/// Bytes that the decoder is given at a time, and bytes that it gives.
+const PIECE: usize = 100;
 /// Memory of a device.
 const DEVICE_BYTES: usize = 1 << 15;
 
@@ -44,6 +53,95 @@ pub fn read_tokenizer(bytes: &[u8]) {
     let Ok(json) = std::str::from_utf8(bytes) else { return };
     // An error is as good an answer as a tokenizer.
     let _ = section_of_json(json, "fuzz.json", 64, 0.05);
+}
+
+/// Runs the model in a flash that holds `bytes`, as they are and as the segments of an image with right checksums: what starts
+/// like a file is one.
+pub fn run_image(bytes: &[u8]) {
+    run_flash(bytes.to_vec());
+    let starts: Vec<usize> =
+        bytes.windows(MAGIC.len()).enumerate().filter(|(_, four)| **four == MAGIC).map(|(at, _)| at).collect();
+    let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
+    let mut segments: Vec<Vec<u8>> = starts.iter().zip(ends).map(|(&start, end)| bytes[start..end].to_vec()).collect();
+    for segment in &mut segments {
+        // What cannot be repaired is refused for that.
+        let _ = repair(segment);
+    }
+    if let Ok(image) = image(&segments, MAX_ARENA_BYTES, &[]) {
+        run_flash(image);
+    }
+}
+
+fn run_flash(bytes: Vec<u8>) {
+    block_on(async {
+        let Ok(mut streamed) = Streamed::open(Flash(bytes), 0).await else { return };
+        let header = *streamed.header();
+        if header.segments > MAX_SEGMENTS || header.arena_bytes as usize > MAX_ARENA_BYTES {
+            return;
+        }
+        let size = (header.segment_bytes as usize).min(MAX_ARENA_BYTES);
+        let (mut first, mut second) = (Aligned::new(size), Aligned::new(size));
+        let mut arena = Aligned::new(header.arena_bytes as usize);
+        // The second run finds proven what the first one has proven.
+        for _ in 0..2 {
+            let memory = Memory { buffers: [first.bytes(), second.bytes()], arena: arena.bytes() };
+            // An error is as good an answer as outputs.
+            let _ = streamed.run::<Portable>(memory, OpTable::ALL, |_, input| input.fill(1), |_, _| {}).await;
+        }
+    });
+}
+
+/// A flash in memory.
+struct Flash(Vec<u8>);
+
+/// There is no such place in it.
+#[derive(Debug)]
+struct Beyond;
+
+impl NorFlashError for Beyond {
+    fn kind(&self) -> NorFlashErrorKind {
+        NorFlashErrorKind::OutOfBounds
+    }
+}
+
+impl ErrorType for Flash {
+    type Error = Beyond;
+}
+
+impl ReadNorFlash for Flash {
+    const READ_SIZE: usize = 1;
+
+    async fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), Beyond> {
+        let place = self.0.get(offset as usize..).and_then(|rest| rest.get(..bytes.len())).ok_or(Beyond)?;
+        bytes.copy_from_slice(place);
+        Ok(())
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Decodes `bytes` as a model in its transport form, alone and as a change to another model.
+pub fn unpack(bytes: &[u8]) {
+    for base in [&[], &include_bytes!("../corpus/reader/dense.sfm")[..]] {
+        // An error is as good an answer as a model.
+        let _ = decode(bytes, base);
+    }
+}
+
+fn decode(bytes: &[u8], base: &[u8]) -> Result<(), TransportError> {
+    let (mut decoder, mut out) = (Decoder::new(base), [0; PIECE]);
+    for mut piece in bytes.chunks(PIECE) {
+        loop {
+            let moved = decoder.push(piece, &mut out)?;
+            piece = &piece[moved.read..];
+            if piece.is_empty() && moved.written < out.len() {
+                break;
+            }
+        }
+    }
+    decoder.finish()
 }
 
 /// Serves a line that says `bytes`, as they are and as requests in frames: every stretch between zeros is one.

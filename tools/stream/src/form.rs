@@ -36,6 +36,8 @@ pub struct Header {
     pub references_at: u32,
     /// Bytes of the image.
     pub bytes: u32,
+    /// CRC-32 of the checksums of the segments: no other model has this header.
+    pub contents: u32,
 }
 
 /// Why bytes are no header.
@@ -47,6 +49,7 @@ pub(crate) enum HeaderFault {
 }
 
 impl Header {
+    #[cfg(feature = "std")]
     pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut words = [0; WORDS + 1];
         words[..WORDS].copy_from_slice(&[
@@ -60,7 +63,7 @@ impl Header {
             self.outputs,
             self.references_at,
             self.bytes,
-            0,
+            self.contents,
         ]);
         let mut bytes = [0; HEADER_BYTES];
         fill(&mut bytes, &words);
@@ -83,22 +86,31 @@ impl Header {
             input_bytes,
             outputs,
             references_at,
-            all,
-            _,
+            bytes_in_all,
+            contents,
             crc,
         ] = words.map(u32::from_le_bytes);
         if magic != MAGIC {
             return Err(HeaderFault::NoImage);
         }
+        if layout != LAYOUT {
+            return Err(HeaderFault::Layout(layout));
+        }
         let checked: &[u8; 4 * WORDS] = bytes.first_chunk().ok_or(HeaderFault::Damaged)?;
         if CRC.checksum(checked) != crc || segments == 0 {
             return Err(HeaderFault::Damaged);
         }
-        if layout != LAYOUT {
-            return Err(HeaderFault::Layout(layout));
-        }
-        let header =
-            Self { segments, segment_bytes, arena_bytes, references, input_bytes, outputs, references_at, bytes: all };
+        let header = Self {
+            segments,
+            segment_bytes,
+            arena_bytes,
+            references,
+            input_bytes,
+            outputs,
+            references_at,
+            bytes: bytes_in_all,
+            contents,
+        };
         Ok((header, crc))
     }
 
@@ -120,6 +132,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    #[cfg(feature = "std")]
     pub(crate) fn encode(&self, header_crc: u32, index: u32) -> [u8; ENTRY_BYTES] {
         let mut bytes = [0; ENTRY_BYTES];
         fill(&mut bytes, &[self.offset, self.bytes, self.checksum, self.crc(header_crc, index)]);
@@ -143,6 +156,7 @@ impl Entry {
     }
 }
 
+#[cfg(feature = "std")]
 fn fill(bytes: &mut [u8], words: &[u32]) {
     for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
         *bytes = word.to_le_bytes();

@@ -70,6 +70,7 @@ pub fn image(segments: &[Vec<u8>], arena_bytes: usize, references: &[Reference])
         outputs: small(outputs)?,
         references_at: small(end)?,
         bytes: small(end + references.len() * reference_bytes)?,
+        contents: checksum_of(&entries),
     };
     let mut image = Vec::from(header.encode());
     let header_crc = CRC.checksum(&image[..HEADER_BYTES - CRC_BYTES]);
@@ -90,4 +91,10 @@ pub fn image(segments: &[Vec<u8>], arena_bytes: usize, references: &[Reference])
         image.extend(crc.to_le_bytes());
     }
     Ok(image)
+}
+
+fn checksum_of(entries: &[Entry]) -> u32 {
+    let mut digest = CRC.digest();
+    entries.iter().for_each(|entry| digest.update(&entry.checksum.to_le_bytes()));
+    digest.finalize()
 }

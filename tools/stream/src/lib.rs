@@ -11,9 +11,10 @@
 //! # Form
 //!
 //! A header of twelve little-endian words: magic, layout, segments, bytes of the largest, bytes of the arena, reference runs,
-//! bytes of their inputs, outputs, offset of the reference runs, bytes in all, 0, CRC-32 of the words before. A table of four
-//! words per segment: offset, bytes, CRC-32 of the segment, CRC-32 of the header's checksum, the number and the words before.
-//! Then the segments, each at a multiple of 16, and the reference runs: inputs, a digest per output, CRC-32.
+//! bytes of their inputs, outputs, offset of the reference runs, bytes in all, CRC-32 of the checksums of the segments, CRC-32
+//! of the words before. A table of four words per segment: offset, bytes, CRC-32 of the segment, CRC-32 of the header's
+//! checksum, the number and the words before. Then the segments, each at a multiple of 16, and the reference runs: inputs, a
+//! digest per output, CRC-32.
 //!
 //! ```
 //! use embedded_storage_async::nor_flash::ReadNorFlash;

@@ -266,3 +266,10 @@ fn what_is_no_model_makes_no_image() {
     let run = |bytes: usize| Reference { inputs: vec![0; bytes], outputs: Vec::new() };
     assert_eq!(image(&[vec![0; 64]], 0, &[run(1), run(2)]), Err(ImageError::References));
 }
+
+#[test]
+fn models_of_one_size_have_different_headers() {
+    let segment = |byte: u8| [b"SFM\x1a".as_slice(), &[byte; 100]].concat();
+    let [one, other] = [1, 2].map(|byte| image(&[segment(byte), segment(byte)], 64, &[]).expect("an image"));
+    assert_ne!(one[..48], other[..48]);
+}

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Targets, which are also the folders of their corpora.
-pub const TARGETS: [&str; 5] = ["reader", "importer", "line", "npz", "tokenizer"];
+pub const TARGETS: [&str; 7] = ["reader", "importer", "line", "npz", "tokenizer", "image", "transport"];
 
 /// Builds the targets as plain programs and runs each over its corpus.
 ///
